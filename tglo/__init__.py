@@ -1,0 +1,59 @@
+"""Threshold-guided optimization: align visual generative models with scored images (arXiv 2605.04653).
+
+Importing this package imports nothing else: names and modules load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tglo.losses import (
+        TGOLoss,
+        TGOStats,
+        prediction_error,
+        sft_loss,
+        tgo_loss,
+        tgo_loss_from_log_probs,
+    )
+
+__version__ = "0.1.0"
+
+_LOSSES = ("TGOLoss", "TGOStats", "prediction_error", "sft_loss", "tgo_loss", "tgo_loss_from_log_probs")
+_MODULES = (
+    "data",
+    "demo",
+    "doctor",
+    "losses",
+    "models",
+    "noise",
+    "ops",
+    "philox",
+    "reference",
+    "rewards",
+    "threshold",
+    "train",
+)
+
+__all__ = [
+    "TGOLoss",
+    "TGOStats",
+    "__version__",
+    "prediction_error",
+    "sft_loss",
+    "tgo_loss",
+    "tgo_loss_from_log_probs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOSSES:
+        return getattr(importlib.import_module("tglo.losses"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"tglo.{name}")
+    raise AttributeError(f"module 'tglo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOSSES, *_MODULES})

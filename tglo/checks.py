@@ -1,0 +1,146 @@
+"""Validation of the arguments of the losses: cheap, without reading a tensor's values."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}; use one of {', '.join(map(repr, REDUCTIONS))}")
+
+
+def check_number(
+    name: str, value: float, *, above: float | None = None, at_least: float | None = None
+) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
+    limit = "" if above is None else f" above {above:g}"
+    limit += "" if at_least is None else f" of at least {at_least:g}"
+    if (
+        not math.isfinite(value)
+        or (above is not None and not value > above)
+        or (at_least is not None and not value >= at_least)
+    ):
+        raise ValueError(f"{name} is {value}; it must be a finite number{limit}")
+
+
+def check_draws(draws: int, rows: int) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, int):
+        raise TypeError(f"draws is {draws!r}; pass a positive integer")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be at least 1")
+    if rows % draws:
+        raise ValueError(
+            f"{rows} rows do not divide into samples of draws={draws}; policy_pred must have "
+            "batch * draws rows, the draws of one sample next to each other"
+        )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but policy_pred is on {device}; move it with "
+            f"{name}.to(policy_pred.device)"
+        )
+
+
+def check_prediction(name: str, value: object) -> None:
+    """A floating-point tensor of at least one dimension, with elements in every row."""
+    _check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64")
+    if value.ndim == 0:
+        raise ValueError(f"{name} is 0-dimensional; its first dimension must be batch * draws")
+    if any(size == 0 for size in value.shape[1:]):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}: its rows are empty; every dimension after the "
+            "first must be at least 1"
+        )
+
+
+def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
+    """A constant prediction with the policy's shape and device."""
+    check_prediction(name, value)
+    assert isinstance(value, Tensor)
+    if value.shape != policy_pred.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} but policy_pred has {tuple(policy_pred.shape)}; "
+            "the shapes must be equal (nothing is broadcast)"
+        )
+    _check_device(name, value, policy_pred.device)
+    if value.requires_grad:
+        raise ValueError(
+            f"{name} requires a gradient, which the loss does not give it; compute it under "
+            f"torch.no_grad() or pass {name}.detach()"
+        )
+
+
+def check_vector(name: str, value: object, length: int, unit: str, device: torch.device) -> None:
+    """A real-valued tensor of shape (length,) on `device`."""
+    _check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
+    if value.ndim != 1 or value.shape[0] != length:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be ({length},): one number per {unit}"
+        )
+    _check_device(name, value, device)
+
+
+def check_scores(scores: object, threshold: object, batch: int, device: torch.device) -> None:
+    check_vector("scores", scores, batch, "sample", device)
+    if isinstance(threshold, Tensor):
+        if threshold.ndim == 0:
+            _check_device("threshold", threshold, device)
+        else:
+            check_vector("threshold", threshold, batch, "sample", device)
+    elif isinstance(threshold, Real):
+        check_number("threshold", float(threshold))
+    else:
+        raise TypeError(
+            f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor of "
+            "one threshold per sample (of a tglo.threshold.Threshold: its .value or .for_prompts(...))"
+        )
+
+
+def check_reference(
+    policy_pred: Tensor, reference_pred: object, reference_error: object
+) -> None:
+    if (reference_pred is None) == (reference_error is None):
+        given = "neither" if reference_pred is None else "both"
+        raise ValueError(
+            f"{given} of reference_pred and reference_error given; pass exactly one: the reference's "
+            "prediction, or its cached error (one number per draw)"
+        )
+    if reference_pred is policy_pred:
+        raise ValueError(
+            "reference_pred is the very tensor passed as policy_pred, so the log-ratio would be 0 for "
+            "ever; pass the frozen reference's prediction"
+        )
+    if reference_pred is not None:
+        check_like_policy("reference_pred", reference_pred, policy_pred)
+    else:
+        check_vector(
+            "reference_error", reference_error, policy_pred.shape[0], "draw", policy_pred.device
+        )
+
+
+def check_timestep_weight(value: object, rows: int, device: torch.device) -> None:
+    if isinstance(value, Tensor):
+        check_vector("timestep_weight", value, rows, "draw", device)
+    elif value is not None:
+        check_number("timestep_weight", value, at_least=0)  # type: ignore[arg-type]

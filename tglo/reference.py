@@ -1,0 +1,183 @@
+"""Every formula of threshold-guided optimization in plain PyTorch (arXiv 2605.04653).
+
+This file is the only statement of the mathematics. The kernels are accepted by tests against it, and it is the backend
+that works on every device. Elementwise work is done in the inputs' dtype, but at least in float32; sums over a
+prediction and everything of batch size are float64. So float64 inputs give a float64 result throughout.
+
+Notation: p, q, y are the policy's prediction, the reference's prediction and the training target; n is the number of
+elements of one prediction; s the score, tau the threshold.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def label(scores: Tensor, threshold: Tensor | float) -> Tensor:
+    """l = [s >= tau], bool of the shape of `scores`; a tie is positive."""
+    return scores >= threshold
+
+
+def confidence_weight(scores: Tensor, threshold: Tensor | float, confidence: float = 5.0) -> Tensor:
+    """w = 1 + c |s - tau|, of the shape of `scores`; c has the unit of 1 / score."""
+    return 1.0 + confidence * (scores - threshold).abs()
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _row_mean(elements: Tensor) -> Tensor:
+    """Mean over all but the first dimension, summed in float64."""
+    if elements.ndim == 1:
+        return elements.to(torch.float64)
+    dims = tuple(range(1, elements.ndim))
+    return elements.sum(dims, dtype=torch.float64) / elements[:1].numel() if len(elements) else elements.new_zeros(
+        0, dtype=torch.float64
+    )
+
+
+def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """e = mean((p - y)^2) of every row: (rows, ...) -> (rows,) float64."""
+    difference = _at_least_float32(prediction) - _at_least_float32(target)
+    return _row_mean(difference * difference)
+
+
+def error_difference(policy_pred: Tensor, reference_pred: Tensor, target: Tensor) -> Tensor:
+    """e_theta - e_ref of every row as mean((p - q)(p + q - 2y)): (rows, ...) -> (rows,) float64.
+
+    The product is exactly 0 where p == q, and it avoids the cancellation of two large means.
+    """
+    p, q, y = _at_least_float32(policy_pred), _at_least_float32(reference_pred), _at_least_float32(target)
+    return _row_mean((p - q) * ((p - y) + (q - y)))
+
+
+def average_draws(per_draw: Tensor, draws: int) -> Tensor:
+    """Mean over the K draws of each sample: (B * K,) -> (B,); row i belongs to sample i // K."""
+    return per_draw.reshape(-1, draws).mean(1)
+
+
+def log_ratio(
+    difference: Tensor,
+    *,
+    temperature: float = 1e-3,
+    timestep_weight: Tensor | float = 1.0,
+    draws: int = 1,
+) -> Tensor:
+    """ell = mean_k -(omega_k / T) (e_theta,k - e_ref,k): (B * K,) -> (B,) float64."""
+    return average_draws(-(timestep_weight / temperature) * difference.to(torch.float64), draws)
+
+
+def masked_log_prob(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """log pi(y | x) = mean over masked positions of log p(true token), for masked generative models.
+
+    logits (B, N, V), tokens (B, N) int64 and mask (B, N) bool give (B,) float64. A row without masked positions is 0.
+    """
+    log_probs = functional.log_softmax(_at_least_float32(logits), dim=-1)
+    picked = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(torch.float64)
+    count = mask.sum(-1).clamp(min=1)
+    return torch.where(mask, picked, 0.0).sum(-1) / count
+
+
+def loss_from_log_ratio(
+    scaled_log_ratio: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    confidence: float = 5.0,
+) -> Tensor:
+    """w softplus(-z r) with z = 2l - 1 and r = beta * ell: (B,) -> (B,) float64; finite for every finite r.
+
+    log(1 + exp(-x)) is written as -logsigmoid(x), which does not overflow and keeps full precision in both tails.
+    """
+    scores = scores.to(torch.float64)
+    sign = 2.0 * label(scores, threshold).to(torch.float64) - 1.0
+    weight = confidence_weight(scores, threshold, confidence)
+    return weight * -functional.logsigmoid(sign * scaled_log_ratio.to(torch.float64))
+
+
+def loss_slope(
+    scaled_log_ratio: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    confidence: float = 5.0,
+) -> Tensor:
+    """d loss_b / d r_b = -w z sigmoid(-z r): (B,) -> (B,) float64."""
+    scores = scores.to(torch.float64)
+    sign = 2.0 * label(scores, threshold).to(torch.float64) - 1.0
+    weight = confidence_weight(scores, threshold, confidence)
+    return -weight * sign * torch.sigmoid(-sign * scaled_log_ratio.to(torch.float64))
+
+
+class TGOResult(NamedTuple):
+    """Per-sample results of the continuous loss; all float64."""
+
+    loss: Tensor  # (B,)
+    log_ratio: Tensor  # (B,), r = beta * ell
+    policy_error: Tensor  # (B * K,)
+    reference_error: Tensor  # (B * K,)
+
+
+def tgo_loss(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    reference_pred: Tensor | None = None,
+    reference_error: Tensor | None = None,
+    beta: float = 1.0,
+    temperature: float = 1e-3,
+    confidence: float = 5.0,
+    timestep_weight: Tensor | float = 1.0,
+    draws: int = 1,
+) -> TGOResult:
+    """The per-sample loss of continuous models, with the reference's prediction or its error (exactly one of them).
+
+    policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,).
+    """
+    policy_error = prediction_error(policy_pred, target)
+    if reference_pred is not None:
+        difference = error_difference(policy_pred, reference_pred, target)
+        reference_error = prediction_error(reference_pred, target)
+    else:
+        assert reference_error is not None
+        reference_error = reference_error.to(torch.float64)
+        difference = policy_error - reference_error
+    ratio = log_ratio(difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws)
+    scaled = beta * ratio
+    return TGOResult(
+        loss_from_log_ratio(scaled, scores, threshold, confidence), scaled, policy_error, reference_error
+    )
+
+
+def prediction_coefficient(
+    scaled_log_ratio: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    elements: int,
+    *,
+    beta: float = 1.0,
+    temperature: float = 1e-3,
+    confidence: float = 5.0,
+    timestep_weight: Tensor | float = 1.0,
+    draws: int = 1,
+) -> Tensor:
+    """coeff with d loss_b / d p = coeff (p - y): (B,) -> (B * K,) float64; `elements` is n.
+
+    coeff = w z sigmoid(-z r) * beta * omega / T * 2 / n, and 1 / K of it for each of K draws.
+    """
+    slope = loss_slope(scaled_log_ratio, scores, threshold, confidence)
+    per_draw = slope.repeat_interleave(draws) / draws
+    return -per_draw * beta * (timestep_weight / temperature) * (2.0 / elements)
+
+
+def reduce_loss(per_sample: Tensor, reduction: str) -> Tensor:
+    """"mean", "sum" or "none" over samples; the mean of an empty batch is 0, with a graph."""
+    if reduction == "none":
+        return per_sample
+    total = per_sample.sum()
+    return total / max(len(per_sample), 1) if reduction == "mean" else total
