@@ -35,10 +35,8 @@ def _row_mean(elements: Tensor) -> Tensor:
     """Mean over all but the first dimension, summed in float64."""
     if elements.ndim == 1:
         return elements.to(torch.float64)
-    dims = tuple(range(1, elements.ndim))
-    return elements.sum(dims, dtype=torch.float64) / elements[:1].numel() if len(elements) else elements.new_zeros(
-        0, dtype=torch.float64
-    )
+    total = elements.sum(tuple(range(1, elements.ndim)), dtype=torch.float64)
+    return total / elements.shape[1:].numel()
 
 
 def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
