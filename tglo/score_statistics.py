@@ -1,0 +1,76 @@
+"""Percentile, scale and hash of scores in float64, indifferent to the scores' offset and size."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
+    """Scores as float64 (N,); TypeError or ValueError for anything but finite real numbers."""
+    values: Any = np.asarray(scores)
+    if values.size == 0:
+        raise ValueError("no scores were given: at least two different ones are needed")
+    if values.dtype.kind not in "fiub":
+        raise TypeError(
+            f"scores must be real numbers, got {values.dtype} (first: {values.reshape(-1)[0]!r})"
+        )
+    if values.ndim != 1:
+        raise ValueError(f"scores must have shape (N,), got {values.shape}")
+    result: NDArray[np.float64] = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(result))
+    if bad.size:
+        raise ValueError(
+            f"{bad.size} of {values.size} scores are NaN or inf, at positions {bad[:10].tolist()}; "
+            "remove those rows or score them again"
+        )
+    return result
+
+
+def sha256_of(values: NDArray[np.float64]) -> str:
+    """Hex digest of the scores as a multiset."""
+    # Sorted, since reordering rows changes no threshold; + 0.0 turns -0.0 into 0.0.
+    return hashlib.sha256((np.sort(values) + 0.0).astype("<f8").tobytes()).hexdigest()
+
+
+def percentile_of(ordered: NDArray[np.float64], percentile: float) -> float:
+    """numpy's linear interpolation, save that a rank which should be whole is made whole.
+
+    np.percentile's rank 0.55 * 100 is 55.00000000000001, which puts tau an ulp above the sample at
+    rank 55 and takes its tie away, or not, as the scores' offset rounds. Labels must not vary so.
+    """
+    rank = percentile * (ordered.size - 1) / 100
+    if abs(rank - round(rank)) < 1e-9 * max(1.0, rank):
+        return float(ordered[round(rank)])
+    low = math.floor(rank)
+    a, b = float(ordered[low]), float(ordered[low + 1])
+    return min(max(a * (1 - (rank - low)) + b * (rank - low), a), b)
+
+
+def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
+    """The divisor that score_scale stands for; ValueError when it is zero or overflows."""
+    if score_scale == "none":
+        return 1.0
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # an overflow shows in the scale and is refused below
+        centred = values - np.median(values)
+        largest = float(np.abs(centred).max())
+        centred /= largest  # so that squares neither overflow nor vanish
+    if score_scale == "std":
+        scale = float(centred.std())
+    elif score_scale == "mad":
+        scale = 1.4826 * float(np.median(np.abs(centred)))
+    else:
+        scale = float(np.subtract(*np.percentile(centred, [75, 25]))) / 1.349
+    scale *= largest
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(
+            f"score_scale {score_scale!r} is {scale} for these scores (half of them or more are "
+            'equal, or they overflow), and weights cannot be divided by it; use "std" or "none"'
+        )
+    return scale
