@@ -34,7 +34,8 @@ def philox(counter: Tensor, key: Sequence[int]) -> Tensor:
     """
     if counter.dtype != torch.int64 or counter.shape[-1:] != (4,):
         raise ValueError(
-            f"counter must be int64 of shape (..., 4), not {counter.dtype} of {tuple(counter.shape)}"
+            "counter must be int64 of shape (..., 4), "
+            f"not {counter.dtype} of {tuple(counter.shape)}"
         )
     if len(key) != 2:
         raise ValueError(f"key must have two words, not {len(key)}")
