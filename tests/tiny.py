@@ -1,0 +1,153 @@
+"""Tiny, offline pipeline folders in the true architectures: SD1.x, SD2.x (v-prediction) and SDXL.
+
+Each builds in about 0.1 s with fixed random weights. The VAE halves the sides and has 4 latent
+channels, so a 16x16 image has 4x8x8 latents; every bucket side is a multiple of 4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+WIDTH = 16  # of the text encoders
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def build_sd15(folder: Path | str, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """An SD1.x folder (UNet, VAE, CLIP text encoder, DDIM) of about 0.1 M weights."""
+    return _build_sd(folder, seed, {}, prediction_type=prediction_type)
+
+
+def build_sd2(folder: Path | str, *, seed: int = 0) -> Path:
+    """An SD2.x folder: v-prediction, zero terminal SNR, linear projections, gelu text encoder."""
+    return _build_sd(
+        folder,
+        seed,
+        {"use_linear_projection": True, "attention_head_dim": [2, 4]},
+        act="gelu",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+
+
+def build_sdxl(folder: Path | str, *, seed: int = 0, force_upcast: bool = True) -> Path:
+    """An SDXL folder: two text encoders, pooled embeddings, time ids, Euler."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = _unet(
+            cross_attention_dim=2 * WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=WIDTH + 6 * 8,
+            transformer_layers_per_block=[1, 2],
+            use_linear_projection=True,
+        )
+        pipeline = StableDiffusionXLPipeline(
+            vae=_vae(scaling_factor=0.13025, force_upcast=force_upcast),
+            text_encoder=CLIPTextModel(_text_config("quick_gelu")).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config("gelu")).eval(),
+            tokenizer=build_tokenizer(),
+            tokenizer_2=build_tokenizer(pad_token="!"),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1, **NOISE),
+            add_watermarker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def build_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
+    """CLIP's tokenizer over the byte alphabet without merges: one token per byte."""
+    alphabet = _byte_alphabet()
+    names = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {name: number for number, name in enumerate(names)}
+    return CLIPTokenizer(vocab=vocab, merges=[], pad_token=pad_token, model_max_length=77)
+
+
+def _build_sd(
+    folder: Path | str, seed: int, unet: dict[str, Any], act: str = "quick_gelu", **noise: Any
+) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusionPipeline(
+            unet=_unet(cross_attention_dim=WIDTH, **unet),
+            vae=_vae(scaling_factor=0.18215),
+            text_encoder=CLIPTextModel(_text_config(act)).eval(),
+            tokenizer=build_tokenizer(),
+            scheduler=DDIMScheduler(
+                clip_sample=False, set_alpha_to_one=False, steps_offset=1, **NOISE, **noise
+            ),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def _unet(**options: Any) -> UNet2DConditionModel:
+    options = {"attention_head_dim": 2, **options}
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        **options,
+    ).eval()
+
+
+def _vae(**options: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        **options,
+    ).eval()
+
+
+def _text_config(act: str) -> CLIPTextConfig:
+    special = len(_byte_alphabet()) * 2
+    return CLIPTextConfig(
+        vocab_size=special + 2,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=WIDTH,
+        hidden_act=act,
+        bos_token_id=special,
+        eos_token_id=special + 1,
+        pad_token_id=special + 1,
+    )
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable stand-ins that byte-level BPE uses for the 256 byte values, in byte order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    stand_ins = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256)]
