@@ -1,0 +1,265 @@
+"""The command line: each command is a function whose arguments are its flags."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
+
+log = logging.getLogger("tglo")
+
+
+def demo(output: Path = Path("tglo-demo"), seed: int = 0, quick: bool = False) -> None:
+    """Align a small digit model end to end on this machine and write a report.
+
+    Args:
+        output: Folder for images, caches, runs and the report.
+        seed: Seed of everything.
+        quick: A few steps only, to see that all works; the result means nothing.
+    """
+    from tglo.demo.run import run
+
+    run(output, seed=seed, quick=quick)
+
+
+def doctor() -> None:
+    """Say what was found, which backend each operator uses, and what to do about the rest."""
+    from tglo.doctor import print_report
+
+    print_report()
+
+
+def generate(
+    model: str,
+    prompts: Path,
+    output: Path,
+    count: int = 1,
+    lora: Path | None = None,
+    steps: int = 30,
+    guidance: float = 5.0,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> None:
+    """Sample images for a file of prompts; writes PNG files and a manifest.
+
+    Args:
+        model: Pipeline folder (leading ./ or /) or hub id.
+        prompts: Text file, one prompt per line.
+        output: Folder for images/ and manifest.csv.
+        count: Images per prompt.
+        lora: LoRA folder or file to load first.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance scale; 1 is off.
+        height: Pixels; the model's own size by default.
+        width: Pixels; the model's own size by default.
+        batch_size: Images at once; does not change them.
+        seed: Image i is sampled from seed + i.
+        device: cpu, cuda or auto.
+        dtype: Precision of the model.
+    """
+    from tglo.sampling import generate_images
+
+    manifest = generate_images(
+        model,
+        prompts,
+        output,
+        count=count,
+        lora=lora,
+        steps=steps,
+        guidance=guidance,
+        size=(height, width),
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
+    print(f"wrote {manifest}")
+
+
+def score(
+    manifest: Positional[Path], scorer: str, output: Path | None = None, batch_size: int = 32
+) -> None:
+    """Score a manifest's images; writes the manifest with a score column.
+
+    Args:
+        manifest: CSV, JSONL or parquet with prompt and image columns.
+        scorer: Name of a built-in scorer, or module:function taking (images, prompts).
+        output: Where to write; the manifest's name with -scored by default.
+        batch_size: Images at once.
+    """
+    from tglo.data.manifest import read_manifest, write_manifest
+    from tglo.rewards import load_scorer, score_manifest
+
+    sys.path.insert(0, os.getcwd())  # so that module:function finds a file in this folder
+    rows = read_manifest(manifest, require_scores=False)
+    scored = score_manifest(rows, load_scorer(scorer), batch_size=batch_size)
+    target = output or manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
+    write_manifest(target, scored)
+    print(f"wrote {target}")
+
+
+def threshold(
+    manifest: Positional[Path],
+    output: Path = Path("threshold.json"),
+    percentile: float = 50.0,
+    score_scale: Literal["none", "std", "mad", "iqr"] = "none",
+    per_prompt: bool = False,
+    kappa: float = 10.0,
+    confidence: float = 5.0,
+    proxy: Path | None = None,
+) -> None:
+    """Estimate the threshold of a scored manifest, show what it does, and freeze it.
+
+    Args:
+        manifest: The scored manifest.
+        output: JSON file to write.
+        percentile: Percentile of the scores.
+        score_scale: Unit of the distance from the threshold: none is the paper's.
+        per_prompt: A threshold for each prompt, shrunk towards the global one.
+        kappa: Strength of that shrinkage, in samples.
+        confidence: Constant c of the weight 1 + c |s - tau|, for the summary.
+        proxy: Scored manifest of images by the reference model to estimate from instead.
+    """
+    from tglo.data.manifest import read_manifest
+    from tglo.threshold import describe, estimate
+
+    training = read_manifest(manifest)
+    source = training if proxy is None else read_manifest(proxy)
+    frozen = estimate(
+        source.scores(),
+        percentile,
+        prompts=source.prompts() if per_prompt else None,
+        kappa=kappa if per_prompt else None,
+        score_scale=score_scale,
+        source="scores" if proxy is None else "proxy",
+    )
+    frozen.save(output)
+    print(describe(training.scores(), frozen, confidence, training.prompts()))
+    print(f"wrote {output}")
+
+
+def cache(
+    model: str,
+    manifest: Path,
+    output: Path,
+    resolution: int = 1024,
+    buckets: bool = True,
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    max_bad_fraction: float = 0.01,
+) -> None:
+    """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
+
+    An interrupted run goes on; with torchrun the processes share the work.
+
+    Args:
+        model: Pipeline folder (leading ./ or /) or hub id.
+        manifest: The manifest; scores are not needed yet.
+        output: Cache folder.
+        resolution: Side of a square image in pixels.
+        buckets: Keep aspect ratios, at about the same number of pixels; else crop to squares.
+        batch_size: Images at once.
+        device: cpu, cuda or auto.
+        dtype: Precision of the encoders.
+        max_bad_fraction: Share of unreadable images that may be left out.
+    """
+    from tglo.caching import build
+
+    print(
+        build(
+            model,
+            manifest,
+            output,
+            resolution=resolution,
+            buckets=buckets,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            max_bad_fraction=max_bad_fraction,
+        )
+    )
+
+
+def train(config: Positional[Path]) -> None:
+    """Train as a TOML file says; every key is also a flag (tglo train config.toml --help).
+
+    Args:
+        config: TOML file.
+    """
+    _train([str(config)])
+
+
+def export(run: Positional[Path], output: Path) -> None:
+    """Export the newest checkpoint of a run: a diffusers folder, or a LoRA.
+
+    Args:
+        run: Output folder of `tglo train`. Start this with as many processes as the run had.
+        output: Folder to write; refused if it exists.
+    """
+    from tglo.train.loop import export_run
+
+    print(f"wrote {export_run(run, output)}")
+
+
+COMMANDS = {
+    f.__name__: f for f in (demo, doctor, generate, score, threshold, cache, train, export)
+}
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from tglo.train import TrainConfig, load_config
+    from tglo.train import train as run
+
+    paths = [a for a in arguments[:1] if not a.startswith("-")]
+    default = load_config(paths[0]) if paths else TrainConfig()
+    config = tyro.cli(
+        TrainConfig,
+        default=default,
+        args=list(arguments[len(paths) :]),
+        prog="tglo train CONFIG.toml",
+        description="Train as a TOML file and these flags say; flags win.",
+    )
+    result = run(config)
+    if not result.finished:
+        print(f"stopped after {result.steps} steps; the same command goes on")
+    elif result.export is not None:
+        print(f"{result.steps} steps done, exported to {result.export}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status. TGLO_DEBUG=1 shows the traceback of an error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO if main_process else logging.WARNING)
+    try:
+        if arguments[:1] == ["train"] and len(arguments) > 1:
+            _train(arguments[1:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                args=arguments,
+                prog="tglo",
+                description="Threshold-guided optimization of image and video generators.",
+            )
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        if os.environ.get("TGLO_DEBUG") == "1":
+            raise
+        print(f"tglo: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

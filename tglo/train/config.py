@@ -1,0 +1,293 @@
+"""The configuration of a training run: frozen dataclasses, filled from TOML and from flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and which of its weights are trained."""
+
+    path: str = ""
+    """Pipeline: a folder (leading ./ or /, or path:FOLDER) or a hub id."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    train: Literal["full", "lora"] = "lora"
+    """Train all weights of the denoiser, or a LoRA on its attention layers."""
+    lora_rank: int = 16
+    """Rank of the LoRA matrices."""
+    lora_alpha: float = 16.0
+    """LoRA scale is alpha / rank."""
+    lora_dropout: float = 0.0
+    """Dropout on the LoRA's input."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward: less memory, about a third more time."""
+    attention: str = "default"
+    """Attention backend of diffusers (default, xformers, native, flash, ...)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The scored images and what was computed from them beforehand."""
+
+    manifest: Path = Path()
+    """CSV, JSONL, parquet, a saved data set or webdataset shards with prompt, image and score."""
+    cache: Path = Path()
+    """Folder that `tglo cache` made from this manifest and model."""
+    threshold: Path | None = None
+    """File that `tglo threshold` wrote; without one it is estimated from the manifest."""
+    percentile: float = 50.0
+    """Percentile of the scores for the threshold, if it is estimated here."""
+    score_scale: Literal["none", "std", "mad", "iqr"] = "none"
+    """Unit of the distance from the threshold, if it is estimated here."""
+    prompt_column: str = "prompt"
+    image_column: str = "image"
+    score_column: str = "score"
+    caption_dropout: float = 0.1
+    """Share of draws trained on the empty prompt, for classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss and its constants; the paper's symbols in brackets."""
+
+    name: Literal["tgo", "sft"] = "tgo"
+    """tgo, or sft: supervised fine-tuning on the samples at or above the threshold."""
+    beta: float = 1.0
+    """Strength of the implicit score r = beta * log-ratio (beta)."""
+    temperature: float | Literal["auto", "default"] = "default"
+    """Scale of the squared errors (T): a number, the model family's default, or auto (measured)."""
+    confidence: float = 5.0
+    """Weight of the distance from the threshold, w = 1 + c |s - tau| (c)."""
+    timestep_weight: Literal["none", "min_snr"] = "none"
+    """Weight of a timestep (omega_t)."""
+    min_snr_gamma: float = 5.0
+    """Cap of the signal-to-noise ratio for min_snr."""
+    reference: Literal["auto", "copy", "adapter-off"] = "auto"
+    """Frozen second copy, or the policy with its LoRA switched off; auto: by what is trained."""
+    update_reference_every_epoch: bool = False
+    """Replace the reference by the policy at each epoch's end (needs reference = copy)."""
+    backend: str = "auto"
+    """Backend of the fused loss."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    steps: int = 1000
+    """Optimizer updates in all."""
+    learning_rate: float = 1e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay to zero (linear, cosine) or none; the last iterate of a constant rate is noisy."""
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 switches clipping off."""
+    micro_batch: int = 4
+    """Samples per process and forward pass."""
+    accumulation: int = 1
+    """Forward passes per update; global batch = micro_batch * accumulation * processes."""
+    ema_decay: float = 0.0
+    """Exponential moving average of the trained weights, used for samples and export; 0 is off."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the step runs on the hardware."""
+
+    kind: Literal["auto", "plain", "deepspeed"] = "auto"
+    """plain PyTorch in one process, or DeepSpeed; auto: DeepSpeed when started with a launcher."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 1 shards the optimizer's state, 2 also gradients, 3 also weights."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory (ZeRO 1 to 3)."""
+    offload_parameters: bool = False
+    """Keep the weights in host memory (ZeRO 3)."""
+    find_bad_gradients: bool = True
+    """Stop on every rank before an update whose loss or gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What a run writes and how often."""
+
+    folder: Path = Path()
+    """Output folder; one run at a time holds it."""
+    save_every: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept."""
+    resume: bool = True
+    """Go on from the newest complete checkpoint in the folder, if there is one."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go besides metrics.jsonl."""
+    project: str = "tglo"
+    """Project name for wandb and trackio."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts sampled during training."""
+    validation_every: int = 500
+    validation_steps: int = 25
+    """Denoising steps of a validation image."""
+    validation_guidance: float = 5.0
+    export: bool = True
+    """Write the trained model (folder or LoRA) to FOLDER/export at the end."""
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    seed: int = 0
+    """Seed of order, noise, timesteps and dropout."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def check(self) -> None:
+        """Raise ValueError for the first value that cannot work, before anything is loaded."""
+        _check(self)
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a TOML file. ValueError names an unknown key and the nearest ones, or a wrong type."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config file {path} does not exist")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
+    """Build a TrainConfig from nested plain data, strictly: no unknown key, no wrong type."""
+    _refuse_unknown(data, TrainConfig, "", source)
+    try:
+        return msgspec.convert(data, TrainConfig, strict=True, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """Nested plain data (JSON and TOML types, None left out): parse_config's inverse."""
+    plain = msgspec.to_builtins(config, enc_hook=lambda value: str(value))
+    return {
+        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        for key, value in plain.items()
+    }
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected a path as text, got {value!r}")
+
+
+def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(fields)}"
+            raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
+        default = fields[key].default_factory
+        if default is not dataclasses.MISSING and dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise ValueError(f"{source}: [{prefix}{key}] must be a table, got {value!r}")
+            _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
+
+
+def _check(config: TrainConfig) -> None:
+    model, data, objective = config.model, config.data, config.objective
+    optimizer, engine, output = config.optimizer, config.engine, config.output
+    for name, value in [
+        ("model.path", model.path),
+        ("data.manifest", data.manifest),
+        ("data.cache", data.cache),
+        ("output.folder", output.folder),
+    ]:
+        if value in ("", Path()):
+            raise ValueError(f"{name} is required: set it in the TOML file or as --{name} VALUE")
+    for name, number, low, high in [
+        ("seed", config.seed, 0, 2**32 - 1),
+        ("model.lora_rank", model.lora_rank, 1, 4096),
+        ("model.lora_dropout", model.lora_dropout, 0, 0.99),
+        ("data.percentile", data.percentile, 0, 100),
+        ("data.caption_dropout", data.caption_dropout, 0, 1),
+        ("objective.confidence", objective.confidence, 0, None),
+        ("optimizer.steps", optimizer.steps, 1, None),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
+        ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
+        ("optimizer.accumulation", optimizer.accumulation, 1, None),
+        ("optimizer.ema_decay", optimizer.ema_decay, 0, 0.999999),
+        ("optimizer.max_gradient_norm", optimizer.max_gradient_norm, 0, None),
+        ("output.save_every", output.save_every, 1, None),
+        ("output.keep", output.keep, 1, None),
+        ("output.log_every", output.log_every, 1, None),
+        ("output.validation_every", output.validation_every, 1, None),
+    ]:
+        if not (low <= number and (high is None or number <= high)):
+            limit = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ValueError(f"{name} is {number}; it must be {limit}")
+    for name, number in [
+        ("objective.beta", objective.beta),
+        ("objective.min_snr_gamma", objective.min_snr_gamma),
+        ("optimizer.learning_rate", optimizer.learning_rate),
+    ]:
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name} is {number}; it must be positive and finite")
+    temperature = objective.temperature
+    if not isinstance(temperature, str) and not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"objective.temperature is {temperature}; it must be positive, or auto or default"
+        )
+    if objective.reference == "adapter-off" and model.train == "full":
+        raise ValueError(
+            "objective.reference = adapter-off needs model.train = lora; else use copy"
+        )
+    if objective.update_reference_every_epoch and reference_mode(config) != "copy":
+        raise ValueError(
+            "objective.update_reference_every_epoch needs objective.reference = copy: "
+            "switching the LoRA off always gives the first reference back"
+        )
+    if engine.kind == "plain" and engine.zero_stage:
+        raise ValueError(
+            f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
+        )
+    if engine.offload_parameters and engine.zero_stage != 3:
+        raise ValueError(
+            f"engine.offload_parameters needs zero_stage 3, which is {engine.zero_stage}"
+        )
+    if engine.offload_optimizer and not engine.zero_stage:
+        raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
+
+
+def reference_mode(config: TrainConfig) -> str:
+    """The reference policy's mode after `auto` is resolved: none (SFT), copy or adapter-off."""
+    if config.objective.name == "sft":
+        return "none"
+    if config.objective.reference != "auto":
+        return config.objective.reference
+    return "adapter-off" if config.model.train == "lora" else "copy"

@@ -1,0 +1,67 @@
+"""Exponential moving average of the trained weights, float32, kept by rank 0 only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tglo.train import processes
+from tglo.train.engine import Engine
+
+FILE = "ema.safetensors"
+
+
+class Ema:
+    """average <- decay * average + (1 - decay) * weights after each update.
+
+    The decay is capped at (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, decay: float, engine: Engine) -> None:
+        self.decay = decay
+        self.engine = engine
+        # Under ZeRO each weight is gathered for a moment, so every rank takes part in the walk.
+        weights = ((n, w.clone()) for n, w in engine.master_weights())
+        self.average: dict[str, Tensor] = {}
+        for name, weight in weights:
+            if processes.rank() == 0:
+                self.average[name] = weight
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after update number ``step`` (from 0); collective."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, weight in self.engine.master_weights():
+            if name in self.average:
+                self.average[name].lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """On rank 0: the module carries the averaged weights inside the block (not ZeRO 3)."""
+        trained = self.engine.trained
+        live = {name: trained[name].detach().clone() for name in self.average}
+        with torch.no_grad():
+            for name, value in self.average.items():
+                trained[name].copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in live.items():
+                    trained[name].copy_(value)
+
+    def save(self, folder: Path) -> None:
+        """Write the average (rank 0)."""
+        if processes.rank() == 0:
+            save_file({n: t.contiguous() for n, t in self.average.items()}, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote."""
+        if processes.rank() == 0:
+            for name, value in load_file(folder / FILE).items():
+                self.average[name].copy_(value)

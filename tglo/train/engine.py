@@ -1,0 +1,191 @@
+"""The only file that imports DeepSpeed; the loop sees the same few methods as of PlainEngine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tglo.train import processes
+from tglo.train.config import TrainConfig
+from tglo.train.plain_engine import DTYPES, PlainEngine
+
+log = logging.getLogger("tglo")
+
+
+def make_engine(config: TrainConfig, module: nn.Module, device: torch.device) -> Engine:
+    """The engine that ``config.engine`` asks for, around ``module``."""
+    if wants_deepspeed(config):
+        return DeepSpeedEngine(config, module, device)
+    return PlainEngine(config, module, device)
+
+
+def wants_deepspeed(config: TrainConfig) -> bool:
+    """Whether this run uses DeepSpeed: if asked for, or if a launcher started the process."""
+    kind = config.engine.kind
+    if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "engine.kind = plain is one process, but WORLD_SIZE is "
+            f"{os.environ['WORLD_SIZE']}; use engine.kind = deepspeed"
+        )
+    return kind == "deepspeed" or (kind == "auto" and processes.launched())
+
+
+def start_processes(config: TrainConfig) -> torch.device:
+    """Join the run's process group where there is one; returns this process's device."""
+    wanted = config.engine.device
+    if wanted not in ("auto", "cpu") and not wanted.startswith("cuda"):
+        raise ValueError(f"engine.device is {wanted!r}; use auto, cpu or cuda")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"engine.device is {wanted!r}, but torch finds no CUDA device; use cpu")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if not wants_deepspeed(config):
+        return torch.device(wanted)
+    if wanted == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in [
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29500"),
+    ]:
+        os.environ.setdefault(name, value)
+    deepspeed = _import_deepspeed()
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device(wanted if wanted == "cpu" else f"cuda:{local}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False
+    )
+    return device
+
+
+class DeepSpeedEngine:
+    """ZeRO 0 to 3 around one module."""
+
+    name = "deepspeed"
+
+    def __init__(self, config: TrainConfig, module: nn.Module, device: torch.device) -> None:
+        deepspeed = _import_deepspeed()
+        self.config = config.optimizer
+        self.stage = config.engine.zero_stage
+        self.device = device
+        self.dtype = DTYPES[config.engine.precision]
+        self.module = module
+        self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
+        optimizer = torch.optim.AdamW(
+            self.trained.values(),
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, self.config.beta2),
+            eps=self.config.epsilon,
+            weight_decay=self.config.weight_decay,
+            fused=device.type == "cuda" and not config.engine.offload_optimizer,
+        )
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.model, self.optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            model_parameters=list(self.trained.values()),
+            config=deepspeed_config(config),
+            dist_init_required=False,
+        )
+        if self._watch:
+            for parameter in self.trained.values():
+                parameter.register_hook(self._look_at)
+
+    def _look_at(self, gradient: Tensor) -> None:
+        largest = torch.linalg.vector_norm(gradient.detach(), float("inf"))
+        self._bad.logical_or_(torch.isfinite(largest).logical_not_())
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context in which policy and reference predict: none, the weights have the dtype."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate (and, as the stage has it, reduce) one micro batch's gradient."""
+        self.model.backward(loss)
+        if not self.model.is_gradient_accumulation_boundary():
+            self.model.step()  # counts the micro step; no update happens
+
+    def gradient_is_bad(self) -> bool:
+        """Whether a gradient computed by this rank was not finite since the last update."""
+        bad = bool(self._bad)
+        self._bad.zero_()
+        return bad
+
+    def step(self, learning_rate: float) -> float:
+        """Update the weights; returns the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.step()
+        return float(self.model.get_global_grad_norm() or 0.0)
+
+    def master_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Trained weights by name, in float32; collective: every rank must exhaust it."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, parameter in self.trained.items():
+            full = safe_get_full_fp32_param(parameter) if self.stage else parameter
+            yield name, (parameter if full is None else full).detach().float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
+        return {name: weight.cpu() for name, weight in self.master_weights()}
+
+    def save(self, folder: Path) -> None:
+        """Write DeepSpeed's own checkpoint into ``folder``; collective."""
+        self.model.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote; collective. Only for folders of one's own runs."""
+        path, _ = self.model.load_checkpoint(str(folder), tag="deepspeed")
+        if path is None:
+            raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
+
+
+Engine = PlainEngine | DeepSpeedEngine
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON config for a run."""
+    optimizer, engine = config.optimizer, config.engine
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if engine.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": optimizer.micro_batch,
+        "gradient_accumulation_steps": optimizer.accumulation,
+        "gradient_clipping": optimizer.max_gradient_norm,
+        "steps_per_print": 2**31,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "fp16": {"enabled": engine.precision == "fp16", "initial_scale_power": 16},
+    }
+
+
+def _import_deepspeed() -> Any:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ImportError(
+            "this run needs DeepSpeed, which is not installed: pip install 'tglo[train]', "
+            "or train in one process with engine.kind = plain"
+        ) from error
+    return deepspeed

@@ -1,0 +1,60 @@
+"""Pictures on the way and the exported model at the end."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+from torch import Tensor
+
+from tglo.train import processes
+from tglo.train.setup import Parts
+
+log = logging.getLogger("tglo")
+
+
+def validate(parts: Parts, step: int) -> None:
+    """Sample the validation prompts, always from the same seeds, to ``samples/step-N``.
+
+    Averaged weights are used where there are any. Under ZeRO 3 every rank samples, with the live
+    weights, since a forward pass gathers them from all ranks.
+    """
+    sharded = parts.config.engine.zero_stage == 3
+
+    def sample() -> None:
+        if not sharded and processes.rank() != 0:
+            return
+        output = parts.config.output
+        averaged = parts.ema.applied() if parts.ema and not sharded else nullcontext()
+        with averaged, parts.engine.autocast():
+            images = parts.family.generate(
+                list(output.validation_prompts),
+                list(range(len(output.validation_prompts))),
+                steps=output.validation_steps,
+                guidance=output.validation_guidance,
+                denoiser=parts.engine.module,
+            )
+        if processes.rank() == 0:
+            folder = output.folder / "samples" / f"step-{step:08d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(images):
+                image.save(folder / f"{number:03d}.png")
+
+    processes.together(sample)
+
+
+def export(parts: Parts, folder: Path, overwrite: bool = True) -> Path:
+    """Write the trained model to ``folder``, re-loaded and compared first; collective."""
+    weights: dict[str, Tensor] = (
+        parts.ema.average if parts.ema is not None else parts.engine.state_dict()
+    )
+
+    def write() -> None:
+        family = parts.family
+        save = family.save_lora if parts.config.model.train == "lora" else family.save
+        save(folder, state_dict=weights, overwrite=overwrite)
+
+    processes.on_main(write)
+    log.info("exported to %s", folder)
+    return folder

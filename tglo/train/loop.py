@@ -1,0 +1,144 @@
+"""The training loop. ``_step`` is the whole method: draw, predict twice, compare, update."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tglo.files import read_json, write_json
+from tglo.objectives import OBJECTIVES
+from tglo.train import finish, guard, processes, resume
+from tglo.train.batches import Batch
+from tglo.train.config import TrainConfig, parse_config, to_plain
+from tglo.train.engine import start_processes
+from tglo.train.learning_rate import learning_rate
+from tglo.train.metrics import Clock, Health
+from tglo.train.output import StopSignal, held
+from tglo.train.reports import Reports
+from tglo.train.setup import Parts, prepare
+
+log = logging.getLogger("tglo")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended."""
+
+    folder: Path
+    steps: int
+    """Updates done, earlier sessions included."""
+    finished: bool
+    """False if a signal stopped the run; the same command goes on from its checkpoint."""
+    export: Path | None
+    """The exported folder or LoRA, if the run finished and was to write one."""
+    metrics: dict[str, float]
+    """The last line of metrics.jsonl."""
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train as ``config`` says, going on from the output folder's newest complete checkpoint.
+
+    Raises ValueError for settings or data that cannot work (before a model is loaded where that
+    can be known), CheckpointError if a checkpoint cannot be written, FloatingPointError instead of
+    an update that is not finite. With several processes every rank raises.
+    """
+    config.check()
+    device = start_processes(config)
+    folder, total = config.output.folder, config.optimizer.steps
+    with held(folder), StopSignal() as stop:
+        parts = prepare(config, device)
+        step = resume.load(parts) if config.output.resume else 0
+        if processes.rank() == 0:
+            write_json(folder / "config.json", to_plain(config))
+        health, clock, reports = Health(device), Clock(), Reports(parts, step)
+        try:
+            stopping = False
+            while step < total and not stopping:
+                stopping, norm = _step(parts, step, health, clock, stop)
+                step += 1
+                last = stopping or step == total
+                reports.advance()
+                if last or step % config.output.log_every == 0:
+                    reports.write(step, health, clock, norm)
+                if last or step % config.output.save_every == 0:
+                    resume.save(parts, step)
+                if config.output.validation_prompts and step % config.output.validation_every == 0:
+                    finish.validate(parts, step)
+        finally:
+            parts.batches.close()
+            reports.close()
+        if stopping and step < total:
+            log.warning("stopped by a signal after step %d; the same command goes on", step)
+            return TrainResult(folder, step, False, None, reports.last)
+        export = finish.export(parts, folder / "export") if config.output.export else None
+    return TrainResult(folder, step, True, export, reports.last)
+
+
+def _step(
+    parts: Parts, step: int, health: Health, clock: Clock, stop: StopSignal
+) -> tuple[bool, float]:
+    """One update. Returns whether a signal asks to stop, and the gradient's norm."""
+    config, engine, reference = parts.config, parts.engine, parts.reference
+    objective = OBJECTIVES[config.objective.name]
+    seen: list[Batch] = []
+    losses = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for micro in range(config.optimizer.accumulation):
+        with clock.part("data"):
+            batch = parts.batches.get(step, micro)
+            seen.append(batch)
+            guard.seed_dropout(config.seed, step, micro)
+        inputs = (batch.noisy, batch.index, batch.conditions)
+        with clock.part("reference"), engine.autocast():
+            reference_pred = None if reference is None else reference.predict(*inputs)
+        with clock.part("policy"), engine.autocast():
+            policy_pred = parts.family.predict(engine.model, *inputs)
+        with clock.part("loss"):
+            loss, stats = objective(
+                policy_pred,
+                batch.target,
+                batch.scores,
+                batch.threshold,
+                reference_pred=reference_pred,
+                beta=config.objective.beta,
+                temperature=parts.temperature.value,
+                confidence=parts.threshold.confidence(config.objective.confidence),
+                timestep_weight=batch.timestep_weight,
+                backend=config.objective.backend,
+            )
+            losses += loss.detach()
+            health.add(loss, stats)
+        with clock.part("backward"):
+            engine.backward(loss)
+    with clock.part("update"):
+        stopping = guard.check(parts, step, losses, seen, stop.asked)
+        norm = engine.step(learning_rate(config.optimizer, step))
+        if parts.ema is not None:
+            parts.ema.update(step)
+    if parts.temperature.auto:
+        parts.temperature.observe(step, health.mean_square())
+    if config.objective.update_reference_every_epoch and (step + 1) % parts.steps_per_epoch == 0:
+        resume.renew_reference(parts)
+    return stopping, norm
+
+
+def export_run(folder: Path, output: Path) -> Path:
+    """Export the newest complete checkpoint of the run in ``folder`` to ``output``.
+
+    Start it with as many processes as the run had. ValueError if there is no such checkpoint.
+    """
+    source = folder / "config.json"
+    if not source.is_file():
+        raise ValueError(f"{folder} is not a run's output folder: it has no config.json")
+    config = parse_config(read_json(source), str(source))
+    device = start_processes(config)
+    with held(folder):
+        parts = prepare(config, device)
+        try:
+            if resume.load(parts) == 0:
+                raise ValueError(f"{folder} has no complete checkpoint to export")
+            return finish.export(parts, output, overwrite=False)
+        finally:
+            parts.batches.close()

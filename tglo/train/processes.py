@@ -1,0 +1,82 @@
+"""What the processes of one run say to each other: errors, flags, files to hash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, deepspeed, srun with its variables) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """This process's rank, 0 when there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather(value: T) -> list[T]:
+    """The value (any small picklable object) of each rank, in order of rank, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], T]) -> T:
+    """Run ``work`` on this rank; if it raised on any rank, raise on every rank.
+
+    A process that leaves alone would let the others wait in their next collective. The rank that
+    failed raises its own error, the others a RuntimeError that quotes it.
+    """
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    messages = gather(None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for index, message in enumerate(messages):
+        if message is not None:
+            raise RuntimeError(f"rank {index} stopped: {message}")
+    return result
+
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Run ``work`` on rank 0 only (it must not communicate); an error there stops every rank."""
+    return together(lambda: work() if rank() == 0 else None)
+
+
+def reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def reduce_max(values: torch.Tensor) -> torch.Tensor:
+    """Elementwise maximum of a tensor over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values

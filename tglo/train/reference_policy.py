@@ -1,0 +1,61 @@
+"""The reference policy's prediction: from a frozen copy, or from the policy with its LoRA off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Predict(Protocol):
+    """Family.predict: calls a denoiser on noisy latents."""
+
+    def __call__(
+        self, denoiser: nn.Module, noisy: Tensor, index: Tensor, conditions: dict[str, Any]
+    ) -> Tensor: ...
+
+
+class CopyReference:
+    """A frozen second model, replicated in each process whatever the ZeRO stage."""
+
+    def __init__(self, predict: Predict, module: nn.Module) -> None:
+        self._predict = predict
+        self.module = module
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, index: Tensor, conditions: dict[str, Any]) -> Tensor:
+        """The reference's prediction, of the policy's shape."""
+        return self._predict(self.module, noisy, index, conditions)
+
+    @torch.no_grad()
+    def update(self, weights: dict[str, Tensor]) -> None:
+        """Replace the reference by the policy (weights by name): pi_ref <- pi_theta."""
+        for name, parameter in self.module.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+
+
+class AdapterOffReference:
+    """The policy's own base weights: LoRA is switched off for one forward pass."""
+
+    def __init__(
+        self,
+        predict: Predict,
+        module: nn.Module,
+        adapters_off: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._predict = predict
+        self._module = module
+        self._adapters_off = adapters_off
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, index: Tensor, conditions: dict[str, Any]) -> Tensor:
+        """The reference's prediction, of the policy's shape."""
+        with self._adapters_off():
+            return self._predict(self._module, noisy, index, conditions)
+
+
+Reference = CopyReference | AdapterOffReference

@@ -1,0 +1,160 @@
+"""From a configuration to the parts of a run; what can be checked without a model comes first."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tglo import models
+from tglo.data.cache import LatentCache
+from tglo.data.manifest import Manifest, read_manifest
+from tglo.data.sampler import BatchSampler
+from tglo.models.base import Family
+from tglo.threshold import Threshold, describe, estimate
+from tglo.train import processes
+from tglo.train.batches import Batches, Samples
+from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.ema import Ema
+from tglo.train.engine import Engine, make_engine
+from tglo.train.reference_policy import AdapterOffReference, CopyReference, Reference
+from tglo.train.temperature import Temperature
+
+log = logging.getLogger("tglo")
+
+
+@dataclass(eq=False)
+class Parts:
+    """Everything the loop works with."""
+
+    config: TrainConfig
+    family: Family
+    engine: Engine
+    reference: Reference | None
+    batches: Batches
+    threshold: Threshold
+    temperature: Temperature
+    ema: Ema | None
+    steps_per_epoch: int
+
+
+def prepare(config: TrainConfig, device: torch.device) -> Parts:
+    """Read the data, load the model, wrap it. Errors are raised on every rank."""
+    data, optimizer = config.data, config.optimizer
+    manifest = processes.together(lambda: _manifest(config))
+    threshold = processes.together(lambda: _threshold(config, manifest))
+    cache = processes.together(lambda: LatentCache(data.cache))
+    samples = processes.together(lambda: _samples(manifest, cache, threshold))
+    sampler = processes.together(
+        lambda: BatchSampler(
+            [cache.bucket(sample) for sample in samples.ids],
+            micro_batch=optimizer.micro_batch,
+            accumulation=optimizer.accumulation,
+            world_size=processes.world_size(),
+            seed=config.seed,
+        )
+    )
+    if processes.rank() == 0:
+        threshold.save(config.output.folder / "threshold.json")
+        summary = describe(
+            manifest.scores(), threshold, config.objective.confidence, manifest.prompts()
+        )
+        log.info("%s", summary)
+
+    family = processes.together(lambda: _family(config, cache))
+    mode = reference_mode(config)
+    copy = family.reference_copy().to(device) if mode == "copy" else None
+    model = config.model
+    if model.train == "lora":
+        family.add_lora(model.lora_rank, model.lora_alpha, dropout=model.lora_dropout)
+    else:
+        family.denoiser.requires_grad_(True)
+    family.denoiser.train()
+    if model.gradient_checkpointing:
+        family.denoiser.enable_gradient_checkpointing()
+    engine = processes.together(lambda: make_engine(config, family.denoiser, device))
+    reference: Reference | None = None
+    if copy is not None:
+        reference = CopyReference(family.predict, copy.to(_weights_dtype(engine)))
+    elif mode == "adapter-off":
+        reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+    batches = Batches(
+        config, samples, cache, sampler, family, processes.rank(), device, engine.dtype
+    )
+    return Parts(
+        config=config,
+        family=family,
+        engine=engine,
+        reference=reference,
+        batches=batches,
+        threshold=threshold,
+        temperature=Temperature(
+            config.objective.temperature, family.default_temperature, optimizer.steps
+        ),
+        ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
+        steps_per_epoch=sampler.steps_per_epoch,
+    )
+
+
+def _weights_dtype(engine: Engine) -> torch.dtype:
+    return next(engine.module.parameters()).dtype
+
+
+def _manifest(config: TrainConfig) -> Manifest:
+    data = config.data
+    return read_manifest(
+        data.manifest,
+        prompt_column=data.prompt_column,
+        image_column=data.image_column,
+        score_column=data.score_column,
+    )
+
+
+def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
+    data = config.data
+    if data.threshold is None:
+        return estimate(manifest.scores(), data.percentile, score_scale=data.score_scale)
+    threshold = Threshold.load(data.threshold)
+    threshold.check(manifest.scores())
+    return threshold
+
+
+def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Samples:
+    """The manifest's rows that the cache holds; rows it quarantined are left out."""
+    kept, left_out, missing = [], 0, []
+    for number, row in enumerate(manifest.rows):
+        if row.sample_id in cache:
+            kept.append(number)
+        elif row.sample_id in cache.quarantined:
+            left_out += 1
+        else:
+            missing.append(row.line)
+    if missing:
+        raise ValueError(
+            f"cache {cache.path} lacks {len(missing)} rows of {manifest.path} (lines "
+            f"{missing[:5]}...): it was made from another manifest; run `tglo cache` again"
+        )
+    if left_out:
+        log.warning("%d rows are left out: their images were quarantined by the cache", left_out)
+    scores = torch.from_numpy(manifest.scores())
+    thresholds = torch.from_numpy(threshold.for_prompts(manifest.prompts()))
+    return Samples(
+        ids=[manifest.rows[number].sample_id for number in kept],
+        lines=[manifest.rows[number].line for number in kept],
+        scores=scores[kept],
+        thresholds=thresholds[kept],
+    )
+
+
+def _family(config: TrainConfig, cache: LatentCache) -> Family:
+    model = config.model
+    dtype: Any = torch.float32
+    family = models.load(model.path, revision=model.revision, dtype=dtype)
+    cache.check(family.fingerprint())
+    if model.attention != "default":
+        family.set_attention(model.attention)
+    if not config.output.validation_prompts and not config.output.export:
+        family.drop_encoders()
+    return family
