@@ -67,7 +67,7 @@ def generate(
         device: cpu, cuda or auto.
         dtype: Precision of the model.
     """
-    from tglo.sampling import generate_images
+    from tglo.generation import generate_images
 
     manifest = generate_images(
         model,

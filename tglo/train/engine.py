@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tglo.devices import DTYPES, choose_device
 from tglo.train import processes
 from tglo.train.config import TrainConfig
-from tglo.train.plain_engine import DTYPES, PlainEngine
+from tglo.train.plain_engine import PlainEngine
 
 log = logging.getLogger("tglo")
 
@@ -39,16 +40,10 @@ def wants_deepspeed(config: TrainConfig) -> bool:
 
 def start_processes(config: TrainConfig) -> torch.device:
     """Join the run's process group where there is one; returns this process's device."""
-    wanted = config.engine.device
-    if wanted not in ("auto", "cpu") and not wanted.startswith("cuda"):
-        raise ValueError(f"engine.device is {wanted!r}; use auto, cpu or cuda")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"engine.device is {wanted!r}, but torch finds no CUDA device; use cpu")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config.engine.device)
     if not wants_deepspeed(config):
-        return torch.device(wanted)
-    if wanted == "cpu":
+        return device
+    if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in [
         ("RANK", "0"),
@@ -59,9 +54,8 @@ def start_processes(config: TrainConfig) -> torch.device:
     ]:
         os.environ.setdefault(name, value)
     deepspeed = _import_deepspeed()
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device(wanted if wanted == "cpu" else f"cuda:{local}")
     if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -130,8 +124,12 @@ class DeepSpeedEngine:
         """Update the weights; returns the gradient's norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        norm = 0.0
+        if not self.stage:  # DeepSpeed reports no norm without a ZeRO optimizer
+            gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
         self.model.step()
-        return float(self.model.get_global_grad_norm() or 0.0)
+        return float(self.model.get_global_grad_norm() or norm)
 
     def master_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""

@@ -68,12 +68,14 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     copy = family.reference_copy().to(device) if mode == "copy" else None
     model = config.model
     if model.train == "lora":
-        family.add_lora(model.lora_rank, model.lora_alpha, dropout=model.lora_dropout)
+        family.add_lora(
+            model.lora_rank, model.lora_alpha, dropout=model.lora_dropout, seed=config.seed
+        )
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
     if model.gradient_checkpointing:
-        family.denoiser.enable_gradient_checkpointing()
+        family.set_gradient_checkpointing(True)
     engine = processes.together(lambda: make_engine(config, family.denoiser, device))
     reference: Reference | None = None
     if copy is not None:
@@ -155,6 +157,6 @@ def _family(config: TrainConfig, cache: LatentCache) -> Family:
     cache.check(family.fingerprint())
     if model.attention != "default":
         family.set_attention(model.attention)
-    if not config.output.validation_prompts and not config.output.export:
+    if not config.output.validation_prompts:
         family.drop_encoders()
     return family
