@@ -1,0 +1,271 @@
+"""What the cache, the training loop and the export ask of a model family.
+
+A new family is a subclass of Family in a file of its own (its class variables, `text`, `conditions`,
+`call` and `example_text`) and one entry in tglo.models.FAMILIES.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tglo.models import attention, autoencoder, export, lora, sampling
+from tglo.models.fingerprint import folder_fingerprint
+from tglo.noise import Schedule
+
+# The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
+# element is inversely proportional to their number.
+_TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
+
+
+class Family(ABC):
+    """One loaded model: denoiser, noise schedule and, until they are dropped, VAE and text encoders.
+
+    path: a local diffusers folder (tglo.models.resolve finds it). dtype: of the denoiser and the text
+    encoders; the VAE runs in float32 where a smaller type would overflow.
+    """
+
+    name: ClassVar[str]
+    pipeline_class: ClassVar[Any]
+    denoiser_part: ClassVar[str] = "unet"
+    text_parts: ClassVar[tuple[tuple[str, str], ...]]  # (tokenizer, text encoder), in order
+    unused_parts: ClassVar[dict[str, Any]] = {}  # what the pipeline is loaded without
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.path = Path(path)
+        self._vae_config = json.loads((self.path / "vae" / "config.json").read_text())
+        pipeline = self.pipeline_class.from_pretrained(
+            self.path,
+            torch_dtype={"default": dtype, "vae": autoencoder.vae_dtype(self._vae_config, dtype)},
+            use_safetensors=True,  # the other format is pickle, which can run code
+            local_files_only=True,
+            **self.unused_parts,
+        )
+        parts = pipeline.components
+        self.pipeline_config = dict(pipeline.config)
+        self.denoiser: Any = parts[self.denoiser_part]
+        self.scheduler: Any = parts["scheduler"]
+        self.schedule = Schedule.from_scheduler(self.scheduler)
+        self.vae: Any = parts["vae"]
+        self.tokenizers: list[Any] = [parts[tokenizer] for tokenizer, _ in self.text_parts]
+        self.text_encoders: list[Any] = [parts[encoder] for _, encoder in self.text_parts]
+        self.truncated_prompts = 0
+        self._fingerprint: dict[str, str] | None = None
+        self.vae_scale: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_channels: int = self.vae.config.latent_channels
+        if self.denoiser.config.in_channels != self.latent_channels:
+            raise ValueError(
+                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels and "
+                f"the VAE gives {self.latent_channels}; inpainting and similar models are not supported"
+            )
+        for encoder in (self.vae, *self.text_encoders):
+            encoder.eval().requires_grad_(False)
+        self.denoiser.eval()
+        self.to(device)
+
+    # What each family states about itself.
+
+    @abstractmethod
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
+
+    @abstractmethod
+    def conditions(
+        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """What `call` needs beside latents and timesteps, each tensor (B, ...).
+
+        text as from `text` or from a cache; sizes: "original_size", "crop", "target_size", each
+        (B, 2) as (height, width) or (top, left), where the family is conditioned on them.
+        """
+
+    @abstractmethod
+    def call(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+    ) -> Tensor:
+        """The denoiser's prediction (B, C, h, w) for latents (B, C, h, w) and timesteps (B,) float32.
+
+        denoiser: the module or a wrapper of it (DDP, DeepSpeed engine), called as a function.
+        """
+
+    @abstractmethod
+    def example_text(self, batch: int) -> dict[str, Tensor]:
+        """Random tensors of the shapes that `text` returns, without using the text encoders."""
+
+    # What follows from it.
+
+    def predict(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        index: Tensor,
+        conditions: dict[str, Tensor],
+    ) -> Tensor:
+        """The prediction (B, C, h, w) at schedule indices (B,) int64; see `call`."""
+        return self.call(denoiser, noisy, self.schedule.model_timestep(index), conditions)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.denoiser.parameters()).dtype
+
+    @property
+    def bucket_step(self) -> int:
+        """Image sides must be a multiple of this many pixels, so that no level of the denoiser pads."""
+        levels = len(getattr(self.denoiser.config, "block_out_channels", (0,)))
+        return self.vae_scale * 2 ** (levels - 1)
+
+    @property
+    def default_temperature(self) -> float:
+        """The paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
+        return _TEMPERATURE_TIMES_ELEMENTS / (self.latent_channels * self._latent_side**2)
+
+    @property
+    def default_resolution(self) -> int:
+        """The side in pixels of the images that the model was trained on."""
+        return self._latent_side * self.vae_scale
+
+    @property
+    def _latent_side(self) -> int:
+        side = self.denoiser.config.sample_size
+        return side if isinstance(side, int) else max(side)
+
+    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of the scaled latents, each (B, C, h, w) float32.
+
+        pixels: (B, 3, H, W) in [-1, 1].
+        """
+        self._need_encoders()
+        return autoencoder.encode(self.vae, pixels)
+
+    def unconditional(self) -> dict[str, Tensor]:
+        """What guidance starts from and caption dropout puts in, each tensor (1, ...)."""
+        return self.text([""])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Everything that cached latents and embeddings depend on, as name -> short text."""
+        if self._fingerprint is None:
+            parts = ["vae", *(part for pair in self.text_parts for part in pair)]
+            self._fingerprint = folder_fingerprint(self.path, parts)
+        vae_dtype = autoencoder.vae_dtype(self._vae_config, self.dtype)
+        return {
+            "family": self.name,
+            **self._fingerprint,
+            "vae_dtype": str(vae_dtype).removeprefix("torch."),
+            "text_dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def reference_copy(self) -> nn.Module:
+        """A frozen copy of the denoiser as it is now: eval mode, no gradients."""
+        reference = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
+        if reference.is_gradient_checkpointing:
+            reference.disable_gradient_checkpointing()
+        return reference
+
+    def add_lora(
+        self,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Freezes the denoiser and adds LoRA layers, zero at first; see tglo.models.lora."""
+        lora.add(self.denoiser, rank, alpha, targets or self.lora_targets, dropout, seed)
+
+    @property
+    def lora_parameters(self) -> list[nn.Parameter]:
+        return lora.parameters(self.denoiser)
+
+    def adapters_off(self) -> AbstractContextManager[None]:
+        """Inside, the denoiser (also behind a wrapper) computes the base model's prediction."""
+        return lora.adapters_off(self.denoiser)
+
+    def save(
+        self,
+        folder: Path | str,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Exports a whole diffusers folder (LoRA merged); see tglo.models.export."""
+        return export.save_pipeline(self, Path(folder), state_dict=state_dict, overwrite=overwrite)
+
+    def save_lora(
+        self,
+        folder: Path | str,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Exports the LoRA for `pipe.load_lora_weights`; see tglo.models.export."""
+        return export.save_lora(self, Path(folder), state_dict=state_dict, overwrite=overwrite)
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], **options: Any
+    ) -> list[Image.Image]:
+        """Images of the prompts, one seed each; options as in tglo.models.sampling.generate."""
+        self._need_encoders()
+        return sampling.generate(self, prompts, seeds, **options)
+
+    def drop_encoders(self) -> None:
+        """Frees the VAE and the text encoders. `latents`, `text` and `generate` no longer work."""
+        self.vae, self.text_encoders = None, [None] * len(self.text_encoders)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Moves and converts the loaded parts in place; the VAE stays float32 where it must."""
+        self.denoiser.to(device=device, dtype=dtype)
+        if device is not None:
+            self.schedule = self.schedule.to(device)
+        if self.vae is not None:
+            vae_dtype = None if dtype is None else autoencoder.vae_dtype(self._vae_config, dtype)
+            self.vae.to(device=device, dtype=vae_dtype)
+            for encoder in self.text_encoders:
+                encoder.to(device=device, dtype=dtype)
+        return self
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Trades a second forward pass for the activations' memory."""
+        if enabled:
+            self.denoiser.enable_gradient_checkpointing()
+        else:
+            self.denoiser.disable_gradient_checkpointing()
+
+    def set_attention(self, backend: str) -> None:
+        """Chooses the denoiser's attention backend; see tglo.models.attention."""
+        attention.set_backend(self.denoiser, backend)
+
+    def set_channels_last(self) -> None:
+        """Stores convolution weights in channels_last, which convolutions on recent GPUs prefer."""
+        self.denoiser.to(memory_format=torch.channels_last)
+
+    def _need_encoders(self) -> None:
+        if self.vae is None:
+            raise RuntimeError(
+                "the VAE and text encoders were dropped; load the model again to encode or generate"
+            )

@@ -1,0 +1,203 @@
+"""Exports that are known to load: written beside their final place, read back, compared, renamed.
+
+A folder gets its name only after the denoiser in it, loaded from disk by diffusers, has given the
+trained one's output on a fixed input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from torch import Tensor
+
+from tglo import philox
+from tglo.models import lora
+from tglo.models.modes import evaluating
+from tglo.models.sampling import image_sizes
+
+if TYPE_CHECKING:
+    from tglo.models.base import Family
+
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data")
+
+
+class ExportError(RuntimeError):
+    """The export does not load, or does not compute what was trained. Nothing was written."""
+
+
+def save_pipeline(
+    family: Family,
+    folder: Path,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a folder for DiffusionPipeline.from_pretrained and returns it.
+
+    The denoiser is the trained one, with its LoRA merged in where there is one; all other parts are
+    the original folder's files. state_dict: the weights to save where the module's own are sharded,
+    with every key of the denoiser, or of its LoRA. Raises ExportError, or FileExistsError when the
+    folder exists and overwrite is not set.
+    """
+    with _publishing(folder, overwrite) as temporary:
+        trained = _trained(family, state_dict)
+        merged = trained
+        if lora.has(trained):
+            weights = lora.state_dict(trained)
+            merged = _base(family, next(trained.parameters()))
+            lora.attach(merged, lora.config(trained))
+            lora.load_state_dict(merged, weights)
+            merged.fuse_lora()
+            merged.unload_lora()
+        _copy_other_parts(family, temporary)
+        merged.save_pretrained(temporary / family.denoiser_part)
+        loaded = _load_denoiser(family, temporary, next(merged.parameters()))
+        _compare(family, trained, loaded, folder)
+    return folder
+
+
+def save_lora(
+    family: Family,
+    folder: Path,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a folder for `pipe.load_lora_weights` and returns it; arguments and errors as above.
+
+    state_dict holds the LoRA's weights, by the module's names or without the adapter's name.
+    """
+    if not lora.has(family.denoiser):
+        raise ValueError("the model has no LoRA to export; use save for a whole model")
+    with _publishing(folder, overwrite) as temporary:
+        trained = _trained(family, state_dict)
+        weights = lora.state_dict(trained)
+        part = family.denoiser_part
+        family.pipeline_class.save_lora_weights(
+            temporary,
+            **{
+                f"{part}_lora_layers": convert_state_dict_to_diffusers(weights),
+                # Without it a loader takes alpha = rank.
+                f"{part}_lora_adapter_metadata": lora.config(trained).to_dict(),
+            },
+        )
+        loaded = _load_lora(family, temporary, next(trained.parameters()))
+        names = set(_adapter_weights(loaded))
+        if names != set(weights):
+            raise ExportError(
+                f"{len(names & set(weights))} of {len(weights)} LoRA weights load from {folder}; "
+                "nothing was written"
+            )
+        _compare(family, trained, loaded, folder)
+    return folder
+
+
+@contextmanager
+def _publishing(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder that takes the name of `folder` if the body succeeds, else is removed."""
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists; choose another folder or allow overwriting it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
+    """The trained denoiser: the module itself, or a whole one made from gathered weights."""
+    if state_dict is None:
+        return family.denoiser
+    like = next(iter(state_dict.values()))
+    if not lora.has(family.denoiser):
+        denoiser = type(family.denoiser).from_config(family.denoiser.config)
+        denoiser.load_state_dict(state_dict)
+        return denoiser.to(family.device, like.dtype)
+    denoiser = _base(family, next(family.denoiser.parameters()))
+    lora.attach(denoiser, lora.config(family.denoiser))
+    lora.load_state_dict(denoiser, lora.state_dict(family.denoiser, state_dict))
+    return denoiser
+
+
+def _base(family: Family, like: Tensor) -> Any:
+    """The denoiser of the original folder, which a LoRA was trained on."""
+    return _load_denoiser(family, family.path, like)
+
+
+def _load_denoiser(family: Family, folder: Path, like: Tensor) -> Any:
+    denoiser = type(family.denoiser).from_pretrained(
+        folder,
+        subfolder=family.denoiser_part,
+        torch_dtype=like.dtype,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return denoiser.to(like.device)
+
+
+def _load_lora(family: Family, folder: Path, like: Tensor) -> Any:
+    """The base denoiser with the exported LoRA, loaded by the pipeline as a user would."""
+    names = family.pipeline_class._get_signature_keys(family.pipeline_class)[0]
+    parts: dict[str, Any] = dict.fromkeys(names) | family.unused_parts
+    denoiser = _base(family, like)
+    parts |= {family.denoiser_part: denoiser, "scheduler": family.scheduler}
+    family.pipeline_class(**parts).load_lora_weights(folder)
+    return denoiser
+
+
+def _adapter_weights(denoiser: Any) -> dict[str, Tensor]:
+    names = list(getattr(denoiser, "peft_config", None) or {})
+    if not names:
+        return {}
+    return lora.get_peft_model_state_dict(denoiser, adapter_name=names[0])
+
+
+def _copy_other_parts(family: Family, target: Path) -> None:
+    index = json.loads((family.path / "model_index.json").read_text())
+    shutil.copy(family.path / "model_index.json", target)
+    for name, entry in index.items():
+        is_part = isinstance(entry, list) and entry[0] is not None
+        if not is_part or name == family.denoiser_part:
+            continue
+        shutil.copytree(family.path / name, target / name, ignore=shutil.ignore_patterns(*_PICKLES))
+
+
+@torch.no_grad()
+def _compare(family: Family, trained: Any, loaded: Any, folder: Path) -> None:
+    device = next(trained.parameters()).device
+    side = 2 ** len(getattr(trained.config, "block_out_channels", (0,))) * 2
+    ids = torch.arange(2)
+    noisy = philox.normal(0, ids, 0, (family.latent_channels, side, side), device=device)
+    index = torch.tensor([len(family.schedule) // 4, len(family.schedule) - 1], device=device)
+    sizes = image_sizes(2, 1024, 1024, device)
+    conditions = family.conditions(family.example_text(2), sizes)
+    outputs = []
+    for denoiser in (trained, loaded):
+        with evaluating(denoiser):
+            outputs.append(family.predict(denoiser, noisy, index, conditions).float())
+    expected, output = outputs
+    # Half precision: merging a LoRA rounds every weight once more.
+    tolerance = 1e-4 if next(loaded.parameters()).dtype == torch.float32 else 3e-2
+    difference = (expected - output).abs().max().item()
+    limit = tolerance * expected.abs().max().item()
+    if not difference <= limit:  # also when it is NaN
+        raise ExportError(
+            f"the export to {folder}, loaded again, differs from the trained model by "
+            f"{difference:.3g} (limit {limit:.3g}); nothing was written"
+        )

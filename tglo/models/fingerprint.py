@@ -1,0 +1,36 @@
+"""SHA-256 of a model folder's parts: what a cache of latents and embeddings depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+# Besides the weights: what turns a prompt into token ids.
+_VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+
+
+def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
+    """part -> hexadecimal digest of its config, safetensors weights and vocabulary.
+
+    Names and versions that saving a folder writes into its configs do not count.
+    """
+    return {part: _part_digest(folder / part) for part in parts}
+
+
+def _part_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name == "config.json":
+            config = json.loads(path.read_text())
+            ours = {key: value for key, value in config.items() if _counts(key)}
+            digest.update(json.dumps(ours, sort_keys=True).encode())
+        elif path.suffix == ".safetensors" or path.name in _VOCABULARY:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _counts(key: str) -> bool:
+    return not key.startswith("_") and key not in ("transformers_version", "torch_dtype", "dtype")

@@ -1,0 +1,113 @@
+"""LoRA on a diffusers model, through peft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+ADAPTER = "default"
+
+
+def add(
+    denoiser: Any,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Freezes the denoiser and adds trainable LoRA layers, y = W x + (alpha / rank) B A x.
+
+    B starts at zero, so the prediction does not change; A is drawn from seed and does not depend on
+    the global generator. targets: ends of the names of the linear layers. The new weights are
+    float32 also on a half-precision denoiser, because updates are below its resolution. Raises
+    ValueError for a rank, alpha or dropout out of range, no matching layer, or a second adapter.
+    """
+    if rank < 1 or alpha <= 0:
+        raise ValueError(f"LoRA needs rank >= 1 and alpha > 0, not rank {rank} and alpha {alpha}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"LoRA dropout must be in [0, 1), not {dropout}")
+    if has(denoiser):
+        raise ValueError("the model already has a LoRA; load it again to add another")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        init_lora_weights="gaussian",
+    )
+    denoiser.requires_grad_(False)
+    attach(denoiser, config, seed)
+    for parameter in parameters(denoiser):
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+        parameter.requires_grad_(True)
+
+
+def attach(denoiser: Any, config: LoraConfig, seed: int = 0) -> None:
+    """Adds the layers that config describes, with the generators of all devices left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser.add_adapter(config, adapter_name=ADAPTER)
+
+
+def has(denoiser: Any) -> bool:
+    return bool(getattr(denoiser, "peft_config", None))
+
+
+def parameters(denoiser: nn.Module) -> list[nn.Parameter]:
+    """The LoRA weights, in the order of the module."""
+    return [p for name, p in denoiser.named_parameters() if "lora_" in name]
+
+
+def config(denoiser: Any) -> LoraConfig:
+    return denoiser.peft_config[ADAPTER]
+
+
+def state_dict(denoiser: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The LoRA weights by name without the adapter's name, on the CPU.
+
+    weights: a state dict to take them from instead (gathered shards), by the module's names or
+    already without the adapter's name. Raises ValueError when it has none.
+    """
+    found = get_peft_model_state_dict(denoiser, state_dict=weights, adapter_name=ADAPTER)
+    if not found:
+        raise ValueError("the given state dict has no LoRA weights")
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def load_state_dict(denoiser: Any, weights: dict[str, Tensor]) -> None:
+    """Sets the weights of an attached LoRA from `state_dict`'s form; ValueError unless all match."""
+    expected = set(state_dict(denoiser))
+    if set(weights) != expected:
+        names = sorted(expected.symmetric_difference(weights))
+        raise ValueError(f"{len(names)} LoRA weights do not match the layers, such as {names[0]}")
+    set_peft_model_state_dict(denoiser, weights, adapter_name=ADAPTER)
+
+
+@contextmanager
+def adapters_off(denoiser: Any) -> Iterator[None]:
+    """Inside, the LoRA layers compute what they replaced; ValueError when there are none.
+
+    The layers themselves are switched, so it also holds for a call through a wrapper.
+    """
+    if not has(denoiser):
+        raise ValueError("the model has no LoRA to switch off; use a reference copy instead")
+    layers = [m for m in denoiser.modules() if isinstance(m, BaseTunerLayer)]
+    was_off = all(layer.disable_adapters for layer in layers)
+    requires_grad = [(p, p.requires_grad) for p in parameters(denoiser)]
+    denoiser.disable_adapters()
+    try:
+        yield
+    finally:
+        if not was_off:
+            denoiser.enable_adapters()
+        # peft's switch also sets requires_grad, which the optimizer's parameters must keep.
+        for parameter, required in requires_grad:
+            parameter.requires_grad_(required)

@@ -1,0 +1,152 @@
+"""Images from a model with the scheduler of its folder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from tglo.models import autoencoder
+from tglo.models.modes import evaluating
+
+if TYPE_CHECKING:
+    from tglo.models.base import Family
+
+_KNOWN_PROMPTS = 512  # embeddings kept at a time; SDXL's take 0.3 MB each in half precision
+
+
+@torch.no_grad()
+def generate(
+    family: Family,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int = 30,
+    guidance: float = 5.0,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    denoiser: Callable[..., Any] | None = None,
+    progress: bool = False,
+) -> list[Image.Image]:
+    """One RGB image per prompt and seed, as the family's pipeline makes it.
+
+    Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
+    batch it is made in (but for float rounding). guidance of 1 or less runs without guidance.
+    height and width in pixels default to the model's resolution. denoiser: sample another module,
+    such as an average or a reference; its train or eval mode is left as it was. Raises ValueError
+    for lists of different lengths or sizes the VAE cannot make.
+    """
+    denoiser = family.denoiser if denoiser is None else denoiser
+    height, width = height or family.default_resolution, width or family.default_resolution
+    _check(prompts, seeds, steps, batch_size, height, width, family.vae_scale)
+    shape = (family.latent_channels, height // family.vae_scale, width // family.vae_scale)
+    scheduler = type(family.scheduler).from_config(family.scheduler.config)
+    known: dict[str, dict[str, Tensor]] = {}
+    images: list[Image.Image] = []
+    bar = tqdm(total=len(prompts), desc="images", disable=not progress)
+    with evaluating(denoiser), bar:
+        empty = family.unconditional() if guidance > 1 else None
+        for start in range(0, len(prompts), batch_size):
+            batch = slice(start, start + batch_size)
+            text = _text(family, prompts[batch], known)
+            count = len(prompts[batch])
+            if empty is not None:
+                text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
+            rows = count if empty is None else 2 * count
+            sizes = image_sizes(rows, height, width, family.device)
+            conditions = family.conditions(text, sizes)
+            generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
+            latents = _denoise(
+                family, denoiser, scheduler, conditions, generators, shape, steps, guidance
+            )
+            images += to_images(autoencoder.decode(family.vae, latents))
+            bar.update(count)
+    return images
+
+
+def image_sizes(
+    batch: int, height: int, width: int, device: torch.device | str
+) -> dict[str, Tensor]:
+    """The sizes of B images that were neither resized nor cropped; see Family.conditions."""
+    side = torch.tensor([[height, width]], device=device).expand(batch, 2)
+    return {"original_size": side, "crop": torch.zeros_like(side), "target_size": side}
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) float in [-1, 1] -> B RGB images."""
+    levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
+    return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def _denoise(
+    family: Family,
+    denoiser: Callable[..., Any],
+    scheduler: Any,
+    conditions: dict[str, Tensor],
+    generators: list[torch.Generator],
+    shape: tuple[int, ...],
+    steps: int,
+    guidance: float,
+) -> Tensor:
+    """Latents (B, *shape) float32. With guidance, conditions hold the empty prompts' rows first."""
+    scheduler.set_timesteps(steps, device=family.device)
+    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(family.device)
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    # Ancestral schedulers draw noise in each step: from the image's own generator.
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": generators} if takes_generator else {}
+    for timestep in scheduler.timesteps:
+        noisy = torch.cat([latents, latents]) if guidance > 1 else latents
+        if hasattr(scheduler, "scale_model_input"):
+            noisy = scheduler.scale_model_input(noisy, timestep)
+        timesteps = timestep.to(torch.float32).expand(noisy.shape[0])
+        prediction = family.call(denoiser, noisy, timesteps, conditions).float()
+        if guidance > 1:
+            empty, prompted = prediction.chunk(2)
+            prediction = empty + guidance * (prompted - empty)
+        latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
+    return latents
+
+
+def _text(
+    family: Family, prompts: Sequence[str], known: dict[str, dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Embeddings of the prompts, each distinct one encoded once and kept in known."""
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    if len(known) + len(missing) > _KNOWN_PROMPTS:
+        known.clear()
+        missing = list(dict.fromkeys(prompts))
+    if missing:
+        rows = family.text(missing)
+        for i, prompt in enumerate(missing):
+            known[prompt] = {name: tensor[i] for name, tensor in rows.items()}
+    names = known[prompts[0]]
+    return {name: torch.stack([known[prompt][name] for prompt in prompts]) for name in names}
+
+
+def _check(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    height: int,
+    width: int,
+    vae_scale: int,
+) -> None:
+    if isinstance(prompts, str) or len(prompts) != len(seeds):
+        raise ValueError(
+            "prompts and seeds must be lists of one length, not "
+            f"{prompts if isinstance(prompts, str) else len(prompts)!r} and {len(seeds)}"
+        )
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps {steps} and batch_size {batch_size} must be at least 1")
+    if height % vae_scale or width % vae_scale:
+        raise ValueError(
+            f"height {height} and width {width} must be multiples of {vae_scale} pixels"
+        )

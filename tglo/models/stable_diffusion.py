@@ -1,0 +1,153 @@
+"""Stable Diffusion 1.x and 2.x (epsilon- and v-prediction), and Stable Diffusion XL."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
+
+from tglo.models.base import Family
+
+log = logging.getLogger(__name__)
+
+
+class StableDiffusion(Family):
+    """UNet conditioned on the last hidden states of one CLIP text encoder."""
+
+    name = "stable-diffusion"
+    pipeline_class = StableDiffusionPipeline
+    text_parts = (("tokenizer", "text_encoder"),)
+    unused_parts = {  # noqa: RUF012
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    }
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """prompt_embeds (B, 77, width), in the text encoder's dtype.
+
+        Prompts beyond the tokenizer's length are cut, counted in truncated_prompts and reported
+        once.
+        """
+        ids, mask = self._tokens(prompts, 0)
+        encoder = self.text_encoders[0]
+        uses_mask = getattr(encoder.config, "use_attention_mask", False)
+        output = encoder(ids, attention_mask=mask if uses_mask else None)
+        return {"prompt_embeds": output[0].to(encoder.dtype)}
+
+    def conditions(
+        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """prompt_embeds; the sizes have no part in it."""
+        return {name: tensor.to(self.device) for name, tensor in text.items()}
+
+    def call(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+    ) -> Tensor:
+        """As Family.call; latents and embeddings are converted to the denoiser's dtype."""
+        dtype = self.dtype
+        options = {}
+        if "time_ids" in conditions:
+            # The time ids stay float32: bfloat16 would round a side of 1023 pixels to 1024.
+            options["added_cond_kwargs"] = {
+                "text_embeds": conditions["pooled_prompt_embeds"].to(dtype),
+                "time_ids": conditions["time_ids"],
+            }
+        return denoiser(
+            noisy.to(dtype),
+            timesteps,
+            encoder_hidden_states=conditions["prompt_embeds"].to(dtype),
+            return_dict=False,
+            **options,
+        )[0]
+
+    def example_text(self, batch: int) -> dict[str, Tensor]:
+        width = self.denoiser.config.cross_attention_dim
+        return {"prompt_embeds": self._random(batch, 77, width)}
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask (B, length) for the text encoder with that number."""
+        tokenizer = self.tokenizers[part]
+        if self.text_encoders[part] is None:
+            self._need_encoders()
+        prompts = list(prompts)
+        limit = tokenizer.model_max_length
+        if part == 0:
+            # verbose=False: transformers would warn about the length that is being measured here.
+            whole = tokenizer(prompts, verbose=False)["input_ids"]
+            self._report_truncated(sum(len(ids) > limit for ids in whole), limit)
+        tokens = tokenizer(
+            prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+        )
+        return tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+
+    def _report_truncated(self, count: int, limit: int) -> None:
+        if count and not self.truncated_prompts:
+            log.warning(
+                "%d prompts of this batch are longer than %d tokens and are cut there; "
+                "further ones are only counted, in truncated_prompts",
+                count,
+                limit,
+            )
+        self.truncated_prompts += count
+
+
+class StableDiffusionXL(StableDiffusion):
+    """UNet conditioned on two CLIP text encoders, a pooled embedding and the image's sizes."""
+
+    name = "stable-diffusion-xl"
+    pipeline_class = StableDiffusionXLPipeline
+    text_parts = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+    unused_parts = {"feature_extractor": None, "image_encoder": None}  # noqa: RUF012
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
+
+        Both encoders give their last hidden states but one; the second also its projection.
+        """
+        hidden, output = [], None
+        for part, encoder in enumerate(self.text_encoders):
+            ids, _ = self._tokens(prompts, part)
+            output = encoder(ids, output_hidden_states=True)
+            hidden.append(output.hidden_states[-2])
+        assert output is not None
+        return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
+
+    def unconditional(self) -> dict[str, Tensor]:
+        """Zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
+        empty = self.text([""])
+        if self.pipeline_config.get("force_zeros_for_empty_prompt", True):
+            return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
+        return empty
+
+    def conditions(
+        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The embeddings and time_ids (B, 6) float32: original size, crop, target size."""
+        if sizes is None:
+            raise ValueError("SDXL needs sizes: original_size, crop and target_size, each (B, 2)")
+        parts = [sizes[name] for name in ("original_size", "crop", "target_size")]
+        time_ids = torch.cat(parts, dim=1).to(self.device, torch.float32)
+        return {**super().conditions(text), "time_ids": time_ids}
+
+    def example_text(self, batch: int) -> dict[str, Tensor]:
+        config = self.denoiser.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return {
+            **super().example_text(batch),
+            "pooled_prompt_embeds": self._random(batch, pooled),
+        }
