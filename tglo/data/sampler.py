@@ -17,8 +17,8 @@ class BatchSampler:
     micro_batch: rows per forward; accumulation: micro batches per rank and step; world_size: ranks.
     seed: in [0, 2^32); each epoch has an order of its own.
 
-    An epoch: every bucket's rows are shuffled and cut into micro batches, and the buckets take turns
-    in a random order. Each bucket's order goes round: its last micro batch is filled with its own
+    An epoch: every bucket's rows are shuffled and cut into micro batches; the buckets take turns in
+    a random order. Each bucket's order goes round: its last micro batch is filled with its own
     first rows, and the epoch's last step with further micro batches of the buckets that opened the
     epoch. So a row may come twice in an epoch, and none is left out. With one bucket the rows of a
     step depend on the global batch alone (1 process x 4 rows equals 2 processes x 2).

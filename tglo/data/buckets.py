@@ -1,0 +1,55 @@
+"""Aspect-ratio buckets: sizes of about one area, so images keep their shape and batches stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+def make_buckets(resolution: int, *, step: int = 64, max_aspect: float = 2.0) -> list[Size]:
+    """Sizes (H, W) with H * W at most resolution^2, sides multiples of step, widest first.
+
+    For each height the widest width that fits, and the same turned by a right angle; the square is
+    always among them. Raises ValueError when resolution is no multiple of step or max_aspect < 1.
+    """
+    if step < 1 or resolution < step or resolution % step:
+        below = max(step, resolution // step * step) if step > 0 else 64
+        raise ValueError(
+            f"resolution must be a multiple of {step} (the model's step), got {resolution}; "
+            f"{below} is one"
+        )
+    if not max_aspect >= 1:
+        raise ValueError(f"max_aspect must be at least 1, got {max_aspect}")
+    buckets = set()
+    for short in range(step, resolution + 1, step):
+        long = resolution**2 // short // step * step
+        if long <= max_aspect * short:
+            buckets |= {(short, long), (long, short)}
+    return sorted(buckets)
+
+
+def bucket_step(resolution: int, model_step: int) -> int:
+    """The step for a resolution: about a sixteenth of it, so that there are some twenty buckets.
+
+    The largest multiple of the model's step that divides the resolution and is at most a sixteenth
+    of it (64 at 1024); the model's step where there is none.
+    """
+    for step in range(resolution // 16 // model_step * model_step, model_step, -model_step):
+        if resolution % step == 0:
+            return step
+    return model_step
+
+
+def nearest_bucket(height: int, width: int, buckets: Sequence[Size]) -> Size:
+    """The bucket whose aspect ratio is nearest, in proportion; of two, the one of larger area."""
+    if height < 1 or width < 1 or not buckets:
+        raise ValueError(f"needs a size of at least 1 x 1 and a bucket, got {height} x {width}")
+    aspect = math.log(height / width)
+
+    def distance(bucket: Size) -> tuple[float, int, Size]:
+        off = abs(aspect - math.log(bucket[0] / bucket[1]))
+        return round(off, 9), -bucket[0] * bucket[1], bucket
+
+    return min(buckets, key=distance)

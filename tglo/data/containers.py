@@ -1,0 +1,176 @@
+"""Bytes of one image: a file below the data folder, a member of a tar, or a row of an Arrow file.
+
+A manifest writes `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`.
+Nothing outside the data folder is ever read, and nothing is ever unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tglo.data.errors import ImageError, ManifestError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MAX_BYTES = 64 * 2**20  # of one encoded image
+_REFERENCE = re.compile(r"(?P<file>.+?\.(?:tar|arrow))#(?P<member>.+)", re.DOTALL)
+
+
+def why_refused(image: str, root: str) -> str | None:
+    """Why an image's name as written may not be used, or None. The disk is not looked at."""
+    if not image:
+        return "is empty"
+    if "\0" in image:
+        return "holds a null byte"
+    if "://" in image:
+        return "is a URL: download it, images are read from disk only"
+    if ".." in image.split("/"):
+        return "climbs with '..'"
+    if image.startswith("/") and not image.startswith(root.rstrip("/") + "/"):
+        return f"is absolute and outside the data folder {root}"
+    return None
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a tar member's bytes lie in its file."""
+
+    offset: int
+    size: int
+
+
+def tar_members(path: Path) -> dict[str, Member]:
+    """Regular files of an uncompressed tar.
+
+    ManifestError for links, devices, `..`, absolute names and a torn file.
+    """
+    members: dict[str, Member] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                refused = why_refused(info.name, "/\0")  # no absolute name is inside that root
+                if refused:
+                    raise ManifestError(f"{path}: member {info.name!r} {refused}; refused")
+                if info.isdir():
+                    continue
+                if not info.isreg() or info.issparse():
+                    raise ManifestError(
+                        f"{path}: member {info.name!r} is a link or no plain file; refused. "
+                        "Pack the images themselves (tar --dereference)"
+                    )
+                members[info.name] = Member(info.offset_data, info.size)
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise ManifestError(
+            f"{path} is torn or no uncompressed tar ({error}); copy it again, or decompress it"
+        ) from None
+    with open(path, "rb") as handle:  # tarfile takes a cut between two members for the end
+        handle.seek(end)
+        if not handle.read(512):
+            raise ManifestError(f"{path} is torn: the tar's end mark is missing; copy it again")
+    return members
+
+
+def read_arrow(path: Path) -> pyarrow.Table:
+    """Memory-map an Arrow stream file as `datasets.save_to_disk` writes it."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            return stream.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"{path} is torn or no Arrow stream ({error}); copy it again") from None
+
+
+@dataclass
+class ImageStore:
+    """Opens images below one data folder. Safe to use from several threads."""
+
+    root: str  # resolved: no links in it
+    _tars: dict[str, dict[str, Member]] = field(default_factory=dict)
+    _tables: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, image: str, max_bytes: int = MAX_BYTES) -> bytes:
+        """Encoded bytes of an image.
+
+        Raises ImageError when it is missing, unreadable or above max_bytes, ManifestError when its
+        name or a link leads out of the data folder.
+        """
+        refused = why_refused(image, self.root)
+        if refused:
+            raise ManifestError(f"image {image!r} {refused}; refused")
+        reference = _REFERENCE.fullmatch(image)
+        if reference is None:
+            return _read_range(self._inside(image), None, max_bytes)
+        path = self._inside(reference["file"])
+        if reference["file"].endswith(".tar"):
+            member = self._members(path).get(reference["member"])
+            if member is None:
+                raise ImageError(f"{path.name} has no member {reference['member']!r}")
+            return _read_range(path, member, max_bytes)
+        return self._arrow_bytes(path, reference["member"], max_bytes)
+
+    def _inside(self, name: str) -> Path:
+        real = os.path.realpath(os.path.join(self.root, name))
+        if os.path.commonpath([real, self.root]) != self.root:
+            raise ManifestError(
+                f"{name!r} is a link out of the data folder {self.root}; refused. "
+                "Put the files below it, or give the folder that holds both (root)"
+            )
+        return Path(real)
+
+    def _members(self, path: Path) -> dict[str, Member]:
+        with self._lock:
+            key = str(path)
+            if key not in self._tars:
+                if not path.is_file():
+                    raise ImageError(f"there is no file {path}")
+                self._tars[key] = tar_members(path)
+            return self._tars[key]
+
+    def _arrow_bytes(self, path: Path, member: str, max_bytes: int) -> bytes:
+        column, _, row = member.rpartition("/")
+        with self._lock:
+            if str(path) not in self._tables:
+                if not path.is_file():
+                    raise ImageError(f"there is no file {path}")
+                self._tables[str(path)] = read_arrow(path)
+            table = self._tables[str(path)]
+        if column not in table.column_names or not row.isdecimal() or int(row) >= table.num_rows:
+            raise ImageError(f"{path.name} has no image {member!r}")
+        cell = table.column(column)[int(row)]
+        value = cell.as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            raise ImageError(f"{path.name} holds no image bytes at {member!r}")
+        if len(data) > max_bytes:
+            raise ImageError(f"{len(data)} bytes are above the cap of {max_bytes} (max_bytes)")
+        return data
+
+
+def _read_range(path: Path, member: Member | None, max_bytes: int) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("is no regular file")
+            size = status.st_size if member is None else member.size
+            if size > max_bytes:
+                raise ImageError(f"{size} bytes are above the cap of {max_bytes} (max_bytes)")
+            handle.seek(0 if member is None else member.offset)
+            return handle.read(size)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would block for ever

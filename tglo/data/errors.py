@@ -1,0 +1,15 @@
+"""What can be wrong with data, by what a caller does about it."""
+
+from __future__ import annotations
+
+
+class ManifestError(ValueError):
+    """The manifest cannot be used: a missing column, refused rows, a path out of its folder."""
+
+
+class ImageError(ValueError):
+    """One image cannot be used. Its row can be set aside; the other rows are not affected."""
+
+
+class CacheError(ValueError):
+    """A cache is torn, incomplete, or made for something else."""

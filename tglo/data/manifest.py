@@ -1,0 +1,225 @@
+"""The manifest: one row per scored image. Reading it refuses what training could only choke on.
+
+Formats: CSV, JSON lines, Parquet (image: a path), a folder of `datasets.save_to_disk` (image: a
+path or an Image column), webdataset tars (`dir/shard-{000..003}.tar`, or a folder of tars).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tglo.data.containers import MAX_BYTES, ImageStore, why_refused
+from tglo.data.errors import ManifestError
+from tglo.data.manifest_formats import Columns, RawRow, read_rows
+from tglo.data.manifest_formats import write_rows as _write_rows
+
+SHOWN = 10  # refused rows that an error lists
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One scored image.
+
+    sample_id: the first 63 bits of sha256(prompt, null byte, image as written), so it survives
+        reordering and rescoring.
+    image: relative to the manifest's root (see containers.py).
+    score: None where it is not known yet.
+    line: where the row starts in its file, from 1; in a Parquet or Arrow file the row's number, in
+        tars the sample's.
+    extra: the other columns.
+    """
+
+    sample_id: int
+    prompt: str
+    image: str
+    score: float | None
+    line: int
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def sample_id(prompt: str, image: str) -> int:
+    """The identity of a row in [0, 2^63)."""
+    digest = hashlib.sha256(f"{prompt}\0{image}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows, and the folder that their images are in. Made by `read_manifest`."""
+
+    rows: Sequence[Row]
+    root: str
+    path: str
+    _store: ImageStore = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def scores(self) -> NDArray[np.float64]:
+        """(N,) float64; ManifestError when a row has none."""
+        missing = [row.line for row in self.rows if row.score is None]
+        if missing:
+            raise ManifestError(
+                f"{len(missing)} of {len(self)} rows of {self.path} have no score (lines "
+                f"{missing[:SHOWN]}); score them first (`tglo score`)"
+            )
+        return np.array([row.score for row in self.rows], dtype=np.float64)
+
+    def prompts(self) -> list[str]:
+        """The prompt of each row."""
+        return [row.prompt for row in self.rows]
+
+    def sample_ids(self) -> NDArray[np.int64]:
+        """(N,) int64."""
+        return np.array([row.sample_id for row in self.rows], dtype=np.int64)
+
+    def open_image(self, row: Row, max_bytes: int = MAX_BYTES) -> bytes:
+        """Encoded bytes. ImageError: unusable; ManifestError: outside the data folder."""
+        return self._store.read(row.image, max_bytes)
+
+    def select(self, indices: Iterable[int]) -> Manifest:
+        """The rows at these indices, in their order."""
+        rows = tuple(self.rows[i] for i in indices)
+        return Manifest(rows, self.root, self.path, self._store)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of prompts, images and scores in their order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(f"{row.sample_id}\t{row.score!r}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 of the set of sample ids: equal after reordering and rescoring."""
+        return hashlib.sha256(np.unique(self.sample_ids()).astype("<i8").tobytes()).hexdigest()
+
+
+def read_manifest(
+    path: str | os.PathLike[str],
+    *,
+    prompt_column: str = "prompt",
+    image_column: str = "image",
+    score_column: str = "score",
+    require_scores: bool = True,
+    root: str | os.PathLike[str] | None = None,
+) -> Manifest:
+    """Read a manifest of any format.
+
+    root: the folder that image paths start from and must stay in; the manifest's own by default.
+    require_scores=False: a missing or NaN score becomes None.
+
+    Raises ManifestError (a ValueError) for a missing file or column (naming what exists), no rows,
+    and rows with a bad score, prompt or image path (naming their lines). Images are not opened.
+    """
+    columns = Columns(prompt_column, image_column, score_column, require_scores)
+    folder, raw_rows = read_rows(Path(path), columns)
+    real_root = os.path.realpath(folder if root is None else root)
+    rows: list[Row] = []
+    refused: list[str] = []
+    count = 0
+    for raw in raw_rows:
+        reason = _why_refused(raw, real_root, require_scores)
+        if reason is None:
+            score = raw.score if raw.score is None or math.isfinite(raw.score) else None
+            identity = sample_id(raw.prompt, raw.image)
+            score = None if score is None else float(score)
+            rows.append(Row(identity, raw.prompt, raw.image, score, raw.line, raw.extra or {}))
+        else:
+            count += 1
+            if len(refused) < SHOWN:
+                refused.append(f"line {raw.line}: {reason}")
+    if count:
+        more = f" (the first {SHOWN})" if count > SHOWN else ""
+        raise ManifestError(
+            f"{count} of {count + len(rows)} rows of {path} are refused{more}: "
+            + "; ".join(refused)
+            + ". Correct or remove them"
+        )
+    if not rows:
+        raise ManifestError(f"{path} has no rows: there is nothing to train on")
+    _check_collisions(rows, path)
+    return Manifest(tuple(rows), real_root, str(path), ImageStore(real_root))
+
+
+def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write rows as .csv, .jsonl or .parquet (by suffix), atomically.
+
+    Columns: prompt, image, score, then the rows' extra columns. Images stay as written: read a file
+    in another folder back with `root` set to the manifest's root.
+    """
+    rows = list(rows)
+    extra = list(dict.fromkeys(name for row in rows for name in row.extra))
+    clash = {"prompt", "image", "score"} & set(extra)
+    if clash:
+        raise ManifestError(
+            f"extra columns {sorted(clash)} would overwrite the rows' own; rename them"
+        )
+    table = [
+        {
+            "prompt": row.prompt,
+            "image": row.image,
+            "score": row.score,
+            **{name: row.extra.get(name) for name in extra},
+        }
+        for row in rows
+    ]
+    _write_rows(Path(path), ["prompt", "image", "score", *extra], table)
+
+
+def _why_refused(raw: RawRow, root: str, require_scores: bool) -> str | None:
+    if raw.problem:
+        return raw.problem
+    if not isinstance(raw.prompt, str):
+        return f"the prompt is {_shown(raw.prompt)}, not text"
+    if not isinstance(raw.image, str):
+        return f"the image is {_shown(raw.image)}, not a path"
+    if not (raw.prompt.isascii() and raw.image.isascii()):
+        try:
+            (raw.prompt + raw.image).encode()
+        except UnicodeEncodeError:
+            return "the prompt or the image path is no valid Unicode"
+    path = why_refused(raw.image, root)
+    if path is not None:
+        return f"the image path {raw.image!r} {path}"
+    score = raw.score
+    if score is None:
+        return "the score is missing" if require_scores else None
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        return f"the score is {_shown(score)}, not a number"
+    if abs(score) > 1e300:
+        return "the score is infinite" if abs(score) == math.inf else "the score is beyond 1e300"
+    if math.isnan(score):
+        return "the score is NaN" if require_scores else None
+    return None
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _check_collisions(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+    if len({row.sample_id for row in rows}) == len(rows):
+        return
+    seen: dict[int, Row] = {}  # the same image may be scored twice; two images never share an id
+    for row in rows:
+        first = seen.setdefault(row.sample_id, row)
+        if (first.prompt, first.image) != (row.prompt, row.image):
+            raise ManifestError(
+                f"{path}: lines {first.line} and {row.line} differ but have the same sample id "
+                f"{row.sample_id}; rename one of the images"
+            )
