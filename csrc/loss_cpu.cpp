@@ -6,21 +6,30 @@ namespace tglo {
 namespace TGLO_INSTRUCTION_SET {
 namespace {
 
-// Float sums run over this many vectors per accumulator before they go to double: 32 terms per lane.
-constexpr int64_t accumulators = 4;
-constexpr int64_t vectors_per_accumulator = 32;
-constexpr int64_t block = lanes * accumulators * vectors_per_accumulator;
+// Float sums run over a block and then go to double: 32 terms per lane keep their rounding below 1e-8 of the row's sum.
+constexpr int64_t block = lanes * 32;
 
 struct FloatSums {
-  Float8 policy_error = {}, error_difference = {};
+  Pack policy_error = {}, error_difference = {};
 
   template <bool with_reference>
-  inline void add(Float8 p, Float8 y, Float8 q) {
-    const Float8 from_target = p - y;
-    policy_error += from_target * from_target;
-    if (with_reference) error_difference += (p - q) * (from_target + (q - y));
+  inline void add(Pack p, Pack y, Pack q) {
+    const Floats first = p.first - y.first, second = p.second - y.second;
+    policy_error.first += first * first;
+    policy_error.second += second * second;
+    if (with_reference) {
+      error_difference.first += (p.first - q.first) * (first + (q.first - y.first));
+      error_difference.second += (p.second - q.second) * (second + (q.second - y.second));
+    }
   }
 };
+
+template <class Type>
+inline void store_gradient(
+    typename Type::Storage* to, float coefficient, Pack p, Pack y, int64_t count) {
+  const Pack value = {coefficient * (p.first - y.first), coefficient * (p.second - y.second)};
+  count == lanes ? Type::store(to, value) : store_part<Type>(to, value, count);
+}
 
 template <class Type, bool with_reference>
 PartialSums sums(
@@ -30,32 +39,19 @@ PartialSums sums(
   int64_t start = 0;
   while (start + lanes <= elements) {
     const int64_t end = elements - start < block ? elements : start + block;
-    FloatSums parts[accumulators];
-    int64_t i = start;
-    for (; i + accumulators * lanes <= end; i += accumulators * lanes) {
-      for (int64_t a = 0; a < accumulators; ++a) {
-        const int64_t at = i + a * lanes;
-        parts[a].template add<with_reference>(
-            Type::load(policy + at), Type::load(target + at),
-            with_reference ? Type::load(reference + at) : Float8{});
-      }
-    }
-    for (int64_t a = 0; i + lanes <= end; i += lanes, ++a) {
-      parts[a].template add<with_reference>(
-          Type::load(policy + i), Type::load(target + i),
-          with_reference ? Type::load(reference + i) : Float8{});
-    }
-    for (int64_t a = 0; a < accumulators; ++a) {
-      policy_error.add(parts[a].policy_error);
-      if (with_reference) error_difference.add(parts[a].error_difference);
-    }
-    start = i;
+    FloatSums part;
+    for (; start + lanes <= end; start += lanes)
+      part.add<with_reference>(
+          Type::load(policy + start), Type::load(target + start),
+          with_reference ? Type::load(reference + start) : Pack{});
+    policy_error.add(part.policy_error);
+    if (with_reference) error_difference.add(part.error_difference);
   }
   if (const int64_t rest = elements - start) {
     FloatSums last;
     last.add<with_reference>(
         load_part<Type>(policy + start, rest), load_part<Type>(target + start, rest),
-        with_reference ? load_part<Type>(reference + start, rest) : Float8{});
+        with_reference ? load_part<Type>(reference + start, rest) : Pack{});
     policy_error.add(last.policy_error);
     if (with_reference) error_difference.add(last.error_difference);
   }
@@ -77,12 +73,13 @@ void gradient(
   typedef typename Type::Storage Storage;
   const Storage *p = static_cast<const Storage*>(policy), *y = static_cast<const Storage*>(target);
   Storage* g = static_cast<Storage*>(out);
-  const float c = static_cast<float>(coefficient);
+  // A quiet NaN if any: BFloat16::round relies on it.
+  const float c = coefficient == coefficient ? static_cast<float>(coefficient) : __builtin_nanf("");
   int64_t i = 0;
   for (; i + lanes <= elements; i += lanes)
-    Type::store(g + i, c * (Type::load(p + i) - Type::load(y + i)));
+    store_gradient<Type>(g + i, c, Type::load(p + i), Type::load(y + i), lanes);
   if (const int64_t rest = elements - i)
-    store_part<Type>(g + i, c * (load_part<Type>(p + i, rest) - load_part<Type>(y + i, rest)), rest);
+    store_gradient<Type>(g + i, c, load_part<Type>(p + i, rest), load_part<Type>(y + i, rest), rest);
 }
 
 PartialSums sums_of(

@@ -1,4 +1,5 @@
-"""Threshold-guided optimization: align visual generative models with scored images (arXiv 2605.04653).
+"""Threshold-guided optimization: align visual generative models with scored images (arXiv
+2605.04653).
 
 Importing this package imports nothing else: names and modules load when they are first used.
 """
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LOSSES = ("TGOLoss", "TGOStats", "prediction_error", "sft_loss", "tgo_loss", "tgo_loss_from_log_probs")
+_LOSSES = (
+    "TGOLoss",
+    "TGOStats",
+    "prediction_error",
+    "sft_loss",
+    "tgo_loss",
+    "tgo_loss_from_log_probs",
+)
 _MODULES = (
     "data",
     "demo",

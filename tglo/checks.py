@@ -13,21 +13,25 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}; use one of {', '.join(map(repr, REDUCTIONS))}")
+        raise ValueError(
+            f"reduction is {reduction!r}; use one of {', '.join(map(repr, REDUCTIONS))}"
+        )
 
 
 def check_number(
     name: str, value: float, *, above: float | None = None, at_least: float | None = None
 ) -> None:
-    if not isinstance(value, Real):
+    if type(value) is not float and not isinstance(
+        value, Real
+    ):  # the abstract class takes longer to ask
         raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
-    limit = "" if above is None else f" above {above:g}"
-    limit += "" if at_least is None else f" of at least {at_least:g}"
     if (
         not math.isfinite(value)
         or (above is not None and not value > above)
         or (at_least is not None and not value >= at_least)
     ):
+        limit = "" if above is None else f" above {above:g}"
+        limit += "" if at_least is None else f" of at least {at_least:g}"
         raise ValueError(f"{name} is {value}; it must be a finite number{limit}")
 
 
@@ -43,9 +47,10 @@ def check_draws(draws: int, rows: int) -> None:
         )
 
 
-def _check_tensor(name: str, value: object) -> None:
+def _tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
+    return value
 
 
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -56,29 +61,30 @@ def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         )
 
 
-def check_prediction(name: str, value: object) -> None:
+def check_prediction(name: str, value: object) -> Tensor:
     """A floating-point tensor of at least one dimension, with elements in every row."""
-    _check_tensor(name, value)
-    assert isinstance(value, Tensor)
+    value = _tensor(name, value)
     if not value.is_floating_point():
-        raise TypeError(f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64")
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
+        )
     if value.ndim == 0:
         raise ValueError(f"{name} is 0-dimensional; its first dimension must be batch * draws")
-    if any(size == 0 for size in value.shape[1:]):
+    if 0 in value.shape[1:]:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}: its rows are empty; every dimension after the "
             "first must be at least 1"
         )
+    return value
 
 
 def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
     """A constant prediction with the policy's shape and device."""
-    check_prediction(name, value)
-    assert isinstance(value, Tensor)
+    value = check_prediction(name, value)
     if value.shape != policy_pred.shape:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)} but policy_pred has {tuple(policy_pred.shape)}; "
-            "the shapes must be equal (nothing is broadcast)"
+            f"{name} has shape {tuple(value.shape)} but policy_pred has "
+            f"{tuple(policy_pred.shape)}; the shapes must be equal (nothing is broadcast)"
         )
     _check_device(name, value, policy_pred.device)
     if value.requires_grad:
@@ -90,8 +96,7 @@ def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
 
 def check_vector(name: str, value: object, length: int, unit: str, device: torch.device) -> None:
     """A real-valued tensor of shape (length,) on `device`."""
-    _check_tensor(name, value)
-    assert isinstance(value, Tensor)
+    value = _tensor(name, value)
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
     if value.ndim != 1 or value.shape[0] != length:
@@ -112,24 +117,23 @@ def check_scores(scores: object, threshold: object, batch: int, device: torch.de
         check_number("threshold", float(threshold))
     else:
         raise TypeError(
-            f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor of "
-            "one threshold per sample (of a tglo.threshold.Threshold: its .value or .for_prompts(...))"
+            f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor "
+            "of one threshold per sample (of a tglo.threshold.Threshold: its .value or "
+            ".for_prompts(...))"
         )
 
 
-def check_reference(
-    policy_pred: Tensor, reference_pred: object, reference_error: object
-) -> None:
+def check_reference(policy_pred: Tensor, reference_pred: object, reference_error: object) -> None:
     if (reference_pred is None) == (reference_error is None):
         given = "neither" if reference_pred is None else "both"
         raise ValueError(
-            f"{given} of reference_pred and reference_error given; pass exactly one: the reference's "
-            "prediction, or its cached error (one number per draw)"
+            f"{given} of reference_pred and reference_error given; pass exactly one: the "
+            "reference's prediction, or its cached error (one number per draw)"
         )
     if reference_pred is policy_pred:
         raise ValueError(
-            "reference_pred is the very tensor passed as policy_pred, so the log-ratio would be 0 for "
-            "ever; pass the frozen reference's prediction"
+            "reference_pred is the very tensor passed as policy_pred, so the log-ratio would be 0 "
+            "for ever; pass the frozen reference's prediction"
         )
     if reference_pred is not None:
         check_like_policy("reference_pred", reference_pred, policy_pred)

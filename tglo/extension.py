@@ -1,4 +1,6 @@
-"""Loads tglo/_C.so, whose CPU kernels register themselves with the operators that tglo/ops.py has defined."""
+"""Loads tglo/_C.so, whose CPU kernels register themselves with the operators that tglo/ops.py has
+defined.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ INTERFACE_VERSION = 1
 """Counterpart of `interface_version` in csrc/launch.h."""
 
 REINSTALL = (
-    "install torch>=2.11 first, then reinstall tglo: pip install --no-deps --force-reinstall --no-cache-dir ."
+    "install torch>=2.11 first, then reinstall tglo: "
+    "pip install --no-deps --force-reinstall --no-cache-dir ."
 )
 
 

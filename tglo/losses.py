@@ -1,43 +1,38 @@
-"""What users call: the losses of threshold-guided optimization (arXiv 2605.04653), as functions and a module."""
+"""What users call: the losses of threshold-guided optimization (arXiv 2605.04653)."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from tglo import checks, ops, reference
+from tglo.loss_types import Reduction, TGOStats, constant, number
+from tglo.plain_losses import sft_loss, tgo_loss_from_log_probs
 
-Reduction = Literal["mean", "sum", "none"]
-
-
-class TGOStats(NamedTuple):
-    """What explains a loss; every tensor is detached."""
-
-    log_ratio: Tensor
-    """(B,) float64: r = beta * (log pi_theta - log pi_ref), the sigmoid's argument up to the label's sign."""
-    policy_error: Tensor
-    """(B * draws,) float64: mean square error of the policy's prediction (of log-probabilities: -log pi_theta)."""
-    reference_error: Tensor
-    """(B * draws,) float64: the same of the reference; to be cached and passed as `reference_error`."""
-    label: Tensor
-    """(B,) bool: score >= threshold."""
-    weight: Tensor
-    """(B,) float64: 1 + confidence * |score - threshold|."""
+__all__ = [
+    "TGOLoss",
+    "TGOStats",
+    "prediction_error",
+    "sft_loss",
+    "tgo_loss",
+    "tgo_loss_from_log_probs",
+]
 
 
-def _as_float64(value: Tensor | float) -> Tensor | float:
-    return value.detach().to(torch.float64) if isinstance(value, Tensor) else float(value)
-
-
-def _promote(*tensors: Tensor | None) -> list[Tensor | None]:
-    """All tensors in the one dtype that holds each of theirs (bf16 and fp16 together: float32)."""
-    dtype = None
-    for tensor in tensors:
-        if tensor is not None:
-            dtype = tensor.dtype if dtype is None else torch.promote_types(dtype, tensor.dtype)
-    return [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
+def _promote(
+    policy_pred: Tensor, target: Tensor, reference_pred: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The predictions in the dtype that holds each of theirs (bf16 and fp16 together: float32)."""
+    dtype = policy_pred.dtype
+    if target.dtype == dtype and (reference_pred is None or reference_pred.dtype == dtype):
+        return policy_pred, target, reference_pred
+    dtype = torch.promote_types(dtype, target.dtype)
+    if reference_pred is not None:
+        dtype = torch.promote_types(dtype, reference_pred.dtype)
+        reference_pred = reference_pred.to(dtype)
+    return policy_pred.to(dtype), target.to(dtype), reference_pred
 
 
 @overload
@@ -95,37 +90,45 @@ def tgo_loss(
 ) -> Tensor | tuple[Tensor, TGOStats]:
     """The TGO loss of diffusion and flow models.
 
-    With e the mean square error of a prediction against the target, z = +1 where score >= threshold and -1 elsewhere:
+    With e the mean square error of a prediction against the target, z = +1 where score >= threshold
+    and -1 elsewhere:
 
         r = beta * mean over draws of -(timestep_weight / temperature) * (e_theta - e_ref)
         loss = (1 + confidence * |score - threshold|) * softplus(-z r)
 
     Args:
-        policy_pred: (B * draws, ...) floating point; row i belongs to sample i // draws. The only argument that gets a
-            gradient.
+        policy_pred: (B * draws, ...) floating point; row i belongs to sample i // draws. The only
+            argument that gets a gradient.
         target: like policy_pred: the noise, velocity or sample that training regresses on.
-        scores: (B,) real. A NaN score is not detected here (that would wait for the device); it gives a NaN loss.
+        scores: (B,) real. A NaN score is not detected here (that would wait for the device); it
+            gives a NaN loss.
         threshold: a number, a 0-d tensor, or (B,) for a threshold per sample.
-        reference_pred: like policy_pred, without a gradient; the reference's prediction for the same draws.
-        reference_error: (B * draws,), the reference's cached mean square error, preferably float64 (`prediction_error`
-            computes it). Exactly one of reference_pred and reference_error.
-        beta, temperature: strength of the implicit reward and variance of the Gaussian that stands for a step; above 0.
+        reference_pred: like policy_pred, without a gradient; the reference's prediction for the
+            same draws.
+        reference_error: (B * draws,), the reference's cached mean square error, preferably float64
+            (`prediction_error` computes it). Exactly one of reference_pred and reference_error.
+        beta, temperature: strength of the implicit reward and variance of the Gaussian that stands
+            for a step; above 0.
         confidence: c >= 0, in units of 1 / score.
         timestep_weight: omega, a number or (B * draws,); None is 1.
         draws: number of draws (timestep and noise) per sample; they average inside the sigmoid.
-        reduction: "mean" or "sum" over samples, or "none". The mean of an empty batch is 0 with a zero gradient.
+        reduction: "mean" or "sum" over samples, or "none". The mean of an empty batch is 0 with a
+            zero gradient.
         return_stats: also return `TGOStats`.
         backend: "auto", or one of `tglo.ops.BACKENDS` to insist on it.
 
-    Predictions of several dtypes are promoted to the one that holds them all (torch.promote_types); sums, scores,
-    thresholds and weights are kept in float64. float64 predictions are computed by the reference backend.
+    Predictions of several dtypes are promoted to the one that holds them all (torch.promote_types);
+    sums, scores, thresholds and weights are kept in float64. float64 predictions are computed by
+    the reference backend.
 
     Returns:
-        The loss, 0-d or (B,), in float32 (float64 if the predictions are); with return_stats, (loss, TGOStats).
+        The loss, 0-d or (B,), in float32 (float64 if the predictions are); with return_stats,
+        (loss, TGOStats).
 
     Raises:
         TypeError, ValueError: naming the value, the limit and the remedy.
-        RuntimeError: when `backend` insists on one that is not available; when a second derivative is taken.
+        RuntimeError: when `backend` insists on one that is not available; when a second derivative
+            is taken.
     """
     checks.check_reduction(reduction)
     checks.check_prediction("policy_pred", policy_pred)
@@ -139,20 +142,19 @@ def tgo_loss(
     checks.check_number("temperature", temperature, above=0)
     checks.check_number("confidence", confidence, at_least=0)
 
-    policy, constant, reference_ = _promote(policy_pred, target, reference_pred)
-    assert policy is not None and constant is not None
-    scores, threshold = scores.detach().to(torch.float64), _as_float64(threshold)
+    policy_pred, target, reference_pred = _promote(policy_pred, target, reference_pred)
+    scores, threshold = constant(scores), number(threshold)
     result = ops.tgo_loss(
-        policy,
-        constant,
+        policy_pred,
+        target,
         scores,
         threshold,
-        reference_pred=reference_,
-        reference_error=None if reference_error is None else reference_error.detach().to(torch.float64),
+        reference_pred=reference_pred,
+        reference_error=None if reference_error is None else constant(reference_error),
         beta=float(beta),
         temperature=float(temperature),
         confidence=float(confidence),
-        timestep_weight=1.0 if timestep_weight is None else _as_float64(timestep_weight),
+        timestep_weight=1.0 if timestep_weight is None else number(timestep_weight),
         draws=draws,
         reduction=reduction,
         backend=backend,
@@ -220,7 +222,7 @@ class TGOLoss(nn.Module):
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise ValueError("threshold is None; pass it to TGOLoss or to the call")
-        return tgo_loss(  # type: ignore[call-overload, no-any-return]
+        return tgo_loss(  # type: ignore[call-overload, no-any-return, misc]
             policy_pred,
             target,
             scores,
@@ -238,110 +240,14 @@ class TGOLoss(nn.Module):
         )
 
 
-def tgo_loss_from_log_probs(
-    policy_log_prob: Tensor,
-    reference_log_prob: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    *,
-    beta: float = 1.0,
-    confidence: float = 5.0,
-    reduction: Reduction = "mean",
-    return_stats: bool = False,
-) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss with the paper's signature, for any model that has a log-probability per sample.
-
-    r = beta * (policy_log_prob - reference_log_prob), both (B,), computed in float64. Only policy_log_prob gets a
-    gradient. The other arguments, the result and the errors raised are those of `tgo_loss`. Log-probabilities in half
-    precision lose the signal before they arrive here: keep them in float32.
-    """
-    checks.check_reduction(reduction)
-    checks.check_prediction("policy_log_prob", policy_log_prob)
-    batch, device = policy_log_prob.shape[0], policy_log_prob.device
-    checks.check_vector("policy_log_prob", policy_log_prob, batch, "sample", device)
-    checks.check_vector("reference_log_prob", reference_log_prob, batch, "sample", device)
-    if reference_log_prob is policy_log_prob:
-        raise ValueError(
-            "reference_log_prob is the very tensor passed as policy_log_prob, so the log-ratio would be 0 for ever; "
-            "pass the frozen reference's log-probabilities"
-        )
-    if reference_log_prob.requires_grad:
-        raise ValueError(
-            "reference_log_prob requires a gradient, which the loss does not give it; compute it under "
-            "torch.no_grad() or pass reference_log_prob.detach()"
-        )
-    checks.check_scores(scores, threshold, batch, device)
-    checks.check_number("beta", beta, above=0)
-    checks.check_number("confidence", confidence, at_least=0)
-
-    scores, threshold = scores.detach().to(torch.float64), _as_float64(threshold)
-    policy_wide, reference_wide = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)
-    scaled = beta * (policy_wide - reference_wide)
-    per_sample = reference.loss_from_log_ratio(scaled, scores, threshold, confidence)
-    dtype = torch.promote_types(policy_log_prob.dtype, torch.float32)
-    loss = reference.reduce_loss(per_sample, reduction).to(dtype)
-    if not return_stats:
-        return loss
-    return loss, TGOStats(
-        scaled.detach(),
-        -policy_wide.detach(),
-        -reference_wide,
-        reference.label(scores, threshold),
-        reference.confidence_weight(scores, threshold, confidence),
-    )
-
-
-def sft_loss(
-    policy_pred: Tensor,
-    target: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    *,
-    timestep_weight: Tensor | float | None = None,
-    draws: int = 1,
-    reduction: Reduction = "mean",
-    return_stats: bool = False,
-) -> Tensor | tuple[Tensor, TGOStats]:
-    """Supervised fine-tuning on the positives: the baseline without a reference.
-
-    loss = mean over draws of timestep_weight * mean((policy_pred - target)^2) where score >= threshold, else 0. "mean"
-    divides by the number of positives (0 with a graph and a zero gradient if there are none). Shapes, dtypes and errors
-    raised are those of `tgo_loss`; in the statistics log_ratio and reference_error are 0 and weight is the label.
-    """
-    checks.check_reduction(reduction)
-    checks.check_prediction("policy_pred", policy_pred)
-    rows, device = policy_pred.shape[0], policy_pred.device
-    checks.check_draws(draws, rows)
-    checks.check_like_policy("target", target, policy_pred)
-    checks.check_scores(scores, threshold, rows // draws, device)
-    checks.check_timestep_weight(timestep_weight, rows, device)
-
-    scores, threshold = scores.detach().to(torch.float64), _as_float64(threshold)
-    positive = reference.label(scores, threshold)
-    error = reference.prediction_error(policy_pred, target)
-    weighted = error if timestep_weight is None else error * _as_float64(timestep_weight)
-    per_sample = reference.average_draws(weighted, draws) * positive
-    dtype = torch.promote_types(policy_pred.dtype, torch.float32)
-    if reduction == "mean":
-        loss = (per_sample.sum() / positive.sum().clamp(min=1)).to(dtype)
-    else:
-        loss = reference.reduce_loss(per_sample, reduction).to(dtype)
-    if not return_stats:
-        return loss
-    zero = torch.zeros_like(scores)
-    return loss, TGOStats(
-        zero, error.detach(), torch.zeros_like(error.detach()), positive, positive.to(torch.float64)
-    )
-
-
 def prediction_error(prediction: Tensor, target: Tensor, *, backend: str = "auto") -> Tensor:
     """Mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
 
-    This is what to cache of a reference and to pass as `reference_error`: it is summed in the same order as in
-    `tgo_loss`, so that a policy that still equals its reference has a log-ratio of exactly 0.
+    This is what to cache of a reference and to pass as `reference_error`: it is summed in the same
+    order as in `tgo_loss`, so that a policy that still equals its reference has a log-ratio of
+    exactly 0.
     """
     checks.check_prediction("prediction", prediction)
     checks.check_like_policy("target", target, prediction)
-    wide, constant = _promote(prediction.detach(), target)
-    assert wide is not None and constant is not None
-    return ops.prediction_error(wide, constant, backend=backend)
+    prediction, target, _ = _promote(prediction.detach(), target, None)
+    return ops.prediction_error(prediction, target, backend=backend)

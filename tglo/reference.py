@@ -1,11 +1,12 @@
 """Every formula of threshold-guided optimization in plain PyTorch (arXiv 2605.04653).
 
-This file is the only statement of the mathematics. The kernels are accepted by tests against it, and it is the backend
-that works on every device. Elementwise work is done in the inputs' dtype, but at least in float32; sums over a
-prediction and everything of batch size are float64. So float64 inputs give a float64 result throughout.
+This file is the only statement of the mathematics. The kernels are accepted by tests against it,
+and it is the backend that works on every device. Elementwise work is done in the inputs' dtype, but
+at least in float32; sums over a prediction and everything of batch size are float64. So float64
+inputs give a float64 result throughout.
 
-Notation: p, q, y are the policy's prediction, the reference's prediction and the training target; n is the number of
-elements of one prediction; s the score, tau the threshold.
+Notation: p, q, y are the policy's prediction, the reference's prediction and the training target; n
+is the number of elements of one prediction; s the score, tau the threshold.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ def error_difference(policy_pred: Tensor, reference_pred: Tensor, target: Tensor
 
     The product is exactly 0 where p == q, and it avoids the cancellation of two large means.
     """
-    p, q, y = _at_least_float32(policy_pred), _at_least_float32(reference_pred), _at_least_float32(target)
+    p, q, y = (
+        _at_least_float32(policy_pred),
+        _at_least_float32(reference_pred),
+        _at_least_float32(target),
+    )
     return _row_mean((p - q) * ((p - y) + (q - y)))
 
 
@@ -71,9 +76,11 @@ def log_ratio(
 
 
 def masked_log_prob(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """log pi(y | x) = mean over masked positions of log p(true token), for masked generative models.
+    """log pi(y | x) = mean over masked positions of log p(true token), for masked generative
+    models.
 
-    logits (B, N, V), tokens (B, N) int64 and mask (B, N) bool give (B,) float64. A row without masked positions is 0.
+    logits (B, N, V), tokens (B, N) int64 and mask (B, N) bool give (B,) float64. A row without
+    masked positions is 0.
     """
     log_probs = functional.log_softmax(_at_least_float32(logits), dim=-1)
     picked = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(torch.float64)
@@ -87,9 +94,11 @@ def loss_from_log_ratio(
     threshold: Tensor | float,
     confidence: float = 5.0,
 ) -> Tensor:
-    """w softplus(-z r) with z = 2l - 1 and r = beta * ell: (B,) -> (B,) float64; finite for every finite r.
+    """w softplus(-z r) with z = 2l - 1 and r = beta * ell: (B,) -> (B,) float64; finite for every
+    finite r.
 
-    log(1 + exp(-x)) is written as -logsigmoid(x), which does not overflow and keeps full precision in both tails.
+    log(1 + exp(-x)) is written as -logsigmoid(x), which does not overflow and keeps full precision
+    in both tails.
     """
     scores = scores.to(torch.float64)
     sign = 2.0 * label(scores, threshold).to(torch.float64) - 1.0
@@ -133,7 +142,8 @@ def tgo_loss(
     timestep_weight: Tensor | float = 1.0,
     draws: int = 1,
 ) -> TGOResult:
-    """The per-sample loss of continuous models, with the reference's prediction or its error (exactly one of them).
+    """The per-sample loss of continuous models, with the reference's prediction or its error
+    (exactly one of them).
 
     policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,).
     """
@@ -145,10 +155,15 @@ def tgo_loss(
         assert reference_error is not None
         reference_error = reference_error.to(torch.float64)
         difference = policy_error - reference_error
-    ratio = log_ratio(difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws)
+    ratio = log_ratio(
+        difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws
+    )
     scaled = beta * ratio
     return TGOResult(
-        loss_from_log_ratio(scaled, scores, threshold, confidence), scaled, policy_error, reference_error
+        loss_from_log_ratio(scaled, scores, threshold, confidence),
+        scaled,
+        policy_error,
+        reference_error,
     )
 
 
@@ -174,7 +189,7 @@ def prediction_coefficient(
 
 
 def reduce_loss(per_sample: Tensor, reduction: str) -> Tensor:
-    """"mean", "sum" or "none" over samples; the mean of an empty batch is 0, with a graph."""
+    """ "mean", "sum" or "none" over samples; the mean of an empty batch is 0, with a graph."""
     if reduction == "none":
         return per_sample
     total = per_sample.sum()

@@ -1,0 +1,102 @@
+"""The one place that chooses a backend: `backend_for` says what runs; what ran is logged once."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+from tglo.schemas import EXTENSION
+
+logger = logging.getLogger("tglo")
+
+BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
+OPERATORS = ("tgo_loss", "prediction_error")
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+_forced = os.environ.get("TGLO_BACKEND", "auto")
+_announced: set[tuple[str, str, torch.dtype, str]] = set()
+
+
+def check_backend(name: str) -> None:
+    """ValueError for a name that is no backend's."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}; use one of {', '.join(map(repr, BACKENDS))}")
+
+
+def backends() -> dict[str, str]:
+    """Every backend with why it cannot run here, or "" if it can."""
+    return {
+        "cuda": "this release has no CUDA kernels; use backend='auto'",
+        "triton": "this release has no Triton kernels; use backend='auto'",
+        "cpu": "" if EXTENSION.loaded else f"{EXTENSION.problem}; {EXTENSION.remedy}",
+        "reference": "",
+    }
+
+
+def _refusal(backend: str, device_type: str, dtype: torch.dtype) -> str:
+    """Why this backend cannot take such tensors, or ""."""
+    if backend == "reference":
+        return ""
+    missing = backends()[backend]
+    if missing:
+        return missing
+    wanted = "cpu" if backend == "cpu" else "cuda"
+    if device_type != wanted:
+        return f"it takes {wanted} tensors, these are on {device_type}; use backend='auto'"
+    if dtype not in KERNEL_DTYPES:
+        return f"it takes bfloat16, float16 and float32, these are {dtype}; use backend='reference'"
+    return ""
+
+
+def backend_for(
+    op: str, device: torch.device | str, dtype: torch.dtype, requested: str = "auto"
+) -> str:
+    """The backend that runs operator `op` on such tensors.
+
+    `requested` other than "auto" is insisted on: RuntimeError with the remedy if it cannot. The
+    environment variable TGLO_BACKEND, read when this module is imported, takes the place of "auto".
+    ValueError for unknown names.
+    """
+    if op not in OPERATORS:
+        raise ValueError(f"operator is {op!r}; use one of {', '.join(map(repr, OPERATORS))}")
+    check_backend(requested)
+    device_type = device if isinstance(device, str) else device.type
+    if requested == "auto":
+        check_backend(_forced)
+        requested = _forced
+    if requested != "auto":
+        refusal = _refusal(requested, device_type, dtype)
+        if refusal:
+            raise RuntimeError(f"backend {requested!r} cannot run {op}: {refusal}")
+        return requested
+    for name in ("cuda", "triton", "cpu"):
+        if not _refusal(name, device_type, dtype):
+            return name
+    return "reference"
+
+
+def choose(op: str, tensor: Tensor, requested: str) -> str:
+    """backend_for, announced once. A missing extension is a warning: it costs speed that the user
+    did not give up.
+    """
+    chosen = backend_for(op, tensor.device, tensor.dtype, requested)
+    if torch.compiler.is_compiling():
+        return chosen
+    key = (op, tensor.device.type, tensor.dtype, chosen)
+    if key not in _announced:
+        _announced.add(key)
+        text = f"{op} on {tensor.device.type} tensors of {tensor.dtype}: backend {chosen}"
+        missed = (
+            chosen == "reference"
+            and requested == _forced == "auto"
+            and tensor.device.type == "cpu"
+            and tensor.dtype in KERNEL_DTYPES
+        )
+        if missed:
+            logger.warning("%s, because %s; %s", text, EXTENSION.problem, EXTENSION.remedy)
+        else:
+            logger.info("%s", text)
+    return chosen
