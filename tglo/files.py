@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 
 def temporary_name(path: str | os.PathLike[str]) -> Path:
-    """A sibling of path for the bytes not yet complete; unique to the process."""
+    """A hidden sibling of path for bytes that are not complete yet; no two calls give the same."""
     path = Path(path)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def publish(temporary: Path, path: str | os.PathLike[str]) -> None:

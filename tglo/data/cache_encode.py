@@ -1,0 +1,154 @@
+"""Encoding one shard's images and prompts. What cannot be read is set aside with its cause."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tglo.data.buckets import Size, nearest_bucket
+from tglo.data.cache_format import Encoder, Quarantined, bucket_name
+from tglo.data.errors import CacheError, ImageError
+from tglo.data.images import cover_and_crop, decode_image, to_tensor
+from tglo.data.manifest import Manifest, Row
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image cropped to its bucket; still bytes per pixel, so that many can wait for a batch."""
+
+    row: Row
+    image: Image.Image
+    bucket: Size
+    crop: tuple[int, int]
+    original: Size
+    sha256: str  # of the encoded bytes
+
+
+def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared | Quarantined:
+    """Open, decode and crop one image."""
+    try:
+        data = manifest.open_image(row)
+        image = decode_image(data)
+    except ImageError as error:
+        return Quarantined(row.line, row.image, str(error))
+    bucket = nearest_bucket(image.height, image.width, buckets)
+    image, crop, original = cover_and_crop(image, bucket)
+    return Prepared(row, image, bucket, crop, original, hashlib.sha256(data).hexdigest())
+
+
+def encode_latents(
+    manifest: Manifest,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    buckets: Sequence[Size],
+    batch_size: int,
+    dtype: torch.dtype,
+    pool: Executor,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A shard's tensors mean.HxW and std.HxW (n, C, h, w), and the samples part of its record."""
+    stacks: dict[Size, list[tuple[Tensor, Tensor]]] = {}
+    counts: dict[Size, int] = {}
+    waiting: dict[Size, list[Prepared]] = {}
+    samples: list[dict[str, Any]] = []
+    quarantined: list[Quarantined] = []
+
+    def encode(bucket: Size) -> None:
+        batch = waiting.pop(bucket, [])
+        if batch:
+            stacks.setdefault(bucket, []).append(_encode_batch(encoder, batch, dtype))
+
+    ready = _in_order(pool, lambda row: prepare(manifest, row, buckets), rows, 2 * batch_size + 8)
+    for result in ready:
+        if isinstance(result, Quarantined):
+            quarantined.append(result)
+            continue
+        bucket = result.bucket
+        position = counts[bucket] = counts.get(bucket, -1) + 1
+        samples.append(
+            {
+                "id": result.row.sample_id,
+                "bucket": bucket,
+                "position": position,
+                "original": result.original,
+                "crop": result.crop,
+                "sha256": result.sha256,
+            }
+        )
+        waiting.setdefault(bucket, []).append(result)
+        if len(waiting[bucket]) == batch_size:
+            encode(bucket)
+    for bucket in sorted(waiting):
+        encode(bucket)
+
+    tensors = {}
+    for bucket, batches in stacks.items():
+        tensors[f"mean.{bucket_name(bucket)}"] = torch.cat([mean for mean, _ in batches])
+        tensors[f"std.{bucket_name(bucket)}"] = torch.cat([std for _, std in batches])
+    return tensors, {"samples": samples, "quarantined": [asdict(entry) for entry in quarantined]}
+
+
+def _encode_batch(
+    encoder: Encoder, batch: list[Prepared], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    pixels = torch.stack([to_tensor(entry.image) for entry in batch])
+    with torch.no_grad():
+        mean, std = (t.detach().to("cpu", dtype).contiguous() for t in encoder.latents(pixels))
+    names = [entry.row.image for entry in batch]
+    if mean.shape != std.shape or mean.ndim != 4 or len(mean) != len(batch):
+        raise CacheError(
+            f"the encoder returned mean {tuple(mean.shape)} and std {tuple(std.shape)} for "
+            f"{tuple(pixels.shape)} pixels; both must be ({len(batch)}, C, h, w)"
+        )
+    finite = mean.isfinite().flatten(1).all(1) & std.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+        raise CacheError(
+            f"the encoder returned NaN or inf (as {dtype}) for {bad}; run the VAE in float32"
+        )
+    return mean, std
+
+
+def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
+    """A shard's embeddings by name, (n, ...) each, of the dtypes that the encoder returns."""
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(prompts), batch_size):
+        batch = list(prompts[start : start + batch_size])
+        with torch.no_grad():
+            embeddings = encoder.text(batch)
+        for name, tensor in embeddings.items():
+            tensor = tensor.detach().to("cpu").contiguous()
+            earlier = parts.setdefault(name, [])
+            if len(tensor) != len(batch) or (earlier and tensor.shape[1:] != earlier[0].shape[1:]):
+                raise CacheError(
+                    f"the encoder returned {name} of shape {tuple(tensor.shape)} for {len(batch)} "
+                    "prompts; every prompt must give the same shape (pad to a fixed length)"
+                )
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CacheError(f"the encoder returned NaN or inf in {name} for one of {batch}")
+            earlier.append(tensor)
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def _in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Results in order, with a bounded number computed ahead."""
+    iterator = iter(items)
+    queue = deque(pool.submit(function, item) for item in islice(iterator, ahead))
+    while queue:
+        result = queue.popleft().result()
+        for item in islice(iterator, 1):
+            queue.append(pool.submit(function, item))
+        yield result

@@ -1,0 +1,113 @@
+"""Completing a cache: the index over all shards, and cache.json, which makes it count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from tglo.data.buckets import Size
+from tglo.data.cache_format import FORMAT, VERSION, finished_record, shard_name, text_key
+from tglo.data.errors import CacheError
+from tglo.data.manifest import Row
+from tglo.files import publish, sha256_file, temporary_name, write_json
+
+
+def complete_cache(
+    folder: Path,
+    fingerprint: dict[str, str],
+    buckets: Sequence[Size],
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    shard_size: int,
+) -> dict[str, Any] | None:
+    """Write index.safetensors and cache.json if every shard is recorded, else return None.
+
+    Several ranks may do so at once: they write the same bytes. Returns the content of cache.json.
+    """
+    latents = _records(folder, "latents", -(-len(rows) // shard_size))
+    text = _records(folder, "text", -(-len(prompts) // shard_size))
+    if latents is None or text is None:
+        return None
+    shapes = [record["shapes"] for record in text]
+    if any(shape != shapes[0] for shape in shapes):
+        raise CacheError(
+            f"the encoder gave embeddings of several shapes ({shapes}); pad to a fixed length"
+        )
+    index = _index(latents, buckets, rows, prompts)
+    path = folder / "index.safetensors"
+    temporary = temporary_name(path)
+    try:
+        save_file(index, temporary)
+        size, checksum = temporary.stat().st_size, sha256_file(temporary)
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    entries = [{key: r[key] for key in ("file", "bytes", "sha256")} for r in (*latents, *text)]
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "buckets": list(buckets),
+        "shard_size": shard_size,
+        "samples": len(index["sample_id"]),
+        "prompts": len(prompts),
+        "quarantined": [entry for record in latents for entry in record["quarantined"]],
+        "index": {"file": path.name, "bytes": size, "sha256": checksum},
+        "shards": entries,
+    }
+    write_json(folder / "cache.json", content)
+    return content
+
+
+def _records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
+    records = []
+    for number in range(count):
+        # Each rank has checked its own shards' checksums; here the sizes do.
+        record = finished_record(folder, shard_name(kind, number), checksum=False)
+        if record is None:
+            return None
+        records.append(record)
+    return records
+
+
+def _index(
+    records: Sequence[dict[str, Any]],
+    buckets: Sequence[Size],
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+) -> dict[str, NDArray[Any]]:
+    """Arrays over samples, ascending by id, and over prompts, ascending by key."""
+    bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
+    text_position = {prompt: position for position, prompt in enumerate(prompts)}
+    prompt_of = {row.sample_id: row.prompt for row in rows}
+    table = [
+        (
+            sample["id"],
+            shard,
+            bucket_number[tuple(sample["bucket"])],
+            sample["position"],
+            *sample["original"],
+            *sample["crop"],
+            text_position[prompt_of[sample["id"]]],
+        )
+        for shard, record in enumerate(records)
+        for sample in record["samples"]
+    ]
+    if not table:
+        raise CacheError("not one image could be used: there is nothing to train on")
+    columns = np.array(sorted(table), dtype=np.int64)
+    keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
+    if len(np.unique(keys)) != len(keys):
+        raise CacheError("two prompts have the same hash; change one of them by a space")
+    order = np.argsort(keys)
+    names = ("sample_id", "shard", "bucket", "position")
+    index = {name: columns[:, i].copy() for i, name in enumerate(names)}
+    index["original"], index["crop"] = columns[:, 4:6].copy(), columns[:, 6:8].copy()
+    index["text"] = columns[:, 8].copy()
+    index["text_key"], index["text_position"] = keys[order], order.astype(np.int64)
+    return index
