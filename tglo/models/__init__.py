@@ -46,7 +46,7 @@ def load(
     device: torch.device | str = "cpu",
     revision: str | None = None,
 ) -> Family:
-    """Loads a model; see `resolve` for its name. Raises ValueError for one that is not supported."""
+    """Loads a model; see `resolve` for its name. ValueError for one that is not supported."""
     path = resolve(path_or_hub_id, revision=revision)
     return _family(path)(path, dtype=dtype, device=device)
 
@@ -95,8 +95,8 @@ def _family(path: Path) -> type[Family]:
             continue
         if entry[0] not in _LIBRARIES:
             raise ValueError(
-                f"{path}: part {part!r} is {entry[0]}.{entry[1]}, code that the model brings along; "
-                "such code is never run"
+                f"{path}: part {part!r} is {entry[0]}.{entry[1]}, code that the model brings "
+                "along; such code is never run"
             )
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in FAMILIES:

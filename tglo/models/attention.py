@@ -1,4 +1,4 @@
-"""Attention backends of a denoiser: PyTorch's own, xFormers, or one that diffusers dispatches to."""
+"""Attention backends of a denoiser: PyTorch's own, xFormers, or one that diffusers offers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ def set_backend(denoiser: Any, backend: str) -> None:
     UNets' does not. Raises ValueError when the backend is missing, needs a GPU, or has no effect.
     """
     if backend == "default":
-        if denoiser.__class__.__name__.startswith("UNet"):
-            denoiser.set_default_attn_processor()
+        if _dispatches(denoiser):
+            denoiser.reset_attention_backend()
+        else:
+            denoiser.disable_xformers_memory_efficient_attention()
         return
     if backend == "xformers" and not _dispatches(denoiser):
         if importlib.util.find_spec("xformers") is None:

@@ -1,7 +1,7 @@
 """What the cache, the training loop and the export ask of a model family.
 
-A new family is a subclass of Family in a file of its own (its class variables, `text`, `conditions`,
-`call` and `example_text`) and one entry in tglo.models.FAMILIES.
+A new family is a subclass of Family in a file of its own (its class variables, `text`,
+`conditions`, `call` and `example_text`) and one entry in tglo.models.FAMILIES.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
 
 
 class Family(ABC):
-    """One loaded model: denoiser, noise schedule and, until they are dropped, VAE and text encoders.
+    """One loaded model: denoiser, noise schedule and, until dropped, VAE and text encoders.
 
-    path: a local diffusers folder (tglo.models.resolve finds it). dtype: of the denoiser and the text
-    encoders; the VAE runs in float32 where a smaller type would overflow.
+    path: a local diffusers folder (tglo.models.resolve finds it). dtype: of the denoiser and the
+    text encoders; the VAE runs in float32 where a smaller type would overflow.
     """
 
     name: ClassVar[str]
@@ -52,7 +52,7 @@ class Family(ABC):
         self._vae_config = json.loads((self.path / "vae" / "config.json").read_text())
         pipeline = self.pipeline_class.from_pretrained(
             self.path,
-            torch_dtype={"default": dtype, "vae": autoencoder.vae_dtype(self._vae_config, dtype)},
+            dtype={"default": dtype, "vae": autoencoder.vae_dtype(self._vae_config, dtype)},
             use_safetensors=True,  # the other format is pickle, which can run code
             local_files_only=True,
             **self.unused_parts,
@@ -71,8 +71,9 @@ class Family(ABC):
         self.latent_channels: int = self.vae.config.latent_channels
         if self.denoiser.config.in_channels != self.latent_channels:
             raise ValueError(
-                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels and "
-                f"the VAE gives {self.latent_channels}; inpainting and similar models are not supported"
+                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels "
+                f"and the VAE gives {self.latent_channels}; models that take more than latents, "
+                "such as inpainting models, are not supported"
             )
         for encoder in (self.vae, *self.text_encoders):
             encoder.eval().requires_grad_(False)
@@ -103,9 +104,10 @@ class Family(ABC):
         timesteps: Tensor,
         conditions: dict[str, Tensor],
     ) -> Tensor:
-        """The denoiser's prediction (B, C, h, w) for latents (B, C, h, w) and timesteps (B,) float32.
+        """The denoiser's prediction (B, C, h, w).
 
-        denoiser: the module or a wrapper of it (DDP, DeepSpeed engine), called as a function.
+        noisy: latents (B, C, h, w); timesteps: (B,) float32; denoiser: the module or a wrapper of
+        it (DDP, DeepSpeed engine), called as a function.
         """
 
     @abstractmethod
@@ -134,7 +136,7 @@ class Family(ABC):
 
     @property
     def bucket_step(self) -> int:
-        """Image sides must be a multiple of this many pixels, so that no level of the denoiser pads."""
+        """Image sides must be a multiple of this many pixels: then no denoiser level pads."""
         levels = len(getattr(self.denoiser.config, "block_out_channels", (0,)))
         return self.vae_scale * 2 ** (levels - 1)
 
@@ -239,14 +241,17 @@ class Family(ABC):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """Moves and converts the loaded parts in place; the VAE stays float32 where it must."""
-        self.denoiser.to(device=device, dtype=dtype)
-        if device is not None:
-            self.schedule = self.schedule.to(device)
+        parts = [(self.denoiser, dtype)]
         if self.vae is not None:
             vae_dtype = None if dtype is None else autoencoder.vae_dtype(self._vae_config, dtype)
-            self.vae.to(device=device, dtype=vae_dtype)
-            for encoder in self.text_encoders:
-                encoder.to(device=device, dtype=dtype)
+            parts += [(self.vae, vae_dtype), *((encoder, dtype) for encoder in self.text_encoders)]
+        for module, new in parts:
+            if device is not None:
+                module.to(device)
+            if new is not None and new != module.dtype:
+                module.to(new)
+        if device is not None:
+            self.schedule = self.schedule.to(device)
         return self
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Besides the weights: what turns a prompt into token ids.
-_VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+_VOCABULARY = ("vocab.json", "merges.txt", "spiece.model")
+# What saving a folder writes into these files; a tokenizer also keeps how it was last called.
+_INCIDENTAL = ("transformers_version", "torch_dtype", "dtype", "truncation", "padding")
 
 
 def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
     """part -> hexadecimal digest of its config, safetensors weights and vocabulary.
 
-    Names and versions that saving a folder writes into its configs do not count.
+    What differs between two savings of the same part does not count.
     """
     return {part: _part_digest(folder / part) for part in parts}
 
@@ -22,7 +24,7 @@ def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
 def _part_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name == "config.json":
+        if path.name in ("config.json", "tokenizer.json"):
             config = json.loads(path.read_text())
             ours = {key: value for key, value in config.items() if _counts(key)}
             digest.update(json.dumps(ours, sort_keys=True).encode())
@@ -33,4 +35,4 @@ def _part_digest(folder: Path) -> str:
 
 
 def _counts(key: str) -> bool:
-    return not key.startswith("_") and key not in ("transformers_version", "torch_dtype", "dtype")
+    return not key.startswith("_") and key not in _INCIDENTAL

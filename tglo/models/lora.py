@@ -38,23 +38,22 @@ def add(
         raise ValueError("the model already has a LoRA; load it again to add another")
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft only divides by the rank
         lora_dropout=dropout,
         target_modules=list(targets),
         init_lora_weights="gaussian",
     )
     denoiser.requires_grad_(False)
     attach(denoiser, config, seed)
-    for parameter in parameters(denoiser):
-        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-        parameter.requires_grad_(True)
 
 
 def attach(denoiser: Any, config: LoraConfig, seed: int = 0) -> None:
-    """Adds the layers that config describes, with the generators of all devices left as they were."""
+    """Adds the layers that config describes, in float32; the global generators stay as they are."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         denoiser.add_adapter(config, adapter_name=ADAPTER)
+    for parameter in parameters(denoiser):
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def has(denoiser: Any) -> bool:
@@ -83,7 +82,7 @@ def state_dict(denoiser: Any, weights: dict[str, Tensor] | None = None) -> dict[
 
 
 def load_state_dict(denoiser: Any, weights: dict[str, Tensor]) -> None:
-    """Sets the weights of an attached LoRA from `state_dict`'s form; ValueError unless all match."""
+    """Sets an attached LoRA's weights from `state_dict`'s form; ValueError unless all match."""
     expected = set(state_dict(denoiser))
     if set(weights) != expected:
         names = sorted(expected.symmetric_difference(weights))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from tglo.models.base import Family
 
@@ -19,9 +19,9 @@ class StableDiffusion(Family):
     """UNet conditioned on the last hidden states of one CLIP text encoder."""
 
     name = "stable-diffusion"
-    pipeline_class = StableDiffusionPipeline
-    text_parts = (("tokenizer", "text_encoder"),)
-    unused_parts = {  # noqa: RUF012
+    pipeline_class: ClassVar[Any] = StableDiffusionPipeline
+    text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    unused_parts: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,
         "image_encoder": None,
@@ -55,7 +55,8 @@ class StableDiffusion(Family):
         conditions: dict[str, Tensor],
     ) -> Tensor:
         """As Family.call; latents and embeddings are converted to the denoiser's dtype."""
-        dtype = self.dtype
+        module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
+        dtype = next(module.parameters()).dtype
         options = {}
         if "time_ids" in conditions:
             # The time ids stay float32: bfloat16 would round a side of 1023 pixels to 1024.
@@ -111,7 +112,7 @@ class StableDiffusionXL(StableDiffusion):
     name = "stable-diffusion-xl"
     pipeline_class = StableDiffusionXLPipeline
     text_parts = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
-    unused_parts = {"feature_extractor": None, "image_encoder": None}  # noqa: RUF012
+    unused_parts: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None}
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import nn
+
+from tests import tiny
+from tests.models.helpers import example, perturb
+from tglo import models
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders: dict[str, Path]) -> dict[str, DiffusionPipeline]:
+    return {name: DiffusionPipeline.from_pretrained(path) for name, path in folders.items()}
+
+
+def test_loads_the_right_family(load: Callable[..., models.Family]) -> None:
+    expected = {
+        "sd15": (models.StableDiffusion, "epsilon"),
+        "sd2": (models.StableDiffusion, "v_prediction"),
+        "sdxl": (models.StableDiffusionXL, "epsilon"),
+    }
+    for kind, (family, prediction_type) in expected.items():
+        model = load(kind)
+        assert type(model) is family
+        assert model.schedule.prediction_type == prediction_type
+        assert model.latent_channels == 4 and model.bucket_step == 4
+        assert model.default_resolution == 16
+        assert not model.denoiser.training and not model.vae.training
+
+
+def test_default_temperature_is_the_papers_for_the_papers_model(
+    load: Callable[..., models.Family],
+) -> None:
+    family = load("sd15")
+    for side, expected in ((64, 1e-3), (128, 2.5e-4), (8, 0.064)):
+        family.denoiser.register_to_config(sample_size=side)
+        assert family.default_temperature == pytest.approx(expected)
+
+
+def test_text_equals_the_pipelines(
+    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
+) -> None:
+    prompts = ["a handwritten seven", "", "x" * 200, "Zürich 7️⃣"]
+    text = family.text(prompts)
+    encoded = pipelines[kind].encode_prompt(
+        prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
+    )
+    assert torch.equal(text["prompt_embeds"], encoded[0])
+    empty = family.unconditional()
+    assert torch.equal(empty["prompt_embeds"][0], encoded[1][0])
+    if kind == "sdxl":
+        assert torch.equal(text["pooled_prompt_embeds"], encoded[2])
+        assert torch.equal(empty["pooled_prompt_embeds"][0], encoded[3][0])
+        assert not empty["prompt_embeds"].any()
+
+
+def test_sdxl_without_forced_zeros_starts_from_the_empty_prompt(
+    load: Callable[..., models.Family],
+) -> None:
+    family = load("sdxl")
+    family.pipeline_config["force_zeros_for_empty_prompt"] = False
+    for name, tensor in family.unconditional().items():
+        assert torch.equal(tensor, family.text([""])[name]) and tensor.any()
+
+
+def test_long_prompts_are_counted_and_reported_once(
+    load: Callable[..., models.Family], caplog: pytest.LogCaptureFixture
+) -> None:
+    family = load("sdxl")
+    with caplog.at_level(logging.WARNING, logger="tglo"):
+        family.text(["short", "x" * 76, "x" * 75])
+        family.text(["y" * 300])
+    assert family.truncated_prompts == 2
+    assert [record.message for record in caplog.records] == [
+        "1 prompts of this batch are longer than 77 tokens and are cut there; further ones are "
+        "only counted, in truncated_prompts"
+    ]
+
+
+def test_predict_equals_the_unet_call(
+    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
+) -> None:
+    noisy, index, conditions = example(family)
+    text = family.text(["a handwritten seven", "a handwritten two"])
+    options = {}
+    if kind == "sdxl":
+        time_ids = torch.tensor([[40.0, 24, 3, 0, 16, 16]] * 2)
+        options["added_cond_kwargs"] = {
+            "text_embeds": text["pooled_prompt_embeds"],
+            "time_ids": time_ids,
+        }
+    expected = pipelines[kind].unet(
+        noisy, index, encoder_hidden_states=text["prompt_embeds"], **options
+    )
+    prediction = family.predict(family.denoiser, noisy, index, conditions)
+    assert torch.equal(prediction, expected.sample)
+
+
+def test_sdxl_time_ids_matter_and_are_demanded(load: Callable[..., models.Family]) -> None:
+    family = load("sdxl")
+    noisy, index, conditions = example(family)
+    other = dict(conditions, time_ids=conditions["time_ids"] + 9)
+    predictions = [family.predict(family.denoiser, noisy, index, c) for c in (conditions, other)]
+    assert not torch.equal(*predictions)
+    with pytest.raises(ValueError, match="original_size"):
+        family.conditions(family.text(["a"]))
+
+
+def test_predict_calls_the_wrapper_with_its_dtype(family: models.Family) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self.calls = module, 0
+
+        def forward(self, *args: torch.Tensor, **options: object) -> object:
+            self.calls += 1
+            return self.module(*args, **options)
+
+    example_input = example(family)
+    expected = family.predict(family.denoiser, *example_input)
+    wrapper = Wrapper(family.denoiser)
+    assert torch.equal(family.predict(wrapper, *example_input), expected)
+    assert wrapper.calls == 1
+    half = Wrapper(family.reference_copy().bfloat16())
+    assert family.predict(half, *example_input).dtype == torch.bfloat16
+
+
+def test_latents_are_the_scaled_posterior(
+    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
+) -> None:
+    pixels = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, std = family.latents(pixels)
+    with torch.no_grad():
+        posterior = pipelines[kind].vae.encode(pixels).latent_dist
+    scaling = {"sd15": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}[kind]
+    assert mean.shape == (2, 4, 8, 12) and mean.dtype == torch.float32
+    torch.testing.assert_close(mean, posterior.mean * scaling)
+    torch.testing.assert_close(std, posterior.std * scaling)
+
+
+@pytest.mark.parametrize(
+    ("force_upcast", "dtype", "vae_dtype"),
+    [
+        (True, torch.bfloat16, torch.float32),
+        (True, torch.float16, torch.float32),
+        (False, torch.float16, torch.float32),
+        (False, torch.bfloat16, torch.bfloat16),
+        (False, torch.float32, torch.float32),
+    ],
+)
+def test_vae_dtype(
+    tmp_path: Path, force_upcast: bool, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> None:
+    family = models.load(tiny.build_sdxl(tmp_path / "m", force_upcast=force_upcast), dtype=dtype)
+    assert family.vae.dtype == vae_dtype
+    assert family.denoiser.dtype == family.text_encoders[1].dtype == family.dtype == dtype
+    family.to(dtype=torch.float32).to(dtype=dtype)
+    assert family.vae.dtype == vae_dtype and family.dtype == dtype
+
+
+def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
+    family.set_gradient_checkpointing(True)
+    family.denoiser.train()
+    example_input = example(family)
+    reference = family.reference_copy()
+    before = family.predict(reference, *example_input)
+    assert torch.equal(before, family.predict(family.denoiser, *example_input))
+    assert not reference.training and not reference.is_gradient_checkpointing
+    assert not any(p.requires_grad for p in reference.parameters())
+    perturb(family.denoiser)
+    assert torch.equal(before, family.predict(reference, *example_input))
+    assert not torch.equal(before, family.predict(family.denoiser, *example_input))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(family: models.Family) -> None:
+    example_input = example(family)
+    family.denoiser.train()
+    gradients = []
+    for enabled in (False, True):
+        family.set_gradient_checkpointing(enabled)
+        assert family.denoiser.is_gradient_checkpointing == enabled
+        family.denoiser.zero_grad()
+        family.predict(family.denoiser, *example_input).square().mean().backward()
+        gradients.append([p.grad.clone() for p in family.denoiser.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_channels_last_gives_the_same_prediction(family: models.Family) -> None:
+    example_input = example(family)
+    expected = family.predict(family.denoiser, *example_input)
+    family.set_channels_last()
+    weight = family.denoiser.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(family.predict(family.denoiser, *example_input), expected)
+
+
+def test_attention_backends_that_are_not_there_are_named(
+    load: Callable[..., models.Family],
+) -> None:
+    family = load("sd15")
+    example_input = example(family)
+    expected = family.predict(family.denoiser, *example_input)
+    with pytest.raises(ValueError, match="xformers"):
+        family.set_attention("xformers")
+    with pytest.raises(ValueError, match="'flash' has no effect on UNet2DConditionModel"):
+        family.set_attention("flash")
+    family.set_attention("default")
+    assert torch.equal(family.predict(family.denoiser, *example_input), expected)
+
+
+def test_dropped_encoders_are_gone_and_named(family: models.Family) -> None:
+    conditions = family.conditions(family.example_text(2), example(family)[2] and sizes())
+    family.drop_encoders()
+    assert family.vae is None and not any(family.text_encoders)
+    for use in (
+        lambda: family.text(["a"]),
+        lambda: family.latents(torch.zeros(1, 3, 16, 16)),
+        lambda: family.generate(["a"], [0]),
+    ):
+        with pytest.raises(RuntimeError, match="dropped"):
+            use()
+    family.to("cpu", torch.float32)
+    noisy, index = torch.zeros(2, 4, 8, 8), torch.tensor([0, 1])
+    assert family.predict(family.denoiser, noisy, index, conditions).isfinite().all()
+
+
+def sizes() -> dict[str, torch.Tensor]:
+    return {name: torch.ones(2, 2) for name in ("original_size", "crop", "target_size")}
+
+
+def test_fingerprint_names_what_the_cache_depends_on(
+    kind: str, family: models.Family, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fingerprint = family.fingerprint()
+    parts = {"family", "vae", "text_encoder", "tokenizer", "vae_dtype", "text_dtype"}
+    if kind == "sdxl":
+        parts |= {"text_encoder_2", "tokenizer_2"}
+    assert set(fingerprint) == parts
+    assert all(isinstance(value, str) and value for value in fingerprint.values())
+    assert models.load(folders[kind]).fingerprint() == fingerprint
+    other = models.load(tiny.build_sd15(tmp_path / "other", seed=5)).fingerprint()
+    if kind == "sd15":
+        differing = {name for name in parts if other[name] != fingerprint[name]}
+        assert differing == {"vae", "text_encoder"}
+        half = family.to(dtype=torch.bfloat16).fingerprint()
+        assert {name for name in parts if half[name] != fingerprint[name]} == {"text_dtype"}
+
+
+def test_a_saved_again_folder_has_the_same_fingerprint(
+    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline], tmp_path: Path
+) -> None:
+    pipelines[kind].save_pretrained(tmp_path / "again")
+    assert models.load(tmp_path / "again").fingerprint() == family.fingerprint()
+
+
+def test_inpainting_models_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(folders["sd15"])
+    pipeline.unet = type(pipeline.unet).from_config({**pipeline.unet.config, "in_channels": 9})
+    pipeline.save_pretrained(tmp_path / "inpainting")
+    with pytest.raises(ValueError, match="takes 9 channels and the VAE gives 4"):
+        models.load(tmp_path / "inpainting")
+
+
+def test_a_new_scheduler_in_the_folder_gives_its_schedule(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(folders["sd15"])
+    pipeline.scheduler = DDPMScheduler(num_train_timesteps=50, prediction_type="sample")
+    pipeline.save_pretrained(tmp_path / "m")
+    schedule = models.load(tmp_path / "m").schedule
+    assert len(schedule) == 50 and schedule.prediction_type == "sample"
