@@ -188,6 +188,7 @@ def test_left_over_pieces_are_cleared(built, tmp_path):
     target = tmp_path / "c"
     target.mkdir()
     (target / ".latents-00000.safetensors.0123.tmp").write_bytes(b"half a shard")
+    (target / ".cache.json.0123.tmp").write_bytes(b"half a file")
     build_cache(manifest, target, FakeEncoder(), **SETTINGS)
     assert not list(target.glob(".*"))
 

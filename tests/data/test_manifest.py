@@ -184,5 +184,16 @@ def test_the_same_image_scored_twice_is_fine(tmp_path):
 
 
 def test_writing_refuses_an_unknown_format(tmp_path):
-    with pytest.raises(ValueError, match=r"written as \.csv, \.jsonl or \.parquet"):
+    with pytest.raises(ValueError, match=r"written as one of \.csv, \.jsonl, \.parquet"):
         write_manifest(tmp_path / "m.txt", [])
+
+
+def test_a_manifest_is_written_beside_its_images(tmp_path):
+    manifest = simple_manifest(tmp_path)
+    write_manifest(tmp_path / "copy.csv", manifest)
+    assert_same(read_manifest(tmp_path / "copy.csv"))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="which its images are relative to; write it there"):
+        write_manifest(tmp_path / "other" / "copy.csv", manifest)
+    with pytest.raises(ValueError, match=r"written as one of"):
+        manifest.check_output(tmp_path / "copy.xlsx")

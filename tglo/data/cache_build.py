@@ -112,6 +112,8 @@ def build_cache(
 
     folder = Path(out_dir)
     _claim(folder, fingerprint)
+    if world_size == 1:  # with more, a piece may belong to another rank that is at work
+        _clear(folder, ".*.tmp")
     shards = _Shards(folder, allowed_bad=max_bad_fraction * len(rows), total=len(rows))
     mine = slice(rank, None, world_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _bar(progress, rank) as bar:
@@ -191,8 +193,7 @@ class _Shards:
     ) -> dict[str, Any]:
         (self.folder / "cache.json").unlink(missing_ok=True)  # until it is true again
         (self.folder / f"{name}.json").unlink(missing_ok=True)
-        for left_over in self.folder.glob(f".{name}.*.tmp"):
-            left_over.unlink(missing_ok=True)
+        _clear(self.folder, f".{name}.*.tmp")
         path = self.folder / f"{name}.safetensors"
         temporary = temporary_name(path)
         try:
@@ -229,6 +230,12 @@ def _claim(folder: Path, fingerprint: dict[str, str]) -> None:
         raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
     else:
         write_json(path, fingerprint)
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    """Remove what a killed process had not finished."""
+    for left_over in folder.glob(pattern):
+        left_over.unlink(missing_ok=True)
 
 
 def _split(items: Sequence[Part], size: int) -> list[Sequence[Part]]:

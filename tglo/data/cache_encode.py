@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,9 +17,7 @@ from tglo.data.cache_format import Encoder, Quarantined, bucket_name
 from tglo.data.errors import CacheError, ImageError
 from tglo.data.images import cover_and_crop, decode_image, to_tensor
 from tglo.data.manifest import Manifest, Row
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from tglo.data.prefetch import in_order
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def encode_latents(
         if batch:
             stacks.setdefault(bucket, []).append(_encode_batch(encoder, batch, dtype))
 
-    ready = _in_order(pool, lambda row: prepare(manifest, row, buckets), rows, 2 * batch_size + 8)
+    ready = in_order(pool, lambda row: prepare(manifest, row, buckets), rows, 2 * batch_size + 8)
     for result in ready:
         if isinstance(result, Quarantined):
             quarantined.append(result)
@@ -139,16 +135,3 @@ def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> di
                 raise CacheError(f"the encoder returned NaN or inf in {name} for one of {batch}")
             earlier.append(tensor)
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
-
-
-def _in_order(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Results in order, with a bounded number computed ahead."""
-    iterator = iter(items)
-    queue = deque(pool.submit(function, item) for item in islice(iterator, ahead))
-    while queue:
-        result = queue.popleft().result()
-        for item in islice(iterator, 1):
-            queue.append(pool.submit(function, item))
-        yield result

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tglo.data.containers import MAX_BYTES, ImageStore, why_refused
 from tglo.data.errors import ManifestError
-from tglo.data.manifest_formats import Columns, RawRow, read_rows
+from tglo.data.manifest_formats import WRITTEN, Columns, RawRow, read_rows
 from tglo.data.manifest_formats import write_rows as _write_rows
 
 SHOWN = 10  # refused rows that an error lists
@@ -87,10 +87,26 @@ class Manifest:
         """Encoded bytes. ImageError: unusable; ManifestError: outside the data folder."""
         return self._store.read(row.image, max_bytes)
 
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
     def select(self, indices: Iterable[int]) -> Manifest:
         """The rows at these indices, in their order."""
-        rows = tuple(self.rows[i] for i in indices)
-        return Manifest(rows, self.root, self.path, self._store)
+        return self.with_rows(self.rows[i] for i in indices)
+
+    def with_rows(self, rows: Iterable[Row]) -> Manifest:
+        """Other rows over the same images."""
+        return Manifest(tuple(rows), self.root, self.path, self._store)
+
+    def check_output(self, path: str | os.PathLike[str]) -> None:
+        """ManifestError unless this manifest can be written to path. Ask before a long scoring."""
+        path = Path(path)
+        if path.suffix.lower() not in WRITTEN:
+            raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
+        if os.path.realpath(path.parent) != self.root:
+            raise ManifestError(
+                f"{path} is not in {self.root}, which its images are relative to; write it there"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -153,12 +169,15 @@ def read_manifest(
     return Manifest(tuple(rows), real_root, str(path), ImageStore(real_root))
 
 
-def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row]) -> None:
     """Write rows as .csv, .jsonl or .parquet (by suffix), atomically.
 
-    Columns: prompt, image, score, then the rows' extra columns. Images stay as written: read a file
-    in another folder back with `root` set to the manifest's root.
+    Columns: prompt, image, score, then the rows' extra columns. Images stay as written, relative
+    to their root: a Manifest is written there or refused, and bare rows that go elsewhere are read
+    back with `root`. Raises ManifestError for another suffix too.
     """
+    if isinstance(rows, Manifest):
+        rows.check_output(path)
     rows = list(rows)
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
     clash = {"prompt", "image", "score"} & set(extra)

@@ -15,6 +15,8 @@ from typing import Any
 from tglo.data.errors import ManifestError
 from tglo.files import publish, temporary_name, write_bytes
 
+WRITTEN = (".csv", ".jsonl", ".parquet")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -214,7 +216,7 @@ def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None
         finally:
             temporary.unlink(missing_ok=True)
     else:
-        raise ManifestError(f"{path}: a manifest is written as .csv, .jsonl or .parquet")
+        raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
 
 
 def _cell(value: Any) -> Any:
