@@ -141,17 +141,10 @@ def build_cache(
             bar.update(len(row_part))
 
     content = complete_cache(
-        folder,
-        fingerprint,
-        sizes,
-        rows,
-        prompts,
-        shard_size,
+        folder, fingerprint, sizes, rows, prompts, shard_size, shards.take_all_quarantined
     )
     if content is not None:
-        shards.quarantined = [Quarantined(**entry) for entry in content["quarantined"]]
         shards.samples = content["samples"]
-        shards.stop_if_too_many()
     return Report(
         samples=shards.samples,
         prompts=len(prompts),
@@ -205,6 +198,11 @@ class _Shards:
         record = {**record, "file": path.name, "bytes": size, "sha256": checksum}
         write_json(self.folder / f"{name}.json", record)
         return record
+
+    def take_all_quarantined(self, quarantined: Sequence[Quarantined]) -> None:
+        """Count every rank's instead of this one's."""
+        self.quarantined = list(quarantined)
+        self.stop_if_too_many()
 
     def stop_if_too_many(self) -> None:
         """CacheError when more images are unusable than was allowed."""

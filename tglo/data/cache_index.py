@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from tglo.data.buckets import Size
-from tglo.data.cache_format import FORMAT, VERSION, finished_record, shard_name, text_key
+from tglo.data.cache_format import (
+    FORMAT,
+    VERSION,
+    Quarantined,
+    finished_record,
+    shard_name,
+    text_key,
+)
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
 from tglo.files import publish, sha256_file, temporary_name, write_json
@@ -24,8 +31,11 @@ def complete_cache(
     rows: Sequence[Row],
     prompts: Sequence[str],
     shard_size: int,
+    accept: Callable[[Sequence[Quarantined]], None],
 ) -> dict[str, Any] | None:
     """Write index.safetensors and cache.json if every shard is recorded, else return None.
+
+    accept is given what all ranks quarantined, and raises if that is too much.
 
     Several ranks may do so at once: they write the same bytes. Returns the content of cache.json.
     """
@@ -33,6 +43,8 @@ def complete_cache(
     text = _records(folder, "text", -(-len(prompts) // shard_size))
     if latents is None or text is None:
         return None
+    quarantined = [entry for record in latents for entry in record["quarantined"]]
+    accept([Quarantined(**entry) for entry in quarantined])
     shapes = [record["shapes"] for record in text]
     if any(shape != shapes[0] for shape in shapes):
         raise CacheError(
@@ -56,7 +68,7 @@ def complete_cache(
         "shard_size": shard_size,
         "samples": len(index["sample_id"]),
         "prompts": len(prompts),
-        "quarantined": [entry for record in latents for entry in record["quarantined"]],
+        "quarantined": quarantined,
         "index": {"file": path.name, "bytes": size, "sha256": checksum},
         "shards": entries,
     }
