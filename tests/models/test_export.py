@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_gathered_weights_are_saved_instead_of_the_modules(
         pipeline = DiffusionPipeline.from_pretrained(trained.path)
         pipeline.load_lora_weights(folder)
         assert torch.equal(trained.predict(pipeline.unet, *example_input), expected)
+
+
+def test_an_export_warns_of_nothing(
+    load: Callable[..., models.Family], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    family = load("sdxl")
+    train_lora(family)
+    level = logging.getLogger("diffusers").level
+    family.save_lora(tmp_path / "lora")
+    assert not caplog.records
+    assert logging.getLogger("diffusers").level == level
 
 
 def test_half_precision_exports(load: Callable[..., models.Family], tmp_path: Path) -> None:

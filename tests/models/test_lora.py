@@ -51,6 +51,23 @@ def test_adapters_off_is_the_base_model_also_behind_a_wrapper(family: models.Fam
     assert all(p.requires_grad for p in family.lora_parameters)
 
 
+def test_gradients_pass_a_reference_forward_between(load: Callable[..., models.Family]) -> None:
+    family = load("sd15")
+    family.add_lora(2, 2.0)
+    perturb(family.denoiser)
+    example_input = example(family)
+    gradients = []
+    for reference_between in (False, True):
+        family.denoiser.zero_grad()
+        prediction = family.predict(family.denoiser, *example_input)
+        if reference_between:
+            with family.adapters_off(), torch.no_grad():
+                family.predict(family.denoiser, *example_input)
+        prediction.square().mean().backward()
+        gradients.append([p.grad.clone() for p in family.lora_parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_initial_weights_come_from_the_seed_only(load: Callable[..., models.Family]) -> None:
     weights = []
     for global_seed, seed in ((0, 7), (1, 7), (1, 8)):

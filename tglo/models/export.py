@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import convert_state_dict_to_diffusers, logging
 from torch import Tensor
 
 from tglo import philox
@@ -45,9 +45,9 @@ def save_pipeline(
     """Writes a folder for DiffusionPipeline.from_pretrained and returns it.
 
     The denoiser is the trained one, with its LoRA merged in (in float32) where there is one; all
-    other parts are the original folder's files. state_dict: the weights to save where the module's own are sharded,
-    with every key of the denoiser, or of its LoRA. Raises ExportError, or FileExistsError when the
-    folder exists and overwrite is not set.
+    other parts are the original folder's files. state_dict: the weights to save where the module's
+    own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, or
+    FileExistsError when the folder exists and overwrite is not set.
     """
     with _publishing(folder, overwrite) as temporary:
         trained = _trained(family, state_dict)
@@ -165,7 +165,13 @@ def _load_lora(family: Family, folder: Path, like: Tensor) -> Any:
     parts: dict[str, Any] = dict.fromkeys(names) | family.unused_parts
     denoiser = _in_float32(_base(family, like))
     parts |= {family.denoiser_part: denoiser, "scheduler": family.scheduler}
-    family.pipeline_class(**parts).load_lora_weights(folder)
+    # diffusers warns about each text encoder that the LoRA has no weights for.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        family.pipeline_class(**parts).load_lora_weights(folder)
+    finally:
+        logging.set_verbosity(verbosity)
     return denoiser
 
 
