@@ -207,6 +207,28 @@ def test_handles_are_bounded_and_memory_stays_on_disk(built, monkeypatch):
     assert torch.equal(cache.batch([ids[0]])["mean"], expected[0])
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_shard_is_never_read_whole(tmp_path):
+    class Large(FakeEncoder):
+        def latents(self, pixels):
+            mean = pixels.new_ones(len(pixels), 2**20, 1, 1)  # 4 MB a sample
+            return mean, mean
+
+    manifest = make_manifest(tmp_path, 8)
+    settings = {**SETTINGS, "shard_size": 8}
+    build_cache(manifest, tmp_path / "c", Large(), buckets=False, **settings)
+    assert (tmp_path / "c" / "latents-00000.safetensors").stat().st_size > 60 * 2**20
+    cache = LatentCache(tmp_path / "c")
+    before = resident_bytes()
+    batch = cache.batch(manifest.sample_ids()[:1])
+    assert batch["mean"].shape == (1, 2**20, 1, 1)
+    assert resident_bytes() - before < 40 * 2**20  # two copies and two mapped rows: 16 MB
+
+
 def test_a_cache_travels_to_workers(built):
     manifest, folder, _ = built
     cache = LatentCache(folder)

@@ -60,7 +60,7 @@ class LatentCache:
         check_file(self.path, self._content["index"], checksum=True)
         self._index: dict[str, NDArray[np.int64]] = load_file(self.path / "index.safetensors")
         self._bucket_list = [cast(Size, tuple(size)) for size in self._content["buckets"]]
-        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
         self._unconditional: dict[str, Tensor] | None = None
 
@@ -135,7 +135,7 @@ class LatentCache:
             places = self._index["text"][self._find(cast("Sequence[int]", samples))]
         size = self._content["shard_size"]
         located = [(shard_name("text", p // size), p % size) for p in places.tolist()]
-        names = sorted(self._shard(located[0][0]).keys())
+        names = sorted(self._shard(located[0][0]))
         return {name: self._gather(name, located) for name in names}
 
     def unconditional(self) -> dict[str, Tensor]:
@@ -191,21 +191,21 @@ class LatentCache:
         return self._index["text_position"][place]
 
     def _gather(self, name: str, located: Sequence[tuple[str, int]]) -> Tensor:
-        slices = [self._shard(shard).get_slice(name)[row : row + 1] for shard, row in located]
-        return torch.cat(slices)  # a copy, also of one: nothing of the map leaves this class
+        # A copy, also of one row: nothing of the map leaves this class.
+        return torch.stack([self._shard(shard)[name][row] for shard, row in located])
 
-    def _shard(self, name: str) -> Any:
+    def _shard(self, name: str) -> dict[str, Tensor]:
+        """A shard's tensors as views of its memory map: only the pages of rows in use are read."""
         with self._lock:
             if name in self._open:
                 self._open.move_to_end(name)
                 return self._open[name]
             path = self.path / f"{name}.safetensors"
             try:
-                shard = safe_open(path, framework="pt")
+                with safe_open(path, framework="pt") as file:
+                    shard = {key: file.get_tensor(key) for key in file.keys()}
             except (SafetensorError, OSError) as error:
-                raise CacheError(
-                    f"{path} cannot be read ({error}); run `tglo cache` again"
-                ) from None
+                raise CacheError(f"{path} is torn ({error}); run `tglo cache` again") from None
             self._open[name] = shard
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
