@@ -63,10 +63,10 @@ class Batches:
         config: TrainConfig,
         samples: Samples,
         cache: LatentCache,
+        unconditional: dict[str, Tensor],
         sampler: BatchSampler,
         family: Family,
         rank: int,
-        device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.config = config
@@ -75,10 +75,10 @@ class Batches:
         self.sampler = sampler
         self.family = family
         self.rank = rank
-        self.device = device
+        self.device = family.device
         self.dtype = dtype
-        self.schedule = family.schedule.to(device)
-        self.unconditional = cache.unconditional()
+        self.schedule = family.schedule
+        self.unconditional = {name: value.cpu() for name, value in unconditional.items()}
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tglo-read")
         self._ahead: tuple[tuple[int, int], Future[_Read]] | None = None
 
@@ -147,7 +147,7 @@ class Batches:
         )[:, 0].lt(self.config.data.caption_dropout)
         if bool(dropped.any()):
             for name, value in text.items():
-                empty = self.unconditional[name].expand_as(value)
+                empty = self.unconditional[name].to(value.dtype).expand_as(value)
                 mask = dropped.reshape(-1, *[1] * (value.dim() - 1))
                 text[name] = torch.where(mask, empty, value)
         pin = self.device.type == "cuda"

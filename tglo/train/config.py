@@ -192,7 +192,7 @@ def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
     """Nested plain data (JSON and TOML types, None left out): parse_config's inverse."""
-    plain = msgspec.to_builtins(config, enc_hook=lambda value: str(value))
+    plain = msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str)
     return {
         key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
         for key, value in plain.items()

@@ -41,7 +41,10 @@ def validate(parts: Parts, step: int) -> None:
             for number, image in enumerate(images):
                 image.save(folder / f"{number:03d}.png")
 
-    processes.together(sample)
+    if sharded:  # a forward pass communicates, so no error of one rank alone can be waited for
+        sample()
+    else:
+        processes.together(sample)
 
 
 def export(parts: Parts, folder: Path, overwrite: bool = True) -> Path:

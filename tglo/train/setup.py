@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 
 from tglo import models
@@ -49,7 +49,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     samples = processes.together(lambda: _samples(manifest, cache, threshold))
     sampler = processes.together(
         lambda: BatchSampler(
-            [cache.bucket(sample) for sample in samples.ids],
+            cache.buckets(samples.ids),
             micro_batch=optimizer.micro_batch,
             accumulation=optimizer.accumulation,
             world_size=processes.world_size(),
@@ -64,8 +64,12 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         log.info("%s", summary)
 
     family = processes.together(lambda: _family(config, cache))
+    unconditional = family.unconditional()
+    if not config.output.validation_prompts:
+        family.drop_encoders()
+    family.to(device)
     mode = reference_mode(config)
-    copy = family.reference_copy().to(device) if mode == "copy" else None
+    copy = family.reference_copy() if mode == "copy" else None
     model = config.model
     if model.train == "lora":
         family.add_lora(
@@ -76,14 +80,14 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     family.denoiser.train()
     if model.gradient_checkpointing:
         family.set_gradient_checkpointing(True)
-    engine = processes.together(lambda: make_engine(config, family.denoiser, device))
+    engine = make_engine(config, family.denoiser, device)
     reference: Reference | None = None
     if copy is not None:
         reference = CopyReference(family.predict, copy.to(_weights_dtype(engine)))
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
     batches = Batches(
-        config, samples, cache, sampler, family, processes.rank(), device, engine.dtype
+        config, samples, cache, unconditional, sampler, family, processes.rank(), engine.dtype
     )
     return Parts(
         config=config,
@@ -125,38 +129,30 @@ def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
 
 def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Samples:
     """The manifest's rows that the cache holds; rows it quarantined are left out."""
-    kept, left_out, missing = [], 0, []
-    for number, row in enumerate(manifest.rows):
-        if row.sample_id in cache:
-            kept.append(number)
-        elif row.sample_id in cache.quarantined:
-            left_out += 1
-        else:
-            missing.append(row.line)
+    here = cache.has(manifest.sample_ids())
+    quarantined = {entry.image for entry in cache.quarantined}
+    absent = [manifest.rows[number] for number in np.flatnonzero(~here)]
+    missing = [row.line for row in absent if row.image not in quarantined]
     if missing:
         raise ValueError(
             f"cache {cache.path} lacks {len(missing)} rows of {manifest.path} (lines "
-            f"{missing[:5]}...): it was made from another manifest; run `tglo cache` again"
+            f"{missing[:5]}...): it was made from another manifest; make one with `tglo cache`"
         )
-    if left_out:
-        log.warning("%d rows are left out: their images were quarantined by the cache", left_out)
-    scores = torch.from_numpy(manifest.scores())
-    thresholds = torch.from_numpy(threshold.for_prompts(manifest.prompts()))
+    if absent:
+        log.warning("%d rows are left out: the cache quarantined their images", len(absent))
+    kept = manifest.select(np.flatnonzero(here).tolist())
     return Samples(
-        ids=[manifest.rows[number].sample_id for number in kept],
-        lines=[manifest.rows[number].line for number in kept],
-        scores=scores[kept],
-        thresholds=thresholds[kept],
+        ids=kept.sample_ids().tolist(),
+        lines=[row.line for row in kept.rows],
+        scores=torch.from_numpy(kept.scores()),
+        thresholds=torch.from_numpy(threshold.for_prompts(kept.prompts())),
     )
 
 
 def _family(config: TrainConfig, cache: LatentCache) -> Family:
     model = config.model
-    dtype: Any = torch.float32
-    family = models.load(model.path, revision=model.revision, dtype=dtype)
+    family = models.load(model.path, revision=model.revision)
     cache.check(family.fingerprint())
     if model.attention != "default":
         family.set_attention(model.attention)
-    if not config.output.validation_prompts:
-        family.drop_encoders()
     return family

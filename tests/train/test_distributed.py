@@ -1,0 +1,145 @@
+"""DeepSpeed on two gloo processes: every ZeRO stage gives one process's losses and weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from tests.train.conftest import write_toml
+from tglo.train import TrainConfig, train
+
+pytest.importorskip("deepspeed")
+Make = Callable[..., TrainConfig]
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [*command, "--master-port", str(free_port()), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return output
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.timeout(300)
+def test_zero_stages_equal_one_process(
+    make_config: Make, square_cache: Path, tmp_path: Path
+) -> None:
+    common = {"cache": str(square_cache), "caption_dropout": 0.3}
+    folders: dict[str, Path] = {}
+    alone: dict[str, Path] = {}
+    files = []
+    for what, stages in (("full", (0, 1, 2, 3)), ("lora", (2, 3))):
+        shared = {"model": {"train": what}, "data": common}
+        single = make_config(
+            folder=f"{what}-alone", **shared, optimizer={"micro_batch": 4, "steps": 3}
+        )
+        train(single)
+        alone[what] = single.output.folder
+        for stage in stages:
+            # One with two micro steps, the others with one, at the same global batch of 4.
+            micro, accumulation = (1, 2) if stage == 2 else (2, 1)
+            config = make_config(
+                folder=f"{what}-{stage}",
+                **shared,
+                optimizer={"micro_batch": micro, "accumulation": accumulation, "steps": 3},
+                engine={"kind": "deepspeed", "zero_stage": stage},
+            )
+            folders[f"{what}-{stage}"] = config.output.folder
+            files.append(str(write_toml(config, tmp_path / f"{what}-{stage}.toml")))
+    process = start(str(WORKER), *files)
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+
+    for name, folder in folders.items():
+        what = name.split("-")[0]
+        assert losses(folder) == pytest.approx(losses(alone[what]), rel=1e-5), name
+        if what == "full":
+            expected = UNet2DConditionModel.from_pretrained(alone[what] / "export", subfolder="unet")
+            found = UNet2DConditionModel.from_pretrained(folder / "export", subfolder="unet")
+            left, right = expected.state_dict(), found.state_dict()
+        else:
+            file = "pytorch_lora_weights.safetensors"
+            left = load_file(alone[what] / "export" / file)
+            right = load_file(folder / "export" / file)
+        assert left.keys() == right.keys()
+        worst = max(float((left[key] - right[key]).abs().max()) for key in left)
+        assert worst < 1e-4, name  # AdamW's first steps amplify rounding; a step is 1e-3
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+    output = finish(process, timeout=5)
+    raise AssertionError(f"step {step} was not reached: {output[-2000:]}")
+
+
+@pytest.mark.timeout(400)
+def test_two_processes_resume_bit_for_bit_after_kill_9(make_config: Make, tmp_path: Path) -> None:
+    steps = {"steps": 30, "micro_batch": 2, "ema_decay": 0.9}
+    engine = {"kind": "deepspeed", "zero_stage": 2}
+    options = {"optimizer": steps, "engine": engine, "model": {"train": "full"}}
+    straight = make_config(folder="straight", **options)
+    parted = make_config(folder="parted", **options, output={"save_every": 4})
+    command = ["-m", "tglo.cli", "train"]
+    first = start(*command, str(write_toml(straight, tmp_path / "straight.toml")))
+    toml = str(write_toml(parted, tmp_path / "parted.toml"))
+    output = finish(first)
+    assert first.returncode == 0, output[-3000:]
+
+    second = start(*command, toml)
+    wait_for_step(parted.output.folder, 6, second)
+    workers = psutil.Process(second.pid).children(recursive=True)
+    workers[-1].kill()  # one rank, in mid-step; the launcher ends the other
+    finish(second)
+    assert second.returncode != 0
+    assert len(losses(parted.output.folder)) < 30
+    third = start(*command, toml)
+    output = finish(third)
+    assert third.returncode == 0, output[-3000:]
+    assert losses(straight.output.folder) == losses(parted.output.folder)
+    one, other = (
+        load_file(c.output.folder / "export" / "unet" / "diffusion_pytorch_model.safetensors")
+        for c in (straight, parted)
+    )
+    assert all(np.array_equal(one[key].numpy(), other[key].numpy()) for key in one)
