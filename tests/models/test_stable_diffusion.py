@@ -164,6 +164,17 @@ def test_vae_dtype(
     assert family.vae.dtype == vae_dtype and family.dtype == dtype
 
 
+def test_autocast_does_not_reach_the_vae(load: Callable[..., models.Family]) -> None:
+    family = load("sdxl")
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = family.latents(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = family.latents(pixels)
+        half = family.generate(["a"], [0], steps=1)
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    assert half[0].size == (16, 16)
+
+
 def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
     family.set_gradient_checkpointing(True)
     family.denoiser.train()
@@ -250,6 +261,7 @@ def test_fingerprint_names_what_the_cache_depends_on(
         assert differing == {"vae", "text_encoder"}
         half = family.to(dtype=torch.bfloat16).fingerprint()
         assert {name for name in parts if half[name] != fingerprint[name]} == {"text_dtype"}
+        assert family.encoders_fingerprint().items() < fingerprint.items()
 
 
 def test_a_saved_again_folder_has_the_same_fingerprint(

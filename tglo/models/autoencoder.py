@@ -6,6 +6,7 @@ scaled = (latent - shift) * factor      factor = scaling_factor, or scaling_fact
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 @torch.no_grad()
 def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """pixels (B, 3, H, W) in [-1, 1] -> mean, standard deviation of scaled latents, float32."""
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    with _own_precision(vae):
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     shift, factor = _scaling(vae)
     return (posterior.mean.float() - shift) * factor, posterior.std.float() * factor
 
@@ -39,8 +41,14 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = latents.shape[-2] * latents.shape[-1] * scale**2
     chunks = latents.split(max(1, _PIXELS_AT_ONCE // pixels))
-    decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
+    with _own_precision(vae):
+        decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
     return torch.cat(decoded).clamp_(-1, 1)
+
+
+def _own_precision(vae: Any) -> AbstractContextManager[None]:
+    """No autocast inside: it would bring back the half precision that overflows."""
+    return torch.autocast(vae.device.type, enabled=False)
 
 
 def _scaling(vae: Any) -> tuple[Tensor, Tensor]:

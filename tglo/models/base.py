@@ -75,6 +75,7 @@ class Family(ABC):
                 f"and the VAE gives {self.latent_channels}; models that take more than latents, "
                 "such as inpainting models, are not supported"
             )
+        self.device = torch.device("cpu")
         for encoder in (self.vae, *self.text_encoders):
             encoder.eval().requires_grad_(False)
         self.denoiser.eval()
@@ -127,10 +128,6 @@ class Family(ABC):
         return self.call(denoiser, noisy, self.schedule.model_timestep(index), conditions)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
-
-    @property
     def dtype(self) -> torch.dtype:
         return next(self.denoiser.parameters()).dtype
 
@@ -168,17 +165,20 @@ class Family(ABC):
         return self.text([""])
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that cached latents and embeddings depend on, as name -> short text."""
-        if self._fingerprint is None:
-            parts = ["vae", *(part for pair in self.text_parts for part in pair)]
-            self._fingerprint = folder_fingerprint(self.path, parts)
+        """Everything that the bytes of cached latents and embeddings depend on, name -> text."""
         vae_dtype = autoencoder.vae_dtype(self._vae_config, self.dtype)
         return {
-            "family": self.name,
-            **self._fingerprint,
+            **self.encoders_fingerprint(),
             "vae_dtype": str(vae_dtype).removeprefix("torch."),
             "text_dtype": str(self.dtype).removeprefix("torch."),
         }
+
+    def encoders_fingerprint(self) -> dict[str, str]:
+        """What their meaning depends on: `fingerprint` without precisions, which may differ."""
+        if self._fingerprint is None:
+            parts = ["vae", *(part for pair in self.text_parts for part in pair)]
+            self._fingerprint = folder_fingerprint(self.path, parts)
+        return {"family": self.name, **self._fingerprint}
 
     def reference_copy(self) -> nn.Module:
         """A frozen copy of the denoiser as it is now: eval mode, no gradients."""
@@ -251,6 +251,8 @@ class Family(ABC):
             if new is not None and new != module.dtype:
                 module.to(new)
         if device is not None:
+            # Kept, because sharded or offloaded weights do not tell where the model computes.
+            self.device = torch.device(device)
             self.schedule = self.schedule.to(device)
         return self
 

@@ -1,7 +1,8 @@
 """Exports that are known to load: written beside their final place, read back, compared, renamed.
 
 A folder gets its name only after the denoiser in it, loaded from disk by diffusers, has given the
-trained one's output on a fixed input.
+trained one's output on a fixed input. Given gathered weights, all of it happens on the CPU, because
+an accelerator that is training has no room for two more copies of the model.
 """
 
 from __future__ import annotations
@@ -55,14 +56,16 @@ def save_pipeline(
         if lora.has(trained):
             weights = lora.state_dict(trained)
             # In float32: rounding a merged weight to half precision would cost part of the update.
-            merged = _in_float32(_base(family, next(trained.parameters())))
+            like = next(trained.parameters())
+            merged = _in_float32(_load_denoiser(family, family.path, like.dtype, like.device))
             lora.attach(merged, lora.config(trained))
             lora.load_state_dict(merged, weights)
             merged.fuse_lora()
             merged.unload_lora()
         _copy_other_parts(family, temporary)
         merged.save_pretrained(temporary / family.denoiser_part)
-        loaded = _load_denoiser(family, temporary, next(merged.parameters()))
+        like = next(merged.parameters())
+        loaded = _load_denoiser(family, temporary, like.dtype, like.device)
         _compare(family, trained, loaded, folder)
     return folder
 
@@ -92,7 +95,8 @@ def save_lora(
                 f"{part}_lora_adapter_metadata": lora.config(trained).to_dict(),
             },
         )
-        loaded = _load_lora(family, temporary, next(trained.parameters()))
+        like = next(trained.parameters())
+        loaded = _load_lora(family, temporary, like.dtype, like.device)
         names = set(_adapter_weights(loaded))
         if names != set(weights):
             raise ExportError(
@@ -132,38 +136,36 @@ def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
     """The trained denoiser: the module itself, or a whole one made from gathered weights."""
     if state_dict is None:
         return family.denoiser
-    like = next(iter(state_dict.values()))
-    if not lora.has(family.denoiser):
-        denoiser = type(family.denoiser).from_config(family.denoiser.config)
-        denoiser.load_state_dict(state_dict)
-        return denoiser.to(family.device, like.dtype)
-    denoiser = _base(family, next(family.denoiser.parameters()))
-    lora.attach(denoiser, lora.config(family.denoiser))
-    lora.load_state_dict(denoiser, lora.state_dict(family.denoiser, state_dict))
+    if lora.has(family.denoiser):
+        denoiser = _load_denoiser(family, family.path, family.dtype, "cpu")
+        lora.attach(denoiser, lora.config(family.denoiser))
+        lora.load_state_dict(denoiser, lora.state_dict(family.denoiser, state_dict))
+        return denoiser
+    dtype = next(iter(state_dict.values())).dtype
+    denoiser = _load_denoiser(family, family.path, dtype, "cpu")
+    denoiser.load_state_dict(state_dict)
     return denoiser
 
 
-def _base(family: Family, like: Tensor) -> Any:
-    """The denoiser of the original folder, which a LoRA was trained on."""
-    return _load_denoiser(family, family.path, like)
-
-
-def _load_denoiser(family: Family, folder: Path, like: Tensor) -> Any:
+def _load_denoiser(
+    family: Family, folder: Path, dtype: torch.dtype, device: torch.device | str
+) -> Any:
+    """The denoiser of a diffusers folder; in the original one, what a LoRA was trained on."""
     denoiser = type(family.denoiser).from_pretrained(
         folder,
         subfolder=family.denoiser_part,
-        dtype=like.dtype,
+        dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
     )
-    return denoiser.to(like.device)
+    return denoiser.to(device)
 
 
-def _load_lora(family: Family, folder: Path, like: Tensor) -> Any:
+def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The base denoiser in float32 with the exported LoRA, loaded by the pipeline as users do."""
     names = family.pipeline_class._get_signature_keys(family.pipeline_class)[0]
     parts: dict[str, Any] = dict.fromkeys(names) | family.unused_parts
-    denoiser = _in_float32(_base(family, like))
+    denoiser = _in_float32(_load_denoiser(family, family.path, dtype, device))
     parts |= {family.denoiser_part: denoiser, "scheduler": family.scheduler}
     # diffusers warns about each text encoder that the LoRA has no weights for.
     verbosity = logging.get_verbosity()
@@ -206,13 +208,15 @@ def _compare(family: Family, trained: Any, loaded: Any, folder: Path) -> None:
     side = 2 ** len(getattr(trained.config, "block_out_channels", (0,))) * 2
     ids = torch.arange(2)
     noisy = philox.normal(0, ids, 0, (family.latent_channels, side, side), device=device)
-    index = torch.tensor([len(family.schedule) // 4, len(family.schedule) - 1], device=device)
+    index = torch.tensor([len(family.schedule) // 4, len(family.schedule) - 1])
+    timesteps = family.schedule.to("cpu").model_timestep(index).to(device)
     sizes = image_sizes(2, 1024, 1024, device)
     conditions = family.conditions(family.example_text(2), sizes)
+    conditions = {name: tensor.to(device) for name, tensor in conditions.items()}
     outputs = []
     for denoiser in (_in_float32(trained), _in_float32(loaded)):
         with evaluating(denoiser):
-            outputs.append(family.predict(denoiser, noisy, index, conditions).float())
+            outputs.append(family.call(denoiser, noisy, timesteps, conditions).float())
     expected, output = outputs
     difference = (expected - output).abs().max().item()
     limit = _TOLERANCE * expected.abs().max().item()
