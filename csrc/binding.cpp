@@ -86,8 +86,9 @@ struct Rows {
     STD_TORCH_CHECK(
         other.dim() == policy.dim() && other.scalar_type() == policy.scalar_type() && other.is_cpu(),
         "tglo: predictions must agree in dimensions, dtype and device");
-    for (int64_t d = 0; d < policy.dim(); ++d) {
+    for (int64_t d = 0; d < policy.dim(); ++d)
       STD_TORCH_CHECK(other.size(d) == policy.size(d), "tglo: predictions must have one shape");
+    for (int64_t d = 0; d < policy.dim(); ++d) {
       STD_TORCH_CHECK(
           rows == 0 || policy.size(d) == 1 || other.stride(d) == policy.stride(d),
           "tglo: predictions must share one memory layout");

@@ -17,7 +17,8 @@ _library.define(
     "tgo_loss(Tensor policy_pred, Tensor target, Tensor? reference_pred, Tensor? reference_error, "
     "Tensor scores, Tensor? threshold, Tensor? timestep_weight, float threshold_value, "
     "float timestep_weight_value, float beta, float temperature, float confidence, int draws, "
-    "int reduction) -> (Tensor loss, Tensor log_ratio, Tensor coefficient, Tensor policy_error, Tensor reference_error)"
+    "int reduction) -> (Tensor loss, Tensor log_ratio, Tensor coefficient, Tensor policy_error, "
+    "Tensor reference_error)"
 )
 _library.define(
     "tgo_loss_backward(Tensor grad_loss, Tensor coefficient, Tensor policy_pred, "

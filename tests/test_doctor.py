@@ -1,0 +1,83 @@
+"""The report is complete, right about what is missing, and cannot break itself."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+import torch
+
+from tglo import doctor, ops
+
+
+def by_name() -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.report()}
+
+
+def test_report_says_what_runs() -> None:
+    findings = by_name()
+    assert findings["torch"].detail == metadata.version("torch")
+    for op in ops.OPERATORS:
+        chosen = ops.backend_for(op, "cpu", torch.bfloat16)
+        assert findings[f"{op} on cpu"].detail.startswith(f"{chosen} for bfloat16")
+        assert f"{op} on cuda" in findings
+    assert (findings["extension"].status == "ok") == ops.EXTENSION.loaded
+
+
+def test_everything_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setattr(doctor.shutil, "which", lambda *a, **k: None)
+    findings = by_name()
+    assert findings["deepspeed"] == doctor.Finding(
+        "deepspeed",
+        "missing",
+        "not installed; for training on several processes",
+        'pip install ".[train]"',
+    )
+    assert findings["nvcc"].status == "missing"
+
+
+def test_version_outside_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "2.14.0+cu130")
+    assert by_name()["torch"].status == "problem"
+    assert "outside >=2.11,<2.14" in by_name()["torch"].detail
+
+
+@pytest.mark.parametrize(
+    ("version", "limits", "inside"),
+    [
+        ("2.13.0+cpu", ">=2.11,<2.14", True),
+        ("2.11", ">=2.11,<2.14", True),
+        ("2.14.0rc1", ">=2.11,<2.14", False),
+        ("2.9.1", ">=2.11,<2.14", False),
+        ("0.0.35", ">=0.0.35", True),
+        ("6.0", ">=5.17,<6", False),
+        ("unknown", ">=2", False),
+    ],
+)
+def test_ranges(version: str, limits: str, inside: bool) -> None:
+    assert doctor._inside(version, limits) is inside
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> doctor.Finding:
+        raise OSError("driver went away")
+
+    monkeypatch.setattr(doctor, "_gpu", fail)
+    assert by_name()["GPU"] == doctor.Finding("GPU", "problem", "OSError: driver went away")
+
+
+def test_forced_backend_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TGLO_BACKEND", "fast")
+    assert by_name()["TGLO_BACKEND"].status == "problem"
+
+
+def test_table_has_a_line_per_finding_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.print_report()
+    lines = capsys.readouterr().out.splitlines()
+    findings = doctor.report()
+    remedies = sum(bool(f.remedy) for f in findings)
+    assert len(lines) == 1 + len(findings) + remedies

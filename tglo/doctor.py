@@ -1,0 +1,193 @@
+"""What was found on this machine, which backend each operator uses, and what to do about the rest.
+
+Versions come from package metadata: nothing but torch is imported, and nothing here raises when
+something is absent.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from typing import Literal, NamedTuple
+
+Status = Literal["ok", "missing", "problem"]
+
+# Distribution, the range that is supported, what it is for, the extra that brings it.
+PACKAGES = (
+    ("torch", ">=2.11,<2.14", "everything", ""),
+    ("numpy", ">=2", "everything", ""),
+    ("triton", ">=3.6", "torch.compile on a GPU", ""),
+    ("diffusers", ">=0.42,<0.43", "model families", "train"),
+    ("transformers", ">=5.17,<6", "text encoders and reward models", "train"),
+    ("peft", ">=0.21,<0.22", "LoRA", "train"),
+    ("deepspeed", ">=0.19.8,<0.20", "training on several processes", "train"),
+    ("xformers", ">=0.0.35", "another attention on a GPU; optional", "xformers"),
+)
+
+
+class Finding(NamedTuple):
+    """One line of the report; `remedy` is empty when there is nothing to do."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        digits = "".join(c for c in part if c.isdigit())
+        if not part[:1].isdigit():
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+def _inside(version: str, limits: str) -> bool:
+    for limit in limits.split(","):
+        bound = _numbers(limit.lstrip("<>="))
+        mine = _numbers(version)
+        width = max(len(bound), len(mine))
+        mine, bound = (x + (0,) * (width - len(x)) for x in (mine, bound))
+        if limit.startswith(">=") and not mine >= bound:
+            return False
+        if limit.startswith("<") and not mine < bound:
+            return False
+    return True
+
+
+def _package(name: str, limits: str, purpose: str, extra: str) -> Finding:
+    target = f'".[{extra}]"' if extra else f'"{name}{limits}"'
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, "missing", f"not installed; for {purpose}", f"pip install {target}")
+    if not _inside(version, limits):
+        return Finding(
+            name, "problem", f"{version} is outside {limits}", f"pip install -U {target}"
+        )
+    return Finding(name, "ok", version)
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("Python", "ok", detail)
+
+
+def _extension() -> Finding:
+    from tglo.ops import EXTENSION
+
+    if EXTENSION.loaded:
+        return Finding("extension", "ok", f"{EXTENSION.path}, {EXTENSION.instructions} kernels")
+    return Finding(
+        "extension",
+        "problem",
+        f"{EXTENSION.problem}; the loss runs on plain PyTorch",
+        EXTENSION.remedy,
+    )
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Finding("GPU", "ok", f"{', '.join(names)} (CUDA {torch.version.cuda})")
+    if torch.version.cuda is None:
+        why = "this torch is a CPU build"
+        remedy = "with an NVIDIA GPU, install a CUDA build of torch: https://pytorch.org"
+    else:
+        why = f"torch is built for CUDA {torch.version.cuda} but sees no device"
+        remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return Finding("GPU", "missing", f"{why}; everything runs on the CPU", remedy)
+
+
+def _nvcc() -> Finding:
+    folder = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    path = shutil.which("nvcc") or (folder and shutil.which("nvcc", path=f"{folder}/bin"))
+    if not path:
+        return Finding("nvcc", "missing", "not found; needed only to compile CUDA code")
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
+        release = [line for line in done.stdout.splitlines() if "release" in line]
+        detail = release[0].split("release")[1].split(",")[0].strip() if release else "unknown"
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("nvcc", "problem", f"{path} does not run: {error}")
+    return Finding("nvcc", "ok", f"{detail} at {path}")
+
+
+def _forced() -> Finding | None:
+    value = os.environ.get("TGLO_BACKEND")
+    if not value:
+        return None
+    from tglo.ops import BACKENDS
+
+    if value in BACKENDS:
+        return Finding("TGLO_BACKEND", "ok", f"{value} takes the place of 'auto'")
+    return Finding(
+        "TGLO_BACKEND",
+        "problem",
+        f"{value!r} is no backend",
+        f"set it to one of {', '.join(BACKENDS)}, or unset it",
+    )
+
+
+def _operator(op: str, device: str) -> Finding:
+    import torch
+
+    from tglo.ops import backend_for
+
+    name = f"{op} on {device}"
+    try:
+        kernels = backend_for(op, device, torch.bfloat16)
+        wide = backend_for(op, device, torch.float64)
+    except (RuntimeError, ValueError) as error:
+        return Finding(name, "problem", str(error))
+    return Finding(name, "ok", f"{kernels} for bfloat16, float16, float32; {wide} for float64")
+
+
+def report() -> list[Finding]:
+    """Every finding, most basic first. A check that fails becomes a finding of its own."""
+    from tglo.ops import OPERATORS
+
+    checks: list[tuple[str, Callable[[], Finding | None]]] = [("Python", _python)]
+    checks += [(p[0], lambda p=p: _package(*p)) for p in PACKAGES]  # type: ignore[misc]
+    checks += [("extension", _extension), ("GPU", _gpu), ("nvcc", _nvcc), ("TGLO_BACKEND", _forced)]
+    for op in OPERATORS:
+        for device in ("cpu", "cuda"):
+            checks.append((f"{op} on {device}", lambda o=op, d=device: _operator(o, d)))  # type: ignore[misc]
+    findings = []
+    for name, check in checks:
+        try:
+            finding = check()
+        except Exception as error:  # a report about a broken machine must not break itself
+            finding = Finding(name, "problem", f"{type(error).__name__}: {error}")
+        if finding is not None:
+            findings.append(finding)
+    return findings
+
+
+def format_report(findings: list[Finding]) -> str:
+    """The findings as a table, with the remedies below their lines."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}")
+        if finding.remedy:
+            lines.append(f"{'':<{width}}           -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def print_report() -> None:
+    """Print what `report` found."""
+    from tglo import __version__
+
+    print(f"tglo {__version__}\n{format_report(report())}")
