@@ -94,18 +94,12 @@ def score(
     Args:
         manifest: CSV, JSONL or parquet with prompt and image columns.
         scorer: Name of a built-in scorer, or module:function taking (images, prompts).
-        output: Where to write; the manifest's name with -scored by default.
+        output: Where to write, in the manifest's folder; its name with -scored by default.
         batch_size: Images at once.
     """
-    from tglo.data.manifest import read_manifest, write_manifest
-    from tglo.rewards import load_scorer, score_manifest
+    from tglo.scoring import score_file
 
-    sys.path.insert(0, os.getcwd())  # so that module:function finds a file in this folder
-    rows = read_manifest(manifest, require_scores=False)
-    scored = score_manifest(rows, load_scorer(scorer), batch_size=batch_size)
-    target = output or manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
-    write_manifest(target, scored)
-    print(f"wrote {target}")
+    print(f"wrote {score_file(manifest, scorer, output, batch_size)}")
 
 
 def threshold(

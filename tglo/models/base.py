@@ -202,6 +202,10 @@ class Family(ABC):
     def lora_parameters(self) -> list[nn.Parameter]:
         return lora.parameters(self.denoiser)
 
+    def load_lora(self, folder: Path | str) -> None:
+        """Load an exported LoRA (of tglo or any that the pipeline loads) into the denoiser."""
+        export.load_lora_weights(self, Path(folder))
+
     def adapters_off(self) -> AbstractContextManager[None]:
         """Inside, the denoiser (also behind a wrapper) computes the base model's prediction."""
         return lora.adapters_off(self.denoiser)

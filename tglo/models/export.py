@@ -163,9 +163,24 @@ def _load_denoiser(
 
 def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The base denoiser in float32 with the exported LoRA, loaded by the pipeline as users do."""
+    denoiser = _in_float32(_load_denoiser(family, family.path, dtype, device))
+    _attach_lora(family, denoiser, folder)
+    return denoiser
+
+
+def load_lora_weights(family: Family, folder: Path) -> None:
+    """Loads a LoRA into the family's denoiser; ValueError when it changes no layer of it."""
+    before = set(getattr(family.denoiser, "peft_config", None) or {})
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist; give the folder or file of a LoRA")
+    _attach_lora(family, family.denoiser, folder)
+    if set(getattr(family.denoiser, "peft_config", None) or {}) == before:
+        raise ValueError(f"the LoRA in {folder} has no weights for this model's denoiser")
+
+
+def _attach_lora(family: Family, denoiser: Any, folder: Path) -> None:
     names = family.pipeline_class._get_signature_keys(family.pipeline_class)[0]
     parts: dict[str, Any] = dict.fromkeys(names) | family.unused_parts
-    denoiser = _in_float32(_load_denoiser(family, family.path, dtype, device))
     parts |= {family.denoiser_part: denoiser, "scheduler": family.scheduler}
     # diffusers warns about each text encoder that the LoRA has no weights for.
     verbosity = logging.get_verbosity()
@@ -174,7 +189,6 @@ def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.d
         family.pipeline_class(**parts).load_lora_weights(folder)
     finally:
         logging.set_verbosity(verbosity)
-    return denoiser
 
 
 def _adapter_weights(denoiser: Any) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Sa
 def _family(config: TrainConfig, cache: LatentCache) -> Family:
     model = config.model
     family = models.load(model.path, revision=model.revision)
-    cache.check(family.fingerprint())
+    cache.check(family.encoders_fingerprint())
     if model.attention != "default":
         family.set_attention(model.attention)
     return family
