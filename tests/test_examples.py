@@ -14,7 +14,7 @@ from tests.train.conftest import manifest, sd15  # noqa: F401  (fixtures)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_plain_diffusers_and_accelerate(manifest: Path, sd15: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_plain_diffusers_and_accelerate(manifest: Path, sd15: Path, tmp_path: Path) -> None:
     output = tmp_path / "aligned"
     command = [
         *(sys.executable, str(EXAMPLES / "diffusers_accelerate.py")),

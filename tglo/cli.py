@@ -206,9 +206,7 @@ def export(run: Positional[Path], output: Path) -> None:
     print(f"wrote {export_run(run, output)}")
 
 
-COMMANDS = {
-    f.__name__: f for f in (demo, doctor, generate, score, threshold, cache, train, export)
-}
+COMMANDS = {f.__name__: f for f in (demo, doctor, generate, score, threshold, cache, train, export)}
 
 
 def _train(arguments: Sequence[str]) -> None:

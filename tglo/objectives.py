@@ -50,10 +50,9 @@ def sft(
     **_: Any,
 ) -> tuple[Tensor, TGOStats]:
     """Supervised fine-tuning on the samples at or above the threshold; uses no reference."""
-    result = sft_loss(
+    return sft_loss(
         policy_pred, target, scores, threshold, timestep_weight=timestep_weight, return_stats=True
     )
-    return cast("tuple[Tensor, TGOStats]", result)
 
 
 OBJECTIVES: dict[str, Objective] = {"tgo": tgo, "sft": sft}

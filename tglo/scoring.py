@@ -10,7 +10,9 @@ from tglo.data.manifest import read_manifest, write_manifest
 from tglo.rewards import load_scorer, score_manifest
 
 
-def score_file(manifest: Path, scorer: str, output: Path | None = None, batch_size: int = 32) -> Path:
+def score_file(
+    manifest: Path, scorer: str, output: Path | None = None, batch_size: int = 32
+) -> Path:
     """Score the images of ``manifest`` and write it with a score column; returns the path.
 
     scorer: a name in tglo.rewards, or module:function (a module in the working folder is found).
@@ -24,9 +26,7 @@ def score_file(manifest: Path, scorer: str, output: Path | None = None, batch_si
     rows = read_manifest(manifest, require_scores=False)
     rows.check_output(output)
     partial = output.with_name(f".{output.name}.partial")
-    scored_rows = score_manifest(
-        rows, load_scorer(scorer), batch_size=batch_size, partial=partial
-    )
+    scored_rows = score_manifest(rows, load_scorer(scorer), batch_size=batch_size, partial=partial)
     write_manifest(output, scored_rows)
     partial.unlink(missing_ok=True)
     return output

@@ -22,7 +22,9 @@ def family() -> Any:
 
 @pytest.fixture(scope="module")
 def images(family: Any) -> Any:
-    return family.generate(PROMPTS, list(range(len(PROMPTS))), steps=12, guidance=1.5, batch_size=40)
+    return family.generate(
+        PROMPTS, list(range(len(PROMPTS))), steps=12, guidance=1.5, batch_size=40
+    )
 
 
 def test_folder_is_small_and_free_of_pickles() -> None:

@@ -29,7 +29,9 @@ def test_scores_are_float64_one_per_image(unseen: digits.Digits) -> None:
 def test_score_does_not_depend_on_the_batch(unseen: digits.Digits) -> None:
     images, prompts = drawn(unseen, 2.0)
     together = scorer.score(images[:9], prompts[:9])
-    alone = np.concatenate([scorer.score([i], [p]) for i, p in zip(images[:9], prompts[:9], strict=True)])
+    alone = np.concatenate(
+        [scorer.score([i], [p]) for i, p in zip(images[:9], prompts[:9], strict=True)]
+    )
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 

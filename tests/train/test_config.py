@@ -79,7 +79,10 @@ def test_required_values_are_asked_for() -> None:
         ({"optimizer": {"steps": 0}}, "optimizer.steps is 0; it must be at least 1"),
         ({"optimizer": {"learning_rate": 0.0}}, "learning_rate is 0.0; it must be positive"),
         ({"objective": {"temperature": -1.0}}, "temperature is -1.0; it must be positive"),
-        ({"data": {**COMPLETE["data"], "percentile": 101.0}}, "percentile is 101.0; it must be from 0 to 100"),
+        (
+            {"data": {**COMPLETE["data"], "percentile": 101.0}},
+            "percentile is 101.0; it must be from 0 to 100",
+        ),
         ({"engine": {"kind": "plain", "zero_stage": 2}}, "engine.kind is plain; use deepspeed"),
         ({"engine": {"offload_parameters": True}}, "needs zero_stage 3, which is 0"),
         ({"objective": {"update_reference_every_epoch": True}}, "needs objective.reference = copy"),

@@ -91,7 +91,9 @@ def test_zero_stages_equal_one_process(
         what = name.split("-")[0]
         assert losses(folder) == pytest.approx(losses(alone[what]), rel=1e-5), name
         if what == "full":
-            expected = UNet2DConditionModel.from_pretrained(alone[what] / "export", subfolder="unet")
+            expected = UNet2DConditionModel.from_pretrained(
+                alone[what] / "export", subfolder="unet"
+            )
             found = UNet2DConditionModel.from_pretrained(folder / "export", subfolder="unet")
             left, right = expected.state_dict(), found.state_dict()
         else:

@@ -87,9 +87,7 @@ def test_a_resumed_run_is_the_same_run(make_config: Make) -> None:
     assert [x["temperature"] for x in left] == [x["temperature"] for x in right]
 
 
-def test_accumulation_equals_a_larger_micro_batch(
-    make_config: Make, square_cache: Path
-) -> None:
+def test_accumulation_equals_a_larger_micro_batch(make_config: Make, square_cache: Path) -> None:
     # One bucket only: then the rows of a step depend on the global batch alone.
     losses = []
     for micro, accumulation in ((4, 1), (2, 2)):

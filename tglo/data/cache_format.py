@@ -35,7 +35,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Encoder(Protocol):
     """What a model family provides, and all that the cache knows of it."""
 
-    bucket_step: int  # image pixels that a bucket's sides must be multiples of
+    @property
+    def bucket_step(self) -> int:
+        """Image pixels that a bucket's sides must be multiples of."""
+        ...
 
     def fingerprint(self) -> dict[str, str]:
         """All that latents and embeddings depend on: family, hashes of weights and configs."""

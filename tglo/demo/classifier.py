@@ -132,7 +132,9 @@ def _lesson(
 def _shifted(ink: np.ndarray, generator: np.random.Generator, *, reach: int) -> np.ndarray:
     """Every drawing moved by up to ``reach`` pixels."""
     moves = generator.integers(-reach, reach + 1, size=(len(ink), 2))
-    return np.stack([np.roll(plane, tuple(move), axis=(0, 1)) for plane, move in zip(ink, moves, strict=True)])
+    return np.stack(
+        [np.roll(plane, tuple(move), axis=(0, 1)) for plane, move in zip(ink, moves, strict=True)]
+    )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def to_images(ink: np.ndarray) -> list[Image.Image]:
 def to_ink(images: list[Image.Image]) -> np.ndarray:
     """Images of any size and mode as (B, 32, 32) float32, 0 paper and 1 ink."""
     planes = [image.convert("L") for image in images]
-    planes = [p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX) for p in planes]
+    planes = [
+        p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
+        for p in planes
+    ]
     ink = [1.0 - np.asarray(plane, dtype=np.float32) / 255.0 for plane in planes]
     return np.stack(ink) if ink else np.zeros((0, SIZE, SIZE), np.float32)
 
@@ -95,7 +98,9 @@ def _distance_to_centre_line(scan: np.ndarray) -> np.ndarray:
     source_pixel = fine / padded.shape[0]
     ink = np.asarray(Image.fromarray(padded).resize((fine, fine), Image.Resampling.BICUBIC))
     scale = 0.39 * source_pixel  # the smallest blur that hides the scan's own pixel grid
-    xx, xy, yy = (ndimage.gaussian_filter(ink, scale, order=order) for order in ((0, 2), (1, 1), (2, 0)))
+    xx, xy, yy = (
+        ndimage.gaussian_filter(ink, scale, order=order) for order in ((0, 2), (1, 1), (2, 0))
+    )
     # A ridge of ink is where the more negative eigenvalue of the Hessian is large.
     half_trace = 0.5 * (xx + yy)
     root = np.sqrt(np.maximum(half_trace**2 - (xx * yy - xy**2), 0.0))

@@ -30,9 +30,9 @@ CAPTION_DROPOUT = 0.1
 DRAWINGS_PER_DIGIT = 16  # pens and positions that every real digit is drawn with
 
 
-def build_pipeline() -> StableDiffusionPipeline:
+def build_pipeline() -> Any:
     """The untrained model, about 1.5 M parameters: 32x32 pixels, latents 4x8x8."""
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=8,
         layers_per_block=1,
         block_out_channels=(48, 64),
@@ -42,7 +42,7 @@ def build_pipeline() -> StableDiffusionPipeline:
         attention_head_dim=4,
         norm_num_groups=16,
     )
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         block_out_channels=(16, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -92,18 +92,26 @@ def _byte_tokenizer(length: int) -> CLIPTokenizer:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
-    tokens = [*alphabet, *(character + "</w>" for character in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *alphabet,
+        *(character + "</w>" for character in alphabet),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
 
 
-def train_vae(vae: AutoencoderKL, data: digits.Digits, steps: int, generator: np.random.Generator) -> dict[str, Any]:
+def train_vae(
+    vae: Any, data: digits.Digits, steps: int, generator: np.random.Generator
+) -> dict[str, Any]:
     """Trains ``vae`` in place on freshly drawn digits and sets its scaling factor to unit latent variance."""
     vae.train()
     optimizer, schedule = _optimizer(list(vae.parameters()), 2e-3, steps)
     error = torch.zeros(())
     for step in range(steps):
-        pens = generator.uniform(1.0, 6.0, size=32)  # evenly, so that no boldness is a rare one to the decoder
+        # Evenly, so that no boldness is a rare one to the decoder.
+        pens = generator.uniform(1.0, 6.0, size=32)
         pixels = _pixels(data, generator.integers(len(data), size=32), pens, generator)
         posterior = vae.encode(pixels).latent_dist
         error = mse_loss(vae.decode(posterior.sample()).sample, pixels)
@@ -120,11 +128,16 @@ def train_vae(vae: AutoencoderKL, data: digits.Digits, steps: int, generator: np
 
 
 def train_denoiser(
-    pipeline: StableDiffusionPipeline, data: digits.Digits, steps: int, generator: np.random.Generator
+    pipeline: Any,
+    data: digits.Digits,
+    steps: int,
+    generator: np.random.Generator,
 ) -> dict[str, Any]:
     """Trains text encoder and UNet together on cached latents, then puts the averaged weights in place."""
     rows = np.tile(np.arange(len(data)), DRAWINGS_PER_DIGIT)
-    latents = torch.cat([_encode(pipeline.vae, data, part, generator) for part in np.array_split(rows, 300)])
+    latents = torch.cat(
+        [_encode(pipeline.vae, data, part, generator) for part in np.array_split(rows, 300)]
+    )
     tokens = _tokenize(pipeline.tokenizer, [*digits.PROMPTS, ""])
     empty = len(digits.PROMPTS)
     signal = pipeline.scheduler.alphas_cumprod.sqrt()
@@ -141,7 +154,10 @@ def train_denoiser(
         clean = latents[torch.from_numpy(picked)]
         timestep = torch.randint(len(signal), (len(clean),))
         noise = torch.randn_like(clean)
-        noisy = signal[timestep, None, None, None] * clean + noise_level[timestep, None, None, None] * noise
+        noisy = (
+            signal[timestep, None, None, None] * clean
+            + noise_level[timestep, None, None, None] * noise
+        )
         states = model["text_encoder"](tokens)[0][torch.from_numpy(captions)]
         loss = mse_loss(model["unet"](noisy, timestep, states).sample, noise)
         _update(loss, optimizer, schedule)
@@ -162,14 +178,16 @@ def _pixels(
 ) -> torch.Tensor:
     """Drawings of ``rows`` with ``pens``, moved by up to a pixel: (B, 3, 32, 32), paper 1 and ink -1."""
     ink = data.draw(rows, pens)
-    for plane, (down, right) in zip(ink, generator.integers(-1, 2, size=(len(ink), 2)), strict=True):
+    for plane, (down, right) in zip(
+        ink, generator.integers(-1, 2, size=(len(ink), 2)), strict=True
+    ):
         plane[:] = np.roll(plane, (down, right), axis=(0, 1))
     return (1.0 - 2.0 * torch.from_numpy(ink)).unsqueeze(1).repeat(1, 3, 1, 1)
 
 
 @torch.no_grad()
 def _encode(
-    vae: AutoencoderKL, data: digits.Digits, rows: np.ndarray, generator: np.random.Generator
+    vae: Any, data: digits.Digits, rows: np.ndarray, generator: np.random.Generator
 ) -> torch.Tensor:
     pixels = _pixels(data, rows, digits.random_pens(generator, len(rows)), generator)
     return vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
@@ -220,13 +238,17 @@ def pretrain(output: Path, *, seed: int, vae_steps: int, steps: int) -> dict[str
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Pre-trains the demo's base model.")
-    parser.add_argument("--output", type=Path, default=BASE, help="folder to create; must not exist yet")
+    parser.add_argument(
+        "--output", type=Path, default=BASE, help="folder to create; must not exist yet"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=6000)
     arguments = parser.parse_args()
     if arguments.output.exists():
-        raise SystemExit(f"{arguments.output} exists: remove it, or name another folder with --output")
+        raise SystemExit(
+            f"{arguments.output} exists: remove it, or name another folder with --output"
+        )
     print(
         json.dumps(
             pretrain(

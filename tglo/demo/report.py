@@ -61,7 +61,9 @@ class Outcome:
 def summary(outcomes: list[Outcome]) -> str:
     """The table for the terminal; the first outcome is the base model."""
     base = outcomes[0]
-    lines = [f"{'':5} {'mean score':>15} {'gain over base':>32} {'digit correct':>14} {'stroke width':>13}"]
+    lines = [
+        f"{'':5} {'mean score':>15} {'gain over base':>32} {'digit correct':>14} {'stroke width':>13}"
+    ]
     for outcome in outcomes:
         row = outcome.row(base)
         gain = ""
@@ -72,7 +74,9 @@ def summary(outcomes: list[Outcome]) -> str:
             )
         mean = f"{outcome.mean:.3f} +- {outcome.standard_error:.3f}"
         width = f"{row['stroke_width']:.2f} px"
-        lines.append(f"{outcome.name:5} {mean:>15} {gain:>32} {outcome.accuracy:>14.1%} {width:>13}")
+        lines.append(
+            f"{outcome.name:5} {mean:>15} {gain:>32} {outcome.accuracy:>14.1%} {width:>13}"
+        )
     return "\n".join(lines)
 
 
@@ -82,14 +86,18 @@ def sample_grid(outcomes: list[Outcome], columns: np.ndarray, scale: int = 3) ->
     page = Image.new("RGB", (label + side * len(columns), side * len(outcomes)), "white")
     text = ImageDraw.Draw(page)
     for row, outcome in enumerate(outcomes):
-        text.text((8, row * side + side // 2 - 10), outcome.name, fill=COLOURS[outcome.name], font_size=20)
+        text.text(
+            (8, row * side + side // 2 - 10), outcome.name, fill=COLOURS[outcome.name], font_size=20
+        )
         for column, index in enumerate(columns):
             tile = outcome.images[index].resize((side, side), Image.Resampling.BICUBIC)
             page.paste(tile, (label + column * side, row * side))
     return page
 
 
-def score_histograms(training_scores: np.ndarray, threshold: float, outcomes: list[Outcome]) -> bytes:
+def score_histograms(
+    training_scores: np.ndarray, threshold: float, outcomes: list[Outcome]
+) -> bytes:
     """PNG: training scores with the threshold that splits them, and fresh samples of every model."""
     from matplotlib.figure import Figure
 
@@ -97,16 +105,32 @@ def score_histograms(training_scores: np.ndarray, threshold: float, outcomes: li
     left, right = figure.subplots(1, 2, sharex=True)
     everything = np.concatenate([training_scores, *(outcome.scores for outcome in outcomes)])
     bins = np.linspace(0.0, float(everything.max()) * 1.02 + 1e-9, 45)
-    below, above = (training_scores[side] for side in (training_scores < threshold, training_scores >= threshold))
-    left.hist([below, above], bins=bins, stacked=True, color=["#c8c8c8", "#6aa86a"], label=["negative", "positive"])
+    below, above = (
+        training_scores[side]
+        for side in (training_scores < threshold, training_scores >= threshold)
+    )
+    left.hist(
+        [below, above],
+        bins=bins,
+        stacked=True,
+        color=["#c8c8c8", "#6aa86a"],
+        label=["negative", "positive"],
+    )
     left.axvline(threshold, color="black", linewidth=1.2, label=f"threshold {threshold:.2f}")
-    left.set(title=f"Training set: {len(training_scores)} samples of the base model", xlabel="score (pixels)")
+    left.set(
+        title=f"Training set: {len(training_scores)} samples of the base model",
+        xlabel="score (pixels)",
+    )
     for outcome in outcomes:
         colour, label = COLOURS[outcome.name], f"{outcome.name}, mean {outcome.mean:.2f}"
         right.hist(outcome.scores, bins=bins, histtype="stepfilled", alpha=0.3, color=colour)
-        right.hist(outcome.scores, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label)
+        right.hist(
+            outcome.scores, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label
+        )
     right.axvline(threshold, color="black", linewidth=1.2)
-    right.set(title=f"Fresh samples: {len(outcomes[0].scores)} of each model", xlabel="score (pixels)")
+    right.set(
+        title=f"Fresh samples: {len(outcomes[0].scores)} of each model", xlabel="score (pixels)"
+    )
     for axes in (left, right):
         axes.legend(frameon=False)
     return _png(figure)

@@ -51,7 +51,9 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
     same call goes on. ValueError if ``output`` holds a demo with another seed or size.
     """
     if not 0 <= seed < 1000:
-        raise ValueError(f"the demo's seed must be from 0 to 999, got {seed}: every seed has images of its own")
+        raise ValueError(
+            f"the demo's seed must be from 0 to 999, got {seed}: every seed has images of its own"
+        )
     plan = QUICK if quick else Plan()
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,9 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
     outcomes = []
     for name, model in models.items():
         with watch.part("evaluate"):
-            outcomes.append(_evaluate(name, model, output / "evaluation" / name.lower(), seed, plan))
+            outcomes.append(
+                _evaluate(name, model, output / "evaluation" / name.lower(), seed, plan)
+            )
 
     with watch.part("report"):
         columns = np.arange(20) % len(outcomes[0].images)
@@ -84,10 +88,20 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
         }
         facts = _facts(outcomes, plan, seed)
         page = report.write_report(
-            output / "report", outcomes, pictures, facts=facts, commands=_commands(output, seed, plan)
+            output / "report",
+            outcomes,
+            pictures,
+            facts=facts,
+            commands=_commands(output, seed, plan),
         )
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
-    result = {"seed": seed, "quick": quick, "models": rows, "seconds": watch.seconds, "report": str(page)}
+    result = {
+        "seed": seed,
+        "quick": quick,
+        "models": rows,
+        "seconds": watch.seconds,
+        "report": str(page),
+    }
     (output / "report" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"\n{report.summary(outcomes)}\n")
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in watch.seconds.items())
@@ -116,7 +130,9 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         held = json.loads(path.read_text())
         if held != settings:
-            raise ValueError(f"{output} holds a demo with {held}, not {settings}: choose another folder or remove it")
+            raise ValueError(
+                f"{output} holds a demo with {held}, not {settings}: choose another folder or remove it"
+            )
     elif any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: choose another folder")
     else:
@@ -149,20 +165,34 @@ def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
     from tglo.threshold import describe, estimate
 
     rows = read_manifest(manifest, require_scores=False)
-    write_manifest(manifest.with_name("scored.csv"), score_manifest(rows, load_scorer(SCORER), batch_size=250))
+    write_manifest(
+        manifest.with_name("scored.csv"), score_manifest(rows, load_scorer(SCORER), batch_size=250)
+    )
     scored = read_manifest(manifest.with_name("scored.csv"))
     threshold = estimate(scored.scores(), 50.0)
     threshold.save(output / "threshold.json")
-    return scored.scores(), threshold.value, str(describe(scored.scores(), threshold, 5.0, scored.prompts()))
+    return (
+        scored.scores(),
+        threshold.value,
+        str(describe(scored.scores(), threshold, 5.0, scored.prompts())),
+    )
 
 
 def _cache(output: Path) -> None:
     from tglo.caching import build
 
-    build(str(BASE), output / "data" / "scored.csv", output / "cache", resolution=digits.SIZE, batch_size=BATCH)
+    build(
+        str(BASE),
+        output / "data" / "scored.csv",
+        output / "cache",
+        resolution=digits.SIZE,
+        batch_size=BATCH,
+    )
 
 
-def _train(output: Path, objective: str, seed: int, plan: Plan) -> tuple[Path, list[dict[str, float]]]:
+def _train(
+    output: Path, objective: str, seed: int, plan: Plan
+) -> tuple[Path, list[dict[str, float]]]:
     """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics' lines."""
     from tglo.train import load_config, train
 

@@ -20,7 +20,9 @@ def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
 def legibility(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
     """The probability (B,) float64 that the image shows the digit which its prompt asks for."""
     if len(images) != len(prompts):
-        raise ValueError(f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts")
+        raise ValueError(
+            f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
+        )
     requested = digits.requested_digits(prompts)
     if not images:
         return np.zeros(0)

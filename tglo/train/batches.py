@@ -86,12 +86,14 @@ class Batches:
         """The micro batch ``micro`` of step ``step`` for this rank."""
         read = self._read_ahead(step, micro)
         ids = torch.tensor(read.ids, dtype=torch.int64)
-        move = {"device": self.device, "non_blocking": True}
         # The latents are one sample of the VAE's posterior, drawn once per draw like the noise.
         epsilon = philox.normal(
             self.config.seed, ids, read.draw, read.mean.shape[1:], philox.POSTERIOR, self.device
         )
-        latents = read.mean.to(**move).float() + read.std.to(**move).float() * epsilon
+        latents = (
+            read.mean.to(self.device, non_blocking=True).float()
+            + read.std.to(self.device, non_blocking=True).float() * epsilon
+        )
         draw = noise.make_draw(
             self.schedule,
             self.config.seed,
@@ -103,13 +105,18 @@ class Batches:
         )
         latents = latents.to(self.dtype)
         objective = self.config.objective
-        text = {name: self._cast(value.to(**move)) for name, value in read.text.items()}
-        sizes = {name: value.to(**move) for name, value in read.sizes.items()}
+        text = {
+            name: self._cast(value.to(self.device, non_blocking=True))
+            for name, value in read.text.items()
+        }
+        sizes = {
+            name: value.to(self.device, non_blocking=True) for name, value in read.sizes.items()
+        }
         return Batch(
             ids=read.ids,
             lines=read.lines,
-            scores=self.samples.scores[read.rows].to(**move),
-            threshold=self.samples.thresholds[read.rows].to(**move),
+            scores=self.samples.scores[read.rows].to(self.device, non_blocking=True),
+            threshold=self.samples.thresholds[read.rows].to(self.device, non_blocking=True),
             index=draw.index,
             noisy=self.schedule.diffuse(latents, draw.noise, draw.index),
             target=self.schedule.target(latents, draw.noise, draw.index),
@@ -142,9 +149,9 @@ class Batches:
         ids = [self.samples.ids[row] for row in rows]
         stored = self.cache.batch(ids)
         text = dict(self.cache.text(ids))
-        dropped = philox.uniform(
-            self.config.seed, torch.tensor(ids), draw, philox.DROPOUT, 1
-        )[:, 0].lt(self.config.data.caption_dropout)
+        dropped = philox.uniform(self.config.seed, torch.tensor(ids), draw, philox.DROPOUT, 1)[
+            :, 0
+        ].lt(self.config.data.caption_dropout)
         if bool(dropped.any()):
             for name, value in text.items():
                 empty = self.unconditional[name].to(value.dtype).expand_as(value)

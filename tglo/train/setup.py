@@ -131,7 +131,7 @@ def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Sa
     """The manifest's rows that the cache holds; rows it quarantined are left out."""
     here = cache.has(manifest.sample_ids())
     quarantined = {entry.image for entry in cache.quarantined}
-    absent = [manifest.rows[number] for number in np.flatnonzero(~here)]
+    absent = [row for row, known in zip(manifest.rows, here, strict=True) if not known]
     missing = [row.line for row in absent if row.image not in quarantined]
     if missing:
         raise ValueError(

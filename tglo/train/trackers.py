@@ -47,11 +47,11 @@ class Trackers:
 
     def _work(self, config: OutputConfig, settings: dict[str, Any]) -> None:
         writers: dict[str, Writer] = {}
-        for name in config.trackers:
+        for chosen in config.trackers:
             try:
-                writers[name] = TRACKERS[name](config, settings)
+                writers[chosen] = TRACKERS[chosen](config, settings)
             except Exception as error:
-                log.warning("tracker %s did not start (%s); training goes on", name, error)
+                log.warning("tracker %s did not start (%s); training goes on", chosen, error)
         while (entry := self._queue.get()) is not None:
             for name, (write, _) in list(writers.items()):
                 try:
