@@ -36,8 +36,7 @@ def tgo(
     policy_pred: Tensor, target: Tensor, scores: Tensor, threshold: Tensor, **settings: Any
 ) -> tuple[Tensor, TGOStats]:
     """Threshold-guided optimization (arXiv 2605.04653)."""
-    result = tgo_loss(policy_pred, target, scores, threshold, return_stats=True, **settings)
-    return cast("tuple[Tensor, TGOStats]", result)
+    return tgo_loss(policy_pred, target, scores, threshold, return_stats=True, **settings)
 
 
 def sft(
@@ -50,9 +49,10 @@ def sft(
     **_: Any,
 ) -> tuple[Tensor, TGOStats]:
     """Supervised fine-tuning on the samples at or above the threshold; uses no reference."""
-    return sft_loss(
+    result = sft_loss(
         policy_pred, target, scores, threshold, timestep_weight=timestep_weight, return_stats=True
     )
+    return cast("tuple[Tensor, TGOStats]", result)
 
 
 OBJECTIVES: dict[str, Objective] = {"tgo": tgo, "sft": sft}

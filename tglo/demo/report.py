@@ -239,14 +239,15 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>tglo demo</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse }} th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:first-child, td:first-child {{ text-align: left }} img {{ max-width: 100% }}
 pre {{ background: #f5f5f5; padding: 1rem; overflow-x: auto }}
 </style>
 <h1>Threshold-guided optimization of a digit model</h1>
 <p>A small Stable Diffusion pipeline, pre-trained on real handwritten digits, is aligned with a taste for bold strokes:
 score = probability of the prompted digit &times; mean stroke width in pixels. SFT trains on the samples at or above the
-threshold alone; TGO also learns from those below it. Both start from the base model and take the same number of steps.</p>
+threshold alone; TGO also learns from those below it. Both start from the base model and take as many steps.</p>
 <table><tr><th>model</th><th>mean score &plusmn; s.e.</th><th>gain</th><th>in s.d. of base</th><th>in s.e.</th>
 <th>digit correct</th><th>legibility</th><th>stroke width</th></tr>
 {table}

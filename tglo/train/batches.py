@@ -90,10 +90,8 @@ class Batches:
         epsilon = philox.normal(
             self.config.seed, ids, read.draw, read.mean.shape[1:], philox.POSTERIOR, self.device
         )
-        latents = (
-            read.mean.to(self.device, non_blocking=True).float()
-            + read.std.to(self.device, non_blocking=True).float() * epsilon
-        )
+        mean, std = (x.to(self.device, non_blocking=True).float() for x in (read.mean, read.std))
+        latents = mean + std * epsilon
         draw = noise.make_draw(
             self.schedule,
             self.config.seed,
