@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for processes that tests start
+os.environ["PYTHONSAFEPATH"] = "1"  # they take the installed package, not the folder they start in
 
 import torch
 
