@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from tglo import models
 from tglo.data.cache import LatentCache
@@ -83,7 +84,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     engine = make_engine(config, family.denoiser, device)
     reference: Reference | None = None
     if copy is not None:
-        reference = CopyReference(family.predict, copy.to(_weights_dtype(engine)))
+        dtype = _weights_dtype(engine.module)
+        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
+            copy = copy.to(dtype)
+        reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
     batches = Batches(
@@ -104,8 +108,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     )
 
 
-def _weights_dtype(engine: Engine) -> torch.dtype:
-    return next(engine.module.parameters()).dtype
+def _weights_dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _manifest(config: TrainConfig) -> Manifest:

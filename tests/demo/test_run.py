@@ -1,0 +1,28 @@
+"""`tglo demo`, a few steps of everything: generation, scoring, cache, both trainings, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tglo.demo.run import run
+
+
+@pytest.mark.timeout(240)
+def test_quick_run_goes_through_and_reports(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    result = run(output, quick=True)
+    assert result["models"].keys() == {"base", "SFT", "TGO"}
+    assert all(0.0 <= row["accuracy"] <= 1.0 for row in result["models"].values())
+    assert (
+        result["models"]["base"]["accuracy"] > 0.8
+    )  # the shipped model draws what it is asked for
+    page = (output / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "tglo train" in page
+    for name in ("samples.png", "scores.png", "training.png"):
+        assert (output / "report" / name).stat().st_size > 1000
+    assert json.loads((output / "report" / "report.json").read_text())["seed"] == 0
+    with pytest.raises(ValueError, match="holds a demo with"):
+        run(output, seed=1, quick=True)
