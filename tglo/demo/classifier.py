@@ -1,8 +1,10 @@
-"""Who reads the digits: a small network inside the score, and an independent judge that the score never sees.
+"""Who reads the digits: a small network inside the score, and an independent judge that the score
+never sees.
 
-Both are fitted on real digits, on different halves: the reader on rows 0, 2, 4, ... of ``load_digits``, the judge on
-rows 1, 3, 5, ... . They differ in kind as well (a convolutional network, a support vector machine), so that a model
-which learned to please the reader does not please the judge by that alone.
+Both are fitted on real digits, on different halves: the reader on rows 0, 2, 4, ... of
+``load_digits``, the judge on rows 1, 3, 5, ... . They differ in kind as well (a convolutional
+network, a support vector machine), so that a model which learned to please the reader does not
+please the judge by that alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ ILLEGIBLE = 10  # the reader's eleventh class
 
 
 class Reader(nn.Sequential):
-    """Drawings (B, 1, 32, 32), 0 paper and 1 ink, to logits (B, 11): the ten digits and "illegible"."""
+    """Drawings (B, 1, 32, 32), 0 paper and 1 ink, to logits (B, 11): the ten digits and
+    "illegible".
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -59,7 +63,9 @@ def read(images: list[Image.Image]) -> np.ndarray:
 
 
 def fit_reader(steps: int = 1200, seed: int = 0) -> Reader:
-    """Fits the reader on one half of the real digits, drawn with pens of 1 to 6 pixels (about 30 s)."""
+    """Fits the reader on one half of the real digits, drawn with pens of 1 to 6 pixels (about 30
+    s).
+    """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     data = digits.load(0, 2)
@@ -82,7 +88,9 @@ def save_reader(reader: Reader, path: Path = READER) -> None:
 
 @lru_cache(maxsize=1)
 def fit_judge() -> SVC:
-    """A support vector machine fitted on the other half of the real digits, each drawn with four pens (seconds)."""
+    """A support vector machine fitted on the other half of the real digits, each drawn with four
+    pens (seconds).
+    """
     from sklearn.svm import SVC
 
     data, generator = digits.load(1, 2), np.random.default_rng(1)
@@ -110,7 +118,9 @@ def _judge_features(ink: np.ndarray) -> np.ndarray:
 def _lesson(
     data: digits.Digits, generator: np.random.Generator, *, legible: int, illegible: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One batch for the reader. A third each of the illegible are blots, two digits at once, and exchanged halves."""
+    """One batch for the reader. A third each of the illegible are blots, two digits at once, and
+    exchanged halves.
+    """
     rows = generator.integers(len(data), size=legible + illegible)
     pens = generator.uniform(1.0, 6.0, size=len(rows))
     kind = np.arange(len(rows)) - legible  # negative: legible

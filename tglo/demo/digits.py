@@ -1,8 +1,9 @@
 """Real handwritten digits as crisp 32x32 drawings whose pen width can be chosen.
 
-The source is scikit-learn's ``load_digits``: 1,797 real 8x8 scans. Each scan is enlarged smoothly, its centre line is
-found as the ridge of the ink, and the line is drawn again with a round pen. The shape of the digit is a person's; only
-the pen is ours, so that a model trained on these drawings spans thin to bold strokes.
+The source is scikit-learn's ``load_digits``: 1,797 real 8x8 scans. Each scan is enlarged smoothly,
+its centre line is found as the ridge of the ink, and the line is drawn again with a round pen. The
+shape of the digit is a person's; only the pen is ours, so that a model trained on these drawings
+spans thin to bold strokes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _SOFTNESS = 0.3  # pixels: the pen's edge, kept below one pixel so that the stro
 
 @dataclass(frozen=True)
 class Digits:
-    """``distance`` (N, 96, 96) float16: pixels (of the 32x32 drawing) to the centre line; ``labels`` (N,) int64."""
+    """``distance`` (N, 96, 96) float16: pixels (of the 32x32 drawing) to the centre line;
+    ``labels`` (N,) int64.
+    """
 
     distance: np.ndarray
     labels: np.ndarray
@@ -33,7 +36,9 @@ class Digits:
         return len(self.labels)
 
     def draw(self, rows: np.ndarray, pen: np.ndarray) -> np.ndarray:
-        """Drawings of ``rows`` (B,) with pens of diameter ``pen`` (B,) pixels: (B, 32, 32) float32, 0 paper, 1 ink."""
+        """Drawings of ``rows`` (B,) with pens of diameter ``pen`` (B,) pixels: (B, 32, 32) float32,
+        0 paper, 1 ink.
+        """
         distance = self.distance[rows].astype(np.float32)
         edge = (distance - 0.5 * np.asarray(pen, np.float32)[:, None, None]) / _SOFTNESS
         ink = 1.0 / (1.0 + np.exp(np.clip(edge, -30.0, 30.0)))
@@ -46,7 +51,9 @@ class Digits:
 
 @lru_cache(maxsize=2)
 def load(start: int = 0, step: int = 1) -> Digits:
-    """Every ``step``-th digit from ``start`` in scikit-learn's order; all 1,797 take about 5 s on first use."""
+    """Every ``step``-th digit from ``start`` in scikit-learn's order; all 1,797 take about 5 s on
+    first use.
+    """
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -56,7 +63,9 @@ def load(start: int = 0, step: int = 1) -> Digits:
 
 
 def random_pens(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Pen diameters (count,) in pixels over ``PENS``, thin ones more often: mean 2.5, standard deviation 0.87."""
+    """Pen diameters (count,) in pixels over ``PENS``, thin ones more often: mean 2.5, standard
+    deviation 0.87.
+    """
     thinnest, boldest = PENS
     return thinnest + (boldest - thinnest) * generator.beta(1.5, 2.5, size=count)
 
@@ -79,18 +88,22 @@ def to_ink(images: list[Image.Image]) -> np.ndarray:
 
 
 def requested_digits(prompts: list[str]) -> np.ndarray:
-    """The digit that each prompt asks for, (B,) int64. ValueError for a prompt that is not one of ``PROMPTS``."""
+    """The digit that each prompt asks for, (B,) int64. ValueError for a prompt that is not one of
+    ``PROMPTS``.
+    """
     unknown = sorted({prompt for prompt in prompts if prompt not in PROMPTS})
     if unknown:
         raise ValueError(
-            f"the demo's scorer knows the {len(PROMPTS)} prompts {PROMPTS[0]!r} to {PROMPTS[-1]!r}, "
-            f"got {unknown[0]!r}: score other prompts with a scorer of your own (module:function)"
+            f"the demo's scorer knows the prompts {PROMPTS[0]!r} to {PROMPTS[-1]!r}, got "
+            f"{unknown[0]!r}: score other prompts with a scorer of your own (module:function)"
         )
     return np.array([PROMPTS.index(prompt) for prompt in prompts], dtype=np.int64)
 
 
 def _distance_to_centre_line(scan: np.ndarray) -> np.ndarray:
-    """Distance to the centre line of ``scan`` (8, 8), ink in [0, 1]: (96, 96) in pixels of the drawing."""
+    """Distance to the centre line of ``scan`` (8, 8), ink in [0, 1]: (96, 96) in pixels of the
+    drawing.
+    """
     from scipy import ndimage
 
     fine = SIZE * _OVERSAMPLING
@@ -112,5 +125,5 @@ def _distance_to_centre_line(scan: np.ndarray) -> np.ndarray:
     area = ndimage.sum_labels(band, parts, index=np.arange(count + 1))
     band &= area[parts] > 4 * _OVERSAMPLING**2  # smaller parts are specks of the scan, not strokes
     outside, inside = (ndimage.distance_transform_edt(mask) for mask in (~band, band))
-    # The band is about 1.4 pixels wide: its middle is the centre line, taken without a thinning that would break it.
+    # The band is about 1.4 pixels wide: its middle is the centre line, and thinning would break it.
     return np.maximum((outside - inside) / _OVERSAMPLING + 0.7, 0.0)

@@ -1,7 +1,9 @@
-"""`tglo demo`: a real problem on the path that a user's own model would take, in about three minutes on two cores.
+"""`tglo demo`: a real problem on the path that a user's own model would take, in about three
+minutes on two cores.
 
-Samples of the base model are scored, split by a threshold, cached and trained on, once with TGO and once with SFT for
-the same number of steps. Fresh samples of base, SFT and TGO are then compared under the same prompts and seeds.
+Samples of the base model are scored, split by a threshold, cached and trained on, once with TGO and
+once with SFT for the same number of steps. Fresh samples of base, SFT and TGO are then compared
+under the same prompts and seeds.
 """
 
 from __future__ import annotations
@@ -11,44 +13,38 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tglo.demo import classifier, digits, report, scorer
+from tglo.demo import classifier, digits, figures, report, scorer, settings
 from tglo.demo.report import Outcome
+from tglo.demo.settings import (
+    BASE,
+    BATCH,
+    EVALUATION_SEED,
+    GUIDANCE,
+    QUICK,
+    SCORER,
+    SEED_STRIDE,
+    Plan,
+)
 
 log = logging.getLogger("tglo")
 
-BASE = Path(__file__).parent / "base"
-SCORER = "tglo.demo.scorer:score"
-GUIDANCE = 1.5
-BATCH = 64
-EVALUATION_SEED = 1_000_000_000  # far from every training seed: the samples are unseen
 OBJECTIVES = {"SFT": "sft", "TGO": "tgo"}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything; counts of images are per prompt, of which there are ten."""
-
-    training_images: int = 150
-    evaluation_images: int = 60
-    sampling_steps: int = 12
-    steps: int = 200
-
-
-QUICK = Plan(training_images=13, evaluation_images=4, sampling_steps=4, steps=6)
-
-
 def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
-    """Runs the demo in ``output`` and returns what report.json holds: one row of numbers per model, and seconds.
+    """Runs the demo in ``output`` and returns what report.json holds: one row of numbers per model,
+    and seconds.
 
-    ``seed`` changes the training set, both trainings and the evaluation. ``quick`` takes a few steps of everything,
-    to see that all works; its numbers mean nothing. Finished images and steps of an interrupted run are kept, so the
-    same call goes on. ValueError if ``output`` holds a demo with another seed or size.
+    ``seed`` changes the training set, both trainings and the evaluation. ``quick`` takes a few
+    steps of everything, to see that all works; its numbers mean nothing. Finished images and steps
+    of an interrupted run are kept, so the same call goes on. ValueError if ``output`` holds a demo
+    with another seed or size.
     """
     if not 0 <= seed < 1000:
         raise ValueError(
@@ -57,11 +53,11 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
     plan = QUICK if quick else Plan()
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    _claim(output, {"seed": seed, "quick": quick})
+    _claim(output, {"seed": seed, **asdict(plan)})
     watch = Stopwatch()
 
     with watch.part("generate"):
-        manifest = _generate(BASE, output / "data", plan.training_images, seed * 1_000_000, plan)
+        manifest = _generate(BASE, output / "data", plan.training_images, seed * SEED_STRIDE, plan)
     with watch.part("score"):
         scores, threshold, text = _score(manifest, output)
     print(text)
@@ -82,17 +78,17 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
     with watch.part("report"):
         columns = np.arange(20) % len(outcomes[0].images)
         pictures = {
-            "samples.png": report.png_bytes(report.sample_grid(outcomes, columns)),
-            "scores.png": report.score_histograms(scores, threshold, outcomes),
-            "training.png": report.training_curves(metrics),
+            "samples.png": figures.png_bytes(figures.sample_grid(outcomes, columns)),
+            "scores.png": figures.score_histograms(scores, threshold, outcomes),
+            "training.png": figures.training_curves(metrics),
         }
-        facts = _facts(outcomes, plan, seed)
+        facts = settings.facts(plan, seed)
         page = report.write_report(
             output / "report",
             outcomes,
             pictures,
             facts=facts,
-            commands=_commands(output, seed, plan),
+            commands=settings.commands(output, seed, plan),
         )
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
     result = {
@@ -124,19 +120,20 @@ class Stopwatch:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
 
 
-def _claim(output: Path, settings: dict[str, Any]) -> None:
+def _claim(output: Path, wanted: dict[str, Any]) -> None:
     """Binds the folder to its settings: images made for others must not be taken for ours."""
     path = output / "demo.json"
     if path.exists():
         held = json.loads(path.read_text())
-        if held != settings:
+        if held != wanted:
             raise ValueError(
-                f"{output} holds a demo with {held}, not {settings}: choose another folder or remove it"
+                f"{output} holds a demo with {held}, not {wanted}: "
+                "choose another folder or remove it"
             )
     elif any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: choose another folder")
     else:
-        path.write_text(json.dumps(settings) + "\n")
+        path.write_text(json.dumps(wanted) + "\n")
 
 
 def _generate(model: Path, folder: Path, count: int, first_seed: int, plan: Plan) -> Path:
@@ -159,7 +156,9 @@ def _generate(model: Path, folder: Path, count: int, first_seed: int, plan: Plan
 
 
 def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
-    """Writes data/scored.csv and threshold.json; returns scores, threshold and a summary of labels and weights."""
+    """Writes data/scored.csv and threshold.json; returns scores, threshold and a summary of labels
+    and weights.
+    """
     from tglo.data.manifest import read_manifest, write_manifest
     from tglo.rewards import load_scorer, score_manifest
     from tglo.threshold import describe, estimate
@@ -193,11 +192,13 @@ def _cache(output: Path) -> None:
 def _train(
     output: Path, objective: str, seed: int, plan: Plan
 ) -> tuple[Path, list[dict[str, float]]]:
-    """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics' lines."""
+    """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics'
+    lines.
+    """
     from tglo.train import load_config, train
 
     config = output / f"{objective}.toml"
-    config.write_text(_toml(output, objective, seed, plan))
+    config.write_text(settings.toml(output, objective, seed, plan))
     result = train(load_config(config))
     if result.export is None:
         raise SystemExit("stopped by a signal; the same command goes on")
@@ -206,7 +207,7 @@ def _train(
 
 
 def _evaluate(name: str, model: Path, folder: Path, seed: int, plan: Plan) -> Outcome:
-    first_seed = EVALUATION_SEED + seed * 1_000_000
+    first_seed = EVALUATION_SEED + seed * SEED_STRIDE
     manifest = _generate(model, folder, plan.evaluation_images, first_seed, plan)
     from tglo.data.images import decode_image
     from tglo.data.manifest import read_manifest
@@ -221,75 +222,4 @@ def _evaluate(name: str, model: Path, folder: Path, seed: int, plan: Plan) -> Ou
         legibility=scorer.legibility(images, prompts),
         stroke_width=scorer.stroke_width(images),
         accuracy=classifier.accuracy(images, prompts),
-    )
-
-
-def _toml(output: Path, objective: str, seed: int, plan: Plan) -> str:
-    """The configuration of a run, as a person would write it."""
-
-    def text(path: Path) -> str:
-        return json.dumps(str(path))  # a JSON string is a TOML string
-
-    rate = {"tgo": 1e-4, "sft": 1e-4}[objective]
-    return f"""# Made by `tglo demo`; `tglo train {objective}.toml` repeats the run.
-seed = {seed}
-
-[model]
-path = {text(BASE)}
-train = "full"
-
-[data]
-manifest = {text(output / "data" / "scored.csv")}
-cache = {text(output / "cache")}
-threshold = {text(output / "threshold.json")}
-
-[objective]
-name = "{objective}"
-temperature = 0.03
-
-[optimizer]
-steps = {plan.steps}
-micro_batch = {BATCH}
-learning_rate = {rate}
-schedule = "cosine"
-
-[engine]
-kind = "plain"
-device = "cpu"
-
-[output]
-folder = {text(output / objective)}
-save_every = {plan.steps}
-log_every = {max(1, plan.steps // 40)}
-"""
-
-
-def _facts(outcomes: list[Outcome], plan: Plan, seed: int) -> list[str]:
-    return [
-        f"{10 * plan.training_images:,} training samples of the base model, {plan.steps} steps of {BATCH} for SFT and "
-        f"for TGO, {len(outcomes[0].scores)} fresh samples of each model with seeds that the training set did not use.",
-        "s.e.: standard error of the difference of two means, as if the samples were independent. s.d.: standard "
-        "deviation of the base model's scores.",
-        f"Seed {seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a comparison.",
-    ]
-
-
-def _commands(output: Path, seed: int, plan: Plan) -> str:
-    """The shell commands that repeat every step on the files of this run."""
-    base, folder = str(BASE), str(output)
-    first = EVALUATION_SEED + seed * 1_000_000
-    sampling = f"--steps {plan.sampling_steps} --guidance {GUIDANCE} --batch-size {BATCH}"
-    return "\n".join(
-        [
-            f"cd {folder}",
-            f"tglo generate --model {base} --prompts data/prompts.txt --output again --count {plan.training_images} \\",
-            f"    {sampling} --seed {seed * 1_000_000}",
-            f"tglo score again/manifest.csv --scorer {SCORER} --output again/scored.csv",
-            "tglo threshold again/scored.csv --output again/threshold.json",
-            f"tglo cache --model {base} --manifest again/scored.csv --output again/cache --resolution {digits.SIZE}",
-            "tglo train tgo.toml --data.manifest again/scored.csv --data.cache again/cache \\",
-            "    --data.threshold again/threshold.json --output.folder again/tgo",
-            "tglo generate --model ./again/tgo/export --prompts data/prompts.txt --output again/evaluation \\",
-            f"    --count {plan.evaluation_images} {sampling} --seed {first}",
-        ]
     )

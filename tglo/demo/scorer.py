@@ -1,7 +1,7 @@
 """The demo's reward: ``tglo score --scorer tglo.demo.scorer:score``.
 
-score = legibility x boldness, in pixels. Boldness, the taste, is the mean stroke width; legibility is the probability
-of the prompted digit. A bold blot and a thin but perfect digit both score low.
+score = legibility x boldness, in pixels. Boldness, the taste, is the mean stroke width; legibility
+is the probability of the prompted digit. A bold blot and a thin but perfect digit both score low.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from tglo.demo import classifier, digits
 
 
 def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-    """Legibility times stroke width, (B,) float64 in pixels; ValueError for a prompt the demo does not know."""
+    """Legibility times stroke width, (B,) float64 in pixels; ValueError for a prompt the demo does
+    not know.
+    """
     return legibility(images, prompts) * stroke_width(images)
 
 
@@ -30,10 +32,12 @@ def legibility(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
 
 
 def stroke_width(images: list[Image.Image]) -> np.ndarray:
-    """The mean stroke width (B,) float64 in pixels of the 32x32 drawing: twice the area of ink over its outline.
+    """The mean stroke width (B,) float64 in pixels of the 32x32 drawing: twice the area of ink over
+    its outline.
 
-    A stroke of length L and width d has the area L d and an outline of about 2 L, whatever digit it belongs to, so that
-    no digit is favoured. The outline is the total variation of the ink. A blank image has width 0.
+    A stroke of length L and width d has the area L d and an outline of about 2 L, whatever digit it
+    belongs to, so that no digit is favoured. The outline is the total variation of the ink. A blank
+    image has width 0.
     """
     ink = np.pad(digits.to_ink(images).astype(np.float64), ((0, 0), (1, 1), (1, 1)))
     down = np.diff(ink, axis=1)[:, :, :-1]

@@ -1,0 +1,81 @@
+"""The report's numbers, pictures and page, from made-up outcomes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tglo.demo import figures, report, settings
+from tglo.demo.report import Outcome
+from tglo.train.config import load_config
+
+
+def outcome(name: str, scores: list[float], grey: int) -> Outcome:
+    images = [Image.new("RGB", (32, 32), (grey, grey, grey)) for _ in scores]
+    values = np.array(scores)
+    return Outcome(name, images, values, np.ones_like(values), 2.0 * values, 0.75)
+
+
+@pytest.fixture
+def outcomes() -> list[Outcome]:
+    return [
+        outcome("base", [1.0, 2.0, 3.0], 0),
+        outcome("SFT", [2.0, 3.0, 4.0], 80),
+        outcome("TGO", [4.0, 5.0, 6.0], 160),
+    ]
+
+
+def test_gain_in_its_three_units(outcomes: list[Outcome]) -> None:
+    base, _, tgo = outcomes
+    assert base.standard_error == pytest.approx(1 / np.sqrt(3))
+    gain = tgo.gain(base)
+    assert gain["score"] == 3.0
+    assert gain["standard_deviations"] == pytest.approx(3.0)
+    assert gain["standard_errors"] == pytest.approx(3.0 / np.sqrt(2 / 3))
+    assert tgo.row(base)["stroke_width"] == 10.0
+
+
+def test_summary_has_a_line_for_each_model(outcomes: list[Outcome]) -> None:
+    lines = report.summary(outcomes).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["base", "SFT", "TGO"]
+    assert "+3.00 = +3.00 s.d. = +3.7 s.e." in lines[3]
+    assert "s.d." not in lines[1]
+
+
+def test_grid_puts_each_model_in_its_row(outcomes: list[Outcome]) -> None:
+    grid = figures.sample_grid(outcomes, np.array([0, 2]), scale=2)
+    assert grid.height == 3 * 64
+    levels = [grid.getpixel((grid.width - 10, 32 + 64 * row)) for row in range(3)]
+    assert levels == [(0, 0, 0), (80, 80, 80), (160, 160, 160)]
+
+
+def test_page_embeds_the_pictures_and_escapes_text(outcomes: list[Outcome], tmp_path: Path) -> None:
+    names = ("loss", "r_positive", "r_negative", "implicit_accuracy", "saturated")
+    lines = [{"step": step, **dict.fromkeys(names, 1.0 / step)} for step in (1, 2)]
+    pictures = {
+        "scores.png": figures.score_histograms(np.array([1.0, 2.0, 3.0]), 2.0, outcomes),
+        "training.png": figures.training_curves({"SFT": lines, "TGO": lines}),
+    }
+    page = report.write_report(
+        tmp_path / "report", outcomes, pictures, facts=["a < b"], commands="tglo <train>"
+    )
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2
+    assert "a &lt; b" in text and "tglo &lt;train&gt;" in text
+    for name in pictures:
+        Image.open(io.BytesIO((page.parent / name).read_bytes())).verify()
+
+
+def test_written_settings_are_a_valid_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "tgo.toml"
+    folder = tmp_path / 'with "quotes" and spaces'
+    path.write_text(settings.toml(folder, "tgo", 3, settings.Plan()))
+    config = load_config(path)
+    assert config.seed == 3
+    assert config.data.manifest == folder / "data" / "scored.csv"
+    assert config.optimizer.steps == settings.Plan().steps
+    assert config.objective.name == "tgo"
