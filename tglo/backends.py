@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 
@@ -16,6 +17,11 @@ BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
 OPERATORS = ("tgo_loss", "prediction_error")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
+# The Triton kernels have been interpreted and compiled, but not yet run on a GPU: they are used
+# only where a caller asks for them.
+_AUTOMATIC = ("cuda", "cpu")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
 _forced = os.environ.get("TGLO_BACKEND", "auto")
 _announced: set[tuple[str, str, torch.dtype, str]] = set()
 
@@ -28,19 +34,28 @@ def check_backend(name: str) -> None:
 
 def backends() -> dict[str, str]:
     """Every backend with why it cannot run here, or "" if it can."""
-    return {
-        "cuda": "this release has no CUDA kernels; use backend='auto'",
-        "triton": "this release has no Triton kernels; use backend='auto'",
-        "cpu": "" if EXTENSION.loaded else f"{EXTENSION.problem}; {EXTENSION.remedy}",
-        "reference": "",
-    }
+    missing = {name: _missing(name) for name in BACKENDS if name != "auto"}
+    if not missing["triton"] and not torch.cuda.is_available():
+        missing["triton"] = "there is no CUDA device; use backend='auto'"
+    return missing
+
+
+def _missing(backend: str) -> str:
+    """What this installation lacks for a backend, or ""."""
+    if backend == "cuda":
+        return "this release has no CUDA kernels; use backend='auto'"
+    if backend == "triton" and not _HAS_TRITON:
+        return "triton is not installed; pip install triton, or use backend='auto'"
+    if backend == "cpu" and not EXTENSION.loaded:
+        return f"{EXTENSION.problem}; {EXTENSION.remedy}"
+    return ""
 
 
 def _refusal(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """Why this backend cannot take such tensors, or ""."""
     if backend == "reference":
         return ""
-    missing = backends()[backend]
+    missing = _missing(backend)
     if missing:
         return missing
     wanted = "cpu" if backend == "cpu" else "cuda"
@@ -72,7 +87,7 @@ def backend_for(
         if refusal:
             raise RuntimeError(f"backend {requested!r} cannot run {op}: {refusal}")
         return requested
-    for name in ("cuda", "triton", "cpu"):
+    for name in _AUTOMATIC:
         if not _refusal(name, device_type, dtype):
             return name
     return "reference"

@@ -20,7 +20,7 @@ Status = Literal["ok", "missing", "problem"]
 PACKAGES = (
     ("torch", ">=2.11,<2.14", "everything", ""),
     ("numpy", ">=2", "everything", ""),
-    ("triton", ">=3.6", "torch.compile on a GPU", ""),
+    ("triton", ">=3.6", "torch.compile and the Triton kernels on a GPU", ""),
     ("diffusers", ">=0.42,<0.43", "model families", "train"),
     ("transformers", ">=5.17,<6", "text encoders and reward models", "train"),
     ("peft", ">=0.21,<0.22", "LoRA", "train"),
@@ -143,7 +143,7 @@ def _forced() -> Finding | None:
 def _operator(op: str, device: str) -> Finding:
     import torch
 
-    from tglo.ops import backend_for
+    from tglo.ops import backend_for, backends
 
     name = f"{op} on {device}"
     try:
@@ -151,7 +151,10 @@ def _operator(op: str, device: str) -> Finding:
         wide = backend_for(op, device, torch.float64)
     except (RuntimeError, ValueError) as error:
         return Finding(name, "problem", str(error))
-    return Finding(name, "ok", f"{kernels} for bfloat16, float16, float32; {wide} for float64")
+    detail = f"{kernels} for bfloat16, float16, float32; {wide} for float64"
+    if device == "cuda" and kernels != "triton" and not backends()["triton"]:
+        detail += "; backend='triton' on request"
+    return Finding(name, "ok", detail)
 
 
 def report() -> list[Finding]:

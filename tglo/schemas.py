@@ -56,4 +56,18 @@ def _prediction_error_fake(prediction: Tensor, target: Tensor) -> Tensor:
     return prediction.new_empty((prediction.shape[0],), dtype=torch.float64)
 
 
+def _register_triton(name: str) -> None:
+    """CUDA tensors go to the Triton kernel of that name, which is imported by its first call."""
+
+    def run(*arguments: Any) -> Any:
+        from tglo.kernels import loss
+
+        return getattr(loss, name)(*arguments)
+
+    _library.impl(name, run, "CUDA")
+
+
+for _name in ("tgo_loss", "tgo_loss_backward", "prediction_error"):
+    _register_triton(_name)
+
 EXTENSION = extension.load()

@@ -1,0 +1,314 @@
+"""Triton kernels of the TGO loss: one launch forward, one backward (arXiv 2605.04653).
+
+A program takes one part of one row; a row is one draw's prediction, dense in memory. Sums have a
+fixed order: float32 over the few steps of a part, float64 from there on. The program that arrives
+last, as an integer counter tells it, adds the parts of each row and applies the head. No float
+atomics, so results are bitwise equal from run to run. The formulas are those of tglo/reference.py.
+
+Index names: i_ an index, o_ offsets, b_ a block of values; P, Q, Y are the policy's prediction, the
+reference's and the target.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 2048  # elements of one step
+STEPS = 4  # steps of one part
+SAMPLES = 16  # samples that the head takes at once
+PARTS = 32  # parts that it adds at once
+WARPS = 8
+REGISTERS = 128  # without a limit ptxas aims at more programs per multiprocessor and spills
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x) for x in [0, 1] to a relative 1e-11: a series where 1 + x would round x away."""
+    return tl.where(x < 1e-4, x * (1.0 - x * (0.5 - x * (1.0 / 3.0))), tl.log(1.0 + x))
+
+
+@triton.jit
+def _row_mean(partials, i_row, valid, parts, one_over_elements, S: tl.constexpr, C: tl.constexpr):
+    """Sum of `parts` numbers of each row, over its elements: [S]."""
+    b_sum = tl.zeros([S], tl.float64)
+    for i_part in range(0, parts, C):
+        o_part = i_part + tl.arange(0, C)
+        o = i_row.to(tl.int64)[:, None] * parts + o_part[None, :]
+        mask = valid[:, None] & (o_part < parts)[None, :]
+        # Written by other programs of this launch: read past the first-level cache.
+        b_sum += tl.sum(tl.load(partials + o, mask=mask, other=0.0, cache_modifier=".cg"), 1)
+    return b_sum * one_over_elements
+
+
+@triton.jit
+def _forward(
+    P,
+    Y,
+    Q,  # None with a cached error
+    cached_error,  # [rows] float64, None with Q
+    scores,  # [batch] float64
+    threshold,  # [batch] or [1] float64, or None
+    timestep_weight,  # [rows] or [1] float64, or None
+    partials,  # [2, rows, parts] float64: policy's error, difference of errors
+    counter,  # [1] int32, 0 before and after
+    loss,  # [batch], or [1] if reduced
+    log_ratio,  # [batch] float64
+    coefficient,  # [rows] float64
+    policy_error,  # [rows] float64
+    reference_error,  # [rows] float64
+    rows,
+    elements,
+    parts,
+    draws,
+    threshold_stride,
+    timestep_weight_stride,
+    threshold_value: tl.float64,
+    timestep_weight_value: tl.float64,
+    beta: tl.float64,
+    one_over_temperature: tl.float64,
+    confidence: tl.float64,
+    share: tl.float64,  # 1 / batch for the mean, else 1
+    one_over_elements: tl.float64,  # quotients are taken on the host: float64 division is a call
+    one_over_draws: tl.float64,
+    REDUCED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    i_program = tl.program_id(0)
+    i_row = (i_program // parts).to(tl.int64)
+    i_part = i_program % parts
+    first = i_part.to(tl.int64) * (BLOCK * STEPS)
+    b_error = tl.zeros([BLOCK], tl.float32)
+    b_difference = tl.zeros([BLOCK], tl.float32)
+    for step in range(STEPS):
+        o_row = first + step * BLOCK + tl.arange(0, BLOCK)
+        mask = o_row < elements
+        o = i_row * elements + o_row
+        b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
+        b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
+        b_from_target = b_p - b_y
+        b_error += b_from_target * b_from_target
+        if Q is not None:
+            b_q = tl.load(Q + o, mask=mask, other=0.0).to(tl.float32)
+            b_difference += (b_p - b_q) * (b_from_target + (b_q - b_y))
+    programs = tl.num_programs(0)
+    tl.store(partials + i_program, tl.sum(b_error.to(tl.float64), 0))
+    if Q is not None:
+        tl.store(partials + programs + i_program, tl.sum(b_difference.to(tl.float64), 0))
+    tl.debug_barrier()  # the sums are written before this program counts as arrived
+    arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+    if arrived == programs - 1:
+        tl.debug_barrier()
+        total = tl.zeros([SAMPLES], tl.float64)
+        batch = rows // draws
+        for i_first in range(0, batch, SAMPLES):
+            i_sample = i_first + tl.arange(0, SAMPLES)
+            valid = i_sample < batch
+            b_ell = tl.zeros([SAMPLES], tl.float64)
+            for i_draw in range(0, draws):
+                i_rows = i_sample * draws + i_draw
+                b_e = _row_mean(partials, i_rows, valid, parts, one_over_elements, SAMPLES, PARTS)
+                if Q is not None:
+                    second = partials + programs
+                    b_d = _row_mean(second, i_rows, valid, parts, one_over_elements, SAMPLES, PARTS)
+                    b_other = b_e - b_d
+                    # A mean of squares; the rounding of two sums could make it negative.
+                    b_other = tl.where(b_other < 0.0, 0.0, b_other)
+                else:
+                    b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0)
+                    b_d = b_e - b_other
+                tl.store(policy_error + i_rows, b_e, mask=valid)
+                tl.store(reference_error + i_rows, b_other, mask=valid)
+                b_omega = timestep_weight_value
+                if timestep_weight is not None:
+                    o_omega = i_rows * timestep_weight_stride
+                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
+                b_ell += -(b_omega * one_over_temperature) * b_d
+            b_r = beta * (b_ell * one_over_draws)
+            tl.store(log_ratio + i_sample, b_r, mask=valid)
+
+            b_tau = threshold_value
+            if threshold is not None:
+                b_tau = tl.load(threshold + i_sample * threshold_stride, mask=valid, other=0.0)
+            b_score = tl.load(scores + i_sample, mask=valid, other=0.0)
+            b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
+            b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
+            b_x = -b_sign * b_r
+            b_tail = tl.exp(-tl.abs(b_x))
+            b_loss = b_weight * (tl.where(b_x > 0.0, b_x, 0.0) + _log1p(b_tail))
+            b_slope = -b_weight * b_sign * tl.where(b_x >= 0.0, 1.0, b_tail) / (1.0 + b_tail)
+            if REDUCED:
+                total += tl.where(valid, b_loss, 0.0)
+            else:
+                tl.store(loss + i_sample, b_loss.to(tl.float32), mask=valid)
+            for i_draw in range(0, draws):
+                i_rows = i_sample * draws + i_draw
+                b_omega = timestep_weight_value
+                if timestep_weight is not None:
+                    o_omega = i_rows * timestep_weight_stride
+                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
+                b_coefficient = -share * b_slope * beta * (b_omega * one_over_temperature)
+                b_coefficient = b_coefficient * (2.0 * one_over_elements) * one_over_draws
+                tl.store(coefficient + i_rows, b_coefficient, mask=valid)
+        if REDUCED:
+            tl.store(loss, (tl.sum(total, 0) * share).to(tl.float32))
+        tl.store(counter, 0)
+
+
+@triton.jit
+def _backward(
+    grad_loss,  # [batch] or [1] float32
+    coefficient,  # [rows] float64
+    P,
+    Y,
+    gradient,  # of P's dtype and layout
+    elements,
+    parts,
+    draws,
+    grad_loss_stride,
+    BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    i_program = tl.program_id(0)
+    i_row = (i_program // parts).to(tl.int64)
+    first = (i_program % parts).to(tl.int64) * (BLOCK * STEPS)
+    outer = tl.load(grad_loss + i_row // draws * grad_loss_stride).to(tl.float64)
+    scale = (outer * tl.load(coefficient + i_row)).to(tl.float32)
+    for step in range(STEPS):
+        o_row = first + step * BLOCK + tl.arange(0, BLOCK)
+        mask = o_row < elements
+        o = i_row * elements + o_row
+        b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
+        b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
+        tl.store(gradient + o, (scale * (b_p - b_y)).to(P.dtype.element_ty), mask=mask)
+
+
+_counters: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _arrival_counter(device: torch.device) -> Tensor:
+    """An int32 zero that each launch leaves as zero: one per stream, since launches there take turns.
+
+    A CUDA graph gets its own, with its zeroing in the graph: it may be replayed on any stream.
+    """
+    if device.type != "cuda":
+        return torch.zeros(1, dtype=torch.int32, device=device)
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(1, dtype=torch.int32, device=device)
+    key = device, torch.cuda.current_stream(device).cuda_stream
+    if key not in _counters:
+        _counters[key] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _counters[key]
+
+
+def _stride(tensor: Tensor | None) -> int:
+    """0 for a tensor of one number, which is meant for every row."""
+    return 0 if tensor is None or tensor.ndim == 0 else tensor.stride(0)
+
+
+def _parts(rows: Tensor) -> int:
+    return triton.cdiv(rows[0].numel(), BLOCK * STEPS)
+
+
+def tgo_loss(
+    policy_pred: Tensor,
+    target: Tensor,
+    reference_pred: Tensor | None,
+    reference_error: Tensor | None,
+    scores: Tensor,
+    threshold: Tensor | None,
+    timestep_weight: Tensor | None,
+    threshold_value: float,
+    timestep_weight_value: float,
+    beta: float,
+    temperature: float,
+    confidence: float,
+    draws: int,
+    reduction: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/schemas.py."""
+    rows = policy_pred.shape[0]
+    batch = rows // draws
+    device, reduced = policy_pred.device, reduction != 0
+    loss = torch.empty(() if reduced else (batch,), dtype=torch.float32, device=device)
+    wide = [torch.empty(n, dtype=torch.float64, device=device) for n in (batch, rows, rows, rows)]
+    if rows == 0:
+        return loss.zero_(), wide[0], wide[1], wide[2], wide[3]
+    elements, parts = policy_pred[0].numel(), _parts(policy_pred)
+    partials = torch.empty(2 * rows * parts, dtype=torch.float64, device=device)
+    _forward[(rows * parts,)](
+        policy_pred,
+        target,
+        reference_pred,
+        None if reference_error is None else reference_error.contiguous(),
+        scores.contiguous(),
+        threshold,
+        timestep_weight,
+        partials,
+        _arrival_counter(device),
+        loss,
+        *wide,
+        rows,
+        elements,
+        parts,
+        draws,
+        _stride(threshold),
+        _stride(timestep_weight),
+        threshold_value,
+        timestep_weight_value,
+        beta,
+        1.0 / temperature,
+        confidence,
+        1.0 / batch if reduction == 1 else 1.0,
+        1.0 / elements,
+        1.0 / draws,
+        REDUCED=reduced,
+        BLOCK=BLOCK,
+        STEPS=STEPS,
+        SAMPLES=SAMPLES,
+        PARTS=PARTS,
+        num_warps=WARPS,
+        maxnreg=REGISTERS,
+    )
+    return loss, wide[0], wide[1], wide[2], wide[3]
+
+
+def tgo_loss_backward(
+    grad_loss: Tensor, coefficient: Tensor, policy_pred: Tensor, target: Tensor, draws: int
+) -> Tensor:
+    """tglo::tgo_loss_backward for tensors that share one layout with dense rows."""
+    gradient = torch.empty_like(policy_pred)
+    rows = policy_pred.shape[0]
+    if rows == 0:
+        return gradient
+    parts = _parts(policy_pred)
+    _backward[(rows * parts,)](
+        grad_loss,
+        coefficient,
+        policy_pred,
+        target,
+        gradient,
+        policy_pred[0].numel(),
+        parts,
+        draws,
+        _stride(grad_loss),
+        BLOCK=BLOCK,
+        STEPS=STEPS,
+        num_warps=WARPS,
+    )
+    return gradient
+
+
+def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """tglo::prediction_error: the sums of `tgo_loss`, so that equal predictions give equal bits."""
+    zeros = torch.zeros(prediction.shape[0], dtype=torch.float64, device=prediction.device)
+    result = tgo_loss(
+        *(prediction, target, None, zeros, zeros, None, None),
+        *(0.0, 1.0, 1.0, 1.0, 0.0, 1, 1),
+    )
+    return result[3]

@@ -1,0 +1,188 @@
+"""The Triton kernels without a GPU: interpreted against the formulas, and compiled for three GPUs.
+
+Both happen in processes of their own: TRITON_INTERPRET is read when triton is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+INTERPRET = """
+import torch
+from tests.loss_cases import eager_loss, make_case, outcome, widened
+from tglo import ops, tgo_loss
+from tglo.kernels import loss as kernels
+
+kernels.BLOCK, kernels.STEPS, kernels.PARTS, kernels.SAMPLES = 64, 2, 2, 4  # many parts, few numbers
+
+def run(case, cached, reduction, threshold=None, weight=None):
+    p, y, wide = case.policy_pred.detach(), case.target, torch.float64
+    error = kernels.prediction_error(case.reference_pred, y) if cached else None
+    q = None if cached else case.reference_pred
+    options = case.options
+    out = kernels.tgo_loss(
+        p, y, q, error, case.scores.to(wide), threshold, weight, case.threshold, 1.0,
+        options.get("beta", 1.0), 1e-3, options.get("confidence", 5.0), options["draws"],
+        {"none": 0, "mean": 1, "sum": 2}[reduction])
+    outer = torch.linspace(-1, 2, out[0].numel()).view(out[0].shape)
+    return out, kernels.tgo_loss_backward(outer, out[2], p, y, options["draws"]), outer
+
+for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    # one row, more rows than the head takes at once, several draws; sizes off every block
+    for shape, draws in (((1, 1), 1), ((5, 67), 1), ((2, 700), 1), ((6, 3, 43), 3)):
+        for cached in (False, True):
+            case = make_case(shape, dtype, draws=draws, beta=0.7)
+            for reduction in ("none", "mean", "sum") if draws > 1 else ("mean",):
+                (loss, ratio, _, error, other), gradient, outer = run(case, cached, reduction)
+                truth = outcome(widened(case), tgo_loss, cached=cached, outer=outer,
+                                reduction=reduction)
+                unit = 2.0 ** -22 * (float(truth.policy_error.max()) if cached else 0.01) / 1e-3
+                assert (ratio - truth.log_ratio).abs().max() <= unit, (shape, dtype, cached)
+                torch.testing.assert_close(
+                    loss.double(), truth.loss, rtol=1e-6, atol=6 * len(case.scores) * unit)
+                torch.testing.assert_close(error, truth.policy_error, rtol=1e-6, atol=0)
+                torch.testing.assert_close(other, truth.reference_error, rtol=1e-6, atol=1e-9)
+                assert gradient.dtype == dtype
+                # The interpreter cuts bfloat16 off where a GPU rounds: one unit, not half of one.
+                eps = torch.finfo(dtype).eps + 10 * unit
+                limit = eps * truth.gradient.abs().max().item()
+                assert (gradient.double() - truth.gradient).abs().max() <= limit
+
+case = make_case((4, 90), torch.float32)
+weight = torch.rand(4, dtype=torch.float64)
+threshold = torch.rand(4, dtype=torch.float64)
+(loss, ratio, *_), _, _ = run(case, False, "mean", threshold, weight)
+plain = outcome(case._replace(threshold=threshold, options={"timestep_weight": weight}), tgo_loss)
+torch.testing.assert_close(loss, plain.loss, rtol=1e-5, atol=0)
+torch.testing.assert_close(ratio, plain.log_ratio, rtol=1e-5, atol=1e-7)
+
+# Ties are decided in float64, tails are finite, equal predictions give exactly zero.
+tie = case._replace(scores=torch.tensor([0.5, 0.5, 0.5 - 1e-9, 0.5 + 1e-9], dtype=torch.float64))
+assert ((run(tie, False, "none")[0][2]) > 0).tolist() == [True, True, False, True]
+same = case._replace(reference_pred=case.policy_pred.detach().clone())
+for cached in (False, True):
+    assert run(same, cached, "mean")[0][1].tolist() == [0.0] * 4
+huge = make_case((4, 90), torch.float32, distance=0.1, beta=1000.0)
+out, gradient, _ = run(huge, False, "none")
+assert out[1].abs().max() > 1e3 and out[0].isfinite().all() and gradient.isfinite().all()
+truth = outcome(widened(huge), tgo_loss, reduction="none", outer=torch.ones(4))
+torch.testing.assert_close(out[0].double(), truth.loss, rtol=1e-5, atol=1e-30)
+
+# Empty batch; the same bits twice; poisoned output memory is overwritten.
+empty = make_case((0, 5), torch.float32)
+assert kernels.prediction_error(empty.policy_pred.detach(), empty.target).shape == (0,)
+first, second = run(case, False, "mean"), run(case, False, "mean")
+real = torch.empty
+torch.empty = lambda *a, **k: real(*a, **k).fill_(float("nan"))
+poisoned = run(case, False, "mean")
+torch.empty = real
+for other in (second, poisoned):
+    assert all(torch.equal(a, b) for a, b in zip(first[0], other[0]))
+    assert torch.equal(first[1], other[1])
+print("PASSED")
+"""
+
+COMPILE = """
+import json, os, re, subprocess, tempfile
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from tglo.kernels import loss as kernels
+
+tools = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin")
+wide = ("cached_error scores threshold timestep_weight partials log_ratio coefficient policy_error "
+        "reference_error").split()
+blocks = dict(BLOCK=kernels.BLOCK, STEPS=kernels.STEPS)
+
+def signature(kernel, element, constants):
+    types = {}
+    for parameter in kernel.params:
+        name = parameter.name
+        if name in constants or parameter.is_constexpr:
+            types[name] = "constexpr"
+        elif name in ("P", "Q", "Y", "gradient"):
+            types[name] = "*" + element
+        elif name in wide:
+            types[name] = "*fp64"
+        elif name == "counter":
+            types[name] = "*i32"
+        elif name in ("loss", "grad_loss"):
+            types[name] = "*fp32"
+        else:
+            types[name] = parameter.annotation_type or "i32"
+    return types
+
+def usage(kernel, element, capability, constants, options):
+    types = signature(kernel, element, constants)
+    aligned = [i for i, name in enumerate(types) if types[name][0] == "*" or name == "elements"]
+    source = ASTSource(kernel, types, constexprs=constants,
+                       attrs={(i,): [["tt.divisibility", 16]] for i in aligned})
+    binary = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        def tool(name, flag):
+            command = [os.path.join(tools, name), flag, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        resources = tool("cuobjdump", "--dump-resource-usage")
+        code = tool("nvdisasm", "-c")
+    return {
+        "kernel": kernel.__name__, "element": element, "sm": capability,
+        "registers": int(re.search(r"REG:(\\d+)", resources).group(1)),
+        "stack": int(re.search(r"STACK:(\\d+)", resources).group(1)),
+        "local": len(re.findall(r"\\b(?:LDL|STL)\\b", code)),
+        "wide_loads": len(re.findall(r"LDG\\.E\\S*\\.128", code)),
+        "float_atomics": len(re.findall(r"(?:ATOM|RED)\\S*\\.(?:F16|F32|F64|BF16)", code)),
+    }
+
+forward = dict(num_warps=kernels.WARPS, maxnreg=kernels.REGISTERS)
+for capability in (80, 90, 100):
+    for element, variants in (
+        ("bf16", ((False, True, False), (True, True, True), (False, False, True))),
+        ("fp16", ((False, True, False),)),
+        ("fp32", ((False, True, True), (True, False, False))),
+    ):
+        for cached, reduced, tensors in variants:
+            constants = dict(blocks, SAMPLES=kernels.SAMPLES, PARTS=kernels.PARTS, REDUCED=reduced)
+            constants["Q" if cached else "cached_error"] = None
+            if not tensors:
+                constants.update(threshold=None, timestep_weight=None)
+            print(json.dumps(usage(kernels._forward, element, capability, constants, forward)))
+        options = dict(num_warps=kernels.WARPS)
+        print(json.dumps(usage(kernels._backward, element, capability, blocks, options)))
+"""
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+
+
+def test_interpreted_values_and_gradients() -> None:
+    done = run_python(INTERPRET, TRITON_INTERPRET="1")
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stderr
+
+
+def test_compiles_for_three_architectures_without_spills() -> None:
+    done = run_python(COMPILE, TRITON_INTERPRET="0")
+    assert done.returncode == 0, done.stderr
+    usage = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(usage) == 3 * (6 + 3)
+    for kernel in usage:
+        assert kernel["stack"] == 0 and kernel["local"] == 0, kernel
+        assert kernel["wide_loads"] >= 2 and kernel["float_atomics"] == 0, kernel
