@@ -83,10 +83,30 @@ def test_zero_stages_equal_one_process(
             )
             folders[f"{what}-{stage}"] = config.output.folder
             files.append(str(write_toml(config, tmp_path / f"{what}-{stage}.toml")))
+    offloaded = make_config(
+        folder="full-offload",
+        model={"train": "full"},
+        data=common,
+        optimizer={"micro_batch": 2, "steps": 3},
+        engine={
+            "kind": "deepspeed",
+            "zero_stage": 3,
+            "offload_optimizer": True,
+            "offload_parameters": True,
+        },
+        output={
+            "validation_prompts": ["a flower"],
+            "validation_every": 2,
+            "validation_steps": 2,
+        },
+    )
+    folders["full-offload"] = offloaded.output.folder
+    files.append(str(write_toml(offloaded, tmp_path / "full-offload.toml")))
     process = start(str(WORKER), *files)
     output = finish(process)
     assert process.returncode == 0, output[-3000:]
 
+    assert (offloaded.output.folder / "samples" / "step-00000002" / "000.png").is_file()
     for name, folder in folders.items():
         what = name.split("-")[0]
         assert losses(folder) == pytest.approx(losses(alone[what]), rel=1e-5), name

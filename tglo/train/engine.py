@@ -160,11 +160,12 @@ Engine = PlainEngine | DeepSpeedEngine
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """DeepSpeed's JSON config for a run."""
     optimizer, engine = config.optimizer, config.engine
+    pin = torch.cuda.is_available()
     zero: dict[str, Any] = {"stage": engine.zero_stage}
     if engine.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
     if engine.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
     return {
         "train_micro_batch_size_per_gpu": optimizer.micro_batch,
         "gradient_accumulation_steps": optimizer.accumulation,
