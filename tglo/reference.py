@@ -147,12 +147,16 @@ def tgo_loss(
 
     policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,).
     """
-    policy_error = prediction_error(policy_pred, target)
+    policy_pred, target = _at_least_float32(policy_pred), _at_least_float32(target)
     if reference_pred is not None:
+        reference_pred = _at_least_float32(reference_pred)
         difference = error_difference(policy_pred, reference_pred, target)
-        reference_error = prediction_error(reference_pred, target)
+        with torch.no_grad():  # the gradient goes through the difference
+            policy_error = prediction_error(policy_pred, target)
+            reference_error = prediction_error(reference_pred, target)
     else:
         assert reference_error is not None
+        policy_error = prediction_error(policy_pred, target)
         reference_error = reference_error.to(torch.float64)
         difference = policy_error - reference_error
     ratio = log_ratio(
