@@ -29,7 +29,7 @@ class TrainResult:
 
     folder: Path
     steps: int
-    """Updates done, earlier sessions included."""
+    """Updates done, those before a resume included."""
     finished: bool
     """False if a signal stopped the run; the same command goes on from its checkpoint."""
     export: Path | None
