@@ -233,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status. TGLO_DEBUG=1 shows the traceback of an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     main_process = os.environ.get("RANK", "0") == "0"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO if main_process else logging.WARNING)
     try:
