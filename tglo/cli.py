@@ -233,6 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status. TGLO_DEBUG=1 shows the traceback of an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     main_process = os.environ.get("RANK", "0") == "0"
+    # Read when torch is loaded: CPU threads that spin while others need the core cost up to ten times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO if main_process else logging.WARNING)
