@@ -1,4 +1,4 @@
-// The plain interface between the binding and the kernels: no torch types, no CUDA types.
+// The plain interface between the bindings and the kernels: no torch types, no CUDA types.
 // A "row" is one draw's prediction: `elements` numbers that lie next to each other in memory.
 #pragma once
 
@@ -10,32 +10,58 @@ enum class Element : int32_t { bfloat16, float16, float32 };
 
 enum class Reduction : int32_t { none, mean, sum };
 
-// Raised when an operator's arguments change; tglo/ops.py refuses an extension of another version.
-constexpr int64_t interface_version = 1;
+// Raised when an operator's arguments change; tglo/extension.py refuses an extension of another version.
+constexpr int64_t interface_version = 2;
 
-// Sums over a part of a row. Parts are cut the same way whatever the number of threads, and added in order.
-struct PartialSums {
-  double policy_error;      // sum (p - y)^2
-  double error_difference;  // sum (p - q)(p + q - 2y)
+// Weights of a row's elements: element i of row r has data[r * row_stride + (i / inner) % period]. Null data: all 1.
+struct Mask {
+  const float* data;
+  int64_t row_stride;  // 0: one mask for all rows
+  int64_t inner, period;
 };
 
-// The CPU kernels of one instruction set. All pointers are to the first element of the part.
+// Sums over a part of a row, with m the mask. Parts are cut the same way whatever the batch and the number of threads,
+// and added in order.
+struct PartialSums {
+  double policy_error;      // sum m (p - y)^2
+  double error_difference;  // sum m (p - q)(p + q - 2y)
+  double weight;            // sum m; the count without a mask
+};
+
+// The CPU kernels of one instruction set. All pointers are to the first element of the part; `mask` is of its row and
+// `first` the part's place in the row.
 struct CpuKernels {
   // `reference` may be null: then error_difference is 0.
   PartialSums (*sums)(
-      Element type, const void* policy, const void* target, const void* reference, int64_t elements);
-  // gradient = coefficient * (policy - target), rounded to nearest even.
+      Element type, const void* policy, const void* target, const void* reference, int64_t elements,
+      const Mask& mask, int64_t first);
+  // gradient = coefficient * m (policy - target), rounded to nearest even.
   void (*gradient)(
       Element type, const void* policy, const void* target, void* gradient, int64_t elements,
-      double coefficient);
+      double coefficient, const Mask& mask, int64_t first);
+};
+
+// out = scale * latents + noise_scale * noise over blocks of four elements; see philox.h for the noise.
+struct NoiseRow {
+  float scale, noise_scale;
+  uint64_t sample_id;
+  uint32_t draw, seed, purpose;
+};
+
+struct CpuNoiseKernels {
+  // Elements [first, first + count) of a row; `first` is a multiple of 4, the pointers are to element `first`.
+  void (*diffuse)(
+      Element type, const void* latents, void* out, int64_t first, int64_t count, const NoiseRow& row);
 };
 
 namespace baseline {
 extern const CpuKernels cpu_kernels;
+extern const CpuNoiseKernels cpu_noise_kernels;
 }
 #ifdef TGLO_HAS_AVX2
 namespace avx2 {
 extern const CpuKernels cpu_kernels;
+extern const CpuNoiseKernels cpu_noise_kernels;
 }
 #endif
 
