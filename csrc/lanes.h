@@ -54,7 +54,18 @@ struct Float32 {
     return {load_raw<Floats>(from), load_raw<Floats>(from + half_lanes)};
   }
   static void store(float* to, Pack value) { memcpy(to, &value, sizeof(value)); }
+  static Pack arrange(const float* from) { return load(from); }
 };
+
+// Floats in the order of BFloat16's lanes.
+inline Pack even_and_odd(const float* from) {
+  Pack pack;
+  for (int64_t lane = 0; lane < half_lanes; ++lane) {
+    pack.first[lane] = from[2 * lane];
+    pack.second[lane] = from[2 * lane + 1];
+  }
+  return pack;
+}
 
 struct BFloat16 {
   typedef uint16_t Storage;
@@ -66,6 +77,7 @@ struct BFloat16 {
     const Bits words = (round(value.first) >> 16) | (round(value.second) & 0xffff0000u);
     memcpy(to, &words, sizeof(words));
   }
+  static Pack arrange(const float* from) { return even_and_odd(from); }
 
  private:
   // To nearest even, in the upper half. The carry cannot turn a NaN into infinity: a NaN that comes out of arithmetic on
@@ -89,6 +101,7 @@ struct Float16 {
                                _mm256_cvtps_ph(bit_cast<__m256>(value.second), mode)};
     memcpy(to, halves, sizeof(halves));
   }
+  static Pack arrange(const float* from) { return Float32::load(from); }
 #else
   static Pack load(const uint16_t* from) {
     const Bits words = load_raw<Bits>(from);
@@ -98,6 +111,7 @@ struct Float16 {
     const Bits words = narrow(value.first) | (narrow(value.second) << 16);
     memcpy(to, &words, sizeof(words));
   }
+  static Pack arrange(const float* from) { return even_and_odd(from); }
 
  private:
   static Floats widen(Bits half) {
@@ -126,6 +140,11 @@ struct Float16 {
   }
 #endif
 };
+
+// `value`, and +0 in the lanes whose weight is 0, whatever the value is there.
+inline Floats where_counted(Floats weight, Floats value) {
+  return bit_cast<Floats>(bit_cast<Bits>(value) & bit_cast<Bits>(weight != 0.0f));
+}
 
 // The first `count` < lanes elements; the other lanes are zero.
 template <class Type>

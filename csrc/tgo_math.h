@@ -58,12 +58,12 @@ TGLO_HOST_DEVICE inline double draw_log_ratio(
   return -(timestep_weight / temperature) * error_difference;
 }
 
-// coeff with d loss / d p = coeff (p - y) for one of `draws` draws of `elements` elements each.
+// coeff with d loss / d p = coeff (p - y) for one of `draws` draws of `elements` elements each (of the mask's sum).
 TGLO_HOST_DEVICE inline double prediction_coefficient(
     double slope, double timestep_weight, const HeadParameters& parameters, int64_t draws,
-    int64_t elements) {
-  return -slope * parameters.beta * (timestep_weight / parameters.temperature) *
-         (2.0 / static_cast<double>(elements)) / static_cast<double>(draws);
+    double elements) {
+  return -slope * parameters.beta * (timestep_weight / parameters.temperature) * (2.0 / elements) /
+         static_cast<double>(draws);
 }
 
 }  // namespace tglo

@@ -132,17 +132,19 @@ def test_opcheck(cached: bool) -> None:
     other = None if cached else case.reference_pred
     weight = torch.rand(6, dtype=wide) if cached else None
     threshold = torch.tensor(0.4, dtype=wide) if cached else None
+    mask = torch.rand(6, 5) if cached else None
+    scale = torch.tensor(3.0, dtype=wide) if cached else None
     for reduction in (0, 1, 2):
-        arguments = (
-            *(policy, case.target, other, error, case.scores.double(), threshold, weight),
-            *(0.5, 1.0, 1.0, 1e-3, 5.0, 2, reduction),
-        )
-        torch.library.opcheck(torch.ops.tglo.tgo_loss.default, arguments)
+        tensors = policy, case.target, other, error, case.scores.double(), threshold, weight, mask
+        numbers = (1, 0.5, 1.0, 1.0, 1e-3, 5.0, 2, reduction)
+        torch.library.opcheck(torch.ops.tglo.tgo_loss.default, (*tensors, *numbers))
+        arguments = (*tensors, scale, 2.0, *numbers)
+        torch.library.opcheck(torch.ops.tglo.tgo_loss_and_grad.default, arguments)
         outer = torch.rand(3) if reduction == 0 else torch.rand(())
         coefficient = torch.rand(6, dtype=wide)
-        arguments = (outer, coefficient, policy, case.target, 2)
-        torch.library.opcheck(torch.ops.tglo.tgo_loss_backward.default, arguments)
-    torch.library.opcheck(torch.ops.tglo.prediction_error.default, (policy, case.target))
+        backward = (outer, coefficient, policy, case.target, mask, 1, 2)
+        torch.library.opcheck(torch.ops.tglo.tgo_loss_backward.default, backward)
+    torch.library.opcheck(torch.ops.tglo.prediction_error.default, (policy, case.target, mask, 1))
 
 
 @needs_extension
@@ -156,14 +158,18 @@ def test_kernels_refuse_what_they_would_misread() -> None:
         (torch.zeros(4, 6, dtype=torch.bfloat16), "dtype"),
     ):
         with pytest.raises(RuntimeError, match=reason):
-            error(p, other)
+            error(p, other, None, 1)
     with pytest.raises(RuntimeError, match="dense"):
-        error(torch.zeros(4, 12)[:, ::2], torch.zeros(4, 12)[:, ::2])
+        error(torch.zeros(4, 12)[:, ::2], torch.zeros(4, 12)[:, ::2], None, 1)
     with pytest.raises(RuntimeError, match="bfloat16, float16 or float32"):
-        error(p.double(), p.double())
+        error(p.double(), p.double(), None, 1)
     scores = torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="scores must be float64 on the CPU with 4 elements"):
-        torch.ops.tglo.tgo_loss(p, p, p, None, scores, None, None, 0, 1, 1, 1, 1, 1, 1)
+    where = "on the predictions' device"
+    with pytest.raises(RuntimeError, match=f"scores must be float64 {where} with 4 elements"):
+        torch.ops.tglo.tgo_loss(p, p, p, None, scores, None, None, None, 1, 0, 1, 1, 1, 1, 1, 1)
+    for mask in (torch.ones(4, 5), torch.ones(3, 6), torch.ones(4, 12)[:, ::2], torch.ones(6)):
+        with pytest.raises(RuntimeError, match="mask must be contiguous float32 of shape"):
+            error(p, p, mask, 1)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tglo.losses import (
         TGOLoss,
         TGOStats,
+        loss_and_grad,
         prediction_error,
         sft_loss,
         tgo_loss,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _LOSSES = (
     "TGOLoss",
     "TGOStats",
+    "loss_and_grad",
     "prediction_error",
     "sft_loss",
     "tgo_loss",
@@ -48,6 +50,7 @@ __all__ = [
     "TGOLoss",
     "TGOStats",
     "__version__",
+    "loss_and_grad",
     "prediction_error",
     "sft_loss",
     "tgo_loss",

@@ -14,7 +14,7 @@ from tglo.schemas import EXTENSION
 logger = logging.getLogger("tglo")
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
-OPERATORS = ("tgo_loss", "prediction_error")
+OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # The Triton kernels have been interpreted and compiled, but not yet run on a GPU: they are used

@@ -148,3 +148,31 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
         check_vector("timestep_weight", value, rows, "draw", device)
     elif value is not None:
         check_number("timestep_weight", value, at_least=0)  # type: ignore[arg-type]
+
+
+def check_mask(value: object, policy_pred: Tensor) -> None:
+    """Weights that broadcast to the prediction; bool or real."""
+    if value is None:
+        return
+    value = _tensor("mask", value)
+    if value.is_complex():
+        raise TypeError(f"mask has dtype {value.dtype}; pass bool or non-negative weights")
+    sizes = zip(reversed(value.shape), reversed(policy_pred.shape), strict=False)
+    if value.ndim > policy_pred.ndim or any(m not in (1, n) for m, n in sizes):
+        raise ValueError(
+            f"mask has shape {tuple(value.shape)}, which does not broadcast to policy_pred's "
+            f"{tuple(policy_pred.shape)}; for a mask per sample and pixel pass (B, 1, H, W)"
+        )
+    _check_device("mask", value, policy_pred.device)
+
+
+def check_loss_scale(value: object, device: torch.device) -> None:
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or not value.is_floating_point():
+            raise ValueError(
+                f"loss_scale is a {value.dtype} tensor of shape {tuple(value.shape)}; pass a "
+                "number or a 0-dimensional floating-point tensor"
+            )
+        _check_device("loss_scale", value, device)
+    else:
+        check_number("loss_scale", value)  # type: ignore[arg-type]

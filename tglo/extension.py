@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """Counterpart of `interface_version` in csrc/launch.h."""
 
 REINSTALL = (

@@ -14,6 +14,7 @@ from tglo.plain_losses import sft_loss, tgo_loss_from_log_probs
 __all__ = [
     "TGOLoss",
     "TGOStats",
+    "loss_and_grad",
     "prediction_error",
     "sft_loss",
     "tgo_loss",
@@ -48,6 +49,7 @@ def tgo_loss(
     temperature: float = ...,
     confidence: float = ...,
     timestep_weight: Tensor | float | None = ...,
+    mask: Tensor | None = ...,
     draws: int = ...,
     reduction: Reduction = ...,
     return_stats: Literal[False] = ...,
@@ -66,6 +68,7 @@ def tgo_loss(
     temperature: float = ...,
     confidence: float = ...,
     timestep_weight: Tensor | float | None = ...,
+    mask: Tensor | None = ...,
     draws: int = ...,
     reduction: Reduction = ...,
     return_stats: Literal[True],
@@ -83,6 +86,7 @@ def tgo_loss(
     temperature: float = 1e-3,
     confidence: float = 5.0,
     timestep_weight: Tensor | float | None = None,
+    mask: Tensor | None = None,
     draws: int = 1,
     reduction: Reduction = "mean",
     return_stats: bool = False,
@@ -111,6 +115,9 @@ def tgo_loss(
             for a step; above 0.
         confidence: c >= 0, in units of 1 / score.
         timestep_weight: omega, a number or (B * draws,); None is 1.
+        mask: non-negative weights m of the elements, bool or real, broadcast to policy_pred (such
+            as (B, 1, H, W) for inpainting or padding): e = sum m (p - y)^2 / sum m. What lies under
+            a 0 is not looked at. A row of zeros has e_theta - e_ref = 0 and no gradient.
         draws: number of draws (timestep and noise) per sample; they average inside the sigmoid.
         reduction: "mean" or "sum" over samples, or "none". The mean of an empty batch is 0 with a
             zero gradient.
@@ -130,6 +137,96 @@ def tgo_loss(
         RuntimeError: when `backend` insists on one that is not available; when a second derivative
             is taken.
     """
+    arguments = _arguments(
+        policy_pred,
+        target,
+        scores,
+        threshold,
+        reference_pred,
+        reference_error,
+        beta,
+        temperature,
+        confidence,
+        timestep_weight,
+        mask,
+        draws,
+        reduction,
+    )
+    result = ops.tgo_loss(arguments, backend)
+    return (result.loss, _stats(result, arguments)) if return_stats else result.loss
+
+
+def loss_and_grad(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    reference_pred: Tensor | None = None,
+    reference_error: Tensor | None = None,
+    beta: float = 1.0,
+    temperature: float = 1e-3,
+    confidence: float = 5.0,
+    timestep_weight: Tensor | float | None = None,
+    mask: Tensor | None = None,
+    draws: int = 1,
+    reduction: Reduction = "mean",
+    loss_scale: Tensor | float = 1.0,
+    return_stats: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TGOStats]:
+    """The TGO loss and its gradient in one launch, for loops that know their loss scale.
+
+        loss, gradient = loss_and_grad(policy_pred, target, scores, threshold, ...)
+        policy_pred.backward(gradient)
+
+    The gradient is loss_scale * d loss / d policy_pred, like policy_pred in shape and layout and of
+    the promoted dtype of the predictions; with reduction="none" it is that of the losses' sum.
+    loss_scale is a number or a 0-d tensor: the scale of a gradient scaler, 1 / accumulation steps.
+    The other arguments and errors are those of `tgo_loss`. Nothing here is recorded by autograd.
+
+    Returns:
+        (loss, gradient), with return_stats (loss, gradient, TGOStats); the loss is not scaled.
+    """
+    arguments = _arguments(
+        policy_pred,
+        target,
+        scores,
+        threshold,
+        reference_pred,
+        reference_error,
+        beta,
+        temperature,
+        confidence,
+        timestep_weight,
+        mask,
+        draws,
+        reduction,
+    )
+    checks.check_loss_scale(loss_scale, policy_pred.device)
+    scale = number(loss_scale)
+    gradient, result = ops.tgo_loss_and_grad(arguments, scale, backend)
+    if return_stats:
+        return result.loss, gradient, _stats(result, arguments)
+    return result.loss, gradient
+
+
+def _arguments(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    reference_pred: Tensor | None,
+    reference_error: Tensor | None,
+    beta: float,
+    temperature: float,
+    confidence: float,
+    timestep_weight: Tensor | float | None,
+    mask: Tensor | None,
+    draws: int,
+    reduction: Reduction,
+) -> ops.LossArguments:
+    """The arguments of `tgo_loss`, checked and in the dtypes that the operators take."""
     checks.check_reduction(reduction)
     checks.check_prediction("policy_pred", policy_pred)
     rows, device = policy_pred.shape[0], policy_pred.device
@@ -138,35 +235,37 @@ def tgo_loss(
     checks.check_reference(policy_pred, reference_pred, reference_error)
     checks.check_scores(scores, threshold, rows // draws, device)
     checks.check_timestep_weight(timestep_weight, rows, device)
+    checks.check_mask(mask, policy_pred)
     checks.check_number("beta", beta, above=0)
     checks.check_number("temperature", temperature, above=0)
     checks.check_number("confidence", confidence, at_least=0)
 
     policy_pred, target, reference_pred = _promote(policy_pred, target, reference_pred)
-    scores, threshold = constant(scores), number(threshold)
-    result = ops.tgo_loss(
+    return ops.LossArguments(
         policy_pred,
         target,
-        scores,
-        threshold,
-        reference_pred=reference_pred,
-        reference_error=None if reference_error is None else constant(reference_error),
-        beta=float(beta),
-        temperature=float(temperature),
-        confidence=float(confidence),
-        timestep_weight=1.0 if timestep_weight is None else number(timestep_weight),
-        draws=draws,
-        reduction=reduction,
-        backend=backend,
+        constant(scores),
+        number(threshold),
+        reference_pred,
+        None if reference_error is None else constant(reference_error),
+        float(beta),
+        float(temperature),
+        float(confidence),
+        1.0 if timestep_weight is None else number(timestep_weight),
+        mask,
+        draws,
+        reduction,
     )
-    if not return_stats:
-        return result.loss
-    return result.loss, TGOStats(
+
+
+def _stats(result: reference.TGOResult, arguments: ops.LossArguments) -> TGOStats:
+    scores, threshold = arguments.scores, arguments.threshold
+    return TGOStats(
         result.log_ratio.detach(),
         result.policy_error.detach(),
         result.reference_error.detach(),
         reference.label(scores, threshold),
-        reference.confidence_weight(scores, threshold, confidence),
+        reference.confidence_weight(scores, threshold, arguments.confidence),
     )
 
 
@@ -233,6 +332,7 @@ class TGOLoss(nn.Module):
             temperature=self.temperature,
             confidence=self.confidence,
             timestep_weight=timestep_weight,
+            mask=mask,
             draws=draws,
             reduction=self.reduction,
             return_stats=return_stats,
@@ -240,7 +340,9 @@ class TGOLoss(nn.Module):
         )
 
 
-def prediction_error(prediction: Tensor, target: Tensor, *, backend: str = "auto") -> Tensor:
+def prediction_error(
+    prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
     """Mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
 
     This is what to cache of a reference and to pass as `reference_error`: it is summed in the same
@@ -249,5 +351,6 @@ def prediction_error(prediction: Tensor, target: Tensor, *, backend: str = "auto
     """
     checks.check_prediction("prediction", prediction)
     checks.check_like_policy("target", target, prediction)
+    checks.check_mask(mask, prediction)
     prediction, target, _ = _promote(prediction.detach(), target, None)
-    return ops.prediction_error(prediction, target, backend=backend)
+    return ops.prediction_error(prediction, target, mask, backend=backend)

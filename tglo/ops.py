@@ -7,90 +7,110 @@ scores, thresholds, cached errors and weights float64.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tglo import reference
 from tglo.backends import BACKENDS, OPERATORS, backend_for, backends, check_backend, choose
+from tglo.layout import memory_mask, share_layout
 from tglo.schemas import EXTENSION
 
 __all__ = [
     "BACKENDS",
     "EXTENSION",
     "OPERATORS",
+    "LossArguments",
     "backend_for",
     "backends",
     "check_backend",
     "prediction_error",
     "tgo_loss",
+    "tgo_loss_and_grad",
 ]
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
 
 
-def _rows_are_dense(tensor: Tensor) -> bool:
-    """Every row is one stretch of memory without gaps or overlap, and rows follow each other."""
-    if tensor.is_contiguous():
-        return True
-    inner = sorted(
-        (stride, size)
-        for stride, size in zip(tensor.stride()[1:], tensor.shape[1:], strict=True)
-        if size != 1
-    )
-    expected = 1
-    for stride, size in [*inner, (tensor.stride(0), tensor.shape[0])]:
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+class LossArguments(NamedTuple):
+    """The arguments of `tglo.tgo_loss`, checked; vectors are float64."""
 
+    policy_pred: Tensor
+    target: Tensor
+    scores: Tensor
+    threshold: Tensor | float
+    reference_pred: Tensor | None
+    reference_error: Tensor | None
+    beta: float
+    temperature: float
+    confidence: float
+    timestep_weight: Tensor | float
+    mask: Tensor | None
+    draws: int
+    reduction: str
 
-def share_layout(first: Tensor, *others: Tensor | None) -> list[Tensor | None]:
-    """The tensors in one memory layout with dense rows: the first's if it has one, else contiguous.
+    def by_reference(self) -> reference.TGOResult:
+        """The formulas in plain PyTorch, differentiable; the loss reduced."""
+        result = reference.tgo_loss(
+            self.policy_pred,
+            self.target,
+            self.scores,
+            self.threshold,
+            reference_pred=self.reference_pred,
+            reference_error=self.reference_error,
+            beta=self.beta,
+            temperature=self.temperature,
+            confidence=self.confidence,
+            timestep_weight=self.timestep_weight,
+            mask=self.mask,
+            draws=self.draws,
+        )
+        dtype = torch.promote_types(self.policy_pred.dtype, torch.float32)
+        return result._replace(loss=reference.reduce_loss(result.loss, self.reduction).to(dtype))
 
-    Nothing is copied when they share such a layout already (contiguous, channels_last, any dense
-    permutation).
-    """
-    if not _rows_are_dense(first):
-        first = first.contiguous()
-    strides = first.stride()
-    shared: list[Tensor | None] = [first]
-    for tensor in others:
-        if tensor is not None and tensor.stride() != strides:
-            tensor = torch.empty_like(first).copy_(tensor)
-        shared.append(tensor)
-    return shared
+    def for_kernel(self) -> tuple[tuple[Tensor | None, ...], tuple[float, ...]]:
+        """The operator's tensors and numbers (tglo/schemas.py)."""
+        threshold, weight = self.threshold, self.timestep_weight
+        policy, target, other = share_layout(self.policy_pred, self.target, self.reference_pred)
+        mask, inner = (None, 1) if self.mask is None else memory_mask(self.mask, policy)
+        tensors = (
+            policy,
+            target,
+            other,
+            self.reference_error,
+            self.scores,
+            threshold if isinstance(threshold, Tensor) else None,
+            weight if isinstance(weight, Tensor) else None,
+            mask,
+        )
+        numbers = (
+            inner,
+            0.0 if isinstance(threshold, Tensor) else threshold,
+            1.0 if isinstance(weight, Tensor) else weight,
+            self.beta,
+            self.temperature,
+            self.confidence,
+            self.draws,
+            _REDUCTIONS[self.reduction],
+        )
+        return tensors, numbers
 
 
 class _TGOLoss(torch.autograd.Function):
+    """(triton, the operator's numbers, its tensors) -> loss and statistics.
+
+    The numbers come as one tuple: apply() looks at each of its arguments, which takes time.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any,
-        policy_pred: Tensor,
-        target: Tensor,
-        reference_pred: Tensor | None,
-        reference_error: Tensor | None,
-        scores: Tensor,
-        threshold: Tensor | None,
-        timestep_weight: Tensor | None,
-        numbers: tuple[float, float, float, float, float, int, int],
+        ctx: Any, triton: bool, numbers: tuple[Any, ...], *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # `numbers` are the operator's other arguments: apply() looks at each of its own, which
-        # takes time.
-        loss, log_ratio, coefficient, policy_error, reference_error = torch.ops.tglo.tgo_loss(
-            policy_pred,
-            target,
-            reference_pred,
-            reference_error,
-            scores,
-            threshold,
-            timestep_weight,
-            *numbers,
-        )
-        ctx.save_for_backward(coefficient, policy_pred, target)
-        ctx.draws = numbers[5]
+        run = torch.ops.tglo.tgo_loss_triton if triton else torch.ops.tglo.tgo_loss
+        loss, log_ratio, coefficient, policy_error, reference_error = run(*tensors, *numbers)
+        ctx.save_for_backward(coefficient, tensors[0], tensors[1], tensors[7])
+        ctx.numbers = triton, numbers[0], numbers[6]
         ctx.mark_non_differentiable(log_ratio, policy_error, reference_error)
         ctx.set_materialize_grads(False)
         return loss, log_ratio, policy_error, reference_error
@@ -98,11 +118,16 @@ class _TGOLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
-            return (None,) * 8
-        arguments = (grad_loss, *ctx.saved_tensors, ctx.draws)
+            return (None,) * 10
+        arguments = (*ctx.numbers, grad_loss, *ctx.saved_tensors)
         if torch.is_grad_enabled():  # create_graph=True
-            return _TGOLossGradient.apply(*arguments), *(None,) * 7
-        return torch.ops.tglo.tgo_loss_backward(*arguments), *(None,) * 7
+            return None, None, _TGOLossGradient.apply(*arguments), *(None,) * 7
+        return None, None, _gradient(*arguments), *(None,) * 7
+
+
+def _gradient(triton: bool, mask_inner: int, draws: int, *tensors: Tensor | None) -> Tensor:
+    run = torch.ops.tglo.tgo_loss_backward_triton if triton else torch.ops.tglo.tgo_loss_backward
+    return run(*tensors, mask_inner, draws)  # type: ignore[no-any-return]
 
 
 class _TGOLossGradient(torch.autograd.Function):
@@ -112,74 +137,57 @@ class _TGOLossGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        return torch.ops.tglo.tgo_loss_backward(*arguments)  # type: ignore[no-any-return]
+        return _gradient(*arguments)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
         raise RuntimeError("the TGO kernels have no second derivative; backend='reference' has one")
 
 
-def tgo_loss(
-    policy_pred: Tensor,
-    target: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    *,
-    reference_pred: Tensor | None,
-    reference_error: Tensor | None,
-    beta: float,
-    temperature: float,
-    confidence: float,
-    timestep_weight: Tensor | float,
-    draws: int,
-    reduction: str,
-    backend: str,
-) -> reference.TGOResult:
+def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
     """The reduced loss with its per-sample results."""
-    if choose("tgo_loss", policy_pred, backend) == "reference":
-        result = reference.tgo_loss(
-            policy_pred,
-            target,
-            scores,
-            threshold,
-            reference_pred=reference_pred,
-            reference_error=reference_error,
-            beta=beta,
-            temperature=temperature,
-            confidence=confidence,
-            timestep_weight=timestep_weight,
-            draws=draws,
-        )
-        dtype = torch.promote_types(policy_pred.dtype, torch.float32)
-        return result._replace(loss=reference.reduce_loss(result.loss, reduction).to(dtype))
-    threshold_tensor = threshold if isinstance(threshold, Tensor) else None
-    weight_tensor = timestep_weight if isinstance(timestep_weight, Tensor) else None
-    return reference.TGOResult(
-        *_TGOLoss.apply(
-            *share_layout(policy_pred, target, reference_pred),
-            reference_error,
-            scores,
-            threshold_tensor,
-            weight_tensor,
-            (
-                0.0 if isinstance(threshold, Tensor) else threshold,
-                1.0 if isinstance(timestep_weight, Tensor) else timestep_weight,
-                beta,
-                temperature,
-                confidence,
-                draws,
-                _REDUCTIONS[reduction],
-            ),
-        )
-    )
+    chosen = choose("tgo_loss", arguments.policy_pred, backend)
+    if chosen == "reference":
+        return arguments.by_reference()
+    tensors, numbers = arguments.for_kernel()
+    return reference.TGOResult(*_TGOLoss.apply(chosen == "triton", numbers, *tensors))
 
 
-def prediction_error(prediction: Tensor, target: Tensor, *, backend: str) -> Tensor:
+def tgo_loss_and_grad(
+    arguments: LossArguments, loss_scale: Tensor | float, backend: str
+) -> tuple[Tensor, reference.TGOResult]:
+    """(loss_scale * d loss / d policy_pred, the reduced loss with its per-sample results)."""
+    policy = arguments.policy_pred
+    chosen = choose("tgo_loss_and_grad", policy, backend)
+    if chosen == "reference":
+        with torch.enable_grad():
+            leaf = policy.detach().requires_grad_()
+            result = arguments._replace(policy_pred=leaf).by_reference()
+            (gradient,) = torch.autograd.grad(result.loss.sum() * loss_scale, leaf)
+        return gradient, reference.TGOResult(*(tensor.detach() for tensor in result))
+    tensors, numbers = arguments._replace(policy_pred=policy.detach()).for_kernel()
+    scaled = isinstance(loss_scale, Tensor)
+    loss, log_ratio, gradient, *errors = (
+        torch.ops.tglo.tgo_loss_and_grad_triton
+        if chosen == "triton"
+        else torch.ops.tglo.tgo_loss_and_grad
+    )(*tensors, loss_scale if scaled else None, 1.0 if scaled else loss_scale, *numbers)
+    return gradient, reference.TGOResult(loss, log_ratio, *errors)
+
+
+def prediction_error(
+    prediction: Tensor, target: Tensor, mask: Tensor | None, *, backend: str
+) -> Tensor:
     """mean((prediction - target)^2) of every row, (rows,) float64, without autograd; arguments
     taken as checked.
     """
-    if choose("prediction_error", prediction, backend) == "reference":
-        return reference.prediction_error(prediction, target)
+    chosen = choose("prediction_error", prediction, backend)
     with torch.no_grad():
-        shared = share_layout(prediction, target)
-        return torch.ops.tglo.prediction_error(*shared)  # type: ignore[no-any-return]
+        if chosen == "reference":
+            return reference.prediction_error(prediction, target, mask)
+        prediction, shared = share_layout(prediction, target)  # type: ignore[assignment]
+        weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
+        run = torch.ops.tglo.prediction_error
+        if chosen == "triton":
+            run = torch.ops.tglo.prediction_error_triton
+        return run(prediction, shared, weights, inner)  # type: ignore[no-any-return]

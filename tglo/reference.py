@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
+_TINY = torch.finfo(torch.float64).tiny
+
+
 def label(scores: Tensor, threshold: Tensor | float) -> Tensor:
     """l = [s >= tau], bool of the shape of `scores`; a tie is positive."""
     return scores >= threshold
@@ -32,31 +35,51 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _row_mean(elements: Tensor) -> Tensor:
-    """Mean over all but the first dimension, summed in float64."""
+def _row_sum(elements: Tensor) -> Tensor:
+    """Sum over all but the first dimension, in float64."""
     if elements.ndim == 1:
         return elements.to(torch.float64)
-    total = elements.sum(tuple(range(1, elements.ndim)), dtype=torch.float64)
-    return total / elements.shape[1:].numel()
+    return elements.sum(tuple(range(1, elements.ndim)), dtype=torch.float64)
 
 
-def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """e = mean((p - y)^2) of every row: (rows, ...) -> (rows,) float64."""
-    difference = _at_least_float32(prediction) - _at_least_float32(target)
-    return _row_mean(difference * difference)
+def row_weight(prediction: Tensor, mask: Tensor) -> Tensor:
+    """sum m over every row, what its mean divides by: (rows,) float64.
+
+    The mask (non-negative weights) is broadcast to the shape of `prediction`, (rows, ...).
+    """
+    return _row_sum(mask.expand(prediction.shape))
 
 
-def error_difference(policy_pred: Tensor, reference_pred: Tensor, target: Tensor) -> Tensor:
+def _row_mean(elements: Tensor, mask: Tensor | None) -> Tensor:
+    """sum m x / sum m over all but the first dimension; 0 for a row whose weights are all 0."""
+    if mask is None:
+        return _row_sum(elements) / elements.shape[1:].numel()
+    weight = row_weight(elements, mask)
+    return torch.where(weight == 0, 0.0, _row_sum(elements * mask) / weight.clamp(min=_TINY))
+
+
+def _hidden(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """0 where the mask is 0: what lies there counts for nothing, be it NaN."""
+    return tensor if mask is None else torch.where(mask == 0, 0.0, tensor)
+
+
+def prediction_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """e = mean((p - y)^2) of every row: (rows, ...) -> (rows,) float64; weighted by the mask."""
+    difference = _hidden(_at_least_float32(prediction) - _at_least_float32(target), mask)
+    return _row_mean(difference * difference, mask)
+
+
+def error_difference(
+    policy_pred: Tensor, reference_pred: Tensor, target: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """e_theta - e_ref of every row as mean((p - q)(p + q - 2y)): (rows, ...) -> (rows,) float64.
 
     The product is exactly 0 where p == q, and it avoids the cancellation of two large means.
     """
     p, q, y = (
-        _at_least_float32(policy_pred),
-        _at_least_float32(reference_pred),
-        _at_least_float32(target),
+        _hidden(_at_least_float32(tensor), mask) for tensor in (policy_pred, reference_pred, target)
     )
-    return _row_mean((p - q) * ((p - y) + (q - y)))
+    return _row_mean((p - q) * ((p - y) + (q - y)), mask)
 
 
 def average_draws(per_draw: Tensor, draws: int) -> Tensor:
@@ -140,25 +163,30 @@ def tgo_loss(
     temperature: float = 1e-3,
     confidence: float = 5.0,
     timestep_weight: Tensor | float = 1.0,
+    mask: Tensor | None = None,
     draws: int = 1,
 ) -> TGOResult:
     """The per-sample loss of continuous models, with the reference's prediction or its error
     (exactly one of them).
 
-    policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,).
+    policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,);
+    mask is broadcast to policy_pred.
     """
     policy_pred, target = _at_least_float32(policy_pred), _at_least_float32(target)
     if reference_pred is not None:
         reference_pred = _at_least_float32(reference_pred)
-        difference = error_difference(policy_pred, reference_pred, target)
+        difference = error_difference(policy_pred, reference_pred, target, mask)
         with torch.no_grad():  # the gradient goes through the difference
-            policy_error = prediction_error(policy_pred, target)
-            reference_error = prediction_error(reference_pred, target)
+            policy_error = prediction_error(policy_pred, target, mask)
+            reference_error = prediction_error(reference_pred, target, mask)
     else:
         assert reference_error is not None
-        policy_error = prediction_error(policy_pred, target)
+        policy_error = prediction_error(policy_pred, target, mask)
         reference_error = reference_error.to(torch.float64)
         difference = policy_error - reference_error
+        if mask is not None:
+            empty = row_weight(policy_pred, mask) == 0
+            difference = torch.where(empty, 0.0, difference)
     ratio = log_ratio(
         difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws
     )
@@ -175,7 +203,7 @@ def prediction_coefficient(
     scaled_log_ratio: Tensor,
     scores: Tensor,
     threshold: Tensor | float,
-    elements: int,
+    elements: Tensor | float,
     *,
     beta: float = 1.0,
     temperature: float = 1e-3,
@@ -183,13 +211,17 @@ def prediction_coefficient(
     timestep_weight: Tensor | float = 1.0,
     draws: int = 1,
 ) -> Tensor:
-    """coeff with d loss_b / d p = coeff (p - y): (B,) -> (B * K,) float64; `elements` is n.
+    """coeff with d loss_b / d p = coeff m (p - y): (B,) -> (B * K,) float64.
+
+    `elements` is n, or sum of m for each row (`row_weight`); where that is 0, coeff is 0.
 
     coeff = w z sigmoid(-z r) * beta * omega / T * 2 / n, and 1 / K of it for each of K draws.
     """
     slope = loss_slope(scaled_log_ratio, scores, threshold, confidence)
     per_draw = slope.repeat_interleave(draws) / draws
-    return -per_draw * beta * (timestep_weight / temperature) * (2.0 / elements)
+    scale = torch.as_tensor(elements, dtype=torch.float64)
+    scale = torch.where(scale == 0, 0.0, 2.0 / scale).to(per_draw.device)
+    return -per_draw * beta * (timestep_weight / temperature) * scale
 
 
 def reduce_loss(per_sample: Tensor, reduction: str) -> Tensor:

@@ -19,7 +19,7 @@ from tests.loss_cases import (
     outcome,
     widened,
 )
-from tglo import ops, prediction_error, reference, tgo_loss
+from tglo import layout, ops, prediction_error, reference, tgo_loss
 
 pytestmark = pytest.mark.skipif(
     not ops.EXTENSION.loaded, reason=f"no CPU kernels: {ops.EXTENSION.problem}"
@@ -100,7 +100,7 @@ def test_shared_channels_last_is_not_copied() -> None:
         t.contiguous(memory_format=torch.channels_last)
         for t in (case.policy_pred.detach(), case.target, case.reference_pred)
     ]
-    shared = ops.share_layout(*tensors)
+    shared = layout.share_layout(*tensors)
     assert all(a is b for a, b in zip(shared, tensors, strict=True))
 
 
@@ -197,7 +197,7 @@ def test_offsets_pass_32_bits() -> None:
         torch.from_numpy(np.zeros((2, count), dtype=np.int16)).view(torch.bfloat16) for _ in "py"
     ]
     zeros[0][1, -1] = 2.0
-    error = torch.ops.tglo.prediction_error(*zeros)
+    error = torch.ops.tglo.prediction_error(*zeros, None, 1)
     assert error.tolist() == [0.0, 4.0 / count]
 
 

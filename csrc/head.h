@@ -1,0 +1,84 @@
+// From the sums of parts of rows to loss, statistics and coefficients: the part of the loss that is of batch size.
+// One source for the CPU and every CUDA kernel; formulas are those of tgo_math.h.
+#pragma once
+
+#include "launch.h"
+#include "tgo_math.h"
+
+namespace tglo {
+
+// What a whole call of the loss works on. Pointers are to the device's memory.
+struct LossCall {
+  // inputs; strides are 0 where one number serves all
+  const double* cached_error;  // [rows], null with a reference prediction
+  const double* scores;        // [batch]
+  const double* threshold;     // null: threshold_value
+  const double* timestep_weight;
+  const double* loss_scale;  // of the gradient; null: loss_scale_value
+  int64_t cached_error_stride, scores_stride, threshold_stride, timestep_weight_stride;
+  double threshold_value, timestep_weight_value, loss_scale_value;
+  HeadParameters parameters;
+  int64_t batch, draws, elements;
+  Reduction reduction;
+  bool masked;
+  // outputs
+  float* loss;          // [1], or [batch] without reduction
+  double* log_ratio;    // [batch]
+  double* coefficient;  // [rows]; null where the kernel writes the gradient itself
+  double* policy_error, *reference_error;  // [rows]
+
+  TGLO_HOST_DEVICE double omega(int64_t row) const {
+    return timestep_weight ? timestep_weight[row * timestep_weight_stride] : timestep_weight_value;
+  }
+
+  // 1 / batch for the mean.
+  TGLO_HOST_DEVICE double share() const {
+    return reduction == Reduction::mean && batch ? 1.0 / static_cast<double>(batch) : 1.0;
+  }
+};
+
+// One row's statistics: writes its errors, returns its share of ell.
+TGLO_HOST_DEVICE inline double finish_row(
+    const LossCall& call, int64_t row, const PartialSums& sum, bool write) {
+  const double count = call.masked ? sum.weight : static_cast<double>(call.elements);
+  const double scale = count > 0.0 ? 1.0 / count : 0.0;
+  const double policy_error = sum.policy_error * scale;
+  double difference = sum.error_difference * scale, reference_error;
+  if (call.cached_error) {
+    reference_error = call.cached_error[row * call.cached_error_stride];
+    difference = count > 0.0 ? policy_error - reference_error : 0.0;
+  } else {
+    // A mean of squares, so not below 0, which the rounding of the two sums could make it.
+    reference_error = policy_error - difference;
+    reference_error = reference_error < 0.0 ? 0.0 : reference_error;
+  }
+  if (write) {
+    call.policy_error[row] = policy_error;
+    call.reference_error[row] = reference_error;
+  }
+  return draw_log_ratio(difference, call.omega(row), call.parameters.temperature);
+}
+
+// One sample from its ell: writes r, returns loss and slope.
+TGLO_HOST_DEVICE inline SampleLoss finish_sample(
+    const LossCall& call, int64_t sample, double ell, bool write) {
+  const double scaled = call.parameters.beta * (ell / static_cast<double>(call.draws));
+  const double threshold =
+      call.threshold ? call.threshold[sample * call.threshold_stride] : call.threshold_value;
+  const SampleLoss result = sample_loss(
+      scaled, call.scores[sample * call.scores_stride], threshold, call.parameters.confidence);
+  if (write) call.log_ratio[sample] = scaled;
+  if (write && call.reduction == Reduction::none) call.loss[sample] = static_cast<float>(result.loss);
+  return result;
+}
+
+// coeff with d loss / d p = coeff m (p - y) for one row, the reduction's share included.
+TGLO_HOST_DEVICE inline double row_coefficient(
+    const LossCall& call, int64_t row, double slope, double weight) {
+  const double count = call.masked ? weight : static_cast<double>(call.elements);
+  if (!(count > 0.0)) return 0.0;
+  return call.share() *
+         prediction_coefficient(slope, call.omega(row), call.parameters, call.draws, count);
+}
+
+}  // namespace tglo

@@ -1,0 +1,115 @@
+// From an operator's arguments to a LossCall, for the CPU's and the GPU's binding alike.
+#pragma once
+
+#include "head.h"
+#include "tensors.h"
+
+// clang-format off
+// The arguments of tglo::tgo_loss and tglo::tgo_loss_and_grad in the order of tglo/schemas.py.
+#define TGLO_LOSS_TENSORS                                                                              \
+  const Tensor &policy, const Tensor &target, const std::optional<Tensor> &reference,                  \
+  const std::optional<Tensor> &cached_error, const Tensor &scores,                                     \
+  const std::optional<Tensor> &threshold, const std::optional<Tensor> &timestep_weight,                \
+  const std::optional<Tensor> &mask
+#define TGLO_LOSS_NUMBERS                                                                              \
+  int64_t mask_inner, double threshold_value, double timestep_weight_value, double beta,               \
+  double temperature, double confidence, int64_t draws, int64_t reduction
+#define TGLO_LOSS_ARGUMENTS TGLO_LOSS_TENSORS, TGLO_LOSS_NUMBERS
+#define TGLO_LOSS_AND_GRAD_ARGUMENTS                                                                   \
+  TGLO_LOSS_TENSORS, const std::optional<Tensor> &loss_scale, double loss_scale_value, TGLO_LOSS_NUMBERS
+#define TGLO_LOSS_NAMES                                                                                \
+  policy, target, reference, cached_error, scores, threshold, timestep_weight, mask, mask_inner,       \
+  threshold_value, timestep_weight_value, beta, temperature, confidence, draws, reduction
+// clang-format on
+
+namespace tglo {
+
+// The checked arguments; `call` lacks its outputs.
+struct LossInputs {
+  Rows rows;
+  Mask mask;
+  LossCall call = {};
+
+  explicit LossInputs(
+      const Tensor& policy, const Tensor& target, const std::optional<Tensor>& reference,
+      const std::optional<Tensor>& cached_error, const Tensor& scores,
+      const std::optional<Tensor>& threshold, const std::optional<Tensor>& timestep_weight,
+      const std::optional<Tensor>& weights, TGLO_LOSS_NUMBERS)
+      : rows(policy), mask(mask_of(weights, rows, policy, mask_inner)) {
+    rows.check(policy, target);
+    if (reference) rows.check(policy, *reference);
+    STD_TORCH_CHECK(
+        reference.has_value() != cached_error.has_value(),
+        "tglo: pass either the reference's prediction or its error");
+    STD_TORCH_CHECK(draws >= 1 && rows.rows % draws == 0, "tglo: rows must be batch * draws");
+    call.batch = rows.rows / draws;
+    const Vector cached(cached_error, policy, rows.rows, false, "reference_error");
+    const Vector score(scores, policy, call.batch, false, "scores");
+    const Vector tau(threshold, policy, call.batch, true, "threshold");
+    const Vector omega(timestep_weight, policy, rows.rows, true, "timestep_weight");
+    call.cached_error = cached.data;
+    call.cached_error_stride = cached.stride;
+    call.scores = score.data;
+    call.scores_stride = score.stride;
+    call.threshold = tau.data;
+    call.threshold_stride = tau.stride;
+    call.timestep_weight = omega.data;
+    call.timestep_weight_stride = omega.stride;
+    call.threshold_value = threshold_value;
+    call.timestep_weight_value = timestep_weight_value;
+    call.loss_scale_value = 1.0;
+    call.parameters = {beta, temperature, confidence};
+    call.draws = draws;
+    call.elements = rows.elements;
+    call.reduction = static_cast<Reduction>(reduction);
+    call.masked = mask.data != nullptr;
+  }
+};
+
+// The results that every form of the loss has; the coefficients are the caller's.
+struct LossOutputs {
+  LossCall call;
+  Tensor loss, log_ratio, policy_error, reference_error;
+
+  LossOutputs(const LossInputs& inputs, const Tensor& policy)
+      : call(inputs.call),
+        loss(
+            call.reduction == Reduction::none
+                ? new_vector(policy, call.batch, ScalarType::Float)
+                : torch::stable::new_empty(policy, {}, ScalarType::Float)),
+        log_ratio(new_vector(policy, call.batch, ScalarType::Double)),
+        policy_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)),
+        reference_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)) {
+    call.loss = static_cast<float*>(loss.mutable_data_ptr());
+    call.log_ratio = doubles(log_ratio);
+    call.policy_error = doubles(policy_error);
+    call.reference_error = doubles(reference_error);
+  }
+
+  void set_scale(const std::optional<Tensor>& scale, double value) {
+    if (scale)
+      STD_TORCH_CHECK(
+          scale->scalar_type() == ScalarType::Double && scale->dim() == 0 && same_device(*scale, loss),
+          "tglo: loss_scale must be one float64 on the predictions' device");
+    call.loss_scale = scale ? static_cast<const double*>(scale->const_data_ptr()) : nullptr;
+    call.loss_scale_value = value;
+  }
+};
+
+// The gradient that reaches the loss: one number or one per sample, float32.
+struct Outer {
+  const float* data;
+  int64_t stride;
+
+  Outer(const Tensor& grad_loss, const Tensor& policy, int64_t rows, int64_t draws) {
+    const bool scalar = grad_loss.dim() == 0;
+    STD_TORCH_CHECK(
+        grad_loss.scalar_type() == ScalarType::Float && same_device(grad_loss, policy) && draws >= 1 &&
+            (scalar || (grad_loss.dim() == 1 && grad_loss.size(0) * draws == rows)),
+        "tglo: grad_loss must be float32 on the predictions' device, one number or one per sample");
+    data = static_cast<const float*>(grad_loss.const_data_ptr());
+    stride = scalar ? 0 : grad_loss.stride(0);
+  }
+};
+
+}  // namespace tglo
