@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tglo.loss_module import TGOLoss
     from tglo.losses import (
-        TGOLoss,
         TGOStats,
         loss_and_grad,
         prediction_error,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LOSSES = (
-    "TGOLoss",
     "TGOStats",
     "loss_and_grad",
     "prediction_error",
@@ -59,6 +58,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "TGOLoss":
+        return importlib.import_module("tglo.loss_module").TGOLoss
     if name in _LOSSES:
         return getattr(importlib.import_module("tglo.losses"), name)
     if name in _MODULES:
@@ -67,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOSSES, *_MODULES})
+    return sorted({*globals(), *__all__, *_MODULES})

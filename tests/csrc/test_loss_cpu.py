@@ -173,7 +173,7 @@ def test_every_half_and_bfloat16_survives_the_kernel() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, -1)
         out = torch.ops.tglo.tgo_loss_backward(
-            torch.ones(()), torch.ones(1, dtype=torch.float64), numbers, 0 * numbers.nan_to_num(), 1
+            torch.ones(()), torch.ones(1, dtype=torch.float64), numbers, 0 * numbers.nan_to_num(), None, 1, 1
         )
         torch.testing.assert_close(out, numbers, rtol=0, atol=0, equal_nan=True)
 
@@ -184,7 +184,7 @@ def test_rounding_of_the_gradient_is_to_nearest_even() -> None:
         p = (torch.randn(1, 5000) * 10 ** torch.empty(1, 5000).uniform_(-8, 4)).to(dtype)
         for factor in (1 / 3, 1.0 + 2**-9, 7e4):
             out = torch.ops.tglo.tgo_loss_backward(
-                torch.ones(()), torch.tensor([factor], dtype=torch.float64), p, 0 * p, 1
+                torch.ones(()), torch.tensor([factor], dtype=torch.float64), p, 0 * p, None, 1, 1
             )
             expected = (torch.tensor(factor, dtype=torch.float32) * p.float()).to(dtype)
             assert torch.equal(out, expected)
