@@ -172,6 +172,15 @@ int64_t extension_version() { return interface_version; }
 
 int64_t cpu_instructions() { return use_avx2() ? 1 : 0; }
 
+// 90 stands for sm_90; nothing without CUDA kernels.
+std::vector<int64_t> cuda_architectures() {
+#ifdef TGLO_CUDA_ARCHITECTURES
+  return {TGLO_CUDA_ARCHITECTURES};
+#else
+  return {};
+#endif
+}
+
 }  // namespace
 }  // namespace tglo
 
@@ -185,4 +194,5 @@ STABLE_TORCH_LIBRARY_IMPL(tglo, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(tglo, CompositeExplicitAutograd, m) {
   m.impl("_extension_version", TORCH_BOX(&tglo::extension_version));
   m.impl("_cpu_instructions", TORCH_BOX(&tglo::cpu_instructions));
+  m.impl("_cuda_architectures", TORCH_BOX(&tglo::cuda_architectures));
 }

@@ -25,7 +25,8 @@ struct LossCall {
   float* loss;          // [1], or [batch] without reduction
   double* log_ratio;    // [batch]
   double* coefficient;  // [rows]; null where the kernel writes the gradient itself
-  double* policy_error, *reference_error;  // [rows]
+  double* policy_error;     // [rows]
+  double* reference_error;  // [rows]; null where only the policy's error is asked for
 
   TGLO_HOST_DEVICE double omega(int64_t row) const {
     return timestep_weight ? timestep_weight[row * timestep_weight_stride] : timestep_weight_value;
@@ -54,7 +55,7 @@ TGLO_HOST_DEVICE inline double finish_row(
   }
   if (write) {
     call.policy_error[row] = policy_error;
-    call.reference_error[row] = reference_error;
+    if (call.reference_error) call.reference_error[row] = reference_error;
   }
   return draw_log_ratio(difference, call.omega(row), call.parameters.temperature);
 }

@@ -65,8 +65,9 @@ struct Rows {
         other.dim() == policy.dim() && other.scalar_type() == policy.scalar_type() &&
             same_device(other, policy),
         "tglo: predictions must agree in dimensions, dtype and device");
-    for (int64_t d = 0; d < policy.dim(); ++d) {
+    for (int64_t d = 0; d < policy.dim(); ++d)
       STD_TORCH_CHECK(other.size(d) == policy.size(d), "tglo: predictions must have one shape");
+    for (int64_t d = 0; d < policy.dim(); ++d) {
       STD_TORCH_CHECK(
           rows == 0 || policy.size(d) == 1 || other.stride(d) == policy.stride(d),
           "tglo: predictions must share one memory layout");

@@ -9,6 +9,7 @@ import os
 import torch
 from torch import Tensor
 
+from tglo.extension import REINSTALL
 from tglo.schemas import EXTENSION
 
 logger = logging.getLogger("tglo")
@@ -17,9 +18,10 @@ BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
 OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# The Triton kernels have been interpreted and compiled, but not yet run on a GPU: they are used
-# only where a caller asks for them.
-_AUTOMATIC = ("cuda", "cpu")
+# In the order of preference. The CUDA and Triton kernels have been compiled, and their arithmetic and
+# their counters tested on the CPU, but they have not yet run on a GPU: until then they are used only
+# where a caller asks for them.
+_AUTOMATIC = ("cpu",)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 _forced = os.environ.get("TGLO_BACKEND", "auto")
@@ -35,15 +37,24 @@ def check_backend(name: str) -> None:
 def backends() -> dict[str, str]:
     """Every backend with why it cannot run here, or "" if it can."""
     missing = {name: _missing(name) for name in BACKENDS if name != "auto"}
-    if not missing["triton"] and not torch.cuda.is_available():
-        missing["triton"] = "there is no CUDA device; use backend='auto'"
+    for name in ("cuda", "triton"):
+        if not missing[name] and not torch.cuda.is_available():
+            missing[name] = "there is no CUDA device; use backend='auto'"
+    if not missing["cuda"]:
+        missing["cuda"] = _device_problem(torch.cuda.current_device())
     return missing
 
 
 def _missing(backend: str) -> str:
     """What this installation lacks for a backend, or ""."""
     if backend == "cuda":
-        return "this release has no CUDA kernels; use backend='auto'"
+        if not EXTENSION.loaded:
+            return f"{EXTENSION.problem}; {EXTENSION.remedy}"
+        if not EXTENSION.architectures:
+            return (
+                "tglo/_C.so was built without CUDA kernels; put nvcc 12.8 or later on PATH and "
+                f"reinstall: {REINSTALL}, or use backend='auto'"
+            )
     if backend == "triton" and not _HAS_TRITON:
         return "triton is not installed; pip install triton, or use backend='auto'"
     if backend == "cpu" and not EXTENSION.loaded:
@@ -51,8 +62,28 @@ def _missing(backend: str) -> str:
     return ""
 
 
-def _refusal(backend: str, device_type: str, dtype: torch.dtype) -> str:
+_device_problems: dict[int, str] = {}
+
+
+def _device_problem(index: int) -> str:
+    """Why the CUDA kernels do not run on this GPU, or ""; asked once for each."""
+    if index not in _device_problems:
+        if torch.compiler.is_compiling():  # a launch that fails says why
+            return ""
+        error = torch.ops.tglo._cuda_error(index)
+        built = ", ".join(f"sm_{number}" for number in EXTENSION.architectures)
+        _device_problems[index] = (
+            f"its kernels for {built} do not run on GPU {index} (CUDA error {error}: the driver is "
+            "too old, or the GPU); use backend='auto'"
+            if error
+            else ""
+        )
+    return _device_problems[index]
+
+
+def _refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """Why this backend cannot take such tensors, or ""."""
+    device_type = device.type
     if backend == "reference":
         return ""
     missing = _missing(backend)
@@ -63,6 +94,8 @@ def _refusal(backend: str, device_type: str, dtype: torch.dtype) -> str:
         return f"it takes {wanted} tensors, these are on {device_type}; use backend='auto'"
     if dtype not in KERNEL_DTYPES:
         return f"it takes bfloat16, float16 and float32, these are {dtype}; use backend='reference'"
+    if backend == "cuda" and device.index is not None:
+        return _device_problem(device.index)
     return ""
 
 
@@ -78,17 +111,17 @@ def backend_for(
     if op not in OPERATORS:
         raise ValueError(f"operator is {op!r}; use one of {', '.join(map(repr, OPERATORS))}")
     check_backend(requested)
-    device_type = device if isinstance(device, str) else device.type
+    device = torch.device(device)
     if requested == "auto":
         check_backend(_forced)
         requested = _forced
     if requested != "auto":
-        refusal = _refusal(requested, device_type, dtype)
+        refusal = _refusal(requested, device, dtype)
         if refusal:
             raise RuntimeError(f"backend {requested!r} cannot run {op}: {refusal}")
         return requested
     for name in _AUTOMATIC:
-        if not _refusal(name, device_type, dtype):
+        if not _refusal(name, device, dtype):
             return name
     return "reference"
 

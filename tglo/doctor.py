@@ -86,7 +86,15 @@ def _extension() -> Finding:
     from tglo.ops import EXTENSION
 
     if EXTENSION.loaded:
-        return Finding("extension", "ok", f"{EXTENSION.path}, {EXTENSION.instructions} kernels")
+        cuda = ", ".join(f"sm_{number}" for number in EXTENSION.architectures)
+        detail = f"{EXTENSION.path}: {EXTENSION.instructions} kernels, "
+        if cuda:
+            return Finding("extension", "ok", f"{detail}CUDA kernels for {cuda}")
+        return Finding(
+            "extension",
+            "ok",
+            f"{detail}no CUDA kernels (there was no nvcc 12.8 or later when it was built)",
+        )
     return Finding(
         "extension",
         "problem",
@@ -152,8 +160,11 @@ def _operator(op: str, device: str) -> Finding:
     except (RuntimeError, ValueError) as error:
         return Finding(name, "problem", str(error))
     detail = f"{kernels} for bfloat16, float16, float32; {wide} for float64"
-    if device == "cuda" and kernels != "triton" and not backends()["triton"]:
-        detail += "; backend='triton' on request"
+    if device == "cuda":
+        missing = backends()
+        asked = [n for n in ("cuda", "triton") if n != kernels and not missing[n]]
+        if asked:
+            detail += f"; on request backend={' or '.join(map(repr, asked))}"
     return Finding(name, "ok", detail)
 
 

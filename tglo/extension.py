@@ -1,6 +1,4 @@
-"""Loads tglo/_C.so, whose CPU kernels register themselves with the operators that tglo/ops.py has
-defined.
-"""
+"""Loads tglo/_C.so, whose kernels register themselves with the operators of tglo/schemas.py."""
 
 from __future__ import annotations
 
@@ -24,6 +22,7 @@ class Extension(NamedTuple):
     loaded: bool
     path: str
     instructions: str  # "AVX2" or "baseline"
+    architectures: tuple[int, ...]  # of the CUDA kernels, 90 for sm_90; empty without any
     problem: str
     remedy: str
 
@@ -32,16 +31,17 @@ def load() -> Extension:
     """Load the extension; never raises, because every operator also runs on plain PyTorch."""
     spec = importlib.util.find_spec("tglo._C")
     if spec is None or spec.origin is None:
-        return Extension(False, "", "", "tglo/_C.so was not built", REINSTALL)
+        return Extension(False, "", "", (), "tglo/_C.so was not built", REINSTALL)
     path = spec.origin
     try:
         torch.ops.load_library(path)
         version = torch.ops.tglo._extension_version()
+        architectures = tuple(torch.ops.tglo._cuda_architectures())
         instructions = "AVX2" if torch.ops.tglo._cpu_instructions() else "baseline"
     except (OSError, RuntimeError, NotImplementedError) as error:
         line = str(error).strip().splitlines()[0]
-        return Extension(False, path, "", f"{path} does not load: {line}", REINSTALL)
+        return Extension(False, path, "", (), f"{path} does not load: {line}", REINSTALL)
     if version != INTERFACE_VERSION:
         problem = f"{path} has interface {version}, this tglo needs {INTERFACE_VERSION}"
-        return Extension(False, path, "", problem, REINSTALL)
-    return Extension(True, path, instructions, "", "")
+        return Extension(False, path, "", (), problem, REINSTALL)
+    return Extension(True, path, instructions, architectures, "", "")

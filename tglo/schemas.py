@@ -48,6 +48,7 @@ _library.define("_philox(Tensor counter, int key0, int key1) -> Tensor")  # of t
 _library.define("_extension_version() -> int")
 _library.define("_cpu_instructions() -> int")
 _library.define("_cuda_architectures() -> int[]")  # 90 is sm_90; empty: no CUDA kernels
+_library.define("_cuda_error(int device) -> int")  # 0 if the kernels run there
 
 
 def _loss_and_wide(

@@ -1,0 +1,175 @@
+// The loss in one launch and its gradient in another, for every GPU from sm_80 on.
+#include <cstdint>
+
+#include "rows.cuh"
+
+namespace tglo {
+namespace {
+
+constexpr int threads = 256;
+
+// Elements of a part, the work of one block. It depends on the row alone, so that a cached error is the same whatever
+// batch it was computed in: SDXL's rows are cut into 32 parts, FLUX's into 64, Wan's into 256.
+int64_t part_elements(int64_t elements) {
+  if (elements <= 131072) return 2048;
+  return elements <= 524288 ? 4096 : 8192;
+}
+
+int64_t parts_of(int64_t elements) {
+  const int64_t part = part_elements(elements);
+  return (elements + part - 1) / part;
+}
+
+// What the last block does: partial sums of every row -> statistics, loss, coefficients.
+template <bool with_reference, bool masked>
+__device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
+  const LossCall& call = loss.call;
+  const int64_t blocks = loss.rows * parts;
+  const double* partials = loss.workspace;
+  double *ells = loss.workspace + 3 * blocks, *weights = ells + loss.rows;
+  const int lane = threadIdx.x % threads_per_warp, warp = threadIdx.x / threads_per_warp;
+  for (int64_t row = warp; row < loss.rows; row += threads / threads_per_warp) {
+    PartialSums sum = {0.0, 0.0, 0.0};
+    for (int64_t part = lane; part < parts; part += threads_per_warp) {
+      // Other blocks of this launch wrote them: read past the first-level cache.
+      const double* from = partials + row * parts + part;
+      sum.policy_error += __ldcg(from);
+      if (with_reference) sum.error_difference += __ldcg(from + blocks);
+      if (masked) sum.weight += __ldcg(from + 2 * blocks);
+    }
+    sum.policy_error = warp_sum(sum.policy_error);
+    if (with_reference) sum.error_difference = warp_sum(sum.error_difference);
+    if (masked) sum.weight = warp_sum(sum.weight);
+    if (lane == 0) {
+      ells[row] = finish_row(call, row, sum, true);
+      weights[row] = sum.weight;
+    }
+  }
+  if (!call.loss) return;  // only the errors are asked for
+  __syncthreads();
+  double total = 0.0;
+  for (int64_t sample = threadIdx.x; sample < call.batch; sample += threads) {
+    const int64_t first = sample * call.draws;
+    double ell = 0.0;
+    for (int64_t row = first; row < first + call.draws; ++row) ell += ells[row];
+    const SampleLoss result = finish_sample(call, sample, ell, true);
+    total += result.loss;
+    if (call.coefficient)
+      for (int64_t row = first; row < first + call.draws; ++row)
+        call.coefficient[row] = row_coefficient(call, row, result.slope, weights[row]);
+  }
+  total = block_sum<threads>(total, scratch);
+  if (threadIdx.x == 0 && call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
+}
+
+template <class T, bool with_reference, bool masked>
+__global__ void __launch_bounds__(threads)
+    forward(const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned) {
+  __shared__ double scratch[threads / threads_per_warp];
+  __shared__ bool last;
+  const int64_t block = blockIdx.x, row = block / parts, first = block % parts * part_length;
+  const RowPart<T> part(loss, row, first, first + part_length);
+  const auto forget = [](int64_t, const Vector8&) {};
+  const PartialSums mine = aligned ? thread_sums<true, with_reference, masked>(loss, part, forget)
+                                   : thread_sums<false, with_reference, masked>(loss, part, forget);
+  const PartialSums sums = block_sums<threads, with_reference, masked>(mine, scratch);
+  if (threadIdx.x == 0) {
+    double* to = loss.workspace + block;
+    to[0] = sums.policy_error;
+    if (with_reference) to[gridDim.x] = sums.error_difference;
+    if (masked) to[2 * static_cast<int64_t>(gridDim.x)] = sums.weight;
+    last = arrives_last<DeviceCounter>(loss.counters, gridDim.x);
+  }
+  __syncthreads();
+  if (!last) return;
+  finish<with_reference, masked>(loss, parts, scratch);
+  if (threadIdx.x == 0) *loss.counters = 0;
+}
+
+template <class T, bool masked>
+__global__ void __launch_bounds__(threads) backward(
+    const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned,
+    const float* outer, int64_t outer_stride, const double* coefficient, int64_t coefficient_stride) {
+  const int64_t row = blockIdx.x / parts, first = blockIdx.x % parts * part_length;
+  const RowPart<T> part(loss, row, first, first + part_length);
+  const float scale = static_cast<float>(
+      static_cast<double>(__ldg(outer + row / loss.call.draws * outer_stride)) *
+      __ldg(coefficient + row * coefficient_stride));
+  aligned ? write_gradient<true, masked>(loss, part, scale) : write_gradient<false, masked>(loss, part, scale);
+}
+
+// The number of blocks, or 0 if it is beyond what a grid can have.
+unsigned grid_of(const CudaLoss& loss) {
+  const int64_t blocks = loss.rows * parts_of(loss.call.elements);
+  return blocks <= INT32_MAX ? static_cast<unsigned>(blocks) : 0;
+}
+
+}  // namespace
+
+Plan plan_loss(int64_t rows, int64_t elements) {
+  return {rows * (3 * parts_of(elements) + 2), 1, 0, 0, false};
+}
+
+int launch_loss(const CudaLoss& loss) {
+  const DeviceGuard guard(loss.device);
+  if (guard.error != cudaSuccess) return guard.error;
+  const unsigned grid = grid_of(loss);
+  if (grid == 0) return cudaErrorInvalidConfiguration;
+  const int64_t parts = parts_of(loss.call.elements), length = part_elements(loss.call.elements);
+  const bool aligned = rows_are_aligned(loss);
+  return dispatch(loss, [&]<class T, bool with_reference, bool masked>() -> int {
+    forward<T, with_reference, masked>
+        <<<grid, threads, 0, static_cast<cudaStream_t>(loss.stream)>>>(loss, length, parts, aligned);
+    return cudaGetLastError();
+  });
+}
+
+int launch_backward(
+    const CudaLoss& loss, const float* outer, int64_t outer_stride, const double* coefficient,
+    int64_t coefficient_stride) {
+  const DeviceGuard guard(loss.device);
+  if (guard.error != cudaSuccess) return guard.error;
+  const unsigned grid = grid_of(loss);
+  if (grid == 0) return cudaErrorInvalidConfiguration;
+  const int64_t parts = parts_of(loss.call.elements), length = part_elements(loss.call.elements);
+  const bool aligned = rows_are_aligned(loss);
+  return dispatch(loss, [&]<class T, bool, bool masked>() -> int {
+    backward<T, masked><<<grid, threads, 0, static_cast<cudaStream_t>(loss.stream)>>>(
+        loss, length, parts, aligned, outer, outer_stride, coefficient, coefficient_stride);
+    return cudaGetLastError();
+  });
+}
+
+Plan plan_loss_and_grad(const CudaLoss& loss, int* error) {
+  Plan plan = {};
+  if (plan_cluster(loss, &plan, error)) return plan;
+  return *error ? plan : plan_cooperative(loss, error);
+}
+
+int launch_loss_and_grad(const CudaLoss& loss, const Plan& plan) {
+  return plan.cluster ? launch_cluster(loss, plan) : launch_cooperative(loss, plan);
+}
+
+int zero_counters(uint32_t* counters, int64_t count, void* stream) {
+  return cudaMemsetAsync(counters, 0, static_cast<size_t>(count) * sizeof(uint32_t), static_cast<cudaStream_t>(stream));
+}
+
+int is_capturing(void* stream, bool* capturing) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  *capturing = status != cudaStreamCaptureStatusNone;
+  return error;
+}
+
+int probe_device(int32_t device) {
+  const DeviceGuard guard(device);
+  if (guard.error != cudaSuccess) return guard.error;
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, backward<float, false>);
+  cudaGetLastError();  // a probe leaves no error behind
+  return error;
+}
+
+const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+}  // namespace tglo

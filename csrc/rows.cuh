@@ -1,0 +1,294 @@
+// What the CUDA kernels of the loss share: 16-byte access to rows, sums over a range of a row, block-wide sums.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "arrival.h"
+#include "loss_cuda.h"
+
+namespace tglo {
+
+constexpr int vector_length = 8;  // elements that a thread takes at once: one 16-byte access, two for float32
+constexpr int threads_per_warp = 32;
+
+struct Vector8 {
+  float at[vector_length];
+};
+
+// Launches on the device of the tensors, whatever the calling thread's current one is.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) : error(cudaGetDevice(&previous_)) {
+    if (error == cudaSuccess && previous_ != device) {
+      error = cudaSetDevice(device);
+      restore_ = error == cudaSuccess;
+    }
+  }
+  ~DeviceGuard() {
+    if (restore_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  cudaError_t error;
+
+ private:
+  int previous_ = 0;
+  bool restore_ = false;
+};
+
+struct DeviceCounter {
+  static __device__ uint32_t add(uint32_t* counter, uint32_t value) {
+    uint32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(old) : "l"(counter), "r"(value) : "memory");
+    return old;
+  }
+  static __device__ uint32_t load(uint32_t* counter) {
+    uint32_t value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+    return value;
+  }
+};
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <class T>
+__device__ inline T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) { return value; }
+template <>
+__device__ inline __half from_float<__half>(float value) { return __float2half_rn(value); }
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) { return __float2bfloat16_rn(value); }
+
+// Read once: what lies in the caches is to stay there.
+template <bool once>
+__device__ inline uint4 load_words(const void* from) {
+  return once ? __ldcs(static_cast<const uint4*>(from)) : __ldg(static_cast<const uint4*>(from));
+}
+
+// Elements [i, i + 8) of a row; aligned: 16-byte access, and the row ends at a multiple of 8. Beyond `end` they are 0.
+template <bool aligned, bool once, class T>
+__device__ inline Vector8 load(const T* row, int64_t i, int64_t end) {
+  Vector8 value;
+  if constexpr (aligned) {
+    constexpr int accesses = sizeof(T) * vector_length / sizeof(uint4);
+    uint4 words[accesses];
+#pragma unroll
+    for (int k = 0; k < accesses; ++k)
+      words[k] = load_words<once>(reinterpret_cast<const uint4*>(row + i) + k);
+    const T* elements = reinterpret_cast<const T*>(words);
+#pragma unroll
+    for (int k = 0; k < vector_length; ++k) value.at[k] = to_float(elements[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < vector_length; ++k) value.at[k] = i + k < end ? to_float(row[i + k]) : 0.0f;
+  }
+  return value;
+}
+
+template <bool aligned, class T>
+__device__ inline void store(T* row, int64_t i, int64_t end, const Vector8& value) {
+  if constexpr (aligned) {
+    constexpr int accesses = sizeof(T) * vector_length / sizeof(uint4);
+    uint4 words[accesses];
+    T* elements = reinterpret_cast<T*>(words);
+#pragma unroll
+    for (int k = 0; k < vector_length; ++k) elements[k] = from_float<T>(value.at[k]);
+#pragma unroll
+    for (int k = 0; k < accesses; ++k) reinterpret_cast<uint4*>(row + i)[k] = words[k];
+  } else {
+#pragma unroll
+    for (int k = 0; k < vector_length; ++k)
+      if (i + k < end) row[i + k] = from_float<T>(value.at[k]);
+  }
+}
+
+// Weights of elements [i, i + 8) of a row; 0 beyond `end`.
+__device__ inline Vector8 load_mask(const Mask& mask, int64_t row, int64_t i, int64_t end) {
+  const float* weights = mask.data + row * mask.row_stride;
+  int64_t place = i / mask.inner % mask.period, inside = i % mask.inner;
+  Vector8 value;
+#pragma unroll
+  for (int k = 0; k < vector_length; ++k) {
+    value.at[k] = i + k < end ? __ldg(weights + place) : 0.0f;
+    if (++inside == mask.inner) {
+      inside = 0;
+      if (++place == mask.period) place = 0;
+    }
+  }
+  return value;
+}
+
+// True if rows can be read and written 16 bytes at a time.
+inline bool rows_are_aligned(const CudaLoss& loss) {
+  const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) == 0; };
+  return loss.call.elements % vector_length == 0 && aligned(loss.policy) && aligned(loss.target) &&
+         aligned(loss.reference) && aligned(loss.gradient);
+}
+
+// One row of the predictions, and the part of it that this block works on.
+template <class T>
+struct RowPart {
+  const T *p, *y, *q;
+  int64_t row, first, end;
+
+  __device__ RowPart(const CudaLoss& loss, int64_t row_index, int64_t from, int64_t to) : row(row_index) {
+    const int64_t start = row * loss.call.elements;
+    p = static_cast<const T*>(loss.policy) + start;
+    y = static_cast<const T*>(loss.target) + start;
+    q = static_cast<const T*>(loss.reference) + start;
+    first = from;
+    end = to < loss.call.elements ? to : loss.call.elements;
+  }
+};
+
+struct ThreadSums {
+  float policy_error = 0.0f, error_difference = 0.0f, weight = 0.0f;
+};
+
+// Adds eight elements' terms; `hold(m (p - y))` may keep what the gradient needs.
+template <bool with_reference, bool masked, class Hold>
+__device__ inline void add_terms(
+    ThreadSums& sums, const Vector8& p, const Vector8& y, const Vector8& q, const Vector8& m, const Hold& hold) {
+  Vector8 from_target;
+#pragma unroll
+  for (int k = 0; k < vector_length; ++k) {
+    const float d = p.at[k] - y.at[k];
+    float error = d * d, difference = 0.0f;
+    if (with_reference) difference = (p.at[k] - q.at[k]) * (d + (q.at[k] - y.at[k]));
+    from_target.at[k] = d;
+    if (masked) {  // what lies under a 0 counts for nothing, be it NaN
+      const bool counted = m.at[k] != 0.0f;
+      error = counted ? m.at[k] * error : 0.0f;
+      difference = counted ? m.at[k] * difference : 0.0f;
+      from_target.at[k] = counted ? m.at[k] * d : 0.0f;
+      sums.weight += m.at[k];
+    }
+    sums.policy_error += error;
+    if (with_reference) sums.error_difference += difference;
+  }
+  hold(from_target);
+}
+
+// This thread's sums over the part, float32 over at most `unroll` vectors and float64 from there on. `hold(v, d)` gets
+// m (p - y) of the part's vector v.
+template <bool aligned, bool with_reference, bool masked, class T, class Hold>
+__device__ inline PartialSums thread_sums(const CudaLoss& loss, const RowPart<T>& part, const Hold& hold) {
+  constexpr int unroll = sizeof(T) == 2 ? 4 : 2;
+  const int64_t step = static_cast<int64_t>(blockDim.x) * vector_length;
+  PartialSums wide = {0.0, 0.0, 0.0};
+  const auto widen = [&](const ThreadSums& sums) {
+    wide.policy_error += sums.policy_error;
+    if (with_reference) wide.error_difference += sums.error_difference;
+    if (masked) wide.weight += sums.weight;
+  };
+  const auto vector_of = [&](int64_t i) { return (i - part.first) / vector_length; };
+  int64_t i = part.first + static_cast<int64_t>(threadIdx.x) * vector_length;
+  if constexpr (!masked && aligned) {
+    for (; i + (unroll - 1) * step < part.end; i += unroll * step) {
+      Vector8 p[unroll], y[unroll], q[unroll];
+#pragma unroll
+      for (int k = 0; k < unroll; ++k) {  // all loads first: they are in flight together
+        p[k] = load<true, false>(part.p, i + k * step, part.end);
+        y[k] = load<true, false>(part.y, i + k * step, part.end);
+        if (with_reference) q[k] = load<true, true>(part.q, i + k * step, part.end);
+      }
+      ThreadSums sums;
+#pragma unroll
+      for (int k = 0; k < unroll; ++k)
+        add_terms<with_reference, false>(
+            sums, p[k], y[k], q[k], p[k], [&](const Vector8& d) { hold(vector_of(i + k * step), d); });
+      widen(sums);
+    }
+  }
+  for (; i < part.end; i += step) {
+    const Vector8 p = load<aligned, false>(part.p, i, part.end), y = load<aligned, false>(part.y, i, part.end);
+    Vector8 q = p, m = p;
+    if (with_reference) q = load<aligned, true>(part.q, i, part.end);
+    if (masked) m = load_mask(loss.mask, part.row, i, part.end);
+    ThreadSums sums;
+    add_terms<with_reference, masked>(sums, p, y, q, m, [&](const Vector8& d) { hold(vector_of(i), d); });
+    widen(sums);
+  }
+  return wide;
+}
+
+__device__ inline double warp_sum(double value) {
+#pragma unroll
+  for (int offset = threads_per_warp / 2; offset > 0; offset /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// The sum over the block, in a fixed order, in thread 0. `scratch` holds one number a warp.
+template <int threads>
+__device__ inline double block_sum(double value, double* scratch) {
+  constexpr int warps = threads / threads_per_warp;
+  value = warp_sum(value);
+  __syncthreads();  // the scratch may still be read from the last call
+  if (threadIdx.x % threads_per_warp == 0) scratch[threadIdx.x / threads_per_warp] = value;
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x == 0)
+    for (int warp = 0; warp < warps; ++warp) total += scratch[warp];
+  return total;
+}
+
+// The block's sums in thread 0; without a mask the weight is left to finish_row, which knows the count.
+template <int threads, bool with_reference, bool masked>
+__device__ inline PartialSums block_sums(const PartialSums& mine, double* scratch) {
+  PartialSums total = {block_sum<threads>(mine.policy_error, scratch), 0.0, 0.0};
+  if (with_reference) total.error_difference = block_sum<threads>(mine.error_difference, scratch);
+  if (masked) total.weight = block_sum<threads>(mine.weight, scratch);
+  return total;
+}
+
+// out = scale m (p - y) over a part of a row.
+template <bool aligned, bool masked, class T>
+__device__ inline void write_gradient(const CudaLoss& loss, const RowPart<T>& part, float scale) {
+  T* out = static_cast<T*>(loss.gradient) + part.row * loss.call.elements;
+  const int64_t step = static_cast<int64_t>(blockDim.x) * vector_length;
+#pragma unroll 2
+  for (int64_t i = part.first + static_cast<int64_t>(threadIdx.x) * vector_length; i < part.end; i += step) {
+    const Vector8 p = load<aligned, false>(part.p, i, part.end), y = load<aligned, false>(part.y, i, part.end);
+    Vector8 m = p, g;
+    if (masked) m = load_mask(loss.mask, part.row, i, part.end);
+#pragma unroll
+    for (int k = 0; k < vector_length; ++k) {
+      g.at[k] = scale * (p.at[k] - y.at[k]);
+      if (masked) g.at[k] = m.at[k] != 0.0f ? m.at[k] * g.at[k] : 0.0f;
+    }
+    store<aligned>(out, i, part.end, g);
+  }
+}
+
+// The batch's loss from one number a sample, by one block, in a fixed order.
+template <int threads>
+__device__ inline void reduce_losses(const LossCall& call, const double* losses, double* scratch) {
+  double total = 0.0;
+  for (int64_t sample = threadIdx.x; sample < call.batch; sample += threads) total += __ldcg(losses + sample);
+  total = block_sum<threads>(total, scratch);
+  if (threadIdx.x == 0) *call.loss = static_cast<float>(total * call.share());
+}
+
+// Calls launch.template operator()<T, with_reference, masked>() for the call's element type and inputs.
+template <class Launch>
+int dispatch(const CudaLoss& loss, const Launch& launch) {
+  const auto with_type = [&]<class T>() {
+    if (loss.reference)
+      return loss.mask.data ? launch.template operator()<T, true, true>() : launch.template operator()<T, true, false>();
+    return loss.mask.data ? launch.template operator()<T, false, true>() : launch.template operator()<T, false, false>();
+  };
+  switch (loss.type) {
+    case Element::bfloat16: return with_type.template operator()<__nv_bfloat16>();
+    case Element::float16: return with_type.template operator()<__half>();
+    case Element::float32: return with_type.template operator()<float>();
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace tglo
