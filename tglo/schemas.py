@@ -35,7 +35,8 @@ SCHEMAS = {
 """Arguments are taken as tglo/ops.py and tglo/noise.py have prepared them.
 
 Predictions: (rows, ...) of one dtype and one memory layout with dense rows. Vectors of scores,
-thresholds, weights and cached errors: float64. mask: (rows, period) or (1, period) float32; element
+thresholds, weights and cached errors: float32 or float64, thresholds, weights and loss_scale also as
+one number without dimensions; computed with in float64. mask: (rows, period) or (1, period) float32; element
 i of a row in memory order has weight mask[row, (i // mask_inner) % period]. diffuse: latents
 contiguous, scale and noise_scale (B,) float32, sample_ids and draws (B,) int64.
 """
