@@ -16,7 +16,7 @@ from tglo import reference
 from tglo.backends import BACKENDS, OPERATORS, backend_for, backends, check_backend, choose
 from tglo.layout import memory_mask, share_layout
 from tglo.loss_types import wide
-from tglo.schemas import EXTENSION
+from tglo.schemas import EXTENSION, SCHEMAS
 
 __all__ = [
     "BACKENDS",
@@ -31,7 +31,17 @@ __all__ = [
     "tgo_loss_and_grad",
 ]
 
+# Overloads looked up once: a call through torch.ops asks for them each time.
+_OPERATORS = {
+    name + suffix: getattr(torch.ops.tglo, name + suffix).default
+    for name in SCHEMAS
+    for suffix in ("", "_triton")
+}
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
+
+
+def _operator(name: str, triton: bool) -> Any:
+    return _OPERATORS[f"{name}_triton" if triton else name]
 
 
 class LossArguments(NamedTuple):
@@ -129,7 +139,7 @@ class _TGOLoss(torch.autograd.Function):
 
 
 def _gradient(triton: bool, mask_inner: int, draws: int, *tensors: Tensor | None) -> Tensor:
-    run = torch.ops.tglo.tgo_loss_backward_triton if triton else torch.ops.tglo.tgo_loss_backward
+    run = _operator("tgo_loss_backward", triton)
     return run(*tensors, mask_inner, draws)  # type: ignore[no-any-return]
 
 
@@ -154,7 +164,7 @@ def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
         return arguments.by_reference()
     tensors, numbers = arguments.for_kernel()
     triton = chosen == "triton"
-    run = torch.ops.tglo.tgo_loss_triton if triton else torch.ops.tglo.tgo_loss
+    run = _operator("tgo_loss", triton)
     policy = arguments.policy_pred
     if not (policy.requires_grad and torch.is_grad_enabled()):
         loss, log_ratio, _, *errors = run(*tensors, *numbers)
@@ -180,11 +190,9 @@ def tgo_loss_and_grad(
         return gradient, reference.TGOResult(*(tensor.detach() for tensor in result))
     tensors, numbers = arguments._replace(policy_pred=policy.detach()).for_kernel()
     scaled = isinstance(loss_scale, Tensor)
-    loss, log_ratio, gradient, *errors = (
-        torch.ops.tglo.tgo_loss_and_grad_triton
-        if chosen == "triton"
-        else torch.ops.tglo.tgo_loss_and_grad
-    )(*tensors, loss_scale if scaled else None, 1.0 if scaled else loss_scale, *numbers)
+    scale = (loss_scale, 1.0) if scaled else (None, loss_scale)
+    run = _operator("tgo_loss_and_grad", chosen == "triton")
+    loss, log_ratio, gradient, *errors = run(*tensors, *scale, *numbers)
     return gradient, reference.TGOResult(loss, log_ratio, *errors)
 
 
@@ -200,7 +208,5 @@ def prediction_error(
             return reference.prediction_error(prediction, target, mask)
         prediction, shared = share_layout(prediction, target)  # type: ignore[assignment]
         weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
-        run = torch.ops.tglo.prediction_error
-        if chosen == "triton":
-            run = torch.ops.tglo.prediction_error_triton
+        run = _operator("prediction_error", chosen == "triton")
         return run(prediction, shared, weights, inner)  # type: ignore[no-any-return]
