@@ -71,7 +71,9 @@ def make_masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
     rows, channels, height, width = shape
 
     def weights(*size: int) -> Tensor:
-        return torch.rand(size, generator=random) * (torch.rand(size, generator=random) > 0.3) + 0.01
+        return (
+            torch.rand(size, generator=random) * (torch.rand(size, generator=random) > 0.3) + 0.01
+        )
 
     return {
         "pixels": weights(rows, 1, height, width) > 0.4,

@@ -270,7 +270,13 @@ def test_every_half_and_bfloat16_survives_the_kernel() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, -1)
         out = torch.ops.tglo.tgo_loss_backward(
-            torch.ones(()), torch.ones(1, dtype=torch.float64), numbers, 0 * numbers.nan_to_num(), None, 1, 1
+            torch.ones(()),
+            torch.ones(1, dtype=torch.float64),
+            numbers,
+            0 * numbers.nan_to_num(),
+            None,
+            1,
+            1,
         )
         torch.testing.assert_close(out, numbers, rtol=0, atol=0, equal_nan=True)
 
