@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
+from tglo import noise as N
 from tglo import philox
-from tglo.noise import Draw, Schedule, make_draw
+from tglo.noise import Key, Schedule
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -134,28 +136,112 @@ def test_min_snr_is_finite_at_zero_terminal_snr() -> None:
         assert schedule.timestep_weight(last, "min_snr").item() == weight
 
 
-def test_a_draw_depends_on_its_key_only() -> None:
-    schedule = Schedule.from_scheduler(diffusers.DDPMScheduler(**SD))
-    ids = torch.tensor([5, 2**61, 8])
-    draws = torch.tensor([0, 3, 1])
-    options = {"device": "cpu", "dtype": torch.float32}
-    together = make_draw(schedule, 7, ids, draws, (4, 3, 3), **options)
-    for row in range(3):
-        alone = make_draw(schedule, 7, ids[row : row + 1], int(draws[row]), (4, 3, 3), **options)
-        assert torch.equal(alone.index[0], together.index[row])
-        assert torch.equal(alone.noise[0], together.noise[row])
-    assert isinstance(together, Draw) and together.index.dtype == torch.int64
-    assert torch.equal(together.noise, philox.normal(7, ids, draws, (4, 3, 3)))
-    half = make_draw(schedule, 7, ids, draws, (4, 3, 3), device="cpu", dtype=torch.bfloat16)
-    assert torch.equal(half.noise, together.noise.bfloat16())
+BACKENDS = ["auto", "reference"]
+
+
+def _keyed() -> tuple[Tensor, Tensor, Key]:
+    latents, _, index = _example()
+    return latents, index, Key(7, torch.tensor([5, 2**61, 8, 2**32, 0, 3]), torch.arange(6))
+
+
+def _schedule(prediction_type: str) -> Schedule:
+    if prediction_type == "flow":
+        return Schedule.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler())
+    return Schedule.from_scheduler(diffusers.DDPMScheduler(prediction_type=prediction_type, **SD))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("prediction_type", N.PREDICTION_TYPES)
+def test_keyed_noise_is_that_of_philox(
+    prediction_type: str, dtype: torch.dtype, backend: str
+) -> None:
+    schedule = _schedule(prediction_type)
+    latents, index, key = _keyed()
+    latents = latents.to(dtype)
+    noise = philox.normal(7, key.sample_ids, key.draws, latents.shape[1:])
+    for keyed, given in ((N.diffuse, schedule.diffuse), (N.target, schedule.target)):
+        found = keyed(latents, index, key, schedule, backend=backend)
+        assert found.dtype == dtype and torch.equal(found, given(latents, noise, index))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_depends_on_its_key_only(backend: str) -> None:
+    schedule = _schedule("v_prediction")
+    latents, index, key = _keyed()
+    together = N.diffuse(latents, index, key, schedule, backend=backend)
+    assert isinstance(key.draws, Tensor)
+    for row in range(6):
+        alone = Key(7, key.sample_ids[row : row + 1], int(key.draws[row]))
+        one = slice(row, row + 1)
+        assert torch.equal(
+            N.diffuse(latents[one], index[one], alone, schedule, backend=backend), together[one]
+        )
+        assert N.draw_index(alone, schedule) == N.draw_index(key, schedule)[row]
+    other = Key(7, key.sample_ids, key.draws, philox.POSTERIOR)
+    assert not (N.diffuse(latents, index, other, schedule, backend=backend) == together).any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_normal_numbers_by_the_kernels(backend: str) -> None:
+    _, _, key = _keyed()
+    found = N.normal(key, (3, 5), device="cpu", backend=backend)
+    assert torch.equal(found, philox.normal(7, key.sample_ids, key.draws, (3, 5)))
+
+
+def test_strided_float64_and_empty_latents() -> None:
+    schedule = _schedule("v_prediction")
+    latents, index, key = _keyed()
+    expected = N.diffuse(latents, index, key, schedule)
+    strided = latents.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(N.diffuse(strided, index, key, schedule), expected)
+    wide = N.diffuse(latents.double(), index, key, schedule)
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), expected, atol=1e-6, rtol=1e-6)
+    none = Key(7, torch.empty(0, dtype=torch.int64))
+    assert N.diffuse(latents[:0], index[:0], none, schedule).shape == (0, 4, 5, 3)
 
 
 def test_indices_are_uniform() -> None:
     schedule = Schedule.from_scheduler(diffusers.DDPMScheduler(num_train_timesteps=10, **SD))
-    draw = make_draw(schedule, 0, torch.arange(20_000), 0, (1,), device="cpu", dtype=torch.float32)
-    counts = torch.bincount(draw.index, minlength=10)
-    assert counts.shape == (10,)
+    index = N.draw_index(Key(0, torch.arange(20_000)), schedule)
+    counts = torch.bincount(index, minlength=10)
+    assert index.dtype == torch.int64 and counts.shape == (10,)
     assert ((counts - 2000).abs() < 5 * 1800**0.5).all()  # binomial, five standard deviations
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_into_one_graph(backend: str) -> None:
+    schedule = _schedule("v_prediction")
+    latents, index, key = _keyed()
+
+    def run(latents: Tensor, index: Tensor, key: Key) -> Tensor:
+        noisy = N.diffuse(latents, index, key, schedule, backend=backend)
+        return noisy - N.target(latents, index, key, schedule, backend=backend)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(latents, index, key), run(latents, index, key))
+
+
+def test_bad_keyed_input_is_named() -> None:
+    schedule = _schedule("epsilon")
+    latents, index, key = _keyed()
+    for keyed in (N.diffuse, N.target):
+        with pytest.raises(ValueError, match=r"detach"):
+            keyed(latents.requires_grad_(), index, key, schedule)
+        latents = latents.detach()
+        with pytest.raises(ValueError, match=r"index \(2,\)"):
+            keyed(latents, index[:2], key, schedule)
+        with pytest.raises(ValueError, match=r"sample_ids \(6,\).* 3 rows"):
+            keyed(latents[:3], index[:3], key, schedule)
+        with pytest.raises(ValueError, match=r"seed.*-1"):
+            keyed(latents, index, Key(-1, key.sample_ids), schedule)
+        with pytest.raises(ValueError, match=r"sample ids.*-2"):
+            keyed(latents, index, Key(0, -torch.arange(6) + 3), schedule)
+        with pytest.raises(ValueError, match=r"backend is 'gpu'"):
+            keyed(latents, index, key, schedule, backend="gpu")
+        with pytest.raises(RuntimeError, match=r"cuda"):
+            keyed(latents, index, key, schedule, backend="triton")
 
 
 @pytest.mark.parametrize("prediction_type", [None, "velocity"])

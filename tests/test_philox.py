@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -74,7 +77,82 @@ def test_normal_is_box_muller_of_the_words() -> None:
     u = P.uniform(3, ids, 2, P.NOISE, 8).double().reshape(2, 2, 2, 2)  # (row, block, pair, word)
     radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * torch.pi * u[..., 1]
     expected = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).reshape(2, 8)
-    torch.testing.assert_close(P.normal(3, ids, 2, (8,)).double(), expected, atol=3e-6, rtol=0)
+    torch.testing.assert_close(P.normal(3, ids, 2, (8,)).double(), expected, atol=1e-6, rtol=0)
+
+
+def _every_so_many(stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Words over the whole range with both end points and the places where a polynomial ends, and
+    their u in float64."""
+    seams = [0, 2**20, 2**21, 3 * 2**20, 2**22, 5 * 2**20, 2**23 - 1, int(2**22.5)]
+    near = (torch.tensor(seams)[:, None] + torch.arange(-64, 65)).flatten().clamp(0, 2**23 - 1)
+    high = torch.cat((torch.arange(0, 2**23, stride), near))
+    return high << 9, (high.double() + 0.5) * 2.0**-23
+
+
+def _units(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """Largest error in units of float32's last place."""
+    _, exponent = torch.frexp(truth)
+    return float(
+        ((value.double() - truth).abs() / torch.ldexp(torch.ones_like(truth), exponent - 24)).max()
+    )
+
+
+def _box_muller(words: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Radius, cosine and sine in float64; the angle is reduced first, so that they are good to the
+    last place near their zeros, too."""
+    odd = (words >> 8) | 1
+    quadrant = (odd + 2**21) >> 22
+    angle = (odd - (quadrant << 22)).double() * (2.0**-22 * math.pi / 2)
+    turned = torch.stack((angle.cos(), -angle.sin(), -angle.cos(), angle.sin()))
+    cosine = turned.gather(0, (quadrant % 4)[None])[0]
+    sine = turned.gather(0, ((quadrant + 3) % 4)[None])[0]
+    return (-2 * u.log()).sqrt(), cosine, sine
+
+
+def test_polynomials_against_float64() -> None:
+    """Measured over all 2^23 values of u: 1.02 units for the radius, 1.57 for cosine and sine;
+    7.7e-7 for the normals of 72 x 2^23 pairs, among them those of the 64 largest radii with all
+    angles."""
+    words, u = _every_so_many(97)
+    exact_radius, exact_cosine, exact_sine = _box_muller(words, u)
+    radius, (cosine, sine) = P._radius(words), P._direction(words)
+    torch.testing.assert_close(exact_cosine, (2 * torch.pi * u).cos(), atol=1e-14, rtol=0)
+    torch.testing.assert_close(exact_sine, (2 * torch.pi * u).sin(), atol=1e-14, rtol=0)
+    assert _units(radius, exact_radius) <= 1.02
+    assert max(_units(cosine, exact_cosine), _units(sine, exact_sine)) <= 1.57
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
+    for value, exact in ((cosine, exact_cosine), (sine, exact_sine)):
+        for picked in (order, torch.zeros_like(order)):  # the first word has the largest radius
+            normals, truth = radius[picked] * value, exact_radius[picked] * exact
+            assert (normals.double() - truth).abs().max() < 1e-6
+
+
+def test_polynomials_are_single_operations_in_float32() -> None:
+    """The same in NumPy, which fuses nothing: no step of PyTorch's is fused or rounded otherwise."""
+    words, _ = _every_so_many(997)
+    single = np.float32
+
+    def horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+        value = x * single(coefficients[-1])
+        for coefficient in coefficients[-2:0:-1]:
+            value = (value + single(coefficient)) * x
+        return value + single(coefficients[0])
+
+    unit = P._to_unit(words).numpy()
+    offset = unit.view(np.int32) - np.int32(P.SQRT_HALF)
+    exponent = (offset >> 23).astype(single)
+    f = ((offset & 0x7FFFFF) + np.int32(P.SQRT_HALF)).view(single) - single(1)
+    log = (horner(P.LOG, f) * f - single(0.5)) * (f * f)
+    log = ((log + exponent * single(P.LN2[1])) + f) + exponent * single(P.LN2[0])
+    assert np.array_equal(P._radius(words).numpy(), np.sqrt(log * single(-2)))
+
+    odd = (words.numpy() >> 8) | 1
+    quadrant = (odd + 2**21) >> 22
+    r = (odd - (quadrant << 22)).astype(single) * single(2.0**-22)
+    sine, cosine = horner(P.SIN, r * r) * r, horner(P.COS, r * r)
+    turns = [(cosine, sine), (-sine, cosine), (-cosine, -sine), (sine, -cosine)]
+    for found, index in zip(P._direction(words), (0, 1), strict=True):
+        assert np.array_equal(found.numpy(), np.choose(quadrant % 4, [t[index] for t in turns]))
 
 
 def test_normal_has_the_moments_of_a_standard_normal() -> None:
@@ -102,6 +180,7 @@ def test_empty_batch_and_odd_counts() -> None:
         ((0, torch.tensor([0.0]), 0), "int64"),
         ((0, torch.tensor([0]), -1), "draws"),
         ((0, torch.tensor([0]), 2**32), "draws"),
+        ((0, torch.tensor([0]), torch.tensor([2**32])), "draws"),
         ((0, torch.tensor([0, 1]), torch.tensor([0, 1, 2])), "draws"),
     ],
 )
@@ -110,3 +189,7 @@ def test_bad_input_is_named(arguments: tuple, message: str) -> None:
         P.bits(*arguments, P.NOISE, 4)
     with pytest.raises(ValueError, match="counter"):
         P.philox(torch.zeros(3), (0, 0))
+    with pytest.raises(ValueError, match="purpose.*-1"):
+        P.bits(0, torch.tensor([0]), 0, -1, 4)
+    with pytest.raises(ValueError, match=r"2\^34"):
+        P.normal(0, torch.tensor([0]), 0, (2**17, 2**17 + 1))

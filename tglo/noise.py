@@ -1,4 +1,4 @@
-"""Noise schedules, training targets and draws, for epsilon-, v-, x0-prediction and flow matching.
+"""Noise schedules, noising and training targets, for epsilon-, v-, x0-prediction and flow matching.
 
 A noisy latent is x_t = a_t x0 + s_t eps. Variance-preserving schedules have a_t^2 + s_t^2 = 1; flow
 matching has a_t = 1 - sigma_t, s_t = sigma_t. Training indices run from the least noise (0) to the
@@ -9,6 +9,9 @@ most (T - 1).
     v_prediction      a_t eps - s_t x0    min(snr, gamma) / (snr + 1)
     sample            x0                  min(snr, gamma)
     flow              eps - x0            min(snr, gamma) s_t^2
+
+`diffuse` and `target` take no noise but its key: they are one kernel that computes it where it is
+used, with the same bits on every backend. `Schedule.diffuse` and `Schedule.target` take noise as given.
 """
 
 from __future__ import annotations
@@ -114,7 +117,7 @@ class Schedule:
         latents, noise (B, ...); index (B,) int64. Half-precision inputs are combined in float32 and
         rounded once. Raises ValueError for shapes that do not fit.
         """
-        return self._combine(latents, noise, index, self.a, self.s)
+        return self._combine(latents, noise, self.a[index], self.s[index])
 
     def target(self, latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
         """What the denoiser is trained to predict, (B, ...) in latents.dtype; see `diffuse`."""
@@ -122,10 +125,19 @@ class Schedule:
             return noise.to(latents.dtype)
         if self.prediction_type == "sample":
             return latents
-        if self.prediction_type == "flow":
-            one = torch.ones_like(self.a)
-            return self._combine(latents, noise, index, -one, one)
-        return self._combine(latents, noise, index, -self.s, self.a)
+        return self._combine(latents, noise, *self.target_scales(index))
+
+    def target_scales(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The target is the first times x0 plus the second times eps; (B,) float64 each."""
+        a, s = self.a[index], self.s[index]
+        zero, one = torch.zeros_like(a), torch.ones_like(a)
+        scales = {
+            "epsilon": (zero, one),
+            "v_prediction": (-s, a),
+            "sample": (one, zero),
+            "flow": (-one, one),
+        }
+        return scales[self.prediction_type]
 
     def snr(self, index: Tensor) -> Tensor:
         """Signal-to-noise ratio a_t^2 / s_t^2, (B,) float64."""
@@ -153,44 +165,95 @@ class Schedule:
         return self.timesteps[index]
 
     def _combine(
-        self, latents: Tensor, noise: Tensor, index: Tensor, scale: Tensor, noise_scale: Tensor
+        self, latents: Tensor, noise: Tensor, scale: Tensor, noise_scale: Tensor
     ) -> Tensor:
-        if latents.shape != noise.shape or index.shape != latents.shape[:1]:
+        if latents.shape != noise.shape:
             raise ValueError(
                 f"latents {tuple(latents.shape)} and noise {tuple(noise.shape)} must have one "
-                f"shape (B, ...) and index {tuple(index.shape)} the shape (B,)"
+                "shape (B, ...)"
             )
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        shape = (-1,) + (1,) * (latents.dim() - 1)
-        scale, noise_scale = (x[index].to(dtype).reshape(shape) for x in (scale, noise_scale))
-        return (scale * latents + noise_scale * noise).to(latents.dtype)
+        check_rows(latents, scale)
+        return combine(latents, noise, scale, noise_scale)
+
+
+def check_rows(latents: Tensor, index: Tensor) -> None:
+    """ValueError unless there is one index for each row of latents."""
+    if latents.dim() == 0 or index.shape != latents.shape[:1]:
+        raise ValueError(
+            f"latents {tuple(latents.shape)} must have a shape (B, ...) and index "
+            f"{tuple(index.shape)} the shape (B,)"
+        )
+
+
+def combine(latents: Tensor, noise: Tensor, scale: Tensor, noise_scale: Tensor) -> Tensor:
+    """scale * latents + noise_scale * noise in latents.dtype, the scales (B,): computed in float32
+    (float64 for float64 latents), each operation rounded, then rounded once to the dtype.
+    """
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    shape = (-1,) + (1,) * (latents.dim() - 1)
+    scale, noise_scale = (x.to(dtype).reshape(shape) for x in (scale, noise_scale))
+    return (scale * latents + noise_scale * noise).to(latents.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
-    """One draw per row: index (B,) int64 into the schedule, and noise (B, ...)."""
+class Key:
+    """Names the random numbers of B rows: each a pure function of (seed, sample id, draw, purpose).
 
-    index: Tensor
-    noise: Tensor
-
-
-def make_draw(
-    schedule: Schedule,
-    seed: int,
-    sample_ids: Tensor,
-    draws: Tensor | int,
-    shape: Sequence[int],
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> Draw:
-    """The timestep and noise of draw k of each sample: a pure function of (seed, sample id, k).
-
-    sample_ids (B,) int64 and draws (B,) int64 or int as in tglo.philox; shape is one sample's.
-    index = floor(u T), u uniform; noise is drawn in float32 and rounded to dtype.
+    seed in [0, 2^32); sample_ids (B,) int64 in [0, 2^63); draws, an int or (B,) int64, in
+    [0, 2^32); purpose: a stream of tglo.philox.
     """
-    sample_ids = sample_ids.to(device)
-    draws = draws.to(device) if isinstance(draws, Tensor) else draws
-    unit = philox.uniform(seed, sample_ids, draws, philox.TIMESTEP, 1)[:, 0]
-    index = (unit.double() * len(schedule)).long()  # exact in float64, so it cannot round up to T
-    return Draw(index, philox.normal(seed, sample_ids, draws, shape).to(dtype))
+
+    seed: int
+    sample_ids: Tensor
+    draws: Tensor | int = 0
+    purpose: int = philox.NOISE
+
+
+def draw_index(key: Key, schedule: Schedule) -> Tensor:
+    """The key's timesteps as indices into the schedule, (B,) int64: floor(u T), u uniform, whatever
+    the key's purpose. ValueError for a key out of range.
+    """
+    unit = philox.uniform(key.seed, key.sample_ids, key.draws, philox.TIMESTEP, 1)[:, 0]
+    return (unit.double() * len(schedule)).long()  # exact in float64, so it cannot round up to T
+
+
+def diffuse(
+    latents: Tensor, index: Tensor, key: Key, schedule: Schedule, *, backend: str = "auto"
+) -> Tensor:
+    """x_t = a_t x0 + s_t eps with the key's normal eps, (B, ...) in latents.dtype.
+
+    latents (B, ...); index (B,) int64 on the schedule's device. eps is that of `tglo.philox.normal`,
+    neither stored nor rounded to the latents' dtype. The same key, latents and index give the same
+    bits on every backend and device. backend: as in `tglo.tgo_loss`; float64 latents take
+    "reference". Not differentiable. Raises ValueError for shapes that do not fit, a key out of range
+    and latents that require a gradient.
+    """
+    check_rows(latents, index)
+    return _noised(latents, schedule.a[index], schedule.s[index], key, backend)
+
+
+def target(
+    latents: Tensor, index: Tensor, key: Key, schedule: Schedule, *, backend: str = "auto"
+) -> Tensor:
+    """What the denoiser is trained to predict at `diffuse` of the same arguments, (B, ...) in
+    latents.dtype; the noise is computed again from its key.
+    """
+    check_rows(latents, index)
+    if schedule.prediction_type == "sample":
+        return latents
+    return _noised(latents, *schedule.target_scales(index), key, backend)
+
+
+def normal(
+    key: Key, shape: Sequence[int], *, device: torch.device | str, backend: str = "auto"
+) -> Tensor:
+    """The key's standard normal numbers, (B, *shape) float32: `tglo.philox.normal` by the kernels."""
+    zeros = torch.zeros(*key.sample_ids.shape, *shape, device=device)
+    rows = zeros.new_zeros(key.sample_ids.shape)
+    return _noised(zeros, rows, torch.ones_like(rows), key, backend)
+
+
+def _noised(latents: Tensor, scale: Tensor, noise_scale: Tensor, key: Key, backend: str) -> Tensor:
+    from tglo import noise_ops  # here: the schedules need neither operators nor the extension
+
+    return noise_ops.diffuse(latents, scale, noise_scale, key, backend)

@@ -7,7 +7,7 @@ or one on another number of processes, sees the same timesteps, noise, latents a
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,23 +85,15 @@ class Batches:
     def get(self, step: int, micro: int) -> Batch:
         """The micro batch ``micro`` of step ``step`` for this rank."""
         read = self._read_ahead(step, micro)
-        ids = torch.tensor(read.ids, dtype=torch.int64)
+        ids = torch.tensor(read.ids, dtype=torch.int64).to(self.device, non_blocking=True)
         # The latents are one sample of the VAE's posterior, drawn once per draw like the noise.
-        epsilon = philox.normal(
-            self.config.seed, ids, read.draw, read.mean.shape[1:], philox.POSTERIOR, self.device
+        key = noise.Key(self.config.seed, ids, read.draw)
+        epsilon = noise.normal(
+            replace(key, purpose=philox.POSTERIOR), read.mean.shape[1:], device=self.device
         )
         mean, std = (x.to(self.device, non_blocking=True).float() for x in (read.mean, read.std))
-        latents = mean + std * epsilon
-        draw = noise.make_draw(
-            self.schedule,
-            self.config.seed,
-            ids,
-            read.draw,
-            tuple(latents.shape[1:]),
-            device=self.device,
-            dtype=self.dtype,
-        )
-        latents = latents.to(self.dtype)
+        latents = (mean + std * epsilon).to(self.dtype)
+        index = noise.draw_index(key, self.schedule)
         objective = self.config.objective
         text = {
             name: self._cast(value.to(self.device, non_blocking=True))
@@ -115,11 +107,11 @@ class Batches:
             lines=read.lines,
             scores=self.samples.scores[read.rows].to(self.device, non_blocking=True),
             threshold=self.samples.thresholds[read.rows].to(self.device, non_blocking=True),
-            index=draw.index,
-            noisy=self.schedule.diffuse(latents, draw.noise, draw.index),
-            target=self.schedule.target(latents, draw.noise, draw.index),
+            index=index,
+            noisy=noise.diffuse(latents, index, key, self.schedule),
+            target=noise.target(latents, index, key, self.schedule),
             timestep_weight=self.schedule.timestep_weight(
-                draw.index, objective.timestep_weight, objective.min_snr_gamma
+                index, objective.timestep_weight, objective.min_snr_gamma
             ),
             conditions=self.family.conditions(text, sizes),
         )
