@@ -163,11 +163,11 @@ def _train_half(rank: int, folder: str) -> None:
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     workers = torch.multiprocessing.spawn(_train_half, (str(tmp_path),), nprocs=2, join=False)
     try:
-        for _ in range(60):  # join raises what a worker raised
+        for _ in range(100):  # join raises what a worker raised
             if workers.join(timeout=1):
                 break
         else:
-            raise AssertionError("the two processes did not end within a minute")
+            raise AssertionError("the two processes did not end within 100 seconds")
     finally:
         for process in workers.processes:
             process.kill()
@@ -179,20 +179,13 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
             assert_all_close(found, expected)
 
 
-UNCOMPILED = pytest.param(
-    "loss_and_grad",
-    "reference",
-    marks=pytest.mark.xfail(reason="it calls torch.autograd.grad, which fullgraph does not trace"),
-)
-
-
 @pytest.mark.parametrize(
     ("form", "backend"),
     [
         ("tgo_loss", "auto"),
         ("tgo_loss", "reference"),
         pytest.param("loss_and_grad", "cpu", marks=needs_kernels),
-        UNCOMPILED,
+        ("loss_and_grad", "reference"),
     ],
 )
 def test_model_and_loss_compile_as_one_graph(form: str, backend: str) -> None:
@@ -218,7 +211,6 @@ def test_model_and_loss_compile_as_one_graph(form: str, backend: str) -> None:
         model.zero_grad()
 
 
-@pytest.mark.xfail(reason="a changed number becomes symbolic, which math.isfinite does not take")
 def test_a_compiled_loss_takes_another_temperature() -> None:
     batch = make_batch()
     compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
