@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +172,50 @@ t.test_every_half_and_bfloat16_survives_the_kernel()
 t.test_same_bits_whatever_the_threads()
 t.test_block_counter_far_into_a_row()
 """
+
+
+SCALAR = r"""
+#include "philox.h"
+extern "C" void normals(uint32_t draw, uint64_t id, uint32_t seed, uint32_t purpose, int64_t blocks, float* out) {
+  using namespace tglo;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const FourWords<Scalar> words = philox4x32<Scalar>(
+        {{uint32_t(block), draw, uint32_t(id), uint32_t(id >> 32)}}, {seed, purpose});
+    for (int pair = 0; pair < 2; ++pair) {
+      const Pair<Scalar> noise = normal_pair<Scalar>(words.at[2 * pair], words.at[2 * pair + 1]);
+      out[4 * block + 2 * pair] = noise.first;
+      out[4 * block + 2 * pair + 1] = noise.second;
+    }
+  }
+}
+"""
+CSRC = Path(__file__).parents[2] / "csrc"
+
+
+@pytest.mark.skipif(
+    shutil.which("c++") is None or not CSRC.is_dir(), reason="needs a compiler and csrc/"
+)
+def test_arithmetic_of_the_cuda_kernel(tmp_path: Path) -> None:
+    """What a CUDA thread does, which the CPU kernel does with vectors, compiled for the host."""
+    library = tmp_path / "scalar.so"
+    options = [
+        "-std=c++20",
+        "-O2",
+        "-ffp-contract=off",
+        "-shared",
+        "-fPIC",
+        f"-I{CSRC}",
+        "-xc++",
+        "-",
+    ]
+    subprocess.run(["c++", *options, "-o", library], input=SCALAR, text=True, check=True)
+    function = ctypes.CDLL(str(library)).normals
+    word, wide = ctypes.c_uint32, ctypes.c_uint64
+    function.argtypes = (word, wide, word, word, ctypes.c_int64, ctypes.c_void_p)
+    found = torch.empty(2**20)
+    function(2**32 - 1, 2**33 + 1, 2**31, philox.POSTERIOR, 2**18, found.data_ptr())
+    ids, draws = torch.tensor([2**33 + 1]), 2**32 - 1
+    assert torch.equal(found, philox.normal(2**31, ids, draws, (2**20,), philox.POSTERIOR)[0])
 
 
 def test_baseline_instruction_set() -> None:
