@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from tglo.bench.cases import TEMPERATURE, Case, make_case, truth
 from tglo.bench.contenders import CONTENDERS, Precision, available, eager_loss
@@ -18,8 +21,9 @@ _SCRIPTS: dict[str, Precision] = {
 }
 
 
-def _row(case: Case, mse: float, name: str, r: torch.Tensor, limit: float | None) -> dict:
-    exact = truth(case).log_ratio
+def _row(
+    case: Case, exact: Tensor, mse: float, name: str, r: Tensor, limit: float | None
+) -> dict[str, Any]:
     difference = (r.double() - exact).abs().nan_to_num(float("inf"))
     return {
         "name": name,
@@ -36,7 +40,7 @@ def _row(case: Case, mse: float, name: str, r: torch.Tensor, limit: float | None
 
 def measure(
     device: torch.device, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.bfloat16
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """A row for each mean square error and way: the largest abs(r - exact) over the samples.
 
     `limit` is None for what is recorded only. For ours it is the project's promise at n = 65,536:
@@ -45,17 +49,19 @@ def measure(
     rows = []
     for mse in ERRORS:
         case = make_case(shape, mse=mse, dtype=dtype, device=device)
+        exact = truth(case).log_ratio
         for name, precision in _SCRIPTS.items():
-            rows.append(_row(case, mse, name, eager_loss(precision)(case)[1].detach(), None))
+            r = eager_loss(precision)(case)[1].detach()
+            rows.append(_row(case, exact, mse, name, r, None))
         for name in available(device, compiled=False):
             if name.startswith("tglo"):
                 ours = CONTENDERS[name]()
-                r = ours.check(case).log_ratio
-                rows.append(_row(case, mse, name, r, ours.log_ratio_limit))
+                r = ours.check(ours.prepare(case)).log_ratio
+                rows.append(_row(case, exact, mse, name, r, ours.log_ratio_limit))
     return rows
 
 
-def failures(rows: list[dict]) -> list[str]:
+def failures(rows: list[dict[str, Any]]) -> list[str]:
     """The rows above their limit, in words."""
     return [
         f"{row['name']} at MSE {row['mse']}: r is off by {row['largest_error']:.2g}, "

@@ -44,7 +44,7 @@ CPU_SIZES = [size for size in SIZES if size.name not in ("flux-8", "wan-8")]
 
 
 def size_by_name(name: str) -> Size:
-    """"sdxl-8" -> Size("sdxl", 8). ValueError for another family or a batch below 1."""
+    """ "sdxl-8" -> Size("sdxl", 8). ValueError for another family or a batch below 1."""
     family, _, batch = name.partition("-")
     if family not in SHAPES or not batch.isdecimal() or int(batch) < 1:
         families = ", ".join(SHAPES)
@@ -60,7 +60,9 @@ class Case(NamedTuple):
     target: Tensor
     scores: Tensor  # (B,) float64, as manifests deliver them
     scores32: Tensor  # (B,) float32, as scripts hold them
-    base_error: Tensor  # (B,) float64: the cached mean square error of `base`
+    base_error: (
+        Tensor  # (B,) float64: the cached mean square error of `base`; see Contender.prepare
+    )
 
     def copy(self) -> Case:
         """The same numbers in other memory; the vectors of batch size are shared."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,16 @@ class Contender(NamedTuple):
     """r and the gradient of the same code."""
     bytes_per_element: int
     """What must move at the least in 2-byte elements: each prediction once per launch."""
-    cached: bool = False
-    """Whether the reference enters as its cached error."""
     ours: bool = False
+    cached: str = ""
+    """The backend that the reference's error was cached with; "" if its prediction is given."""
+
+    def prepare(self, case: Case) -> Case:
+        """With the error cached by the same backend, as a training run's own cache would be."""
+        if not self.cached:
+            return case
+        error = tglo.prediction_error(case.base, case.target, backend=self.cached)
+        return case._replace(base_error=error)
 
     @property
     def log_ratio_limit(self) -> float:
@@ -85,35 +92,47 @@ def _eager(precision: Precision, compiled: bool = False) -> Contender:
     )
 
 
-def _arguments(case: Case, cached: bool, backend: str) -> dict[str, Tensor | float | str]:
+def _arguments(case: Case, cached: bool, backend: str) -> dict[str, Any]:
     known = {"reference_error": case.base_error} if cached else {"reference_pred": case.base}
     return {**known, "temperature": TEMPERATURE, "confidence": CONFIDENCE, "backend": backend}
 
 
 def _autograd(backend: str, cached: bool) -> Contender:
-    def loss(case: Case, **more: bool) -> Tensor:
+    def loss(case: Case, **more: bool) -> Any:
         arguments = {**_arguments(case, cached, backend), **more}
-        return tglo.tgo_loss(case.policy, case.target, case.scores, THRESHOLD, **arguments)  # type: ignore[call-overload, no-any-return]
+        return tglo.tgo_loss(case.policy, case.target, case.scores, THRESHOLD, **arguments)
 
     def check(case: Case) -> Outcome:
         value, stats = loss(case, return_stats=True)
         return Outcome(stats.log_ratio, gradient(value, case))
 
     return Contender(
-        loss, lambda case: gradient(loss(case), case), check, 10 if cached else 12, cached, True
+        loss,
+        lambda case: gradient(loss(case), case),
+        check,
+        10 if cached else 12,
+        True,
+        backend if cached else "",
     )
 
 
 def _one_launch(backend: str, cached: bool) -> Contender:
-    def run(case: Case, **more: bool) -> tuple[Tensor, ...]:
+    def run(case: Case, **more: bool) -> Any:
         arguments = {**_arguments(case, cached, backend), **more}
-        return tglo.loss_and_grad(case.policy, case.target, case.scores, THRESHOLD, **arguments)  # type: ignore[call-overload, no-any-return]
+        return tglo.loss_and_grad(case.policy, case.target, case.scores, THRESHOLD, **arguments)
 
     def check(case: Case) -> Outcome:
         _, found, stats = run(case, return_stats=True)
-        return Outcome(stats.log_ratio, found)  # type: ignore[attr-defined]
+        return Outcome(stats.log_ratio, found)
 
-    return Contender(None, lambda case: run(case)[1], check, 6 if cached else 8, cached, True)
+    return Contender(
+        None,
+        lambda case: run(case)[1],
+        check,
+        6 if cached else 8,
+        True,
+        backend if cached else "",
+    )
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {

@@ -20,7 +20,7 @@ class Spread(NamedTuple):
     low: float  # 10th percentile
     high: float  # 90th percentile
     minimum: float
-    count: int
+    samples: int
 
 
 def spread(microseconds: Sequence[float]) -> Spread:

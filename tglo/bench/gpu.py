@@ -77,7 +77,9 @@ def in_graph(
                 kept.append(gradient)
     whole = timed(graph.replay, repeats=repeats)
     graph.reset()
-    return Spread(*(value / len(cases) for value in whole[:4]), whole.count)
+    median, low, high, minimum, samples = whole
+    count = len(cases)
+    return Spread(median / count, low / count, high / count, minimum / count, samples)
 
 
 class GpuTimes(NamedTuple):

@@ -36,7 +36,9 @@ def _cpu() -> str:
 def _commit() -> dict[str, Any] | None:
     """Of the checkout that this package lies in; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]
-    commit = _output("git", "rev-parse", "HEAD", folder=folder) if (folder / ".git").exists() else None
+    commit = (
+        _output("git", "rev-parse", "HEAD", folder=folder) if (folder / ".git").exists() else None
+    )
     if commit is None:
         return None
     changed = _output("git", "status", "--porcelain", "--untracked-files=no", folder=folder)
