@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,19 +23,24 @@ _SCRIPTS: dict[str, Precision] = {
 
 
 def _row(
-    case: Case, exact: Tensor, mse: float, name: str, r: Tensor, limit: float | None
+    case: Case, exact: Tensor, name: str, way: Callable[[], Tensor], limit: float | None
 ) -> dict[str, Any]:
-    difference = (r.double() - exact).abs().nan_to_num(float("inf"))
+    problem = None
+    try:
+        difference = (way().double() - exact).abs()
+        error = difference.max().item() if difference.isfinite().all() else None
+    except Exception as raised:  # one backend's failure must not hide the others' results
+        error, problem = None, f"{type(raised).__name__}: {raised}"
     return {
         "name": name,
-        "mse": mse,
         "temperature": TEMPERATURE,
         "samples": len(exact),
         "elements": case.policy[0].numel(),
         "dtype": str(case.policy.dtype).removeprefix("torch."),
         "mean_abs_log_ratio": exact.abs().mean().item(),
-        "largest_error": difference.max().item(),
+        "largest_error": error,
         "limit": limit,
+        "problem": problem,
     }
 
 
@@ -50,22 +56,25 @@ def measure(
     for mse in ERRORS:
         case = make_case(shape, mse=mse, dtype=dtype, device=device)
         exact = truth(case).log_ratio
+        mine = []
         for name, precision in _SCRIPTS.items():
-            r = eager_loss(precision)(case)[1].detach()
-            rows.append(_row(case, exact, mse, name, r, None))
+            loss = eager_loss(precision)
+            mine.append(_row(case, exact, name, lambda f=loss: f(case)[1].detach(), None))
         for name in available(device, compiled=False):
             if name.startswith("tglo"):
                 ours = CONTENDERS[name]()
-                r = ours.check(ours.prepare(case)).log_ratio
-                rows.append(_row(case, exact, mse, name, r, ours.log_ratio_limit))
+                way = lambda c=ours: c.check(c.prepare(case)).log_ratio  # noqa: E731
+                mine.append(_row(case, exact, name, way, ours.log_ratio_limit))
+        rows += [{**row, "mse": mse} for row in mine]
     return rows
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows above their limit, in words."""
+    """The rows above their limit, or without a finite result, in words."""
     return [
-        f"{row['name']} at MSE {row['mse']}: r is off by {row['largest_error']:.2g}, "
-        f"more than {row['limit']:.0e}"
+        f"{row['name']} at MSE {row['mse']}: r is off by {row['largest_error']}, "
+        f"more than {row['limit']:.0e}" + (f" ({row['problem']})" if row["problem"] else "")
         for row in rows
-        if row["limit"] is not None and not row["largest_error"] <= row["limit"]
+        if row["limit"] is not None
+        and not (row["largest_error"] is not None and row["largest_error"] <= row["limit"])
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from tglo.bench import accuracy, cpu, gpu, table
 from tglo.bench.cases import (
     CPU_SIZES,
-    SIZES,
+    GPU_SIZES,
     Case,
     Errors,
     Outcome,
@@ -65,7 +66,7 @@ def checked(name: str, case: Case, exact: Outcome) -> Checked:
     return Checked(contender, case, found, "")
 
 
-def _row(size: Size, name: str, found: Checked) -> Record:
+def new_row(size: Size, name: str, found: Checked) -> Record:
     predictions = found.case.policy
     return {
         "size": size.name,
@@ -104,7 +105,7 @@ def measure_size(
     exact = truth(case)
     found = {name: checked(name, case, exact) for name in names}
     del exact
-    rows = {name: _row(size, name, result) for name, result in found.items()}
+    rows = {name: new_row(size, name, result) for name, result in found.items()}
     usable = {name: result for name, result in found.items() if not result.problem}
     if device.type == "cpu":
         steps = {name: lambda r=result: r.contender.step(r.case) for name, result in usable.items()}
@@ -113,14 +114,14 @@ def measure_size(
     else:
         cases = gpu.rotation(case)
         for name, result in usable.items():
-            rows[name].update(_on_gpu(result, cases, rounds, bandwidth))
+            rows[name].update(gpu_figures(result, cases, rounds, bandwidth))
     for name, row in rows.items():
         if row["problem"]:
             log.warning("%s, %s: %s", size.name, name, row["problem"])
     return list(rows.values())
 
 
-def _on_gpu(
+def gpu_figures(
     found: Checked, cases: Sequence[Case], repeats: int, bandwidth: float | None
 ) -> dict[str, Any]:
     """What a row gets from a GPU."""
@@ -166,34 +167,38 @@ def measure(
     device: str = "auto",
     dtype: str = "bf16",
     quick: bool = False,
+    save: Callable[[Record], None] = lambda record: None,
 ) -> Record:
-    """The record of the suite; without `sizes`, those that the device finishes in a few minutes."""
+    """The record of the suite; without `sizes`, those that the device finishes in a few minutes.
+
+    `save` gets the record after each size: what was measured stays if a later part is cut off.
+    """
     target = choose_device(device)
-    if target.type == "cpu":
-        torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+    on_cpu = target.type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
     if not sizes:
-        sizes = [QUICK_SIZE] if quick else (CPU_SIZES if target.type == "cpu" else SIZES)
-    record: Record = {**describe(), "device": target.type, "quick": quick}
+        sizes = [QUICK_SIZE] if quick else (CPU_SIZES if on_cpu else GPU_SIZES)
+    record: Record = {**describe(), "device": target.type, "quick": quick, "rows": []}
     names = available(target, compiled=not quick)
     log.info("accuracy of the log-ratio")
     record["accuracy"] = accuracy.measure(target, (4, 4, 64, 64) if quick else accuracy.SHAPE)
-    bandwidth = gpu.copy_bandwidth() if target.type == "cuda" else None
+    log.info("host cost")
+    record["host"] = measure_host(names, target, rounds=5 if quick else 50)
+    bandwidth = None if on_cpu else gpu.copy_bandwidth()
     record["copy_bytes_per_second"] = bandwidth
-    record["rows"] = []
-    rounds = 2 if quick else 20 if target.type == "cpu" else 50
     for size in sizes:
-        log.info("%s %s", size.name, tuple(size.shape))
+        log.info("%s %s", size.name, size.shape)
         record["rows"] += measure_size(
             size,
             names,
             target,
             dtype=DTYPES[dtype],
-            rounds=rounds,
+            rounds=2 if quick else 20 if on_cpu else 40,
             seconds=0.001 if quick else 0.02,
             bandwidth=bandwidth,
         )
-    log.info("host cost")
-    record["host"] = measure_host(names, target, rounds=5 if quick else 50)
+        save(record)
     return record
 
 
@@ -207,12 +212,16 @@ def bench(
 ) -> int:
     """Run the suite, print its tables, write its record; the number of wrong results of ours."""
     chosen = [size_by_name(name) for name in sizes]
-    record = measure(chosen, device=device, dtype=dtype, quick=quick)
+
+    def save(record: Record) -> None:
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_json(output, record)
+
+    record = measure(chosen, device=device, dtype=dtype, quick=quick, save=save)
     print(table.as_text(record))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, record)
-        print(f"wrote {output}")
+        print(f"\nwrote {output}")
     wrong = problems(record)
     for line in wrong:
         log.warning("%s", line)
