@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tglo.bench import table
+from tglo.bench.cpu import spread
 from tglo.bench.record import describe
 from tglo.bench.suite import THREADS
 
@@ -54,12 +55,7 @@ def _rows(config: Any) -> list[dict[str, Any]]:
             continue
         row = dict(result.extra_info["row"])
         if row["time_us"] is None:
-            stats = result.stats
-            row["time_us"] = {
-                "median": stats.median * 1e6,
-                "low": stats.q1 * 1e6,
-                "high": stats.q3 * 1e6,
-            }
+            row["time_us"] = spread([seconds * 1e6 for seconds in result.stats.data])._asdict()
         rows.append(row)
     return rows
 

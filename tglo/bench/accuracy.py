@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tglo.bench.cases import TEMPERATURE, Case, make_case, truth
-from tglo.bench.contenders import CONTENDERS, Precision, available, eager_loss
+from tglo.bench.contenders import CONTENDERS, Contender, Precision, available, eager_loss
 
 ERRORS = (0.05, 0.1, 0.5)
 """Mean square errors of the reference's prediction."""
@@ -22,12 +22,23 @@ _SCRIPTS: dict[str, Precision] = {
 }
 
 
-def _row(
-    case: Case, exact: Tensor, name: str, way: Callable[[], Tensor], limit: float | None
-) -> dict[str, Any]:
+Way = Callable[[Case], Tensor]
+"""From a case to r, (B,)."""
+
+
+def _script(precision: Precision) -> Way:
+    loss = eager_loss(precision)
+    return lambda case: loss(case)[1].detach()
+
+
+def _contender(ours: Contender) -> Way:
+    return lambda case: ours.check(ours.prepare(case)).log_ratio
+
+
+def _row(case: Case, exact: Tensor, name: str, way: Way, limit: float | None) -> dict[str, Any]:
     problem = None
     try:
-        difference = (way().double() - exact).abs()
+        difference = (way(case).double() - exact).abs()
         error = difference.max().item() if difference.isfinite().all() else None
     except Exception as raised:  # one backend's failure must not hide the others' results
         error, problem = None, f"{type(raised).__name__}: {raised}"
@@ -56,15 +67,14 @@ def measure(
     for mse in ERRORS:
         case = make_case(shape, mse=mse, dtype=dtype, device=device)
         exact = truth(case).log_ratio
-        mine = []
-        for name, precision in _SCRIPTS.items():
-            loss = eager_loss(precision)
-            mine.append(_row(case, exact, name, lambda f=loss: f(case)[1].detach(), None))
+        ways: dict[str, tuple[Way, float | None]] = {
+            name: (_script(precision), None) for name, precision in _SCRIPTS.items()
+        }
         for name in available(device, compiled=False):
             if name.startswith("tglo"):
                 ours = CONTENDERS[name]()
-                way = lambda c=ours: c.check(c.prepare(case)).log_ratio  # noqa: E731
-                mine.append(_row(case, exact, name, way, ours.log_ratio_limit))
+                ways[name] = _contender(ours), ours.log_ratio_limit
+        mine = [_row(case, exact, name, way, limit) for name, (way, limit) in ways.items()]
         rows += [{**row, "mse": mse} for row in mine]
     return rows
 

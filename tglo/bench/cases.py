@@ -53,9 +53,8 @@ def _sizes(*names: str) -> list[Size]:
 CPU_SIZES = _sizes("sdxl-1", "sdxl-4", "sdxl-8", "sdxl-16", "sdxl-32", "flux-1", "wan-1")
 """Those that two cores finish soon; sdxl-8 is the size that the CPU target names."""
 
-GPU_SIZES = _sizes(
-    "wan-8", "sdxl-16", "sdxl-1", "sdxl-4", "sdxl-32", "flux-1", "flux-8", "wan-1"
-)  # fmt: skip
+_GPU = ("wan-8", "sdxl-16", "sdxl-1", "sdxl-4", "sdxl-32", "flux-1", "flux-8", "wan-1")
+GPU_SIZES = _sizes(*_GPU)
 """Those with targets first, should time run out."""
 
 
@@ -67,9 +66,7 @@ class Case(NamedTuple):
     target: Tensor
     scores: Tensor  # (B,) float64, as manifests deliver them
     scores32: Tensor  # (B,) float32, as scripts hold them
-    base_error: (
-        Tensor  # (B,) float64: the cached mean square error of `base`; see Contender.prepare
-    )
+    base_error: Tensor  # (B,) float64, the cached error of `base`; see Contender.prepare
 
     def copy(self) -> Case:
         """The same numbers in other memory; the vectors of batch size are shared."""

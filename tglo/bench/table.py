@@ -63,7 +63,16 @@ def speed(record: Record, size: str, render: Render) -> str:
     rows = [row for row in record["rows"] if row["size"] == size]
     by_name = {row["contender"]: row for row in rows}
     on_gpu = record["device"] == "cuda"
-    header = ["contender", "us", "10 to 90%", "x eager", "x compile", "error of r", "of gradient"]
+    header = [
+        "contender",
+        "us",
+        "least",
+        "10 to 90%",
+        "x eager",
+        "x compile",
+        "error of r",
+        "of gradient",
+    ]
     if on_gpu:
         header += ["us in L2", "B/element", "of floor", "launches", "peak MB"]
     lines = []
@@ -76,6 +85,7 @@ def speed(record: Record, size: str, render: Render) -> str:
         line = [
             row["contender"],
             number(time["median"]),
+            number(time["minimum"]),
             f"{number(time['low'])} to {number(time['high'])}",
             times_faster(row, by_name.get("eager")),
             times_faster(row, by_name.get("torch.compile")),
