@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # a checkout without an installation works too
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 
 from tglo.bench import table
 from tglo.files import read_json
 
 Record = dict[str, Any]
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "performance.png"
