@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_A
   std::vector<double> coefficients(static_cast<size_t>(inputs.rows.rows));
   outputs.call.coefficient = coefficients.data();
   head(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference));
-  const double scale = outputs.call.loss_scale ? *outputs.call.loss_scale : loss_scale_value;
+  const double scale = outputs.call.scale();
   Tensor grad = gradient(inputs.rows, inputs.mask, policy, target, [&](int64_t row) {
     return scale * coefficients[row];
   });
@@ -146,10 +146,10 @@ Tensor tgo_loss_backward(
     const std::optional<Tensor>& mask, int64_t mask_inner, int64_t draws) {
   const Rows rows(policy);
   rows.check(policy, target);
-  const Vector coefficients(coefficient, policy, rows.rows, false, "coefficient");
-  const Outer outer(grad_loss, policy, rows.rows, draws);
+  const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
+  const Numbers outer = outer_of(grad_loss, policy, rows.rows, draws);
   return gradient(rows, mask_of(mask, rows, policy, mask_inner), policy, target, [&](int64_t row) {
-    return outer.data[row / draws * outer.stride] * coefficients.data[row * coefficients.stride];
+    return outer[row / draws] * coefficients[row];
   });
 }
 

@@ -120,17 +120,15 @@ Tensor tgo_loss_backward(
     const std::optional<Tensor>& mask, int64_t mask_inner, int64_t draws) {
   const Rows rows(policy);
   rows.check(policy, target);
-  const Vector coefficients(coefficient, policy, rows.rows, false, "coefficient");
-  const Outer outer(grad_loss, policy, rows.rows, draws);
+  const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
+  const Numbers outer = outer_of(grad_loss, policy, rows.rows, draws);
   Tensor gradient = torch::stable::empty_like(policy);
   rows.check(policy, gradient);
   CudaLoss loss = describe(rows, mask_of(mask, rows, policy, mask_inner), policy, target);
   loss.gradient = gradient.mutable_data_ptr();
   loss.call.draws = draws;
   if (rows.rows)
-    check(
-        launch_backward(loss, outer.data, outer.stride, coefficients.data, coefficients.stride),
-        "launching the backward");
+    check(launch_backward(loss, outer, coefficients), "launching the backward");
   return gradient;
 }
 

@@ -9,13 +9,12 @@ namespace tglo {
 
 // What a whole call of the loss works on. Pointers are to the device's memory.
 struct LossCall {
-  // inputs; strides are 0 where one number serves all
-  const double* cached_error;  // [rows], null with a reference prediction
-  const double* scores;        // [batch]
-  const double* threshold;     // null: threshold_value
-  const double* timestep_weight;
-  const double* loss_scale;  // of the gradient; null: loss_scale_value
-  int64_t cached_error_stride, scores_stride, threshold_stride, timestep_weight_stride;
+  // inputs
+  Numbers cached_error;     // [rows], none with a reference prediction
+  Numbers scores;           // [batch]
+  Numbers threshold;        // none: threshold_value
+  Numbers timestep_weight;  // likewise
+  Numbers loss_scale;       // of the gradient; none: loss_scale_value
   double threshold_value, timestep_weight_value, loss_scale_value;
   HeadParameters parameters;
   int64_t batch, draws, elements;
@@ -29,7 +28,11 @@ struct LossCall {
   double* reference_error;  // [rows]; null where only the policy's error is asked for
 
   TGLO_HOST_DEVICE double omega(int64_t row) const {
-    return timestep_weight ? timestep_weight[row * timestep_weight_stride] : timestep_weight_value;
+    return timestep_weight.data ? timestep_weight[row] : timestep_weight_value;
+  }
+
+  TGLO_HOST_DEVICE double scale() const {
+    return loss_scale.data ? loss_scale[0] : loss_scale_value;
   }
 
   // 1 / batch for the mean.
@@ -45,8 +48,8 @@ TGLO_HOST_DEVICE inline double finish_row(
   const double scale = count > 0.0 ? 1.0 / count : 0.0;
   const double policy_error = sum.policy_error * scale;
   double difference = sum.error_difference * scale, reference_error;
-  if (call.cached_error) {
-    reference_error = call.cached_error[row * call.cached_error_stride];
+  if (call.cached_error.data) {
+    reference_error = call.cached_error[row];
     difference = count > 0.0 ? policy_error - reference_error : 0.0;
   } else {
     // A mean of squares, so not below 0, which the rounding of the two sums could make it.
@@ -64,10 +67,9 @@ TGLO_HOST_DEVICE inline double finish_row(
 TGLO_HOST_DEVICE inline SampleLoss finish_sample(
     const LossCall& call, int64_t sample, double ell, bool write) {
   const double scaled = call.parameters.beta * (ell / static_cast<double>(call.draws));
-  const double threshold =
-      call.threshold ? call.threshold[sample * call.threshold_stride] : call.threshold_value;
-  const SampleLoss result = sample_loss(
-      scaled, call.scores[sample * call.scores_stride], threshold, call.parameters.confidence);
+  const double threshold = call.threshold.data ? call.threshold[sample] : call.threshold_value;
+  const SampleLoss result =
+      sample_loss(scaled, call.scores[sample], threshold, call.parameters.confidence);
   if (write) call.log_ratio[sample] = scaled;
   if (write && call.reduction == Reduction::none) call.loss[sample] = static_cast<float>(result.loss);
   return result;

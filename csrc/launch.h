@@ -4,6 +4,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define TGLO_HOST_DEVICE __host__ __device__
+#else
+#define TGLO_HOST_DEVICE
+#endif
+
 namespace tglo {
 
 enum class Element : int32_t { bfloat16, float16, float32 };
@@ -12,6 +18,18 @@ enum class Reduction : int32_t { none, mean, sum };
 
 // Raised when an operator's arguments change; tglo/extension.py refuses an extension of another version.
 constexpr int64_t interface_version = 2;
+
+// A vector of float32 or float64, read as float64. Null data: none; stride 0: one number for all.
+struct Numbers {
+  const void* data;
+  int64_t stride;
+  bool wide;
+
+  TGLO_HOST_DEVICE double operator[](int64_t i) const {
+    return wide ? static_cast<const double*>(data)[i * stride]
+                : static_cast<double>(static_cast<const float*>(data)[i * stride]);
+  }
+};
 
 // Weights of a row's elements: element i of row r has data[r * row_stride + (i / inner) % period]. Null data: all 1.
 struct Mask {
@@ -41,27 +59,12 @@ struct CpuKernels {
       double coefficient, const Mask& mask, int64_t first);
 };
 
-// out = scale * latents + noise_scale * noise over blocks of four elements; see philox.h for the noise.
-struct NoiseRow {
-  float scale, noise_scale;
-  uint64_t sample_id;
-  uint32_t draw, seed, purpose;
-};
-
-struct CpuNoiseKernels {
-  // Elements [first, first + count) of a row; `first` is a multiple of 4, the pointers are to element `first`.
-  void (*diffuse)(
-      Element type, const void* latents, void* out, int64_t first, int64_t count, const NoiseRow& row);
-};
-
 namespace baseline {
 extern const CpuKernels cpu_kernels;
-extern const CpuNoiseKernels cpu_noise_kernels;
 }
 #ifdef TGLO_HAS_AVX2
 namespace avx2 {
 extern const CpuKernels cpu_kernels;
-extern const CpuNoiseKernels cpu_noise_kernels;
 }
 #endif
 

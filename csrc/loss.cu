@@ -62,8 +62,9 @@ __device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
   if (threadIdx.x == 0 && call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
 }
 
+// Two blocks a multiprocessor let a thread have 128 registers: the loads in flight, and a head without spills.
 template <class T, bool with_reference, bool masked>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     forward(const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned) {
   __shared__ double scratch[threads / threads_per_warp];
   __shared__ bool last;
@@ -88,13 +89,11 @@ __global__ void __launch_bounds__(threads)
 
 template <class T, bool masked>
 __global__ void __launch_bounds__(threads) backward(
-    const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned,
-    const float* outer, int64_t outer_stride, const double* coefficient, int64_t coefficient_stride) {
+    const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned, Numbers outer,
+    Numbers coefficient) {
   const int64_t row = blockIdx.x / parts, first = blockIdx.x % parts * part_length;
   const RowPart<T> part(loss, row, first, first + part_length);
-  const float scale = static_cast<float>(
-      static_cast<double>(__ldg(outer + row / loss.call.draws * outer_stride)) *
-      __ldg(coefficient + row * coefficient_stride));
+  const float scale = static_cast<float>(outer[row / loss.call.draws] * coefficient[row]);
   aligned ? write_gradient<true, masked>(loss, part, scale) : write_gradient<false, masked>(loss, part, scale);
 }
 
@@ -124,9 +123,7 @@ int launch_loss(const CudaLoss& loss) {
   });
 }
 
-int launch_backward(
-    const CudaLoss& loss, const float* outer, int64_t outer_stride, const double* coefficient,
-    int64_t coefficient_stride) {
+int launch_backward(const CudaLoss& loss, const Numbers& outer, const Numbers& coefficient) {
   const DeviceGuard guard(loss.device);
   if (guard.error != cudaSuccess) return guard.error;
   const unsigned grid = grid_of(loss);
@@ -135,7 +132,7 @@ int launch_backward(
   const bool aligned = rows_are_aligned(loss);
   return dispatch(loss, [&]<class T, bool, bool masked>() -> int {
     backward<T, masked><<<grid, threads, 0, static_cast<cudaStream_t>(loss.stream)>>>(
-        loss, length, parts, aligned, outer, outer_stride, coefficient, coefficient_stride);
+        loss, length, parts, aligned, outer, coefficient);
     return cudaGetLastError();
   });
 }

@@ -43,18 +43,10 @@ struct LossInputs {
         "tglo: pass either the reference's prediction or its error");
     STD_TORCH_CHECK(draws >= 1 && rows.rows % draws == 0, "tglo: rows must be batch * draws");
     call.batch = rows.rows / draws;
-    const Vector cached(cached_error, policy, rows.rows, false, "reference_error");
-    const Vector score(scores, policy, call.batch, false, "scores");
-    const Vector tau(threshold, policy, call.batch, true, "threshold");
-    const Vector omega(timestep_weight, policy, rows.rows, true, "timestep_weight");
-    call.cached_error = cached.data;
-    call.cached_error_stride = cached.stride;
-    call.scores = score.data;
-    call.scores_stride = score.stride;
-    call.threshold = tau.data;
-    call.threshold_stride = tau.stride;
-    call.timestep_weight = omega.data;
-    call.timestep_weight_stride = omega.stride;
+    call.cached_error = numbers_of(cached_error, policy, rows.rows, false, "reference_error");
+    call.scores = numbers_of(scores, policy, call.batch, false, "scores");
+    call.threshold = numbers_of(threshold, policy, call.batch, true, "threshold");
+    call.timestep_weight = numbers_of(timestep_weight, policy, rows.rows, true, "timestep_weight");
     call.threshold_value = threshold_value;
     call.timestep_weight_value = timestep_weight_value;
     call.loss_scale_value = 1.0;
@@ -76,7 +68,7 @@ struct LossOutputs {
         loss(
             call.reduction == Reduction::none
                 ? new_vector(policy, call.batch, ScalarType::Float)
-                : torch::stable::new_empty(policy, {}, ScalarType::Float)),
+                : new_tensor(policy, 0, 1, ScalarType::Float)),
         log_ratio(new_vector(policy, call.batch, ScalarType::Double)),
         policy_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)),
         reference_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)) {
@@ -87,29 +79,15 @@ struct LossOutputs {
   }
 
   void set_scale(const std::optional<Tensor>& scale, double value) {
-    if (scale)
-      STD_TORCH_CHECK(
-          scale->scalar_type() == ScalarType::Double && scale->dim() == 0 && same_device(*scale, loss),
-          "tglo: loss_scale must be one float64 on the predictions' device");
-    call.loss_scale = scale ? static_cast<const double*>(scale->const_data_ptr()) : nullptr;
+    call.loss_scale = numbers_of(scale, loss, 1, true, "loss_scale");
     call.loss_scale_value = value;
   }
 };
 
-// The gradient that reaches the loss: one number or one per sample, float32.
-struct Outer {
-  const float* data;
-  int64_t stride;
-
-  Outer(const Tensor& grad_loss, const Tensor& policy, int64_t rows, int64_t draws) {
-    const bool scalar = grad_loss.dim() == 0;
-    STD_TORCH_CHECK(
-        grad_loss.scalar_type() == ScalarType::Float && same_device(grad_loss, policy) && draws >= 1 &&
-            (scalar || (grad_loss.dim() == 1 && grad_loss.size(0) * draws == rows)),
-        "tglo: grad_loss must be float32 on the predictions' device, one number or one per sample");
-    data = static_cast<const float*>(grad_loss.const_data_ptr());
-    stride = scalar ? 0 : grad_loss.stride(0);
-  }
-};
+// The gradient that reaches the loss: one number or one per sample.
+inline Numbers outer_of(const Tensor& grad_loss, const Tensor& policy, int64_t rows, int64_t draws) {
+  STD_TORCH_CHECK(draws >= 1 && rows % draws == 0, "tglo: rows must be batch * draws");
+  return numbers_of(grad_loss, policy, rows / draws, true, "grad_loss");
+}
 
 }  // namespace tglo

@@ -30,9 +30,7 @@ Plan plan_loss(int64_t rows, int64_t elements);
 int launch_loss(const CudaLoss& loss);
 
 // One launch: gradient = outer[row / draws] * coefficient[row] * m (p - y).
-int launch_backward(
-    const CudaLoss& loss, const float* outer, int64_t outer_stride, const double* coefficient,
-    int64_t coefficient_stride);
+int launch_backward(const CudaLoss& loss, const Numbers& outer, const Numbers& coefficient);
 
 // One launch: loss and gradient, in thread-block clusters where samples fit into their shared memory, else in groups of
 // a cooperative grid. `error` receives what went wrong while planning.

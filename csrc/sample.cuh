@@ -21,7 +21,7 @@ __device__ inline void sample_coefficients(
   for (int64_t draw = 0; draw < call.draws; ++draw) ell += workings.ells[draw];
   const SampleLoss result = finish_sample(call, sample, ell, losses != nullptr);
   if (losses) losses[sample] = result.loss;
-  const double scale = call.loss_scale ? *call.loss_scale : call.loss_scale_value;
+  const double scale = call.scale();
   for (int64_t draw = 0; draw < call.draws; ++draw)
     coefficients[draw] = static_cast<float>(
         scale * row_coefficient(call, sample * call.draws + draw, result.slope, workings.weights[draw]));

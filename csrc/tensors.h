@@ -1,6 +1,7 @@
 // What the bindings share: checks and views of tensors on torch's stable ABI. Included by binding*.cpp only.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -79,32 +80,45 @@ inline const char* bytes(const Tensor& tensor) {
   return static_cast<const char*>(tensor.const_data_ptr());
 }
 
+// An uninitialised vector, or one number, on the device of `like`; straight from the allocator, since the way through
+// the dispatcher takes longer than the arithmetic of a small batch.
+inline Tensor new_tensor(const Tensor& like, int64_t dims, int64_t length, ScalarType type) {
+  const int32_t code = type == ScalarType::Float    ? aoti_torch_dtype_float32()
+                       : type == ScalarType::Double ? aoti_torch_dtype_float64()
+                                                    : aoti_torch_dtype_int32();
+  int32_t device = 0;
+  AtenTensorHandle made = nullptr;
+  const int64_t stride = 1;
+  STD_TORCH_CHECK(
+      aoti_torch_get_device_type(like.get(), &device) == AOTI_TORCH_SUCCESS &&
+          aoti_torch_empty_strided(
+              dims, &length, &stride, code, device, like.get_device_index(), &made) == AOTI_TORCH_SUCCESS,
+      "tglo: could not allocate ", length, " numbers");
+  return Tensor(made);
+}
+
 inline Tensor new_vector(const Tensor& like, int64_t length, ScalarType type) {
-  return torch::stable::new_empty(like, {length}, type);
+  return new_tensor(like, 1, length, type);
 }
 
 inline double* doubles(const Tensor& tensor) {
   return static_cast<double*>(tensor.mutable_data_ptr());
 }
 
-// A float64 vector of known length; null when absent, stride 0 when it is one number for all.
-struct Vector {
-  const double* data = nullptr;
-  int64_t stride = 0;
-
-  Vector(
-      const std::optional<Tensor>& given, const Tensor& like, int64_t length, bool may_be_scalar,
-      const char* name) {
-    if (!given) return;
-    const bool scalar = may_be_scalar && given->dim() == 0;
-    STD_TORCH_CHECK(
-        given->scalar_type() == ScalarType::Double && same_device(*given, like) &&
-            (scalar || (given->dim() == 1 && given->size(0) == length)),
-        "tglo: ", name, " must be float64 on the predictions' device with ", length, " elements");
-    data = static_cast<const double*>(given->const_data_ptr());
-    stride = scalar ? 0 : given->stride(0);
-  }
-};
+// A float32 or float64 vector of known length, or one number for all where that may be.
+inline Numbers numbers_of(
+    const std::optional<Tensor>& given, const Tensor& like, int64_t length, bool may_be_scalar,
+    const char* name) {
+  if (!given) return {nullptr, 0, true};
+  const bool scalar = may_be_scalar && given->dim() == 0;
+  const bool wide = given->scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(
+      (wide || given->scalar_type() == ScalarType::Float) && same_device(*given, like) &&
+          (scalar || (given->dim() == 1 && given->size(0) == length)),
+      "tglo: ", name, " must be float32 or float64 on the predictions' device with ", length,
+      " elements");
+  return {given->const_data_ptr(), scalar ? 0 : given->stride(0), wide};
+}
 
 inline Mask mask_of(const std::optional<Tensor>& given, const Rows& rows, const Tensor& like, int64_t inner) {
   if (!given || rows.rows == 0) return {nullptr, 0, 1, 1};

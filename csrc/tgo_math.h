@@ -6,11 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define TGLO_HOST_DEVICE __host__ __device__
-#else
-#define TGLO_HOST_DEVICE
-#endif
+#include "launch.h"
 
 namespace tglo {
 

@@ -78,6 +78,7 @@ print(ops.backend_for("tgo_loss", "cpu", torch.float32, "reference"))
 def test_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     case = make_case((2, 2), torch.float32)
     backends._announced.clear()
+    backends._chosen.clear()
     with caplog.at_level(logging.INFO, logger="tglo"):
         case.call(tgo_loss)
         case.call(tgo_loss)
@@ -165,7 +166,9 @@ def test_kernels_refuse_what_they_would_misread() -> None:
         error(p.double(), p.double(), None, 1)
     scores = torch.zeros(3, dtype=torch.float64)
     where = "on the predictions' device"
-    with pytest.raises(RuntimeError, match=f"scores must be float64 {where} with 4 elements"):
+    with pytest.raises(
+        RuntimeError, match=f"scores must be float32 or float64 {where} with 4 elements"
+    ):
         torch.ops.tglo.tgo_loss(p, p, p, None, scores, None, None, None, 1, 0, 1, 1, 1, 1, 1, 1)
     for mask in (torch.ones(4, 5), torch.ones(3, 6), torch.ones(4, 12)[:, ::2], torch.ones(6)):
         with pytest.raises(RuntimeError, match="mask must be contiguous float32 of shape"):

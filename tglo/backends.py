@@ -15,7 +15,7 @@ from tglo.schemas import EXTENSION
 logger = logging.getLogger("tglo")
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
-OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse")
+OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # In the order of preference. The CUDA and Triton kernels have been compiled, and their arithmetic and
@@ -126,25 +126,36 @@ def backend_for(
     return "reference"
 
 
+_chosen: dict[tuple[str, torch.device, torch.dtype, str], str] = {}
+
+
 def choose(op: str, tensor: Tensor, requested: str) -> str:
-    """backend_for, announced once. A missing extension is a warning: it costs speed that the user
-    did not give up.
+    """backend_for, asked once for each kind of tensor and announced. A missing extension is a
+    warning: it costs speed that the user did not give up.
     """
-    chosen = backend_for(op, tensor.device, tensor.dtype, requested)
+    device, dtype = tensor.device, tensor.dtype
     if torch.compiler.is_compiling():
-        return chosen
-    key = (op, tensor.device.type, tensor.dtype, chosen)
-    if key not in _announced:
-        _announced.add(key)
-        text = f"{op} on {tensor.device.type} tensors of {tensor.dtype}: backend {chosen}"
-        missed = (
-            chosen == "reference"
-            and requested == _forced == "auto"
-            and tensor.device.type == "cpu"
-            and tensor.dtype in KERNEL_DTYPES
-        )
-        if missed:
-            logger.warning("%s, because %s; %s", text, EXTENSION.problem, EXTENSION.remedy)
-        else:
-            logger.info("%s", text)
-    return chosen
+        return backend_for(op, device, dtype, requested)
+    key = op, device, dtype, requested
+    if key not in _chosen:
+        _chosen[key] = backend_for(op, device, dtype, requested)
+        _announce(op, device.type, dtype, requested, _chosen[key])
+    return _chosen[key]
+
+
+def _announce(op: str, device: str, dtype: torch.dtype, requested: str, chosen: str) -> None:
+    key = op, device, dtype, chosen
+    if key in _announced:
+        return
+    _announced.add(key)
+    text = f"{op} on {device} tensors of {dtype}: backend {chosen}"
+    missed = (
+        chosen == "reference"
+        and requested == _forced == "auto"
+        and device == "cpu"
+        and dtype in KERNEL_DTYPES
+    )
+    if missed:
+        logger.warning("%s, because %s; %s", text, EXTENSION.problem, EXTENSION.remedy)
+    else:
+        logger.info("%s", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -32,10 +32,22 @@ class TGOStats(NamedTuple):
 
 
 def constant(tensor: Tensor) -> Tensor:
-    """Detached and in float64; a tensor that is both already is returned as it is."""
+    """Detached, in float32 or float64; a tensor that is so already is returned as it is."""
     if tensor.requires_grad:
         tensor = tensor.detach()
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float64)
+    dtype = tensor.dtype
+    if dtype == torch.float64 or dtype == torch.float32:
+        return tensor
+    return tensor.to(torch.float32 if dtype.is_floating_point else torch.float64)
+
+
+@overload
+def wide(value: Tensor) -> Tensor: ...
+@overload
+def wide(value: Tensor | float) -> Tensor | float: ...
+def wide(value: Tensor | float) -> Tensor | float:
+    """In float64."""
+    return constant(value).to(torch.float64) if isinstance(value, Tensor) else float(value)
 
 
 def number(value: Tensor | float) -> Tensor | float:

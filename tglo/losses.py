@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tglo import checks, ops, reference
-from tglo.loss_types import Reduction, TGOStats, constant, number
+from tglo.loss_types import Reduction, TGOStats, constant, number, wide
 from tglo.plain_losses import sft_loss, tgo_loss_from_log_probs
 
 __all__ = [
@@ -258,7 +258,7 @@ def _arguments(
 
 
 def _stats(result: reference.TGOResult, arguments: ops.LossArguments) -> TGOStats:
-    scores, threshold = arguments.scores, arguments.threshold
+    scores, threshold = wide(arguments.scores), wide(arguments.threshold)
     return TGOStats(
         result.log_ratio.detach(),
         result.policy_error.detach(),

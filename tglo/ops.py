@@ -2,7 +2,7 @@
 
 The reference backend is plain PyTorch with PyTorch's autograd; the kernels are wrapped in an
 autograd.Function. Arguments are taken as `tglo.losses` has checked them: predictions of one dtype;
-scores, thresholds, cached errors and weights float64.
+scores, thresholds, cached errors and weights float32 or float64, computed with in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 from tglo import reference
 from tglo.backends import BACKENDS, OPERATORS, backend_for, backends, check_backend, choose
 from tglo.layout import memory_mask, share_layout
-from tglo.schemas import EXTENSION
+from tglo.loss_types import wide
+from tglo.schemas import EXTENSION, SCHEMAS
 
 __all__ = [
     "BACKENDS",
@@ -30,11 +31,21 @@ __all__ = [
     "tgo_loss_and_grad",
 ]
 
+# Overloads looked up once: a call through torch.ops asks for them each time.
+_OPERATORS = {
+    name + suffix: getattr(torch.ops.tglo, name + suffix).default
+    for name in SCHEMAS
+    for suffix in ("", "_triton")
+}
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
 
 
+def _operator(name: str, triton: bool) -> Any:
+    return _OPERATORS[f"{name}_triton" if triton else name]
+
+
 class LossArguments(NamedTuple):
-    """The arguments of `tglo.tgo_loss`, checked; vectors are float64."""
+    """The arguments of `tglo.tgo_loss`, checked; vectors are float32 or float64."""
 
     policy_pred: Tensor
     target: Tensor
@@ -52,17 +63,18 @@ class LossArguments(NamedTuple):
 
     def by_reference(self) -> reference.TGOResult:
         """The formulas in plain PyTorch, differentiable; the loss reduced."""
+        error = self.reference_error
         result = reference.tgo_loss(
             self.policy_pred,
             self.target,
-            self.scores,
-            self.threshold,
+            self.scores.to(torch.float64),
+            wide(self.threshold),
             reference_pred=self.reference_pred,
-            reference_error=self.reference_error,
+            reference_error=None if error is None else error.to(torch.float64),
             beta=self.beta,
             temperature=self.temperature,
             confidence=self.confidence,
-            timestep_weight=self.timestep_weight,
+            timestep_weight=wide(self.timestep_weight),
             mask=self.mask,
             draws=self.draws,
         )
@@ -98,35 +110,36 @@ class LossArguments(NamedTuple):
 
 
 class _TGOLoss(torch.autograd.Function):
-    """(triton, the operator's numbers, its tensors) -> loss and statistics.
+    """Ties a loss that an operator has computed to the prediction it came from.
 
-    The numbers come as one tuple: apply() looks at each of its arguments, which takes time.
+    (policy_pred, loss, coefficient, target, mask, (triton, mask_inner, draws)) -> loss. The operator
+    is called outside: what apply() does for each argument and result takes time.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, triton: bool, numbers: tuple[Any, ...], *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        run = torch.ops.tglo.tgo_loss_triton if triton else torch.ops.tglo.tgo_loss
-        loss, log_ratio, coefficient, policy_error, reference_error = run(*tensors, *numbers)
-        ctx.save_for_backward(coefficient, tensors[0], tensors[1], tensors[7])
-        ctx.numbers = triton, numbers[0], numbers[6]
-        ctx.mark_non_differentiable(log_ratio, policy_error, reference_error)
-        ctx.set_materialize_grads(False)
-        return loss, log_ratio, policy_error, reference_error
+        ctx: Any,
+        policy_pred: Tensor,
+        loss: Tensor,
+        coefficient: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        settings: tuple[bool, int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(coefficient, policy_pred, target, mask)
+        ctx.settings = settings
+        return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if grad_loss is None:
-            return (None,) * 10
-        arguments = (*ctx.numbers, grad_loss, *ctx.saved_tensors)
-        if torch.is_grad_enabled():  # create_graph=True
-            return None, None, _TGOLossGradient.apply(*arguments), *(None,) * 7
-        return None, None, _gradient(*arguments), *(None,) * 7
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        arguments = (*ctx.settings, grad_loss, *ctx.saved_tensors)
+        # with create_graph=True the gradient becomes a node of its own
+        run = _TGOLossGradient.apply if torch.is_grad_enabled() else _gradient
+        return run(*arguments), None, None, None, None, None
 
 
 def _gradient(triton: bool, mask_inner: int, draws: int, *tensors: Tensor | None) -> Tensor:
-    run = torch.ops.tglo.tgo_loss_backward_triton if triton else torch.ops.tglo.tgo_loss_backward
+    run = _operator("tgo_loss_backward", triton)
     return run(*tensors, mask_inner, draws)  # type: ignore[no-any-return]
 
 
@@ -150,7 +163,18 @@ def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
     if chosen == "reference":
         return arguments.by_reference()
     tensors, numbers = arguments.for_kernel()
-    return reference.TGOResult(*_TGOLoss.apply(chosen == "triton", numbers, *tensors))
+    triton = chosen == "triton"
+    run = _operator("tgo_loss", triton)
+    policy = arguments.policy_pred
+    if not (policy.requires_grad and torch.is_grad_enabled()):
+        loss, log_ratio, _, *errors = run(*tensors, *numbers)
+        return reference.TGOResult(loss, log_ratio, *errors)
+    policy, target, *others, mask = tensors  # type: ignore[assignment]
+    arguments_of_run = policy.detach(), target, *others, mask
+    loss, log_ratio, coefficient, *errors = run(*arguments_of_run, *numbers)
+    settings = triton, numbers[0], arguments.draws
+    loss = _TGOLoss.apply(policy, loss, coefficient, target, mask, settings)
+    return reference.TGOResult(loss, log_ratio, *errors)
 
 
 def tgo_loss_and_grad(
@@ -167,11 +191,9 @@ def tgo_loss_and_grad(
         return gradient, reference.TGOResult(*(tensor.detach() for tensor in result))
     tensors, numbers = arguments._replace(policy_pred=policy.detach()).for_kernel()
     scaled = isinstance(loss_scale, Tensor)
-    loss, log_ratio, gradient, *errors = (
-        torch.ops.tglo.tgo_loss_and_grad_triton
-        if chosen == "triton"
-        else torch.ops.tglo.tgo_loss_and_grad
-    )(*tensors, loss_scale if scaled else None, 1.0 if scaled else loss_scale, *numbers)
+    scale = (loss_scale, 1.0) if scaled else (None, loss_scale)
+    run = _operator("tgo_loss_and_grad", chosen == "triton")
+    loss, log_ratio, gradient, *errors = run(*tensors, *scale, *numbers)
     return gradient, reference.TGOResult(loss, log_ratio, *errors)
 
 
@@ -187,7 +209,5 @@ def prediction_error(
             return reference.prediction_error(prediction, target, mask)
         prediction, shared = share_layout(prediction, target)  # type: ignore[assignment]
         weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
-        run = torch.ops.tglo.prediction_error
-        if chosen == "triton":
-            run = torch.ops.tglo.prediction_error_triton
+        run = _operator("prediction_error", chosen == "triton")
         return run(prediction, shared, weights, inner)  # type: ignore[no-any-return]

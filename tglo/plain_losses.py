@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tglo import checks, reference
-from tglo.loss_types import Reduction, TGOStats, constant, number
+from tglo.loss_types import Reduction, TGOStats, wide
 
 
 def tgo_loss_from_log_probs(
@@ -46,7 +46,7 @@ def tgo_loss_from_log_probs(
     checks.check_number("beta", beta, above=0)
     checks.check_number("confidence", confidence, at_least=0)
 
-    scores, threshold = constant(scores), number(threshold)
+    scores, threshold = wide(scores), wide(threshold)
     policy_wide, reference_wide = (
         policy_log_prob.to(torch.float64),
         reference_log_prob.to(torch.float64),
@@ -92,10 +92,10 @@ def sft_loss(
     checks.check_scores(scores, threshold, rows // draws, device)
     checks.check_timestep_weight(timestep_weight, rows, device)
 
-    scores, threshold = constant(scores), number(threshold)
+    scores, threshold = wide(scores), wide(threshold)
     positive = reference.label(scores, threshold)
     error = reference.prediction_error(policy_pred, target)
-    weighted = error if timestep_weight is None else error * number(timestep_weight)
+    weighted = error if timestep_weight is None else error * wide(timestep_weight)
     per_sample = reference.average_draws(weighted, draws) * positive
     dtype = torch.promote_types(policy_pred.dtype, torch.float32)
     if reduction == "mean":
