@@ -18,7 +18,7 @@ from torch import Tensor
 from tglo.bench import gpu
 from tglo.bench.cases import CPU_SIZES, GPU_SIZES, Case, Outcome, Size, make_case, truth
 from tglo.bench.contenders import available
-from tglo.bench.suite import Checked, checked, gpu_figures, new_row
+from tglo.bench.suite import REPLAYS, Checked, checked, gpu_figures, new_row
 
 pytest.importorskip("pytest_benchmark")
 
@@ -67,7 +67,7 @@ def test_loss(name: str, prepared: Prepared, benchmark: Any) -> None:
     row = new_row(prepared.size, name, found)
     rounds = min(max(200 * TARGET_ELEMENTS // prepared.size.elements, 20), 200)
     if DEVICE.type == "cuda":
-        row.update(gpu_figures(found, prepared.copies, 40, prepared.bandwidth))
+        row.update(gpu_figures(found, prepared.copies, REPLAYS, prepared.bandwidth))
         rounds = 20  # of wall-clock time, in which host and GPU overlap
     benchmark.extra_info["row"] = row
     benchmark.group = prepared.size.name

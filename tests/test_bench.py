@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tglo import cli
-from tglo.bench import accuracy, cases, contenders, cpu, suite, table
+from tglo.bench import accuracy, cases, contenders, cpu, gpu, suite, table
 
 CPU = torch.device("cpu")
 
@@ -138,6 +140,67 @@ def test_sizes_by_name() -> None:
 def test_spread() -> None:
     found = cpu.spread([float(x) for x in range(100, -1, -1)])
     assert found == cpu.Spread(50.0, 10.0, 90.0, 0.0, 101)
+
+
+class _Graph:
+    """Stands for a CUDA graph: counts its replays."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        _Graph.replays += 1
+
+    def reset(self) -> None:
+        pass
+
+
+class _Event:
+    """Stands for a CUDA event; every interval is 2 ms."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        pass
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 2.0
+
+
+def test_gpu_times_with_a_stand_in_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases.make_case((2, 4, 16, 16))  # 16,384 bytes with its gradient
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {
+        "CUDAGraph": _Graph,
+        "Event": _Event,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda which: nullcontext(),
+        "graph": lambda which: nullcontext(),
+        "synchronize": lambda: None,
+        "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=40_000),
+        "memory_allocated": lambda: 1_000,
+        "reset_peak_memory_stats": lambda: None,
+        "max_memory_allocated": lambda: 5_000,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    copies = gpu.rotation(case)
+    assert len(copies) == 7  # 2.5 * 40,000 / 16,384
+    assert len({copy.policy.data_ptr() for copy in copies}) == 7
+    assert all(torch.equal(copy.policy, case.policy) for copy in copies)
+    assert all(copy.policy.requires_grad for copy in copies)
+    found = suite.checked("tglo reference", case, cases.truth(case))
+    figures = suite.gpu_figures(found, copies, 10, bandwidth=1e9)
+    assert figures["time_us"]["median"] == pytest.approx(2000 / 7)
+    assert figures["in_cache_us"]["median"] == pytest.approx(2000 / 20)
+    assert figures["floor_us"] == pytest.approx(12 * 2048 / 1e9 * 1e6)
+    assert figures["peak_bytes"] == 4_000
+    assert figures["launches"] is None  # nothing ran on a device
+    assert _Graph.replays == 30
+    row = {**suite.new_row(cases.Size("tiny", 2), "tglo reference", found), **figures}
+    shown = table.speed({"device": "cuda", "rows": [row]}, "tiny-2", table.text)
+    assert "9%" in shown  # 24.6 of 286 us
 
 
 def _with_gpu_figures(record: dict[str, Any]) -> dict[str, Any]:

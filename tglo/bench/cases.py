@@ -64,8 +64,7 @@ class Case(NamedTuple):
     policy: Tensor
     base: Tensor
     target: Tensor
-    scores: Tensor  # (B,) float64, as manifests deliver them
-    scores32: Tensor  # (B,) float32, as scripts hold them
+    scores: Tensor  # (B,) float32
     base_error: Tensor  # (B,) float64, the cached error of `base`; see Contender.prepare
 
     def copy(self) -> Case:
@@ -102,11 +101,10 @@ def make_case(
     sign = 1.0 - 2.0 * (torch.arange(shape[0]) % 2).view(-1, *[1] * (len(shape) - 1))
     moved = sign * (mean_log_ratio * TEMPERATURE / (2.0 * mse))
     policy = base + moved * (base - target) + 0.005 * normal()
-    scores = torch.rand(shape[0], generator=random, dtype=torch.float64)
+    scores = torch.rand(shape[0], generator=random).to(device)
     policy, base, target = (tensor.to(device, dtype) for tensor in (policy, base, target))
-    scores = scores.to(device)
     error = reference.prediction_error(base, target)
-    return Case(policy.requires_grad_(), base, target, scores, scores.float(), error)
+    return Case(policy.requires_grad_(), base, target, scores, error)
 
 
 class Outcome(NamedTuple):

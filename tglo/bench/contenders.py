@@ -71,8 +71,8 @@ def eager_loss(precision: Precision) -> Callable[[Case], tuple[Tensor, Tensor]]:
         with torch.no_grad():
             base_error = (base - target).pow(2).mean(dim=dims)
         r = (-1.0 / TEMPERATURE) * (policy_error - base_error)
-        sign = 2.0 * (case.scores32 >= THRESHOLD).float() - 1.0
-        weight = 1.0 + CONFIDENCE * (case.scores32 - THRESHOLD).abs()
+        sign = 2.0 * (case.scores >= THRESHOLD).float() - 1.0
+        weight = 1.0 + CONFIDENCE * (case.scores - THRESHOLD).abs()
         return (weight * functional.softplus(-sign * r)).mean(), r
 
     return loss

@@ -35,6 +35,8 @@ Record = dict[str, Any]
 
 THREADS = 2
 """On the CPU: what the project's own machines have, and what its targets are stated for."""
+REPLAYS = 40
+"""Of a CUDA graph of many steps."""
 QUICK_SIZE = Size("tiny", 4)
 _HOST_SHAPE = (2, 4, 8, 8)  # so small that the kernels' own time does not count
 
@@ -171,7 +173,8 @@ def measure(
 ) -> Record:
     """The record of the suite; without `sizes`, those that the device finishes in a few minutes.
 
-    `save` gets the record after each size: what was measured stays if a later part is cut off.
+    `save` gets the record before the first and after each size: what was measured stays if a later
+    part is cut off.
     """
     target = choose_device(device)
     on_cpu = target.type == "cpu"
@@ -187,6 +190,7 @@ def measure(
     record["host"] = measure_host(names, target, rounds=5 if quick else 50)
     bandwidth = None if on_cpu else gpu.copy_bandwidth()
     record["copy_bytes_per_second"] = bandwidth
+    save(record)
     for size in sizes:
         log.info("%s %s", size.name, size.shape)
         record["rows"] += measure_size(
@@ -194,7 +198,7 @@ def measure(
             names,
             target,
             dtype=DTYPES[dtype],
-            rounds=2 if quick else 20 if on_cpu else 40,
+            rounds=2 if quick else 20 if on_cpu else REPLAYS,
             seconds=0.001 if quick else 0.02,
             bandwidth=bandwidth,
         )
@@ -210,18 +214,20 @@ def bench(
     dtype: str = "bf16",
     quick: bool = False,
 ) -> int:
-    """Run the suite, print its tables, write its record; the number of wrong results of ours."""
+    """Run the suite, print its tables and write its record as it goes; the number of wrong results of ours."""
     chosen = [size_by_name(name) for name in sizes]
 
     def save(record: Record) -> None:
+        sizes = table.sizes(record)
+        shown = table.size_text(record, sizes[-1]) if sizes else table.opening(record)
+        print(f"{shown}\n", flush=True)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             write_json(output, record)
 
     record = measure(chosen, device=device, dtype=dtype, quick=quick, save=save)
-    print(table.as_text(record))
     if output is not None:
-        print(f"\nwrote {output}")
+        print(f"wrote {output}")
     wrong = problems(record)
     for line in wrong:
         log.warning("%s", line)

@@ -153,12 +153,14 @@ def sizes(record: Record) -> list[str]:
     return list(dict.fromkeys(row["size"] for row in record["rows"]))
 
 
-def as_text(record: Record) -> str:
-    """Everything, for the terminal."""
-    shapes = {row["size"]: tuple(row["shape"]) for row in record["rows"]}
-    blocks = [machine(record), accuracy(record, text)]
-    for size in sizes(record):
-        blocks.append(f"{size} {shapes[size]}, forward and backward\n{speed(record, size, text)}")
+def opening(record: Record) -> str:
+    """For the terminal: what is known before the first size is timed."""
     shape = tuple(record["host"][0]["shape"]) if record["host"] else ()
-    blocks.append(f"host cost of a call, {shape}\n{host(record, text)}")
-    return "\n\n".join(blocks)
+    blocks = [machine(record), accuracy(record, text)]
+    return "\n\n".join([*blocks, f"host cost of a call, {shape}\n{host(record, text)}"])
+
+
+def size_text(record: Record, size: str) -> str:
+    """For the terminal: one size."""
+    shape = next(tuple(row["shape"]) for row in record["rows"] if row["size"] == size)
+    return f"{size} {shape}, forward and backward\n{speed(record, size, text)}"
