@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ def record() -> dict[str, Any]:
     threads = torch.get_num_threads()
     sizes = [cases.Size("tiny", 2), cases.Size("tiny", 3)]
     found = suite.measure(sizes, device="cpu", quick=True)
-    torch.set_num_threads(threads)
+    assert torch.get_num_threads() == threads
     return found
 
 
@@ -87,7 +88,7 @@ def test_inputs_are_as_in_training() -> None:
 
 
 def test_half_precision_means_are_worse_than_ours() -> None:
-    rows = accuracy.measure(CPU, (8, 4, 64, 64))
+    rows = accuracy.measure(CPU, (4, 4, 64, 64))
     by_name = {(row["name"], row["mse"]): row["largest_error"] for row in rows}
     for mse in accuracy.ERRORS:
         assert by_name["eager, model dtype", mse] > 1e-3
@@ -191,7 +192,9 @@ def test_gpu_times_with_a_stand_in_for_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(copy.policy, case.policy) for copy in copies)
     assert all(copy.policy.requires_grad for copy in copies)
     found = suite.checked("tglo reference", case, cases.truth(case))
-    figures = suite.gpu_figures(found, copies, 10, bandwidth=1e9)
+    with warnings.catch_warnings():  # the profiler's, that there is no GPU
+        warnings.simplefilter("ignore")
+        figures = suite.gpu_figures(found, copies, 10, bandwidth=1e9)
     assert figures["time_us"]["median"] == pytest.approx(2000 / 7)
     assert figures["in_cache_us"]["median"] == pytest.approx(2000 / 20)
     assert figures["floor_us"] == pytest.approx(12 * 2048 / 1e9 * 1e6)

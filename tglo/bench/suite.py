@@ -177,9 +177,23 @@ def measure(
     part is cut off.
     """
     target = choose_device(device)
-    on_cpu = target.type == "cpu"
-    if on_cpu:
+    before = torch.get_num_threads()
+    if target.type == "cpu":
         torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    try:
+        return _measure(sizes, target, DTYPES[dtype], quick, save)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(
+    sizes: Sequence[Size] | None,
+    target: torch.device,
+    dtype: torch.dtype,
+    quick: bool,
+    save: Callable[[Record], None],
+) -> Record:
+    on_cpu = target.type == "cpu"
     if not sizes:
         sizes = [QUICK_SIZE] if quick else (CPU_SIZES if on_cpu else GPU_SIZES)
     record: Record = {**describe(), "device": target.type, "quick": quick, "rows": []}
@@ -197,7 +211,7 @@ def measure(
             size,
             names,
             target,
-            dtype=DTYPES[dtype],
+            dtype=dtype,
             rounds=2 if quick else 20 if on_cpu else REPLAYS,
             seconds=0.001 if quick else 0.02,
             bandwidth=bandwidth,
