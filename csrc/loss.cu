@@ -62,8 +62,9 @@ __device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
   if (threadIdx.x == 0 && call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
 }
 
+// Two blocks a multiprocessor let a thread have 128 registers: the loads in flight, and a head without spills.
 template <class T, bool with_reference, bool masked>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     forward(const __grid_constant__ CudaLoss loss, int64_t part_length, int64_t parts, bool aligned) {
   __shared__ double scratch[threads / threads_per_warp];
   __shared__ bool last;

@@ -11,6 +11,8 @@ reference's and the target.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -31,8 +33,8 @@ def _log1p(x):
 
 
 @triton.jit
-def _row_mean(partials, i_row, valid, parts, one_over_elements, S: tl.constexpr, C: tl.constexpr):
-    """Sum of `parts` numbers of each row, over its elements: [S]."""
+def _row_sum(partials, i_row, valid, parts, S: tl.constexpr, C: tl.constexpr):
+    """Sum of `parts` numbers of each row: [S]."""
     b_sum = tl.zeros([S], tl.float64)
     for i_part in range(0, parts, C):
         o_part = i_part + tl.arange(0, C)
@@ -40,7 +42,14 @@ def _row_mean(partials, i_row, valid, parts, one_over_elements, S: tl.constexpr,
         mask = valid[:, None] & (o_part < parts)[None, :]
         # Written by other programs of this launch: read past the first-level cache.
         b_sum += tl.sum(tl.load(partials + o, mask=mask, other=0.0, cache_modifier=".cg"), 1)
-    return b_sum * one_over_elements
+    return b_sum
+
+
+@triton.jit
+def _mask_weights(mask, i_row, o_row, valid, row_stride, inner, period):
+    """Weights of elements o_row of a row, 0 where not valid; see tglo/schemas.py."""
+    o_mask = i_row * row_stride + (o_row // inner) % period
+    return tl.load(mask + o_mask, mask=valid, other=0.0)
 
 
 @triton.jit
@@ -48,11 +57,12 @@ def _forward(
     P,
     Y,
     Q,  # None with a cached error
-    cached_error,  # [rows] float64, None with Q
-    scores,  # [batch] float64
-    threshold,  # [batch] or [1] float64, or None
-    timestep_weight,  # [rows] or [1] float64, or None
-    partials,  # [2, rows, parts] float64: policy's error, difference of errors
+    cached_error,  # [rows], None with Q; like the next three float32 or float64
+    scores,  # [batch]
+    threshold,  # [batch] or [1], or None
+    timestep_weight,  # [rows] or [1], or None
+    weights,  # of the mask, [rows or 1, period] float32, or None
+    partials,  # [3, rows, parts] float64: policy's error, difference of errors, weight
     counter,  # [1] int32, 0 before and after
     loss,  # [batch], or [1] if reduced
     log_ratio,  # [batch] float64
@@ -65,6 +75,9 @@ def _forward(
     draws,
     threshold_stride,
     timestep_weight_stride,
+    weights_stride,
+    inner,
+    period,
     threshold_value: tl.float64,
     timestep_weight_value: tl.float64,
     beta: tl.float64,
@@ -85,6 +98,7 @@ def _forward(
     first = i_part.to(tl.int64) * (BLOCK * STEPS)
     b_error = tl.zeros([BLOCK], tl.float32)
     b_difference = tl.zeros([BLOCK], tl.float32)
+    b_counted = tl.zeros([BLOCK], tl.float32)
     for step in range(STEPS):
         o_row = first + step * BLOCK + tl.arange(0, BLOCK)
         mask = o_row < elements
@@ -92,14 +106,24 @@ def _forward(
         b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
         b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
         b_from_target = b_p - b_y
-        b_error += b_from_target * b_from_target
+        b_squared = b_from_target * b_from_target
+        if weights is not None:
+            b_m = _mask_weights(weights, i_row, o_row, mask, weights_stride, inner, period)
+            b_counted += b_m
+            b_squared = tl.where(b_m == 0.0, 0.0, b_m * b_squared)
+        b_error += b_squared
         if Q is not None:
             b_q = tl.load(Q + o, mask=mask, other=0.0).to(tl.float32)
-            b_difference += (b_p - b_q) * (b_from_target + (b_q - b_y))
+            b_product = (b_p - b_q) * (b_from_target + (b_q - b_y))
+            if weights is not None:
+                b_product = tl.where(b_m == 0.0, 0.0, b_m * b_product)
+            b_difference += b_product
     programs = tl.num_programs(0)
     tl.store(partials + i_program, tl.sum(b_error.to(tl.float64), 0))
     if Q is not None:
         tl.store(partials + programs + i_program, tl.sum(b_difference.to(tl.float64), 0))
+    if weights is not None:
+        tl.store(partials + 2 * programs + i_program, tl.sum(b_counted.to(tl.float64), 0))
     tl.debug_barrier()  # the sums are written before this program counts as arrived
     arrived = tl.atomic_add(counter, 1, sem="acq_rel")
     if arrived == programs - 1:
@@ -112,22 +136,32 @@ def _forward(
             b_ell = tl.zeros([SAMPLES], tl.float64)
             for i_draw in range(0, draws):
                 i_rows = i_sample * draws + i_draw
-                b_e = _row_mean(partials, i_rows, valid, parts, one_over_elements, SAMPLES, PARTS)
+                b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
+                if weights is not None:
+                    third = partials + 2 * programs
+                    b_mean = _row_sum(third, i_rows, valid, parts, SAMPLES, PARTS)
+                    b_mean = tl.where(b_mean > 0.0, 1.0 / b_mean, 0.0)
+                    # For the coefficients below; the same threads read them there.
+                    tl.store(coefficient + i_rows, b_mean, mask=valid)
+                b_e = _row_sum(partials, i_rows, valid, parts, SAMPLES, PARTS) * b_mean
                 if Q is not None:
                     second = partials + programs
-                    b_d = _row_mean(second, i_rows, valid, parts, one_over_elements, SAMPLES, PARTS)
+                    b_d = _row_sum(second, i_rows, valid, parts, SAMPLES, PARTS) * b_mean
                     b_other = b_e - b_d
                     # A mean of squares; the rounding of two sums could make it negative.
                     b_other = tl.where(b_other < 0.0, 0.0, b_other)
                 else:
-                    b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0)
+                    b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0).to(tl.float64)
                     b_d = b_e - b_other
+                    if weights is not None:
+                        b_d = tl.where(b_mean > 0.0, b_d, 0.0)
                 tl.store(policy_error + i_rows, b_e, mask=valid)
                 tl.store(reference_error + i_rows, b_other, mask=valid)
                 b_omega = timestep_weight_value
                 if timestep_weight is not None:
                     o_omega = i_rows * timestep_weight_stride
                     b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
+                    b_omega = b_omega.to(tl.float64)
                 b_ell += -(b_omega * one_over_temperature) * b_d
             b_r = beta * (b_ell * one_over_draws)
             tl.store(log_ratio + i_sample, b_r, mask=valid)
@@ -135,7 +169,8 @@ def _forward(
             b_tau = threshold_value
             if threshold is not None:
                 b_tau = tl.load(threshold + i_sample * threshold_stride, mask=valid, other=0.0)
-            b_score = tl.load(scores + i_sample, mask=valid, other=0.0)
+                b_tau = b_tau.to(tl.float64)
+            b_score = tl.load(scores + i_sample, mask=valid, other=0.0).to(tl.float64)
             b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
             b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
             b_x = -b_sign * b_r
@@ -152,8 +187,12 @@ def _forward(
                 if timestep_weight is not None:
                     o_omega = i_rows * timestep_weight_stride
                     b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
+                    b_omega = b_omega.to(tl.float64)
                 b_coefficient = -share * b_slope * beta * (b_omega * one_over_temperature)
-                b_coefficient = b_coefficient * (2.0 * one_over_elements) * one_over_draws
+                b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
+                if weights is not None:
+                    b_mean = tl.load(coefficient + i_rows, mask=valid, other=0.0)
+                b_coefficient = b_coefficient * (2.0 * b_mean) * one_over_draws
                 tl.store(coefficient + i_rows, b_coefficient, mask=valid)
         if REDUCED:
             tl.store(loss, (tl.sum(total, 0) * share).to(tl.float32))
@@ -162,15 +201,19 @@ def _forward(
 
 @triton.jit
 def _backward(
-    grad_loss,  # [batch] or [1] float32
+    grad_loss,  # [batch] or [1], float32 or float64
     coefficient,  # [rows] float64
     P,
     Y,
+    weights,  # of the mask, or None
     gradient,  # of P's dtype and layout
     elements,
     parts,
     draws,
     grad_loss_stride,
+    weights_stride,
+    inner,
+    period,
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -185,7 +228,11 @@ def _backward(
         o = i_row * elements + o_row
         b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
         b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
-        tl.store(gradient + o, (scale * (b_p - b_y)).to(P.dtype.element_ty), mask=mask)
+        b_gradient = scale * (b_p - b_y)
+        if weights is not None:
+            b_m = _mask_weights(weights, i_row, o_row, mask, weights_stride, inner, period)
+            b_gradient = tl.where(b_m == 0.0, 0.0, b_m * b_gradient)
+        tl.store(gradient + o, b_gradient.to(P.dtype.element_ty), mask=mask)
 
 
 _counters: dict[tuple[torch.device, int], Tensor] = {}
@@ -211,6 +258,13 @@ def _stride(tensor: Tensor | None) -> int:
     return 0 if tensor is None or tensor.ndim == 0 else tensor.stride(0)
 
 
+def _mask_numbers(mask: Tensor | None, inner: int) -> tuple[int, int, int]:
+    """Row stride, inner and period."""
+    if mask is None:
+        return 0, 1, 1
+    return (0 if mask.shape[0] == 1 else mask.shape[1]), inner, mask.shape[1]
+
+
 def _parts(rows: Tensor) -> int:
     return triton.cdiv(rows[0].numel(), BLOCK * STEPS)
 
@@ -223,6 +277,8 @@ def tgo_loss(
     scores: Tensor,
     threshold: Tensor | None,
     timestep_weight: Tensor | None,
+    mask: Tensor | None,
+    mask_inner: int,
     threshold_value: float,
     timestep_weight_value: float,
     beta: float,
@@ -240,7 +296,7 @@ def tgo_loss(
     if rows == 0:
         return loss.zero_(), wide[0], wide[1], wide[2], wide[3]
     elements, parts = policy_pred[0].numel(), _parts(policy_pred)
-    partials = torch.empty(2 * rows * parts, dtype=torch.float64, device=device)
+    partials = torch.empty(3 * rows * parts, dtype=torch.float64, device=device)
     _forward[(rows * parts,)](
         policy_pred,
         target,
@@ -249,6 +305,7 @@ def tgo_loss(
         scores.contiguous(),
         threshold,
         timestep_weight,
+        mask,
         partials,
         _arrival_counter(device),
         loss,
@@ -259,6 +316,7 @@ def tgo_loss(
         draws,
         _stride(threshold),
         _stride(timestep_weight),
+        *_mask_numbers(mask, mask_inner),
         threshold_value,
         timestep_weight_value,
         beta,
@@ -279,7 +337,13 @@ def tgo_loss(
 
 
 def tgo_loss_backward(
-    grad_loss: Tensor, coefficient: Tensor, policy_pred: Tensor, target: Tensor, draws: int
+    grad_loss: Tensor,
+    coefficient: Tensor,
+    policy_pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    mask_inner: int,
+    draws: int,
 ) -> Tensor:
     """tglo::tgo_loss_backward for tensors that share one layout with dense rows."""
     gradient = torch.empty_like(policy_pred)
@@ -292,11 +356,13 @@ def tgo_loss_backward(
         coefficient,
         policy_pred,
         target,
+        mask,
         gradient,
         policy_pred[0].numel(),
         parts,
         draws,
         _stride(grad_loss),
+        *_mask_numbers(mask, mask_inner),
         BLOCK=BLOCK,
         STEPS=STEPS,
         num_warps=WARPS,
@@ -304,11 +370,40 @@ def tgo_loss_backward(
     return gradient
 
 
-def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
+def tgo_loss_and_grad(
+    policy_pred: Tensor,
+    target: Tensor,
+    reference_pred: Tensor | None,
+    reference_error: Tensor | None,
+    scores: Tensor,
+    threshold: Tensor | None,
+    timestep_weight: Tensor | None,
+    mask: Tensor | None,
+    loss_scale: Tensor | None,
+    loss_scale_value: float,
+    *numbers: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
+    loss, log_ratio, coefficient, *errors = tgo_loss(
+        *(policy_pred, target, reference_pred, reference_error, scores, threshold),
+        *(timestep_weight, mask, *numbers),
+    )
+    outer = loss_scale
+    if outer is None:
+        outer = torch.full((), loss_scale_value, dtype=torch.float64, device=loss.device)
+    gradient = tgo_loss_backward(
+        outer, coefficient, policy_pred, target, mask, numbers[0], numbers[-2]
+    )
+    return loss, log_ratio, gradient, errors[0], errors[1]
+
+
+def prediction_error(
+    prediction: Tensor, target: Tensor, mask: Tensor | None, mask_inner: int
+) -> Tensor:
     """tglo::prediction_error: the sums of `tgo_loss`, so that equal predictions give equal bits."""
     zeros = torch.zeros(prediction.shape[0], dtype=torch.float64, device=prediction.device)
     result = tgo_loss(
-        *(prediction, target, None, zeros, zeros, None, None),
+        *(prediction, target, None, zeros, zeros, None, None, mask, mask_inner),
         *(0.0, 1.0, 1.0, 1.0, 0.0, 1, 1),
     )
     return result[3]

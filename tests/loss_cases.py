@@ -27,7 +27,8 @@ class Case(NamedTuple):
         options = {**self.options, **more}
         if cached:
             wide = self.reference_pred.double(), self.target.double()
-            options["reference_error"] = reference.prediction_error(*wide)
+            mask = options.get("mask")
+            options["reference_error"] = reference.prediction_error(*wide, mask)
         else:
             options["reference_pred"] = self.reference_pred
         return loss(self.policy_pred, self.target, self.scores, self.threshold, **options)
@@ -62,6 +63,29 @@ def make_case(
         0.5,
         {"draws": draws, **options},
     )
+
+
+def make_masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Masks that broadcast to (rows, channels, height, width), some of them real weights."""
+    random = torch.Generator().manual_seed(7)
+    rows, channels, height, width = shape
+
+    def weights(*size: int) -> Tensor:
+        return (
+            torch.rand(size, generator=random) * (torch.rand(size, generator=random) > 0.3) + 0.01
+        )
+
+    return {
+        "pixels": weights(rows, 1, height, width) > 0.4,
+        "weighted pixels": weights(rows, 1, height, width),
+        "one for all": weights(height, width),
+        "columns": weights(rows, 1, 1, width),
+        "lines": weights(1, height, 1),
+        "channels": weights(rows, channels, 1, 1),
+        "channels and columns": weights(rows, channels, 1, width),
+        "elements": weights(rows, channels, height, width),
+        "rows": weights(rows, 1, 1, 1),
+    }
 
 
 class Outcome(NamedTuple):
@@ -105,15 +129,21 @@ def eager_loss(
     temperature: float = 1e-3,
     confidence: float = 5.0,
     timestep_weight: Tensor | float = 1.0,
+    mask: Tensor | None = None,
     draws: int = 1,
     reduction: str = "mean",
     return_stats: bool = True,
 ) -> tuple[Tensor, TGOStats]:
     """What a careful user writes without this package: everything upcast to float32."""
     p, y = policy_pred.float(), target.float()
-    policy_error = (p - y).square().flatten(1).mean(1)
+    m = torch.ones_like(p) if mask is None else mask.float().expand(p.shape)
+
+    def row_mean(elements: Tensor) -> Tensor:
+        return (m * elements).flatten(1).sum(1) / m.flatten(1).sum(1)
+
+    policy_error = row_mean((p - y).square())
     if reference_pred is not None:
-        reference_error = (reference_pred.float() - y).square().flatten(1).mean(1)
+        reference_error = row_mean((reference_pred.float() - y).square())
     assert reference_error is not None
     other = reference_error.float()
     ratio = (-(timestep_weight / temperature) * (policy_error - other)).view(-1, draws).mean(1)
@@ -146,7 +176,8 @@ def assert_as_good_as_eager(
     terms = (p - y).square() if cached else ((p - q) * (p + q - 2 * y)).abs()
     strength = case.options.get("beta", 1.0) / case.options.get("temperature", 1e-3)
     weight = torch.as_tensor(case.options.get("timestep_weight", 1.0)).max().item()
-    rounding = 4 * 2.0**-24 * terms.flatten(1).mean(1).max().item() * strength * weight
+    largest = reference._row_mean(terms, case.options.get("mask")).max().item()
+    rounding = 4 * 2.0**-24 * largest * strength * weight
     largest_weight = 1 + case.options.get("confidence", 5.0)  # scores and threshold lie in [0, 1]
     floors = {
         "log_ratio": rounding,

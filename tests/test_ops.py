@@ -166,7 +166,9 @@ def test_kernels_refuse_what_they_would_misread() -> None:
         error(p.double(), p.double(), None, 1)
     scores = torch.zeros(3, dtype=torch.float64)
     where = "on the predictions' device"
-    with pytest.raises(RuntimeError, match=f"scores must be float32 or float64 {where} with 4 elements"):
+    with pytest.raises(
+        RuntimeError, match=f"scores must be float32 or float64 {where} with 4 elements"
+    ):
         torch.ops.tglo.tgo_loss(p, p, p, None, scores, None, None, None, 1, 0, 1, 1, 1, 1, 1, 1)
     for mask in (torch.ones(4, 5), torch.ones(3, 6), torch.ones(4, 12)[:, ::2], torch.ones(6)):
         with pytest.raises(RuntimeError, match="mask must be contiguous float32 of shape"):

@@ -169,8 +169,9 @@ def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
     if not (policy.requires_grad and torch.is_grad_enabled()):
         loss, log_ratio, _, *errors = run(*tensors, *numbers)
         return reference.TGOResult(loss, log_ratio, *errors)
-    policy, target, mask = tensors[0], tensors[1], tensors[7]
-    loss, log_ratio, coefficient, *errors = run(policy.detach(), *tensors[1:], *numbers)
+    policy, target, *others, mask = tensors  # type: ignore[assignment]
+    arguments_of_run = policy.detach(), target, *others, mask
+    loss, log_ratio, coefficient, *errors = run(*arguments_of_run, *numbers)
     settings = triton, numbers[0], arguments.draws
     loss = _TGOLoss.apply(policy, loss, coefficient, target, mask, settings)
     return reference.TGOResult(loss, log_ratio, *errors)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
 _TINY = torch.finfo(torch.float64).tiny
 
 

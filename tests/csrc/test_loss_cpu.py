@@ -16,10 +16,11 @@ from tests.loss_cases import (
     Case,
     assert_as_good_as_eager,
     make_case,
+    make_masks,
     outcome,
     widened,
 )
-from tglo import layout, ops, prediction_error, reference, tgo_loss
+from tglo import layout, loss_and_grad, ops, prediction_error, reference, tgo_loss
 
 pytestmark = pytest.mark.skipif(
     not ops.EXTENSION.loaded, reason=f"no CPU kernels: {ops.EXTENSION.problem}"
@@ -92,6 +93,102 @@ def test_layouts(policy_layout: str, target_layout: str) -> None:
     torch.testing.assert_close(result.log_ratio, expected.log_ratio, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(result.gradient, expected.gradient, rtol=0.01, atol=1e-6)
+
+
+MASKED = (6, 4, 5, 19)
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("name", list(make_masks(MASKED)))
+def test_masks(name: str, cached: bool, dtype: torch.dtype) -> None:
+    case = make_case(MASKED, dtype, draws=2, weighted=True, mask=make_masks(MASKED)[name])
+    check(case, cached=cached, outer=torch.linspace(-1.5, 2.0, 3))
+
+
+@pytest.mark.parametrize("name", list(make_masks(MASKED)))
+@pytest.mark.parametrize("layout_name", ["channels_last", "strided", "permuted"])
+def test_masks_in_other_layouts(layout_name: str, name: str) -> None:
+    case = make_case(MASKED, torch.float32, mask=make_masks(MASKED)[name])
+    expected = outcome(case, tgo_loss, backend="cpu")
+    policy = _layouts(case.policy_pred.detach())[layout_name].requires_grad_()
+    result = outcome(case._replace(policy_pred=policy), tgo_loss, backend="cpu")
+    torch.testing.assert_close(result.log_ratio, expected.log_ratio, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(result.gradient, expected.gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_large_masks_cross_parts_of_a_row() -> None:
+    shape = (2, 3, 100, 123)  # a part ends within a channel, a block within a line
+    for name in ("weighted pixels", "columns", "channels"):
+        check(make_case(shape, torch.bfloat16, mask=make_masks(shape)[name]))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_a_mask_hides_counts_for_nothing(backend: str, cached: bool) -> None:
+    case = make_case(MASKED, torch.float32)
+    mask = make_masks(MASKED)["pixels"].clone()
+    mask[2] = False
+    hidden = ~mask.expand(MASKED)
+    error = prediction_error(case.reference_pred, case.target, mask, backend=backend)
+    assert error[2] == 0.0
+    results = []
+    for inside in (0.0, float("nan"), float("inf")):
+        tensors = [
+            t.detach().masked_fill(hidden, inside)
+            for t in (case.policy_pred, case.target, case.reference_pred)
+        ]
+        policy = tensors[0].requires_grad_()
+        # a cached error of a row that has no weight is not looked at
+        options = {"reference_error": error + 0.1 * (error == 0)} if cached else {}
+        options = options or {"reference_pred": tensors[2]}
+        loss, stats = tgo_loss(
+            *(policy, tensors[1], case.scores, 0.5),
+            mask=mask, backend=backend, return_stats=True, **options,
+        )  # fmt: skip
+        loss.backward()
+        assert stats.log_ratio[2] == 0.0 and stats.policy_error[2] == 0.0
+        assert policy.grad is not None and (policy.grad[hidden] == 0).all()
+        results.append((loss.detach(), stats.log_ratio, policy.grad))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert results[0][0].isfinite() and results[0][2].abs().max() > 0
+
+
+def test_a_mask_of_ones_changes_nothing() -> None:
+    case = make_case(MASKED, torch.bfloat16)
+    masked = case._replace(options={**case.options, "mask": torch.ones(5, 19, dtype=torch.bool)})
+    a, b = outcome(case, tgo_loss, backend="cpu"), outcome(masked, tgo_loss, backend="cpu")
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_loss_and_grad_is_loss_and_backward(
+    dtype: torch.dtype, reduction: str, cached: bool
+) -> None:
+    case = make_case((6, 3, 37), dtype, draws=3, weighted=True)
+    case.options["mask"] = torch.rand(6, 1, 37) + 0.1
+    outer = torch.ones(2) if reduction == "none" else None
+    apart = outcome(case, tgo_loss, cached=cached, reduction=reduction, outer=outer, backend="cpu")
+    loss, gradient, stats = case.call(
+        loss_and_grad, cached=cached, reduction=reduction, return_stats=True, backend="cpu"
+    )
+    assert torch.equal(loss, apart.loss) and torch.equal(stats.log_ratio, apart.log_ratio)
+    assert torch.equal(gradient, apart.gradient) and not gradient.requires_grad
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("scale", [1024.0, 0.25, torch.tensor(3.0), torch.tensor(3.0).double()])
+def test_loss_and_grad_scales_the_gradient_alone(backend: str, scale: float | Tensor) -> None:
+    case = make_case((4, 50), torch.float32)
+    loss, gradient = case.call(loss_and_grad, backend=backend)
+    same, scaled = case.call(loss_and_grad, loss_scale=scale, backend=backend)
+    assert torch.equal(loss, same)
+    torch.testing.assert_close(scaled, gradient * float(scale), rtol=1e-6, atol=0)
+    truth = outcome(widened(case), tgo_loss)
+    torch.testing.assert_close(gradient.double(), truth.gradient, rtol=1e-5, atol=1e-9)
 
 
 def test_shared_channels_last_is_not_copied() -> None:
@@ -173,7 +270,13 @@ def test_every_half_and_bfloat16_survives_the_kernel() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, -1)
         out = torch.ops.tglo.tgo_loss_backward(
-            torch.ones(()), torch.ones(1, dtype=torch.float64), numbers, 0 * numbers.nan_to_num(), None, 1, 1
+            torch.ones(()),
+            torch.ones(1, dtype=torch.float64),
+            numbers,
+            0 * numbers.nan_to_num(),
+            None,
+            1,
+            1,
         )
         torch.testing.assert_close(out, numbers, rtol=0, atol=0, equal_nan=True)
 

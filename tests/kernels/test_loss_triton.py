@@ -29,23 +29,32 @@ def triton_version() -> tuple[int, ...]:
 
 INTERPRET = """
 import torch
-from tests.loss_cases import eager_loss, make_case, outcome, widened
-from tglo import ops, tgo_loss
+from tests.loss_cases import make_case, make_masks, outcome, widened
+from tglo import layout, ops, tgo_loss
 from tglo.kernels import loss as kernels
 
 kernels.BLOCK, kernels.STEPS, kernels.PARTS, kernels.SAMPLES = 64, 2, 2, 4  # many parts, few numbers
 
 def run(case, cached, reduction, threshold=None, weight=None):
     p, y, wide = case.policy_pred.detach(), case.target, torch.float64
-    error = kernels.prediction_error(case.reference_pred, y) if cached else None
+    mask, inner = None, 1
+    if "mask" in case.options:
+        mask, inner = layout.memory_mask(case.options["mask"], p)
+    error = kernels.prediction_error(case.reference_pred, y, mask, inner) if cached else None
     q = None if cached else case.reference_pred
     options = case.options
-    out = kernels.tgo_loss(
-        p, y, q, error, case.scores.to(wide), threshold, weight, case.threshold, 1.0,
-        options.get("beta", 1.0), 1e-3, options.get("confidence", 5.0), options["draws"],
+    tensors = p, y, q, error, case.scores, threshold, weight, mask
+    numbers = (
+        inner, case.threshold, 1.0, options.get("beta", 1.0), 1e-3, options.get("confidence", 5.0), options["draws"],
         {"none": 0, "mean": 1, "sum": 2}[reduction])
+    out = kernels.tgo_loss(*tensors, *numbers)
     outer = torch.linspace(-1, 2, out[0].numel()).view(out[0].shape)
-    return out, kernels.tgo_loss_backward(outer, out[2], p, y, options["draws"]), outer
+    gradient = kernels.tgo_loss_backward(outer, out[2], p, y, mask, inner, options["draws"])
+    together = kernels.tgo_loss_and_grad(*tensors, torch.tensor(2.0), 1.0, *numbers)
+    both = kernels.tgo_loss_backward(torch.tensor(2.0), out[2], p, y, mask, inner, options["draws"])
+    for a, b in zip(together, (out[0], out[1], both, out[3], out[4])):
+        assert torch.equal(a, b)
+    return out, gradient, outer
 
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
     # one row, more rows than the head takes at once, several draws; sizes off every block
@@ -67,6 +76,24 @@ for dtype in (torch.bfloat16, torch.float16, torch.float32):
                 eps = torch.finfo(dtype).eps + 10 * unit
                 limit = eps * truth.gradient.abs().max().item()
                 assert (gradient.double() - truth.gradient).abs().max() <= limit
+
+shape = (4, 3, 5, 7)
+for name, mask in make_masks(shape).items():
+    for cached in (False, True):
+        case = make_case(shape, torch.float32, draws=2, mask=mask)
+        (loss, ratio, *_), gradient, outer = run(case, cached, "mean")
+        truth = outcome(widened(case), tgo_loss, cached=cached, outer=outer)
+        torch.testing.assert_close(ratio, truth.log_ratio, rtol=1e-5, atol=3e-4 if cached else 1e-6)
+        torch.testing.assert_close(gradient.double(), truth.gradient, rtol=1e-3, atol=1e-5)
+hidden = torch.ones(4, 1, 5, 7)
+hidden[1], hidden[2, :, :2] = 0, 0
+case = make_case(shape, torch.float32, mask=hidden)
+clean = run(case, False, "mean")
+with torch.no_grad():
+    case.policy_pred[2, :, :2] = float("nan")
+dirty = run(case, False, "mean")
+assert clean[0][1][1] == 0 and not clean[1][1].any() and torch.equal(clean[1], dirty[1])
+assert all(torch.equal(a, b) for a, b in zip(clean[0], dirty[0]))
 
 case = make_case((4, 90), torch.float32)
 weight = torch.rand(4, dtype=torch.float64)
@@ -90,7 +117,7 @@ torch.testing.assert_close(out[0].double(), truth.loss, rtol=1e-5, atol=1e-30)
 
 # Empty batch; the same bits twice; poisoned output memory is overwritten.
 empty = make_case((0, 5), torch.float32)
-assert kernels.prediction_error(empty.policy_pred.detach(), empty.target).shape == (0,)
+assert kernels.prediction_error(empty.policy_pred.detach(), empty.target, None, 1).shape == (0,)
 first, second = run(case, False, "mean"), run(case, False, "mean")
 real = torch.empty
 torch.empty = lambda *a, **k: real(*a, **k).fill_(float("nan"))
@@ -127,6 +154,8 @@ def signature(kernel, element, constants):
         elif name == "counter":
             types[name] = "*i32"
         elif name in ("loss", "grad_loss"):
+            types[name] = "*fp32"
+        elif name == "weights":
             types[name] = "*fp32"
         else:
             types[name] = parameter.annotation_type or "i32"
@@ -165,11 +194,12 @@ for capability in (80, 90, 100):
         for cached, reduced, tensors in variants:
             constants = dict(blocks, SAMPLES=kernels.SAMPLES, PARTS=kernels.PARTS, REDUCED=reduced)
             constants["Q" if cached else "cached_error"] = None
-            if not tensors:
-                constants.update(threshold=None, timestep_weight=None)
+            if not tensors:  # the mask goes with the tensors
+                constants.update(threshold=None, timestep_weight=None, weights=None)
             print(json.dumps(usage(kernels._forward, element, capability, constants, forward)))
         options = dict(num_warps=kernels.WARPS)
-        print(json.dumps(usage(kernels._backward, element, capability, blocks, options)))
+        for constants in (dict(blocks, weights=None), blocks):
+            print(json.dumps(usage(kernels._backward, element, capability, constants, options)))
 """
 
 
@@ -195,7 +225,7 @@ def test_compiles_for_three_architectures_without_spills() -> None:
     done = run_python(COMPILE, TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stderr
     usage = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(usage) == 3 * (6 + 3)
+    assert len(usage) == 3 * (6 + 6)
     for kernel in usage:
         assert kernel["stack"] == 0 and kernel["local"] == 0, kernel
         assert kernel["wide_loads"] >= 2 and kernel["float_atomics"] == 0, kernel
