@@ -1,44 +1,110 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command from a checkout with torch, Triton and nvcc at hand:
+# Everything that needs a GPU, in one command of at most eight minutes, from a checkout with torch, Triton and nvcc at
+# hand and no network:
 #
 #     bash benchmarks/gpu_check.sh [OUTPUT_FOLDER]
 #
-# GPU tests, compute-sanitizer (memcheck and racecheck) on the smallest of them, the benchmark suite.
-# Goes on after a failure and ends with a summary; the exit status is the number of failed parts.
-# The extension is taken as it is (tglo/_C.so); without it the rest still runs.
+# Builds the extension if tglo/_C.so is absent; GPU tests; resources of every kernel; the benchmark suite with its
+# accuracy table; compute-sanitizer (memcheck and racecheck) on the tests named small. Goes on after a failure; the exit
+# status is the number of failed parts. The folder gets eight files: summary.txt, checks.log, memcheck.log, racecheck.log,
+# benchmarks.log, benchmarks.json, resources.json and resources.md.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 out=${1:-gpu-check}
+python=${PYTHON:-python3}
+deadline=470 # seconds for all parts together
 mkdir -p "$out"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+out=$(cd "$out" && pwd)
+rm -f "$out"/{summary.txt,checks.log,memcheck.log,racecheck.log,benchmarks.log,benchmarks.json,resources.json,resources.md}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 [ -e tglo/kernels ] || ln -s ../kernels tglo/kernels # a checkout is not an installation
 
 failed=()
-part() { # part NAME SECONDS COMMAND...: run, keep the log, remember a failure
-  local name=$1 limit=$2
-  shift 2
-  printf '== %s (%ss)\n' "$name" "$SECONDS"
-  if ! timeout "$limit" "$@" > "$out/$name.log" 2>&1; then
+say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
+
+part() { # part NAME LOG SECONDS COMMAND...: run it, append to the log, remember a failure
+  local name=$1 log=$out/$2 limit=$3 left=$((deadline - SECONDS)) start=$SECONDS status=0
+  shift 3
+  [ "$left" -lt "$limit" ] && limit=$left
+  if [ "$limit" -lt 5 ]; then
     failed+=("$name")
-    tail -n 15 "$out/$name.log"
-  else
-    tail -n 1 "$out/$name.log"
+    say "$name: FAILED, no time left"
+    return 1
   fi
+  printf '\n== %s: %s\n' "$name" "$*" >> "$log"
+  timeout --kill-after=5 "$limit" "$@" >> "$log" 2>&1 || status=$?
+  if [ "$status" -ne 0 ]; then
+    failed+=("$name")
+    tail -n 15 "$log"
+    say "$name: FAILED with status $status after $((SECONDS - start)) s (limit $limit s; 124 is the limit)"
+    return 1
+  fi
+  say "$name: ok in $((SECONDS - start)) s; $(tail -n 1 "$log")"
 }
 
-part machine 30 nvidia-smi
-part doctor 60 python3 -c 'from tglo.doctor import print_report; print_report()'
-part tests 180 python3 -m pytest tests -m gpu -q -p no:cacheprovider
-if command -v compute-sanitizer > /dev/null; then
-  for tool in memcheck racecheck; do
-    part "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      python3 -m pytest tests/kernels -m gpu -k small -q -p no:cacheprovider
-  done
-else
-  failed+=("compute-sanitizer not found")
-fi
-part benchmarks 120 python3 -m pytest benchmarks -q -p no:cacheprovider \
-  --benchmark-json "$out/benchmarks.json"
+# shellcheck disable=SC2329 # called through bash -c, so that it has a time limit
+build() {
+  local include sm
+  command -v cmake || { echo "cmake is absent: pip install cmake ninja, or bring a built tglo/_C.so"; return 1; }
+  include=$("$python" -c 'import torch; print(torch.__path__[0] + "/include")') || return
+  sm=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader --id=0 | tr -d '.') || return
+  cmake -S . -B build/gpu-check -DTGLO_TORCH_INCLUDE="$include" -DCMAKE_CUDA_ARCHITECTURES="$sm-real" || return
+  cmake --build build/gpu-check --parallel && cp build/gpu-check/_C.so tglo/_C.so
+}
+export -f build
+export python
 
-printf '\n%s failed: %s\n' "${#failed[@]}" "${failed[*]:-none}"
+# Without addopts no plugin is needed: pytest-timeout's ini option is then a warning and not an error.
+pytest=("$python" -m pytest -m gpu -q -o addopts= --import-mode=importlib -p no:cacheprovider
+  -W ignore::pytest.PytestConfigWarning)
+# Other test files import what a GPU machine may lack, and have no GPU tests.
+mapfile -t files < <(grep -rl --include='*.py' 'mark\.gpu' tests)
+
+resources_log=$(mktemp)
+trap 'rm -f "$resources_log"' EXIT
+gpu=no
+part gpu checks.log 60 "$python" -c \
+  'import torch; torch.cuda.init(); print(torch.cuda.get_device_name(), "torch", torch.__version__)' && gpu=yes
+if [ "$gpu" = yes ]; then
+  part machine checks.log 20 nvidia-smi
+  [ -e tglo/_C.so ] || part build checks.log 120 bash -c build
+fi
+part doctor checks.log 60 "$python" -c 'from tglo.doctor import print_report; print_report()'
+
+# The resource table needs no GPU: it is made beside the tests, but not beside what is timed.
+timeout --kill-after=5 150 "$python" benchmarks/resources.py --output "$out" > "$resources_log" 2>&1 &
+resources=$!
+[ "$gpu" = yes ] && part tests checks.log 120 "${pytest[@]}" -ra "${files[@]}"
+if wait "$resources"; then
+  say "resources: ok; $(wc -l < "$out/resources.md") lines in resources.md"
+else
+  failed+=(resources)
+  say "resources: FAILED; $(tail -n 1 "$resources_log")"
+fi
+{ printf '\n== resources\n'; cat "$resources_log"; } >> "$out/checks.log"
+if [ "$gpu" = yes ]; then
+  # Prints and saves each size when it is done, those with targets first.
+  part benchmarks benchmarks.log 230 "$python" -c '
+import logging, sys
+from pathlib import Path
+from tglo.bench.suite import bench
+logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+sys.exit(min(bench(output=Path(sys.argv[1])), 1))' "$out/benchmarks.json"
+  if command -v compute-sanitizer > /dev/null; then
+    # One allocation for each tensor, so that a step beyond it is seen.
+    part memcheck memcheck.log 110 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+      compute-sanitizer --tool memcheck --target-processes application-only --error-exitcode 9 \
+      "${pytest[@]}" -k small "${files[@]}"
+    part racecheck racecheck.log 110 \
+      compute-sanitizer --tool racecheck --target-processes application-only --error-exitcode 9 \
+      "${pytest[@]}" -k small "${files[@]}"
+  else
+    failed+=(sanitizer)
+    say "sanitizer: FAILED, compute-sanitizer is not on PATH"
+  fi
+else
+  say "tests, benchmarks, sanitizer: not run, there is no GPU"
+fi
+
+say "${#failed[@]} failed: ${failed[*]:-none}; $SECONDS s; see $out"
 exit "${#failed[@]}"

@@ -1,106 +1,75 @@
-"""Forward and backward of the loss on the CPU, against the eager code that it replaces.
+"""Forward and backward of the loss: every contender of tglo.bench at every size.
 
-    pytest benchmarks -q --benchmark-json benchmarks/results/NAME.json
+    pytest benchmarks --benchmark-json FILE
 
-Each contender's r is first compared with float64: the error is part of the record. Times are of two
-threads on a shared machine, so only their ratio within one run says anything.
+Each result is first compared with float64; ours must be within their limits. `tglo bench` measures
+the same with contenders taking turns, which is steadier on a shared machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
-from torch.nn import functional
 
-from tglo import reference, tgo_loss
-from tglo.ops import EXTENSION
+from tglo.bench import gpu
+from tglo.bench.cases import CPU_SIZES, GPU_SIZES, Case, Outcome, Size, make_case, truth
+from tglo.bench.contenders import available
+from tglo.bench.suite import REPLAYS, Checked, checked, gpu_figures, new_row
 
-BATCH, SHAPE = 8, (4, 128, 128)  # SDXL latents: 65,536 elements a sample
-TEMPERATURE, THRESHOLD, CONFIDENCE = 1e-3, 0.5, 5.0
+pytest.importorskip("pytest_benchmark")
 
-Case = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def make_case() -> Case:
-    """Trained-like bf16 inputs: the policy is close to its reference, mean abs(r) about 0.4."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal() -> Tensor:
-        return torch.randn(BATCH, *SHAPE, generator=generator)
-
-    target = normal()
-    base = target + 0.3 * normal()
-    policy = (base + 0.02 * normal()).bfloat16().requires_grad_(True)
-    return policy, base.bfloat16(), target.bfloat16(), torch.rand(BATCH, generator=generator)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SIZES = GPU_SIZES if DEVICE.type == "cuda" else CPU_SIZES
+TARGET_ELEMENTS = 8 * 65536  # the CPU target's size, which gets the full number of rounds
 
 
-def eager(dtype: torch.dtype | None) -> Callable[[Case], Tensor]:
-    """The loss as preference-training scripts write it, in the model's dtype or in float32."""
-
-    def loss(case: Case) -> Tensor:
-        policy, base, target, scores = case
-        if dtype is not None:
-            policy, base, target = policy.to(dtype), base.to(dtype), target.to(dtype)
-        policy_error = (policy - target).pow(2).mean(dim=(1, 2, 3))
-        with torch.no_grad():
-            reference_error = (base - target).pow(2).mean(dim=(1, 2, 3))
-        r = -(policy_error - reference_error) / TEMPERATURE
-        sign = 2.0 * (scores >= THRESHOLD) - 1.0
-        weight = 1.0 + CONFIDENCE * (scores - THRESHOLD).abs()
-        return (weight * functional.softplus(-sign * r)).mean()
-
-    return loss
+class Prepared(NamedTuple):
+    size: Size
+    case: Case
+    exact: Outcome
+    copies: list[Case]  # on a GPU
+    bandwidth: float
 
 
-def fused(backend: str) -> Callable[[Case], Tensor]:
-    def loss(case: Case) -> Tensor:
-        policy, base, target, scores = case
-        return tgo_loss(
-            policy, target, scores, THRESHOLD, reference_pred=base, temperature=TEMPERATURE,
-            backend=backend,
-        )  # fmt: skip
-
-    return loss
+@pytest.fixture(scope="module")
+def bandwidth() -> float:
+    return gpu.copy_bandwidth() if DEVICE.type == "cuda" else 0.0
 
 
-CONTENDERS: dict[str, Callable[[], Callable[[Case], Tensor]]] = {
-    "eager bf16": lambda: eager(None),
-    "eager fp32": lambda: eager(torch.float32),
-    "torch.compile bf16": lambda: torch.compile(eager(None)),
-    "torch.compile fp32": lambda: torch.compile(eager(torch.float32)),
-    "tglo reference": lambda: fused("reference"),
-    "tglo cpu": lambda: fused("cpu"),
-}
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: size.name)
+def prepared(request: pytest.FixtureRequest, bandwidth: float) -> Prepared:
+    torch.compiler.reset()  # compiled code is specialised to one size
+    case = make_case(request.param.shape, device=DEVICE)
+    copies = gpu.rotation(case) if DEVICE.type == "cuda" else []
+    return Prepared(request.param, case, truth(case), copies, bandwidth)
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
-def test_loss(name: str, benchmark: BenchmarkFixture) -> None:
-    if name == "tglo cpu" and not EXTENSION.loaded:
-        pytest.skip("the compiled extension is not installed")
-    torch.set_num_threads(2)
-    case = make_case()
-    wide = [tensor.detach().double() for tensor in case]
-    exact = reference.tgo_loss(
-        wide[0], wide[2], wide[3], THRESHOLD, reference_pred=wide[1], temperature=TEMPERATURE
-    ).loss.mean()
-    loss = CONTENDERS[name]()
-
+def _synchronized(found: Checked) -> Callable[[], Tensor]:
     def step() -> Tensor:
-        case[0].grad = None
-        value = loss(case)
-        value.backward()
-        return value
+        gradient = found.contender.step(found.case)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return gradient
 
-    error = abs(float(step().detach()) - float(exact)) / float(exact)
-    # bf16 means are wrong by more than the signal: this is recorded, not asserted.
-    if name != "eager bf16" and name != "torch.compile bf16":
-        assert error < 1e-4, f"{name} is off by {error:.2g}"
-    benchmark.extra_info["relative error of the loss"] = error
-    benchmark.extra_info["threads"] = torch.get_num_threads()
-    benchmark.extra_info["torch"] = torch.__version__
-    benchmark.group = f"loss, forward and backward, {BATCH} x {SHAPE} bf16"
-    benchmark.pedantic(step, rounds=200, warmup_rounds=20)
+    return step
+
+
+@pytest.mark.parametrize("name", available(DEVICE))
+def test_loss(name: str, prepared: Prepared, benchmark: Any) -> None:
+    found = checked(name, prepared.case, prepared.exact)
+    if found.problem:
+        assert not found.contender.ours, found.problem
+        pytest.skip(found.problem)
+    row = new_row(prepared.size, name, found)
+    rounds = min(max(200 * TARGET_ELEMENTS // prepared.size.elements, 20), 200)
+    if DEVICE.type == "cuda":
+        row.update(gpu_figures(found, prepared.copies, REPLAYS, prepared.bandwidth))
+        rounds = 20  # of wall-clock time, in which host and GPU overlap
+    benchmark.extra_info["row"] = row
+    benchmark.group = prepared.size.name
+    benchmark.pedantic(_synchronized(found), rounds=rounds, warmup_rounds=5)
+    assert not row["problem"], row["problem"]

@@ -6,8 +6,9 @@ namespace tglo {
 namespace TGLO_INSTRUCTION_SET {
 namespace {
 
-// Float sums run over a block and then go to double: 32 terms per lane keep their rounding below 1e-8 of the row's sum.
-constexpr int64_t block = lanes * 32;
+// Float sums run over a block and then go to double: with 16 terms per lane, r from a cached error of 65,536 elements
+// stays within 1e-5 of float64 at T = 0.001 and a mean square error of 0.5.
+constexpr int64_t block = lanes * 16;
 
 // The mask's weights, `lanes` elements at a time.
 class MaskCursor {

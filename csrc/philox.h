@@ -58,7 +58,7 @@ struct FourWords {
 template <class A>
 TGLO_HOST_DEVICE inline FourWords<A> philox4x32(FourWords<A> counter, PhiloxKey key) {
   typename A::Word c0 = counter.at[0], c1 = counter.at[1], c2 = counter.at[2], c3 = counter.at[3];
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
 #else
 #pragma GCC unroll 10

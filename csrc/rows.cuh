@@ -174,7 +174,7 @@ __device__ inline void add_terms(
   hold(from_target);
 }
 
-// This thread's sums over the part, float32 over at most `unroll` vectors and float64 from there on. `hold(v, d)` gets
+// This thread's sums over the part, float32 over one vector and float64 from there on. `hold(v, d)` gets
 // m (p - y) of the part's vector v.
 template <bool aligned, bool with_reference, bool masked, class T, class Hold>
 __device__ inline PartialSums thread_sums(const CudaLoss& loss, const RowPart<T>& part, const Hold& hold) {
@@ -197,12 +197,13 @@ __device__ inline PartialSums thread_sums(const CudaLoss& loss, const RowPart<T>
         y[k] = load<true, false>(part.y, i + k * step, part.end);
         if (with_reference) q[k] = load<true, true>(part.q, i + k * step, part.end);
       }
-      ThreadSums sums;
 #pragma unroll
-      for (int k = 0; k < unroll; ++k)
+      for (int k = 0; k < unroll; ++k) {
+        ThreadSums sums;
         add_terms<with_reference, false>(
             sums, p[k], y[k], q[k], p[k], [&](const Vector8& d) { hold(vector_of(i + k * step), d); });
-      widen(sums);
+        widen(sums);
+      }
     }
   }
   for (; i < part.end; i += step) {

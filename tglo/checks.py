@@ -26,7 +26,7 @@ def check_number(
     ):  # the abstract class takes longer to ask
         raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
     if (
-        not math.isfinite(value)
+        not -math.inf < value < math.inf  # math.isfinite does not take torch.compile's numbers
         or (above is not None and not value > above)
         or (at_least is not None and not value >= at_least)
     ):

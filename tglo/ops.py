@@ -81,6 +81,31 @@ class LossArguments(NamedTuple):
         dtype = torch.promote_types(self.policy_pred.dtype, torch.float32)
         return result._replace(loss=reference.reduce_loss(result.loss, self.reduction).to(dtype))
 
+    def gradient_by_reference(
+        self, loss_scale: Tensor | float
+    ) -> tuple[Tensor, reference.TGOResult]:
+        """loss_scale * d loss / d policy_pred by its formula, and the loss."""
+        result = self.by_reference()
+        batch, mask = self.scores.shape[0], self.mask
+        elements: Tensor | float = self.policy_pred.shape[1:].numel()
+        if mask is not None:
+            elements = reference.row_weight(self.policy_pred, mask)
+        coefficient = reference.prediction_coefficient(
+            result.log_ratio,
+            self.scores,
+            wide(self.threshold),
+            elements,
+            beta=self.beta,
+            temperature=self.temperature,
+            confidence=self.confidence,
+            timestep_weight=wide(self.timestep_weight),
+            draws=self.draws,
+        )
+        share = 1.0 / max(batch, 1) if self.reduction == "mean" else 1.0
+        coefficient = coefficient * share * loss_scale
+        gradient = reference.prediction_gradient(self.policy_pred, self.target, coefficient, mask)
+        return gradient, result
+
     def for_kernel(self) -> tuple[tuple[Tensor | None, ...], tuple[float, ...]]:
         """The operator's tensors and numbers (tglo/schemas.py)."""
         threshold, weight = self.threshold, self.timestep_weight
@@ -184,11 +209,7 @@ def tgo_loss_and_grad(
     policy = arguments.policy_pred
     chosen = choose("tgo_loss_and_grad", policy, backend)
     if chosen == "reference":
-        with torch.enable_grad():
-            leaf = policy.detach().requires_grad_()
-            result = arguments._replace(policy_pred=leaf).by_reference()
-            (gradient,) = torch.autograd.grad(result.loss.sum() * loss_scale, leaf)
-        return gradient, reference.TGOResult(*(tensor.detach() for tensor in result))
+        return arguments._replace(policy_pred=policy.detach()).gradient_by_reference(loss_scale)
     tensors, numbers = arguments._replace(policy_pred=policy.detach()).for_kernel()
     scaled = isinstance(loss_scale, Tensor)
     scale = (loss_scale, 1.0) if scaled else (None, loss_scale)

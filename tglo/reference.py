@@ -223,6 +223,16 @@ def prediction_coefficient(
     return -per_draw * beta * (timestep_weight / temperature) * scale
 
 
+def prediction_gradient(
+    policy_pred: Tensor, target: Tensor, coefficient: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """coeff m (p - y), (rows, ...) of policy_pred's dtype; coefficient (rows,)."""
+    p, y = _at_least_float32(policy_pred), _at_least_float32(target)
+    scale = coefficient.to(p.dtype).reshape(-1, *(1,) * (p.ndim - 1))
+    gradient = scale * _hidden(p - y, mask)
+    return (gradient if mask is None else gradient * mask).to(policy_pred.dtype)
+
+
 def reduce_loss(per_sample: Tensor, reduction: str) -> Tensor:
     """ "mean", "sum" or "none" over samples; the mean of an empty batch is 0, with a graph."""
     if reduction == "none":

@@ -29,19 +29,23 @@ SCHEMAS = {
     "Tensor reference_error)",
     "prediction_error": "(Tensor prediction, Tensor target, Tensor? mask, int mask_inner) "
     "-> Tensor",
+    "diffuse": "(Tensor latents, Tensor scale, Tensor noise_scale, Tensor sample_ids, "
+    "Tensor draws, int seed, int purpose) -> Tensor",
 }
 """Arguments are taken as tglo/ops.py and tglo/noise.py have prepared them.
 
 Predictions: (rows, ...) of one dtype and one memory layout with dense rows. Vectors of scores,
 thresholds, weights and cached errors: float32 or float64, thresholds, weights and loss_scale also as
 one number without dimensions; computed with in float64. mask: (rows, period) or (1, period) float32; element
-i of a row in memory order has weight mask[row, (i // mask_inner) % period].
+i of a row in memory order has weight mask[row, (i // mask_inner) % period]. diffuse: latents
+contiguous, scale and noise_scale (B,) float32, sample_ids and draws (B,) int64.
 """
 
 _library = torch.library.Library("tglo", "DEF")
 for _name, _schema in SCHEMAS.items():
     for _suffix in ("", "_triton"):
         _library.define(_name + _suffix + _schema)
+_library.define("_philox(Tensor counter, int key0, int key1) -> Tensor")  # of the C++ header
 _library.define("_extension_version() -> int")
 _library.define("_cpu_instructions() -> int")
 _library.define("_cuda_architectures() -> int[]")  # 90 is sm_90; empty: no CUDA kernels
@@ -79,21 +83,27 @@ def _prediction_error_fake(prediction: Tensor, *others: Any) -> Tensor:
     return prediction.new_empty((prediction.shape[0],), dtype=torch.float64)
 
 
+def _diffuse_fake(latents: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(latents)
+
+
 _FAKES = {
     "tgo_loss": _tgo_loss_fake,
     "tgo_loss_backward": _tgo_loss_backward_fake,
     "tgo_loss_and_grad": _tgo_loss_and_grad_fake,
     "prediction_error": _prediction_error_fake,
+    "diffuse": _diffuse_fake,
 }
+_TRITON_FILES = {name: "noise" if name == "diffuse" else "loss" for name in SCHEMAS}
 
 
 def _register_triton(name: str) -> None:
-    """The function of that name in kernels/loss.py, which is imported by its first call."""
+    """The function of that name under kernels/, which is imported by its first call."""
 
     def run(*arguments: Any) -> Any:
-        from tglo.kernels import loss
+        from importlib import import_module
 
-        return getattr(loss, name)(*arguments)
+        return getattr(import_module(f"tglo.kernels.{_TRITON_FILES[name]}"), name)(*arguments)
 
     _library.impl(f"{name}_triton", run, "CUDA")
 

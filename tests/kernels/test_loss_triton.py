@@ -177,6 +177,8 @@ def usage(kernel, element, capability, constants, options):
         code = tool("nvdisasm", "-c")
     return {
         "kernel": kernel.__name__, "element": element, "sm": capability,
+        "variant": "-".join(sorted(n for n, v in constants.items() if v is None)) or "all inputs",
+        "shared": binary.metadata.shared,
         "registers": int(re.search(r"REG:(\\d+)", resources).group(1)),
         "stack": int(re.search(r"STACK:(\\d+)", resources).group(1)),
         "local": len(re.findall(r"\\b(?:LDL|STL)\\b", code)),
