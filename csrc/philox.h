@@ -58,9 +58,9 @@ struct FourWords {
 template <class A>
 TGLO_HOST_DEVICE inline FourWords<A> philox4x32(FourWords<A> counter, PhiloxKey key) {
   typename A::Word c0 = counter.at[0], c1 = counter.at[1], c2 = counter.at[2], c3 = counter.at[3];
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__)
 #pragma unroll
-#else
+#elif !defined(__CUDACC__)  // nvcc knows neither spelling when it compiles for the host
 #pragma GCC unroll 10
 #endif
   for (uint32_t round = 0; round < 10; ++round) {
