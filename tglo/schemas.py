@@ -32,7 +32,7 @@ SCHEMAS = {
     "diffuse": "(Tensor latents, Tensor scale, Tensor noise_scale, Tensor sample_ids, "
     "Tensor draws, int seed, int purpose) -> Tensor",
 }
-"""Arguments are taken as tglo/ops.py and tglo/noise.py have prepared them.
+"""Arguments are taken as tglo/ops.py and tglo/noise_ops.py have prepared them.
 
 Predictions: (rows, ...) of one dtype and one memory layout with dense rows. Vectors of scores,
 thresholds, weights and cached errors: float32 or float64, thresholds, weights and loss_scale also as
