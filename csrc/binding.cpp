@@ -161,10 +161,8 @@ Tensor prediction_error(
   const Mask weights = mask_of(mask, rows, prediction, mask_inner);
   const std::vector<PartialSums> sums = row_sums(rows, weights, prediction, target, std::nullopt);
   Tensor error = new_vector(prediction, rows.rows, ScalarType::Double);
-  double* errors = doubles(error);
-  // As finish_row does it, so that a policy that equals its reference has a log-ratio of exactly 0.
-  for (int64_t row = 0; row < rows.rows; ++row)
-    errors[row] = sums[row].weight > 0.0 ? sums[row].policy_error * (1.0 / sums[row].weight) : 0.0;
+  const LossCall call = errors_call(rows, weights, error);
+  for (int64_t row = 0; row < rows.rows; ++row) finish_row(call, row, sums[row], true);
   return error;
 }
 

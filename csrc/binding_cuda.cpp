@@ -140,11 +140,10 @@ Tensor prediction_error(
   rows.check(prediction, target);
   Tensor error = new_vector(prediction, rows.rows, ScalarType::Double);
   if (rows.rows == 0) return error;
-  CudaLoss loss = describe(rows, mask_of(mask, rows, prediction, mask_inner), prediction, target);
+  const Mask weights = mask_of(mask, rows, prediction, mask_inner);
+  CudaLoss loss = describe(rows, weights, prediction, target);
+  loss.call = errors_call(rows, weights, error);
   const Memory memory(loss, plan_loss(rows.rows, rows.elements), prediction);
-  loss.call.batch = rows.rows;
-  loss.call.draws = 1;
-  loss.call.policy_error = doubles(error);
   check(launch_loss(loss), "launching prediction_error");
   return error;
 }

@@ -29,17 +29,7 @@ __device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
   double *ells = loss.workspace + 3 * blocks, *weights = ells + loss.rows;
   const int lane = threadIdx.x % threads_per_warp, warp = threadIdx.x / threads_per_warp;
   for (int64_t row = warp; row < loss.rows; row += threads / threads_per_warp) {
-    PartialSums sum = {0.0, 0.0, 0.0};
-    for (int64_t part = lane; part < parts; part += threads_per_warp) {
-      // Other blocks of this launch wrote them: read past the first-level cache.
-      const double* from = partials + row * parts + part;
-      sum.policy_error += __ldcg(from);
-      if (with_reference) sum.error_difference += __ldcg(from + blocks);
-      if (masked) sum.weight += __ldcg(from + 2 * blocks);
-    }
-    sum.policy_error = warp_sum(sum.policy_error);
-    if (with_reference) sum.error_difference = warp_sum(sum.error_difference);
-    if (masked) sum.weight = warp_sum(sum.weight);
+    const PartialSums sum = gather_sums<with_reference, masked>(partials + row * parts, parts, blocks);
     if (lane == 0) {
       ells[row] = finish_row(call, row, sum, true);
       weights[row] = sum.weight;
@@ -97,10 +87,19 @@ __global__ void __launch_bounds__(threads) backward(
   aligned ? write_gradient<true, masked>(loss, part, scale) : write_gradient<false, masked>(loss, part, scale);
 }
 
-// The number of blocks, or 0 if it is beyond what a grid can have.
-unsigned grid_of(const CudaLoss& loss) {
-  const int64_t blocks = loss.rows * parts_of(loss.call.elements);
-  return blocks <= INT32_MAX ? static_cast<unsigned>(blocks) : 0;
+// Calls launch.template operator()<T, with_reference, masked>(grid, part length, parts, aligned) on the call's device.
+template <class Launch>
+int over_parts(const CudaLoss& loss, const Launch& launch) {
+  const DeviceGuard guard(loss.device);
+  if (guard.error != cudaSuccess) return guard.error;
+  const int64_t length = part_elements(loss.call.elements), parts = parts_of(loss.call.elements);
+  if (loss.rows * parts > INT32_MAX) return cudaErrorInvalidConfiguration;
+  const unsigned grid = static_cast<unsigned>(loss.rows * parts);
+  const bool aligned = rows_are_aligned(loss);
+  return dispatch(loss, [&]<class T, bool with_reference, bool masked>() -> int {
+    launch.template operator()<T, with_reference, masked>(grid, length, parts, aligned);
+    return cudaGetLastError();
+  });
 }
 
 }  // namespace
@@ -110,31 +109,19 @@ Plan plan_loss(int64_t rows, int64_t elements) {
 }
 
 int launch_loss(const CudaLoss& loss) {
-  const DeviceGuard guard(loss.device);
-  if (guard.error != cudaSuccess) return guard.error;
-  const unsigned grid = grid_of(loss);
-  if (grid == 0) return cudaErrorInvalidConfiguration;
-  const int64_t parts = parts_of(loss.call.elements), length = part_elements(loss.call.elements);
-  const bool aligned = rows_are_aligned(loss);
-  return dispatch(loss, [&]<class T, bool with_reference, bool masked>() -> int {
-    forward<T, with_reference, masked>
-        <<<grid, threads, 0, static_cast<cudaStream_t>(loss.stream)>>>(loss, length, parts, aligned);
-    return cudaGetLastError();
-  });
+  const cudaStream_t stream = static_cast<cudaStream_t>(loss.stream);
+  return over_parts(
+      loss, [&]<class T, bool with_reference, bool masked>(unsigned grid, int64_t length, int64_t parts, bool aligned) {
+        forward<T, with_reference, masked><<<grid, threads, 0, stream>>>(loss, length, parts, aligned);
+      });
 }
 
 int launch_backward(const CudaLoss& loss, const Numbers& outer, const Numbers& coefficient) {
-  const DeviceGuard guard(loss.device);
-  if (guard.error != cudaSuccess) return guard.error;
-  const unsigned grid = grid_of(loss);
-  if (grid == 0) return cudaErrorInvalidConfiguration;
-  const int64_t parts = parts_of(loss.call.elements), length = part_elements(loss.call.elements);
-  const bool aligned = rows_are_aligned(loss);
-  return dispatch(loss, [&]<class T, bool, bool masked>() -> int {
-    backward<T, masked><<<grid, threads, 0, static_cast<cudaStream_t>(loss.stream)>>>(
-        loss, length, parts, aligned, outer, coefficient);
-    return cudaGetLastError();
-  });
+  const cudaStream_t stream = static_cast<cudaStream_t>(loss.stream);
+  return over_parts(
+      loss, [&]<class T, bool, bool masked>(unsigned grid, int64_t length, int64_t parts, bool aligned) {
+        backward<T, masked><<<grid, threads, 0, stream>>>(loss, length, parts, aligned, outer, coefficient);
+      });
 }
 
 Plan plan_loss_and_grad(const CudaLoss& loss, int* error) {

@@ -84,6 +84,17 @@ struct LossOutputs {
   }
 };
 
+// A call that asks for the policy's errors alone: finish_row writes them to `error`, and there is no head.
+inline LossCall errors_call(const Rows& rows, const Mask& mask, const Tensor& error) {
+  LossCall call = {};
+  call.batch = rows.rows;
+  call.draws = 1;
+  call.elements = rows.elements;
+  call.masked = mask.data != nullptr;
+  call.policy_error = doubles(error);
+  return call;
+}
+
 // The gradient that reaches the loss: one number or one per sample.
 inline Numbers outer_of(const Tensor& grad_loss, const Tensor& policy, int64_t rows, int64_t draws) {
   STD_TORCH_CHECK(draws >= 1 && rows % draws == 0, "tglo: rows must be batch * draws");

@@ -13,8 +13,6 @@ namespace {
 
 constexpr int threads = 512;
 constexpr int largest_cluster = 8;  // the largest that every device takes
-constexpr int64_t smallest_slice = 2048;  // elements of a row that are worth a block
-constexpr int known_devices = 64;
 
 // What a block reads of its neighbours, and its own workings.
 struct Shared {
@@ -24,12 +22,6 @@ struct Shared {
   float coefficients[cluster_draws];
   bool last;
 };
-
-// Elements of a row that one block of a cluster holds, a multiple of a vector.
-__host__ __device__ inline int64_t slice_of(int64_t elements, int blocks) {
-  const int64_t vectors = (elements + vector_length - 1) / vector_length;
-  return (vectors + blocks - 1) / blocks * vector_length;
-}
 
 template <class T, bool with_reference, bool masked>
 __global__ void __launch_bounds__(threads, 1)

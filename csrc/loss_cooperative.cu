@@ -13,8 +13,6 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int64_t most_draws = 64;
-constexpr int64_t smallest_slice = 2048;  // elements of a sample that are worth a block
-constexpr int known_devices = 64;
 using DeviceMeeting = Meeting<DeviceCounter>;
 using Workings = DrawWorkings<most_draws>;
 
@@ -29,11 +27,6 @@ struct Shared {
 __device__ inline double* sums_place(const CudaLoss& loss, int group, int64_t i, int64_t draw, int blocks) {
   const int64_t place = group * DeviceMeeting::buffers + i % DeviceMeeting::buffers;
   return loss.workspace + loss.call.batch + (place * 3 * loss.call.draws + draw) * blocks;
-}
-
-__device__ inline int64_t slice_of(int64_t elements, int blocks) {
-  const int64_t vectors = (elements + vector_length - 1) / vector_length;
-  return (vectors + blocks - 1) / blocks * vector_length;
 }
 
 template <class T, bool with_reference, bool masked>
@@ -75,15 +68,7 @@ __global__ void __launch_bounds__(threads, 2)
     const int64_t sample = group + i * groups;
     for (int64_t draw = warp; draw < call.draws; draw += threads / threads_per_warp) {
       const double* from = sums_place(loss, group, i, draw, blocks);
-      PartialSums total = {0.0, 0.0, 0.0};
-      for (int block = lane; block < blocks; block += threads_per_warp) {
-        total.policy_error += __ldcg(from + block);
-        if (with_reference) total.error_difference += __ldcg(from + quantity + block);
-        if (masked) total.weight += __ldcg(from + 2 * quantity + block);
-      }
-      total.policy_error = warp_sum(total.policy_error);
-      if (with_reference) total.error_difference = warp_sum(total.error_difference);
-      if (masked) total.weight = warp_sum(total.weight);
+      const PartialSums total = gather_sums<with_reference, masked>(from, blocks, quantity);
       if (lane == 0) {
         shared.workings.ells[draw] = finish_row(call, sample * call.draws + draw, total, rank == 0);
         shared.workings.weights[draw] = total.weight;

@@ -248,6 +248,22 @@ __device__ inline PartialSums block_sums(const PartialSums& mine, double* scratc
   return total;
 }
 
+// The sums of `count` blocks in every lane of a warp: policy_error at `from`, the others one and two `stride`s behind it.
+template <bool with_reference, bool masked>
+__device__ inline PartialSums gather_sums(const double* from, int64_t count, int64_t stride) {
+  PartialSums sum = {0.0, 0.0, 0.0};
+  for (int64_t k = threadIdx.x % threads_per_warp; k < count; k += threads_per_warp) {
+    // Other blocks of this launch wrote them: read past the first-level cache.
+    sum.policy_error += __ldcg(from + k);
+    if (with_reference) sum.error_difference += __ldcg(from + stride + k);
+    if (masked) sum.weight += __ldcg(from + 2 * stride + k);
+  }
+  sum.policy_error = warp_sum(sum.policy_error);
+  if (with_reference) sum.error_difference = warp_sum(sum.error_difference);
+  if (masked) sum.weight = warp_sum(sum.weight);
+  return sum;
+}
+
 // out = scale m (p - y) over a part of a row.
 template <bool aligned, bool masked, class T>
 __device__ inline void write_gradient(const CudaLoss& loss, const RowPart<T>& part, float scale) {

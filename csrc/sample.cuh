@@ -1,9 +1,18 @@
 // One sample's head where a kernel goes on to write the gradient: used by the cluster and the cooperative kernel.
 #pragma once
 
-#include "loss_cuda.h"
+#include "rows.cuh"
 
 namespace tglo {
+
+constexpr int64_t smallest_slice = 2048;  // elements that are worth a block
+constexpr int known_devices = 64;         // whose properties are kept
+
+// Elements of a row that one of its blocks works on, a multiple of a vector.
+__host__ __device__ inline int64_t slice_of(int64_t elements, int blocks) {
+  const int64_t vectors = (elements + vector_length - 1) / vector_length;
+  return (vectors + blocks - 1) / blocks * vector_length;
+}
 
 // Of one sample's draws: ell and the sum of the mask's weights.
 template <int64_t most>

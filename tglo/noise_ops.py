@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tglo import noise, philox
 from tglo.backends import choose
 from tglo.noise import Key
+from tglo.ops import operator
 
 
 def diffuse(latents: Tensor, scale: Tensor, noise_scale: Tensor, key: Key, backend: str) -> Tensor:
@@ -27,8 +27,8 @@ def diffuse(latents: Tensor, scale: Tensor, noise_scale: Tensor, key: Key, backe
     if chosen == "reference":
         eps = philox.normal(key.seed, key.sample_ids, draws, latents.shape[1:], key.purpose, device)
         return noise.combine(latents, eps, scale, noise_scale)
-    run = torch.ops.tglo.diffuse_triton if chosen == "triton" else torch.ops.tglo.diffuse
-    return run.default(  # type: ignore[no-any-return]
+    run = operator("diffuse", chosen == "triton")
+    return run(  # type: ignore[no-any-return]
         latents.contiguous(),
         scale.float(),
         noise_scale.float(),

@@ -26,6 +26,7 @@ __all__ = [
     "backend_for",
     "backends",
     "check_backend",
+    "operator",
     "prediction_error",
     "tgo_loss",
     "tgo_loss_and_grad",
@@ -40,7 +41,8 @@ _OPERATORS = {
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
 
 
-def _operator(name: str, triton: bool) -> Any:
+def operator(name: str, triton: bool) -> Any:
+    """The operator of tglo/schemas.py: Triton's, or the extension's."""
     return _OPERATORS[f"{name}_triton" if triton else name]
 
 
@@ -164,7 +166,7 @@ class _TGOLoss(torch.autograd.Function):
 
 
 def _gradient(triton: bool, mask_inner: int, draws: int, *tensors: Tensor | None) -> Tensor:
-    run = _operator("tgo_loss_backward", triton)
+    run = operator("tgo_loss_backward", triton)
     return run(*tensors, mask_inner, draws)  # type: ignore[no-any-return]
 
 
@@ -189,16 +191,13 @@ def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
         return arguments.by_reference()
     tensors, numbers = arguments.for_kernel()
     triton = chosen == "triton"
-    run = _operator("tgo_loss", triton)
-    policy = arguments.policy_pred
-    if not (policy.requires_grad and torch.is_grad_enabled()):
-        loss, log_ratio, _, *errors = run(*tensors, *numbers)
-        return reference.TGOResult(loss, log_ratio, *errors)
-    policy, target, *others, mask = tensors  # type: ignore[assignment]
-    arguments_of_run = policy.detach(), target, *others, mask
-    loss, log_ratio, coefficient, *errors = run(*arguments_of_run, *numbers)
-    settings = triton, numbers[0], arguments.draws
-    loss = _TGOLoss.apply(policy, loss, coefficient, target, mask, settings)
+    policy, target, *others, mask = tensors
+    assert policy is not None
+    run = operator("tgo_loss", triton)
+    loss, log_ratio, coefficient, *errors = run(policy.detach(), target, *others, mask, *numbers)
+    if policy.requires_grad and torch.is_grad_enabled():
+        settings = triton, numbers[0], arguments.draws
+        loss = _TGOLoss.apply(policy, loss, coefficient, target, mask, settings)
     return reference.TGOResult(loss, log_ratio, *errors)
 
 
@@ -213,7 +212,7 @@ def tgo_loss_and_grad(
     tensors, numbers = arguments._replace(policy_pred=policy.detach()).for_kernel()
     scaled = isinstance(loss_scale, Tensor)
     scale = (loss_scale, 1.0) if scaled else (None, loss_scale)
-    run = _operator("tgo_loss_and_grad", chosen == "triton")
+    run = operator("tgo_loss_and_grad", chosen == "triton")
     loss, log_ratio, gradient, *errors = run(*tensors, *scale, *numbers)
     return gradient, reference.TGOResult(loss, log_ratio, *errors)
 
@@ -230,5 +229,5 @@ def prediction_error(
             return reference.prediction_error(prediction, target, mask)
         prediction, shared = share_layout(prediction, target)  # type: ignore[assignment]
         weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
-        run = _operator("prediction_error", chosen == "triton")
+        run = operator("prediction_error", chosen == "triton")
         return run(prediction, shared, weights, inner)  # type: ignore[no-any-return]
