@@ -197,7 +197,7 @@ def test_existing_folders_are_kept_unless_overwriting(
     train_lora(family)
     folder = family.save_lora(tmp_path / "lora")
     first = (folder / LORA_FILE).read_bytes()
-    perturb(family.denoiser)
+    perturb(family.denoiser, scale=0.01)
     with pytest.raises(FileExistsError, match="exists"):
         family.save_lora(folder)
     with monkeypatch.context() as patch:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from tglo.models.base import Family
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data")
-_TOLERANCE = 1e-4  # of the prediction's largest element, in float32
+# Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a
+# badly conditioned model amplifies: up to 3e-4 was seen where float64 differs by 2e-5.
+_TOLERANCE = 1e-4
+_MERGED_TOLERANCE = 1e-3
 
 
 class ExportError(RuntimeError):
@@ -66,7 +69,8 @@ def save_pipeline(
         merged.save_pretrained(temporary / family.denoiser_part)
         like = next(merged.parameters())
         loaded = _load_denoiser(family, temporary, like.dtype, like.device)
-        _compare(family, trained, loaded, folder)
+        tolerance = _TOLERANCE if merged is trained else _MERGED_TOLERANCE
+        _compare(family, trained, loaded, folder, tolerance)
     return folder
 
 
@@ -103,7 +107,7 @@ def save_lora(
                 f"{len(names & set(weights))} of {len(weights)} LoRA weights load from {folder}; "
                 "nothing was written"
             )
-        _compare(family, trained, loaded, folder)
+        _compare(family, trained, loaded, folder, _TOLERANCE)
     return folder
 
 
@@ -216,7 +220,7 @@ def _in_float32(denoiser: Any) -> Any:
 
 
 @torch.no_grad()
-def _compare(family: Family, trained: Any, loaded: Any, folder: Path) -> None:
+def _compare(family: Family, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
     """ExportError unless both predict the same, in float32, relative to the largest element."""
     device = next(trained.parameters()).device
     side = 2 ** len(getattr(trained.config, "block_out_channels", (0,))) * 2
@@ -233,7 +237,7 @@ def _compare(family: Family, trained: Any, loaded: Any, folder: Path) -> None:
             outputs.append(family.call(denoiser, noisy, timesteps, conditions).float())
     expected, output = outputs
     difference = (expected - output).abs().max().item()
-    limit = _TOLERANCE * expected.abs().max().item()
+    limit = tolerance * expected.abs().max().item()
     if not difference <= limit:  # also when it is NaN
         raise ExportError(
             f"the export to {folder}, loaded again, differs from the trained model by "
