@@ -20,18 +20,17 @@ from tglo.data.buckets import Size
 from tglo.data.cache_build import Report, build_cache
 from tglo.data.cache_format import (
     FORMAT,
+    LAST,
     VERSION,
     Encoder,
     Quarantined,
     bucket_name,
-    check_file,
-    check_fingerprint,
     fingerprint_of,
-    shard_name,
     text_key,
 )
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
+from tglo.data.shards import check_file, check_fingerprint, read_last, shard_name
 from tglo.files import read_json
 
 __all__ = ["Encoder", "LatentCache", "Quarantined", "Report", "build_cache", "fingerprint_of"]
@@ -52,7 +51,7 @@ class LatentCache:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._content = _read_content(self.path)
+        self._content = read_last(self.path / LAST, FORMAT, VERSION)
         self.fingerprint: dict[str, str] = self._content["fingerprint"]
         self.quarantined = [Quarantined(**entry) for entry in self._content["quarantined"]]
         for entry in self._content["shards"]:
@@ -210,18 +209,3 @@ class LatentCache:
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
             return shard
-
-
-def _read_content(path: Path) -> dict[str, Any]:
-    if not (path / "cache.json").is_file():
-        state = "is not complete" if (path / "fingerprint.json").is_file() else "is no cache"
-        raise CacheError(f"{path} {state} (no cache.json); run `tglo cache`, it resumes")
-    content = read_json(path / "cache.json")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CacheError(f"{path / 'cache.json'} is not of a tglo cache")
-    if content.get("version") != VERSION:
-        raise CacheError(
-            f"{path} has cache format version {content.get('version')!r}, this tglo reads "
-            f"{VERSION}: make it again in another folder"
-        )
-    return content

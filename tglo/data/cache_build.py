@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.data.cache_encode import Prepared, encode_latents, encode_text, prepare
 from tglo.data.cache_format import (
+    LAST,
     Encoder,
     Quarantined,
-    check_fingerprint,
     choose_buckets,
     fingerprint_of,
-    finished_record,
     list_quarantined,
-    shard_name,
 )
 from tglo.data.cache_index import complete_cache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
-from tglo.files import publish, read_json, sha256_file, temporary_name, write_json
+from tglo.data.shards import claim, clear, finished_record, shard_name, write_shard
 
 Part = TypeVar("Part")
 Made = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what to record of them
@@ -111,9 +108,9 @@ def build_cache(
     row_by_image = {row.image: row for row in rows}
 
     folder = Path(out_dir)
-    _claim(folder, fingerprint)
+    claim(folder, fingerprint)
     if world_size == 1:  # with more, a piece may belong to another rank that is at work
-        _clear(folder, ".*.tmp")
+        clear(folder, ".*.tmp")
     shards = _Shards(folder, allowed_bad=max_bad_fraction * len(rows), total=len(rows))
     mine = slice(rank, None, world_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _bar(progress, rank) as bar:
@@ -175,29 +172,11 @@ class _Shards:
         if record is not None and not is_stale(record):
             self.kept += 1
         else:
-            record = self._write(name, *produce())
+            record = write_shard(self.folder, name, *produce(), last=LAST)
             self.written += 1
         self.samples += len(record.get("samples", ()))
         self.quarantined += [Quarantined(**entry) for entry in record.get("quarantined", ())]
         self.stop_if_too_many()
-
-    def _write(
-        self, name: str, tensors: dict[str, Tensor], record: dict[str, Any]
-    ) -> dict[str, Any]:
-        (self.folder / "cache.json").unlink(missing_ok=True)  # until it is true again
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
-        _clear(self.folder, f".{name}.*.tmp")
-        path = self.folder / f"{name}.safetensors"
-        temporary = temporary_name(path)
-        try:
-            save_file(tensors, temporary)
-            size, checksum = temporary.stat().st_size, sha256_file(temporary)
-            publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        record = {**record, "file": path.name, "bytes": size, "sha256": checksum}
-        write_json(self.folder / f"{name}.json", record)
-        return record
 
     def take_all_quarantined(self, quarantined: Sequence[Quarantined]) -> None:
         """Count every rank's instead of this one's."""
@@ -213,27 +192,6 @@ class _Shards:
                 f"{self.allowed_bad / self.total:g}: {list_quarantined(self.quarantined)}. Repair "
                 "or remove them, or raise max_bad_fraction; finished shards are kept"
             )
-
-
-def _claim(folder: Path, fingerprint: dict[str, str]) -> None:
-    """Make the folder a cache of this fingerprint, or CacheError."""
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{folder} is a file; the cache needs a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "fingerprint.json"
-    foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
-    if path.is_file():  # looked for after the listing: another rank may be claiming it right now
-        check_fingerprint(folder, read_json(path), fingerprint)
-    elif foreign:
-        raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
-    else:
-        write_json(path, fingerprint)
-
-
-def _clear(folder: Path, pattern: str) -> None:
-    """Remove what a killed process had not finished."""
-    for left_over in folder.glob(pattern):
-        left_over.unlink(missing_ok=True)
 
 
 def _split(items: Sequence[Part], size: int) -> list[Sequence[Part]]:

@@ -1,33 +1,28 @@
-"""The cache on disk: what is in the folder, what it depends on, when a shard counts as finished.
+"""The cache on disk: what is in the folder, and what it depends on.
 
-    fingerprint.json            everything that the bytes depend on; written first
-    text-00000.safetensors      embeddings of shard_size distinct prompts (sorted: "" is the first)
-    latents-00000.safetensors   mean.HxW and std.HxW, stacked, of shard_size images (sorted by name)
-    latents-00000.json          the shard's record: size, sha256, samples, quarantined images
-    index.safetensors           sample id -> shard, bucket, position, sizes, prompt
-    cache.json                  written last: with it the cache is complete
-
-A shard is written under another name, flushed, renamed, and only then recorded. Only safetensors
-and JSON are ever read.
+fingerprint.json            everything that the bytes depend on; written first
+text-00000.safetensors      embeddings of shard_size distinct prompts (sorted: "" is the first)
+latents-00000.safetensors   mean.HxW and std.HxW, stacked, of shard_size images (sorted by name)
+latents-00000.json          the shard's record: size, sha256, samples, quarantined images
+index.safetensors           sample id -> shard, bucket, position, sizes, prompt
+cache.json                  written last: with it the cache is complete
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tglo.data.buckets import Size, bucket_step, make_buckets
-from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
-from tglo.files import read_json, sha256_file
 
 FORMAT = "tglo.cache"
+LAST = "cache.json"
 VERSION = 1
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,11 +46,6 @@ class Encoder(Protocol):
     def text(self, prompts: list[str]) -> dict[str, Tensor]:
         """Embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts."""
         ...
-
-
-def shard_name(kind: str, number: int) -> str:
-    """File name, without a suffix, of a shard and its record."""
-    return f"{kind}-{number:05d}"
 
 
 def bucket_name(bucket: Size) -> str:
@@ -101,21 +91,6 @@ def fingerprint_of(
     return {**model, **own}
 
 
-def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """CacheError naming each wanted field that differs, with both values."""
-    lines = [
-        f"{key}: the cache has {found.get(key, 'nothing')!r}, wanted is {wanted[key]!r}"
-        for key in wanted
-        if found.get(key) != wanted[key]
-    ]
-    if lines:
-        raise CacheError(
-            f"the cache {path} was made for something else; "
-            + "; ".join(lines)
-            + ". Make a cache in another folder (`tglo cache`), or go back to those settings"
-        )
-
-
 @dataclass(frozen=True)
 class Quarantined:
     """An image that was set aside, and why."""
@@ -134,34 +109,3 @@ def list_quarantined(entries: Sequence[Quarantined], shown: int = 20) -> str:
     if len(entries) > shown:
         lines.append(f"and {len(entries) - shown} more")
     return "; ".join(lines)
-
-
-def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:
-    """A shard's record if the shard is finished and whole, else None: it is to be made (again)."""
-    record_path, shard_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-    try:
-        record = read_json(record_path)
-        if shard_path.stat().st_size != record["bytes"]:
-            return None
-        if checksum and sha256_file(shard_path) != record["sha256"]:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):  # missing or torn
-        return None
-    return dict(record)
-
-
-def check_file(folder: Path, entry: Mapping[str, Any], *, checksum: bool) -> None:
-    """CacheError naming a file of a complete cache that is missing, cut or changed."""
-    path = folder / entry["file"]
-    if path.name != entry["file"]:
-        raise CacheError(
-            f"{folder / 'cache.json'} names {entry['file']!r}, out of its folder; refused"
-        )
-    size = path.stat().st_size if path.is_file() else None
-    if size != entry["bytes"]:
-        state = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-        raise CacheError(f"{path} {state}; run `tglo cache` again, it makes only what is torn")
-    if checksum and sha256_file(path) != entry["sha256"]:
-        raise CacheError(
-            f"{path} differs from its checksum; run `tglo cache` again, it makes only what is torn"
-        )

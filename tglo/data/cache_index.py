@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from tglo.data.buckets import Size
-from tglo.data.cache_format import (
-    FORMAT,
-    VERSION,
-    Quarantined,
-    finished_record,
-    shard_name,
-    text_key,
-)
+from tglo.data.cache_format import FORMAT, LAST, VERSION, Quarantined, text_key
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
-from tglo.files import publish, sha256_file, temporary_name, write_json
+from tglo.data.shards import all_records, entries, write_tensors
+from tglo.files import write_json
 
 
 def complete_cache(
@@ -39,8 +33,8 @@ def complete_cache(
 
     Several ranks may do so at once: they write the same bytes. Returns the content of cache.json.
     """
-    latents = _records(folder, "latents", -(-len(rows) // shard_size))
-    text = _records(folder, "text", -(-len(prompts) // shard_size))
+    latents = all_records(folder, "latents", -(-len(rows) // shard_size))
+    text = all_records(folder, "text", -(-len(prompts) // shard_size))
     if latents is None or text is None:
         return None
     quarantined = [entry for record in latents for entry in record["quarantined"]]
@@ -51,15 +45,7 @@ def complete_cache(
             f"the encoder gave embeddings of several shapes ({shapes}); pad to a fixed length"
         )
     index = _index(latents, buckets, rows, prompts)
-    path = folder / "index.safetensors"
-    temporary = temporary_name(path)
-    try:
-        save_file(index, temporary)
-        size, checksum = temporary.stat().st_size, sha256_file(temporary)
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    entries = [{key: r[key] for key in ("file", "bytes", "sha256")} for r in (*latents, *text)]
+    tensors = {name: torch.from_numpy(array) for name, array in index.items()}
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -69,22 +55,11 @@ def complete_cache(
         "samples": len(index["sample_id"]),
         "prompts": len(prompts),
         "quarantined": quarantined,
-        "index": {"file": path.name, "bytes": size, "sha256": checksum},
-        "shards": entries,
+        "index": write_tensors(folder / "index.safetensors", tensors),
+        "shards": entries((*latents, *text)),
     }
-    write_json(folder / "cache.json", content)
+    write_json(folder / LAST, content)
     return content
-
-
-def _records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
-    records = []
-    for number in range(count):
-        # Each rank has checked its own shards' checksums; here the sizes do.
-        record = finished_record(folder, shard_name(kind, number), checksum=False)
-        if record is None:
-            return None
-        records.append(record)
-    return records
 
 
 def _index(

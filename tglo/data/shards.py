@@ -1,0 +1,156 @@
+"""Folders of shards: each written under another name, flushed, renamed, and only then recorded.
+
+A folder belongs to one fingerprint, which is written first. A shard counts when its record
+(NAME.json) is there and its file has the recorded size and checksum; the folder counts when its last
+file, written when every shard is recorded, is there. So any number of processes may make shards of
+one folder, be killed at any moment and go on. Only safetensors and JSON are ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tglo.data.errors import CacheError
+from tglo.files import publish, read_json, sha256_file, temporary_name, write_json
+
+FINGERPRINT = "fingerprint.json"
+
+
+def shard_name(kind: str, number: int) -> str:
+    """File name, without a suffix, of a shard and its record."""
+    return f"{kind}-{number:05d}"
+
+
+def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
+    """Make the folder one of this fingerprint, or CacheError naming the fields that differ."""
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"{folder} is a file; the cache needs a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FINGERPRINT
+    foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
+    if path.is_file():  # looked for after the listing: another rank may be claiming it right now
+        check_fingerprint(folder, read_json(path), fingerprint)
+    elif foreign:
+        raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
+    else:
+        write_json(path, dict(fingerprint))
+
+
+def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """CacheError naming each wanted field that differs, with both values."""
+    lines = [
+        f"{key}: the cache has {found.get(key, 'nothing')!r}, wanted is {wanted[key]!r}"
+        for key in wanted
+        if found.get(key) != wanted[key]
+    ]
+    if lines:
+        raise CacheError(
+            f"the cache {path} was made for something else; "
+            + "; ".join(lines)
+            + ". Make a cache in another folder (`tglo cache`), or go back to those settings"
+        )
+
+
+def write_shard(
+    folder: Path, name: str, tensors: dict[str, Tensor], record: dict[str, Any], last: str
+) -> dict[str, Any]:
+    """Publish a shard and its record, which gets the file's name, size and checksum; returns it.
+
+    last: the file that makes the folder count; it is removed until it is true again.
+    """
+    (folder / last).unlink(missing_ok=True)
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    clear(folder, f".{name}.*.tmp")
+    record = {**record, **write_tensors(folder / f"{name}.safetensors", tensors)}
+    write_json(folder / f"{name}.json", record)
+    return record
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Publish a safetensors file; its name, size and checksum, as `check_file` takes them."""
+    temporary = temporary_name(path)
+    try:
+        save_file(tensors, temporary)
+        entry = {
+            "file": path.name,
+            "bytes": temporary.stat().st_size,
+            "sha256": sha256_file(temporary),
+        }
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:
+    """A shard's record if the shard is finished and whole, else None: it is to be made (again)."""
+    record_path, shard_path = folder / f"{name}.json", folder / f"{name}.safetensors"
+    try:
+        record = read_json(record_path)
+        if shard_path.stat().st_size != record["bytes"]:
+            return None
+        if checksum and sha256_file(shard_path) != record["sha256"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):  # missing or torn
+        return None
+    return dict(record)
+
+
+def all_records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
+    """The records of `count` shards, or None while one is missing."""
+    records = []
+    for number in range(count):
+        # Each rank has checked its own shards' checksums; here the sizes do.
+        record = finished_record(folder, shard_name(kind, number), checksum=False)
+        if record is None:
+            return None
+        records.append(record)
+    return records
+
+
+def entries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a folder's last file keeps of its shards: names, sizes and checksums."""
+    return [{key: record[key] for key in ("file", "bytes", "sha256")} for record in records]
+
+
+def check_file(folder: Path, entry: Mapping[str, Any], *, checksum: bool) -> None:
+    """CacheError naming a file of a complete cache that is missing, cut or changed."""
+    path = folder / entry["file"]
+    if path.name != entry["file"]:
+        raise CacheError(f"{folder} names {entry['file']!r}, out of its folder; refused")
+    size = path.stat().st_size if path.is_file() else None
+    if size != entry["bytes"]:
+        state = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+        raise CacheError(f"{path} {state}; run `tglo cache` again, it makes only what is torn")
+    if checksum and sha256_file(path) != entry["sha256"]:
+        raise CacheError(
+            f"{path} differs from its checksum; run `tglo cache` again, it makes only what is torn"
+        )
+
+
+def read_last(path: Path, form: str, version: int) -> dict[str, Any]:
+    """The content of a folder's last file; CacheError unless it is complete and of this version."""
+    folder = path.parent
+    if not path.is_file():
+        state = "is not complete" if (folder / FINGERPRINT).is_file() else "is no cache"
+        raise CacheError(f"{folder} {state} (no {path.name}); run `tglo cache`, it resumes")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise CacheError(f"{path} is not of a {form.replace('.', ' ')}")
+    if content.get("version") != version:
+        raise CacheError(
+            f"{folder} has cache format version {content.get('version')!r}, this tglo reads "
+            f"{version}: make it again in another folder"
+        )
+    return content
+
+
+def clear(folder: Path, pattern: str) -> None:
+    """Remove what a killed process had not finished."""
+    for left_over in folder.glob(pattern):
+        left_over.unlink(missing_ok=True)
