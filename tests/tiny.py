@@ -29,9 +29,17 @@ WIDTH = 16  # of the text encoders
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def build_sd15(folder: Path | str, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+def build_sd15(
+    folder: Path | str,
+    *,
+    prediction_type: str = "epsilon",
+    channels: tuple[int, int] = (8, 16),
+    seed: int = 0,
+) -> Path:
     """An SD1.x folder (UNet, VAE, CLIP text encoder, DDIM) of about 0.1 M weights."""
-    return _build_sd(folder, seed, {}, prediction_type=prediction_type)
+    return _build_sd(
+        folder, seed, {"block_out_channels": channels}, prediction_type=prediction_type
+    )
 
 
 def build_sd2(folder: Path | str, *, seed: int = 0) -> Path:
@@ -104,13 +112,12 @@ def _build_sd(
 
 
 def _unet(**options: Any) -> UNet2DConditionModel:
-    options = {"attention_head_dim": 2, **options}
+    options = {"attention_head_dim": 2, "block_out_channels": (8, 16), **options}
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4,

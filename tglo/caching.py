@@ -8,7 +8,7 @@ from pathlib import Path
 from tglo import models
 from tglo.data.cache import Report, build_cache
 from tglo.data.manifest import read_manifest
-from tglo.devices import DTYPES, choose_device
+from tglo.devices import DTYPES, process_device
 
 
 def build(
@@ -28,10 +28,7 @@ def build(
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
     rows = read_manifest(manifest, require_scores=False)
-    place = choose_device(device)
-    if place.type == "cuda" and "LOCAL_RANK" in os.environ:
-        place = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    family = models.load(model, dtype=DTYPES[dtype], device=place)
+    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
     return build_cache(
         rows,
         output,

@@ -152,10 +152,22 @@ def cache(
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     max_bad_fraction: float = 0.01,
+    reference: bool = False,
+    draws: int = 8,
+    stratified: bool = True,
+    seed: int = 0,
+    caption_dropout: float = 0.1,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    weights: Literal["fp32", "half"] = "fp32",
+    attention: str = "default",
+    compile: bool = False,
+    reference_output: Path | None = None,
 ) -> None:
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
 
-    An interrupted run goes on; with torchrun the processes share the work.
+    With --reference also run the untrained denoiser over all draws once, so that training needs no
+    reference: set objective.reference = "cached" there. An interrupted run goes on; with torchrun
+    the processes share the work.
 
     Args:
         model: Pipeline folder (leading ./ or /) or hub id.
@@ -167,22 +179,52 @@ def cache(
         device: cpu, cuda or auto.
         dtype: Precision of the encoders.
         max_bad_fraction: Share of unreadable images that may be left out.
+        reference: Store the reference's errors too.
+        draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
+        stratified: Let a sample's draws cover the schedule evenly.
+        seed: Seed of the draws: the training's seed, or its data.draw_seed.
+        caption_dropout: Share of draws with the empty prompt, as data.caption_dropout.
+        precision: Precision of the reference, as engine.precision.
+        weights: fp32 as one process trains (autocast), half as DeepSpeed does.
+        attention: Attention backend of the reference, as model.attention.
+        compile: Compile the reference's forward with torch.compile.
+        reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
     from tglo.caching import build
+    from tglo.data.cache_format import LAST
+    from tglo.draws import DrawRule
+    from tglo.reference_caching import build_reference, wait_for_latents
 
-    print(
-        build(
-            model,
-            manifest,
-            output,
-            resolution=resolution,
-            buckets=buckets,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            max_bad_fraction=max_bad_fraction,
+    if not reference or not (output / LAST).is_file():
+        print(
+            build(
+                model,
+                manifest,
+                output,
+                resolution=resolution,
+                buckets=buckets,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                max_bad_fraction=max_bad_fraction,
+            )
         )
-    )
+    if reference:
+        wait_for_latents(output)
+        print(
+            build_reference(
+                model,
+                output,
+                reference_output or output / "reference",
+                DrawRule(seed, caption_dropout, draws, stratified),
+                precision=precision,
+                weights=weights,
+                attention=attention,
+                compiled=compile,
+                batch_size=batch_size,
+                device=device,
+            )
+        )
 
 
 def train(config: Positional[Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -16,3 +18,11 @@ def choose_device(name: str) -> torch.device:
     if name != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but torch finds no CUDA device; use cpu")
     return torch.device(name)
+
+
+def process_device(name: str) -> torch.device:
+    """`choose_device`, and among several GPUs the one that a launcher gave this process."""
+    device = choose_device(name)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device

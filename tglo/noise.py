@@ -16,6 +16,7 @@ used, with the same bits on every backend. `Schedule.diffuse` and `Schedule.targ
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,6 +102,13 @@ class Schedule:
             shift = config.get("shift", config.get("flow_shift", 1.0))
             sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
         return cls("flow", (sigmas * count).float(), 1 - sigmas, sigmas)
+
+    def fingerprint(self) -> str:
+        """A digest of everything that makes this schedule, the same on every device."""
+        digest = hashlib.sha256(self.prediction_type.encode())
+        for tensor in (self.timesteps, self.a, self.s):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule with its tensors on `device`."""
@@ -209,12 +217,24 @@ class Key:
     purpose: int = philox.NOISE
 
 
-def draw_index(key: Key, schedule: Schedule) -> Tensor:
+def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
     """The key's timesteps as indices into the schedule, (B,) int64: floor(u T), u uniform, whatever
-    the key's purpose. ValueError for a key out of range.
+    the key's purpose.
+
+    strata = K: of a sample's draws, each K in turn (0 to K - 1, K to 2K - 1, ...) fall into K
+    different K-ths of the schedule, in an order of their own; one draw alone is still uniform.
+    ValueError for a key out of range or strata below 1.
     """
-    unit = philox.uniform(key.seed, key.sample_ids, key.draws, philox.TIMESTEP, 1)[:, 0]
-    return (unit.double() * len(schedule)).long()  # exact in float64, so it cannot round up to T
+    if strata < 1:
+        raise ValueError(f"strata must be at least 1, not {strata}")
+    draws = philox.check_key(key.seed, key.sample_ids, key.draws, philox.TIMESTEP)
+    unit = philox.uniform(key.seed, key.sample_ids, draws, philox.TIMESTEP, 1)[:, 0].double()
+    if strata > 1:
+        turn, place = draws // strata, draws % strata
+        words = philox.bits(key.seed, key.sample_ids, turn, philox.STRATUM, strata)
+        order = words.argsort(dim=1, stable=True)  # a random permutation for each row
+        unit = (order.gather(1, place[:, None])[:, 0] + unit) / strata
+    return (unit * len(schedule)).long()  # exact enough in float64 that it cannot round up to T
 
 
 def diffuse(

@@ -24,6 +24,7 @@ class Objective(Protocol):
         threshold: Tensor,
         *,
         reference_pred: Tensor | None,
+        reference_error: Tensor | None,
         beta: float,
         temperature: float,
         confidence: float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -76,10 +77,22 @@ class LatentCache:
         """
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
+    def content(self) -> dict[str, str]:
+        """Digests of the latents (with sizes and crops) and of the embeddings, by name."""
+        digests = {"latents": [self._content["index"]["sha256"]], "embeddings": []}
+        for entry in self._content["shards"]:
+            kind = "latents" if entry["file"].startswith("latents-") else "embeddings"
+            digests[kind].append(entry["sha256"])
+        return {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in digests.items()}
+
     def verify(self) -> None:
         """Read everything once; CacheError naming the first file that fails its checksum."""
         for entry in self._content["shards"]:
             check_file(self.path, entry, checksum=True)
+
+    def sample_ids(self) -> NDArray[np.int64]:
+        """Of every sample here, ascending."""
+        return self._index["sample_id"].copy()
 
     def has(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B,) bool: whether each sample is here. Quarantined ones are not."""
@@ -145,8 +158,6 @@ class LatentCache:
 
     def check_images(self, manifest: Manifest) -> None:
         """Read every image; CacheError naming those that are not what was encoded."""
-        import hashlib
-
         hashes = {}
         for number in range(1 + int(self._index["shard"].max())):
             record = read_json(self.path / f"{shard_name('latents', number)}.json")

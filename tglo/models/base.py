@@ -180,6 +180,15 @@ class Family(ABC):
             self._fingerprint = folder_fingerprint(self.path, parts)
         return {"family": self.name, **self._fingerprint}
 
+    def denoiser_fingerprint(self) -> dict[str, str]:
+        """What the untrained denoiser's predictions and targets depend on, name -> text."""
+        digest = folder_fingerprint(self.path, [self.denoiser_part])[self.denoiser_part]
+        return {
+            "family": self.name,
+            "denoiser": digest,
+            "schedule": self.schedule.fingerprint(),
+        }
+
     def reference_copy(self) -> nn.Module:
         """A frozen copy of the denoiser as it is now: eval mode, no gradients."""
         reference = copy.deepcopy(self.denoiser).eval().requires_grad_(False)

@@ -53,6 +53,18 @@ class DataConfig:
     score_column: str = "score"
     caption_dropout: float = 0.1
     """Share of draws trained on the empty prompt, for classifier-free guidance."""
+    reference_cache: Path | None = None
+    """Folder that `tglo cache --reference` made, for objective.reference = cached; CACHE/reference
+    by default."""
+    draws: int = 0
+    """Draws (timestep, noise) of each sample, gone through in turn, one an epoch; 0: a new one each
+    epoch, or as many as the reference cache has."""
+    stratified: bool | None = None
+    """Whether a sample's draws cover the schedule evenly; by default as the reference cache has it,
+    else no."""
+    draw_seed: int | None = None
+    """Seed of timesteps, noise, latents and dropped captions; the run's seed by default. Runs that
+    share it share a reference cache."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,10 @@ class ObjectiveConfig:
     """Weight of a timestep (omega_t)."""
     min_snr_gamma: float = 5.0
     """Cap of the signal-to-noise ratio for min_snr."""
-    reference: Literal["auto", "copy", "adapter-off"] = "auto"
-    """Frozen second copy, or the policy with its LoRA switched off; auto: by what is trained."""
+    reference: Literal["auto", "copy", "adapter-off", "cached"] = "auto"
+    """Frozen second copy, the policy with its LoRA switched off, or errors that `tglo cache
+    --reference` stored (no second model and no second forward); auto: copy or adapter-off, by what is
+    trained."""
     update_reference_every_epoch: bool = False
     """Replace the reference by the policy at each epoch's end (needs reference = copy)."""
     backend: str = "auto"
@@ -236,6 +250,8 @@ def _check(config: TrainConfig) -> None:
         ("model.lora_dropout", model.lora_dropout, 0, 0.99),
         ("data.percentile", data.percentile, 0, 100),
         ("data.caption_dropout", data.caption_dropout, 0, 1),
+        ("data.draws", data.draws, 0, 2**32 - 1),
+        ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
         ("objective.confidence", objective.confidence, 0, None),
         ("optimizer.steps", optimizer.steps, 1, None),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
@@ -267,10 +283,14 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
         )
+    if data.stratified and not data.draws and objective.reference != "cached":
+        raise ValueError(
+            "data.stratified needs data.draws: how many draws of a sample are to cover the schedule"
+        )
     if objective.update_reference_every_epoch and reference_mode(config) != "copy":
         raise ValueError(
             "objective.update_reference_every_epoch needs objective.reference = copy: "
-            "switching the LoRA off always gives the first reference back"
+            "switching the LoRA off, or a cache, always gives the first reference back"
         )
     if engine.kind == "plain" and engine.zero_stage:
         raise ValueError(
@@ -285,7 +305,9 @@ def _check(config: TrainConfig) -> None:
 
 
 def reference_mode(config: TrainConfig) -> str:
-    """The reference policy's mode after `auto` is resolved: none (SFT), copy or adapter-off."""
+    """The reference policy's mode after `auto` is resolved: none (SFT), copy, adapter-off or
+    cached.
+    """
     if config.objective.name == "sft":
         return "none"
     if config.objective.reference != "auto":

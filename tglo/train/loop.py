@@ -17,7 +17,7 @@ from tglo.train.engine import start_processes
 from tglo.train.learning_rate import learning_rate
 from tglo.train.metrics import Clock, Health
 from tglo.train.output import StopSignal, held
-from tglo.train.reports import Reports
+from tglo.train.reports import Reports, report_noise_floor
 from tglo.train.setup import Parts, prepare
 
 log = logging.getLogger("tglo")
@@ -102,6 +102,7 @@ def _step(
                 batch.scores,
                 batch.threshold,
                 reference_pred=reference_pred,
+                reference_error=batch.reference_error,
                 beta=config.objective.beta,
                 temperature=parts.temperature.value,
                 confidence=parts.threshold.confidence(config.objective.confidence),
@@ -117,8 +118,12 @@ def _step(
         norm = engine.step(learning_rate(config.optimizer, step))
         if parts.ema is not None:
             parts.ema.update(step)
-    if parts.temperature.auto:
-        parts.temperature.observe(step, health.mean_square())
+    untouched = step == 0 and parts.batches.reference_errors is not None
+    if untouched or parts.temperature.auto:
+        square = health.mean_square()
+        parts.temperature.observe(step, square)
+        if untouched:
+            report_noise_floor(parts, square)
     if config.objective.update_reference_every_epoch and (step + 1) % parts.steps_per_epoch == 0:
         resume.renew_reference(parts)
     return stopping, norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 
 import torch
@@ -13,6 +15,9 @@ from tglo.train.learning_rate import learning_rate
 from tglo.train.metrics import Clock, Health, MetricsFile
 from tglo.train.setup import Parts
 from tglo.train.trackers import Trackers
+
+log = logging.getLogger("tglo")
+NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
 
 
 class Reports:
@@ -51,6 +56,8 @@ class Reports:
             "samples_per_second": samples / (now - self._time),
             **clock.read(steps),
         }
+        if parts.noise_floor is not None:
+            values["noise_floor"] = parts.noise_floor
         if parts.engine.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._step, self._time, self.last = step, now, values
@@ -68,3 +75,25 @@ class Reports:
         self._bar.close()
         if self._trackers is not None:
             self._trackers.close()
+
+
+def report_noise_floor(parts: Parts, mean_square: float) -> None:
+    """Log what r is before the first update, when policy and reference are the same weights.
+
+    With a cached reference it is not exactly 0: the cache was computed in other batches, perhaps by
+    other kernels. Where that is not small against 1, the sigmoid sees noise.
+    """
+    floor = parts.noise_floor = math.sqrt(mean_square)
+    if processes.rank() != 0:
+        return
+    text = "noise floor of r with the cached reference: %.2g (policy equals reference)"
+    if floor <= NOISY:
+        log.info(text, floor)
+        return
+    log.warning(
+        text + ", not small against 1. Make the reference cache with the same precision, --weights "
+        "and attention as the training, on the same kind of device, or raise objective.temperature "
+        "from %.3g",
+        floor,
+        parts.temperature.value,
+    )

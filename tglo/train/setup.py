@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch import nn
 from tglo import models
 from tglo.data.cache import LatentCache
 from tglo.data.manifest import Manifest, read_manifest
+from tglo.data.reference_errors import ReferenceErrors
 from tglo.data.sampler import BatchSampler
+from tglo.draws import Drawer, DrawRule
 from tglo.models.base import Family
 from tglo.threshold import Threshold, describe, estimate
 from tglo.train import processes
@@ -39,6 +41,8 @@ class Parts:
     temperature: Temperature
     ema: Ema | None
     steps_per_epoch: int
+    noise_floor: float | None = None
+    """Root mean square of r in the first step with a cached reference, where it should be 0."""
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Parts:
@@ -48,6 +52,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     threshold = processes.together(lambda: _threshold(config, manifest))
     cache = processes.together(lambda: LatentCache(data.cache))
     samples = processes.together(lambda: _samples(manifest, cache, threshold))
+    mode = reference_mode(config)
+    errors, rule = processes.together(lambda: _draws(config, mode, cache, samples))
     sampler = processes.together(
         lambda: BatchSampler(
             cache.buckets(samples.ids),
@@ -64,12 +70,11 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         )
         log.info("%s", summary)
 
-    family = processes.together(lambda: _family(config, cache))
+    family = processes.together(lambda: _family(config, cache, errors))
     unconditional = family.unconditional()
     if not config.output.validation_prompts:
         family.drop_encoders()
     family.to(device)
-    mode = reference_mode(config)
     copy = family.reference_copy() if mode == "copy" else None
     model = config.model
     if model.train == "lora":
@@ -90,9 +95,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
-    batches = Batches(
-        config, samples, cache, unconditional, sampler, family, processes.rank(), engine.dtype
-    )
+    drawer = Drawer(rule, cache, unconditional, family, engine.dtype)
+    batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
     return Parts(
         config=config,
         family=family,
@@ -153,10 +157,36 @@ def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Sa
     )
 
 
-def _family(config: TrainConfig, cache: LatentCache) -> Family:
+def _draws(
+    config: TrainConfig, mode: str, cache: LatentCache, samples: Samples
+) -> tuple[ReferenceErrors | None, DrawRule]:
+    """The cached errors in that mode, checked as far as it goes without a model; the draws."""
+    data = config.data
+    rule = DrawRule(
+        seed=config.seed if data.draw_seed is None else data.draw_seed,
+        caption_dropout=data.caption_dropout,
+        draws=data.draws,
+        stratified=bool(data.stratified),
+    )
+    if mode != "cached":
+        return None, rule
+    errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
+    if not data.draws:
+        rule = replace(rule, draws=errors.draws)
+    if data.stratified is None:
+        rule = replace(rule, stratified=errors.fingerprint["stratified"] == "true")
+    precision = {"precision": config.engine.precision}
+    errors.check({**rule.fingerprint(), **precision, **cache.content()})
+    errors.of(samples.ids, 0)  # all are there
+    return errors, rule
+
+
+def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
     model = config.model
     family = models.load(model.path, revision=model.revision)
     cache.check(family.encoders_fingerprint())
+    if errors is not None:
+        errors.check(family.denoiser_fingerprint())
     if model.attention != "default":
         family.set_attention(model.attention)
     return family

@@ -1,0 +1,163 @@
+"""What a draw is: one timestep, noise, latent and caption of a sample. Training and the reference
+cache take it from here, so that a cached error belongs to the very prediction that is trained.
+
+Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sample of the VAE's
+posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
+rate, and noise and target come from the same key (tglo.noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tglo import noise, philox
+from tglo.data.cache import LatentCache
+
+if TYPE_CHECKING:
+    from tglo.models.base import Family
+
+_VERSION = "1"  # raised when a key comes to mean another draw
+
+
+@dataclass(frozen=True)
+class DrawRule:
+    """Which draws there are.
+
+    seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
+    or 0 for a new one each epoch; stratified: a sample's draws cover the schedule (needs draws).
+    """
+
+    seed: int
+    caption_dropout: float
+    draws: int = 0
+    stratified: bool = False
+
+    def draw(self, epoch: int) -> int:
+        """The draw that an epoch takes of each sample."""
+        return epoch % self.draws if self.draws else epoch
+
+    @property
+    def strata(self) -> int:
+        """Parts of the schedule that a sample's draws are spread over."""
+        return max(self.draws, 1) if self.stratified else 1
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a draw depends on besides model and data, by name."""
+        return {
+            "draw_version": _VERSION,
+            "seed": str(self.seed),
+            "draws": str(self.draws),
+            "stratified": str(self.stratified).lower(),
+            "caption_dropout": repr(float(self.caption_dropout)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What is read from the cache for B draws, on the CPU (pinned where the device is a GPU)."""
+
+    ids: Tensor
+    """(B,) int64."""
+    draws: int | Tensor
+    """One draw for all, or (B,) int64."""
+    mean: Tensor
+    """(B, C, h, w) of the posterior."""
+    std: Tensor
+    """(B, C, h, w) of the posterior."""
+    text: dict[str, Tensor]
+    """Embeddings by name, (B, ...) each; the empty prompt's where the caption is dropped."""
+    sizes: dict[str, Tensor]
+    """original_size, crop and target_size, (B, 2) int64 each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """B draws on the device: what the denoiser is called with, and what it should answer."""
+
+    index: Tensor
+    """(B,) int64, timesteps as indices into the schedule."""
+    noisy: Tensor
+    """(B, C, h, w) latents at that timestep."""
+    target: Tensor
+    """(B, C, h, w)."""
+    conditions: dict[str, Tensor]
+
+
+class Drawer:
+    """Makes draws of cached samples for a family's denoiser, latents and embeddings in `dtype`."""
+
+    def __init__(
+        self,
+        rule: DrawRule,
+        cache: LatentCache,
+        unconditional: dict[str, Tensor],
+        family: Family,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rule = rule
+        self.cache = cache
+        self.family = family
+        self.dtype = dtype
+        self.device = family.device
+        self.schedule = family.schedule
+        self._unconditional = {name: value.cpu() for name, value in unconditional.items()}
+
+    def read(self, ids: Sequence[int], draws: int | Tensor) -> Read:
+        """Read B samples of one bucket; touches no accelerator, so any thread may call it.
+
+        draws: one for all, or (B,) int64. Errors as of LatentCache.
+        """
+        stored = self.cache.batch(ids)
+        text = dict(self.cache.text(ids))
+        known = torch.tensor(ids, dtype=torch.int64)
+        chance = philox.uniform(self.rule.seed, known, draws, philox.DROPOUT, 1)[:, 0]
+        dropped = chance < self.rule.caption_dropout
+        if bool(dropped.any()):
+            for name, value in text.items():
+                empty = self._unconditional[name].to(value.dtype).expand_as(value)
+                text[name] = torch.where(
+                    dropped.reshape(-1, *[1] * (value.dim() - 1)), empty, value
+                )
+        return Read(
+            ids=self.pinned(known),
+            draws=draws if isinstance(draws, int) else self.pinned(draws),
+            mean=self.pinned(stored["mean"]),
+            std=self.pinned(stored["std"]),
+            text={name: self.pinned(value) for name, value in text.items()},
+            sizes={
+                name: self.pinned(stored[name]) for name in ("original_size", "crop", "target_size")
+            },
+        )
+
+    def draw(self, read: Read) -> Drawn:
+        """Draw what was read, on the device; nothing is waited for."""
+        draws = read.draws if isinstance(read.draws, int) else self._moved(read.draws)
+        key = noise.Key(self.rule.seed, self._moved(read.ids), draws)
+        posterior = replace(key, purpose=philox.POSTERIOR)
+        epsilon = noise.normal(posterior, read.mean.shape[1:], device=self.device)
+        mean, std = self._moved(read.mean).float(), self._moved(read.std).float()
+        latents = (mean + std * epsilon).to(self.dtype)
+        index = noise.draw_index(key, self.schedule, self.rule.strata)
+        text = {name: self._cast(self._moved(value)) for name, value in read.text.items()}
+        sizes = {name: self._moved(value) for name, value in read.sizes.items()}
+        return Drawn(
+            index=index,
+            noisy=noise.diffuse(latents, index, key, self.schedule),
+            target=noise.target(latents, index, key, self.schedule),
+            conditions=self.family.conditions(text, sizes),
+        )
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """The tensor in pinned memory where the device is a GPU, so that copies need no waiting."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _cast(self, value: Any) -> Any:
+        return value.to(self.dtype) if value.is_floating_point() else value

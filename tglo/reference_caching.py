@@ -1,0 +1,110 @@
+"""`tglo cache --reference`: the frozen reference's error of every draw, by the model folder itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tglo import models
+from tglo.data.cache import LatentCache
+from tglo.data.cache_format import LAST
+from tglo.data.reference_errors import ReferenceReport, build_reference_errors
+from tglo.devices import DTYPES, process_device
+from tglo.draws import Drawer, DrawRule
+from tglo.losses import prediction_error
+from tglo.models.base import Family
+
+log = logging.getLogger("tglo")
+
+
+def build_reference(
+    model: str,
+    cache: Path,
+    output: Path,
+    rule: DrawRule,
+    *,
+    precision: str = "fp32",
+    weights: str = "fp32",
+    attention: str = "default",
+    compiled: bool = False,
+    batch_size: int = 8,
+    shard_size: int = 512,
+    device: str = "auto",
+    progress: bool = True,
+) -> ReferenceReport:
+    """Predict every draw of every sample in a latent cache once, and store the errors.
+
+    precision: fp32, bf16 or fp16, that of the training. weights: "fp32", as one process of plain
+    PyTorch trains (autocast), or "half", as DeepSpeed does. compiled: torch.compile the denoiser.
+    Several processes (torchrun, or any that set RANK and WORLD_SIZE) share the shards; they need
+    not communicate. Errors as of LatentCache and build_reference_errors.
+    """
+    if rule.draws < 1:
+        raise ValueError(
+            f"draws is {rule.draws}; a reference cache needs at least 1 of each sample"
+        )
+    place = process_device(device)
+    latents = LatentCache(cache)
+    dtype = DTYPES[precision]
+    family = models.load(model, device=place)
+    latents.check(family.encoders_fingerprint())
+    if attention != "default":
+        family.set_attention(attention)
+    drawer = Drawer(rule, latents, family.unconditional(), family, dtype)
+    family.drop_encoders()
+    if weights == "half":
+        family.to(dtype=dtype)
+    return build_reference_errors(
+        latents,
+        output,
+        ReferenceForward(family, drawer, autocast=weights == "fp32", compiled=compiled),
+        reference_fingerprint(family, drawer, precision),
+        draws=rule.draws,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        progress=progress,
+    )
+
+
+def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
+    """All that a cached error depends on, by field, save the rounding of the machine."""
+    return {
+        **family.denoiser_fingerprint(),
+        **drawer.cache.content(),
+        **drawer.rule.fingerprint(),
+        "precision": precision,
+    }
+
+
+class ReferenceForward:
+    """(sample ids of one bucket, draws (B,) int64) -> the denoiser's errors, (B,) float64."""
+
+    def __init__(self, family: Family, drawer: Drawer, *, autocast: bool, compiled: bool) -> None:
+        self.family, self.drawer, self.autocast = family, drawer, autocast
+        denoiser = family.denoiser.eval().requires_grad_(False)
+        self.denoiser = torch.compile(denoiser) if compiled else denoiser
+
+    @torch.no_grad()
+    def __call__(self, ids: list[int], draws: Tensor) -> Tensor:
+        drawn = self.drawer.draw(self.drawer.read(ids, draws))
+        half = self.autocast and self.drawer.dtype != torch.float32
+        with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
+            prediction = self.family.predict(
+                self.denoiser, drawn.noisy, drawn.index, drawn.conditions
+            )
+        return prediction_error(prediction, drawn.target)
+
+
+def wait_for_latents(cache: Path, seconds: float = 1.0) -> None:
+    """Wait until other processes have finished their shards of the latent cache."""
+    if not (cache / LAST).is_file():
+        log.info("waiting for other processes to finish %s", cache)
+    while not (cache / LAST).is_file():
+        time.sleep(seconds)
