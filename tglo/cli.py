@@ -236,6 +236,58 @@ def train(config: Positional[Path]) -> None:
     _train([str(config)])
 
 
+def sweep(
+    config: Positional[Path],
+    output: Path,
+    vary: tuple[str, ...],
+    prompts: Path | None = None,
+    scorer: str = "",
+    count: int = 4,
+    steps: int = 30,
+    guidance: float = 5.0,
+    batch_size: int = 4,
+    seed: int = 1_000_000_000,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    launch: str = "",
+) -> None:
+    """Train a grid of settings over one cache; writes a table and heat maps.
+
+    For example: tglo sweep run.toml --output sweep --vary objective.reference=cached
+    objective.beta=0.5,1,2 objective.confidence=0,5 --prompts prompts.txt --scorer my_module:my_scorer
+
+    Args:
+        config: TOML file of a training run; objective.reference = "cached" spares each its reference.
+        output: Folder for runs, sweep.csv, sweep.md and sweep.png. The same command goes on.
+        vary: Keys and their values, KEY=VALUE,VALUE,...; every combination is trained. One value
+            alone replaces the file's.
+        prompts: Text file of prompts to sample each trained model with.
+        scorer: Built-in scorer or module:function for those samples.
+        count: Samples per prompt.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance scale; 1 is off.
+        batch_size: Images at once.
+        seed: Sample i is made from seed + i.
+        device: Of the sampling: cpu, cuda or auto.
+        dtype: Of the sampling.
+        launch: Start each training with this command: "torchrun --nproc-per-node 8 -m".
+    """
+    from tglo.sweep import Sampling, parse_variations
+    from tglo.sweep import sweep as run
+    from tglo.train import load_config
+
+    if bool(prompts) != bool(scorer):
+        raise ValueError("samples are scored with --prompts and --scorer together; one is missing")
+    sampling = None
+    if prompts is not None:
+        sampling = Sampling(
+            prompts, scorer, count, steps, guidance, batch_size, seed, device, dtype
+        )
+    run(load_config(config), parse_variations(vary), output, sampling=sampling, launch=launch)
+    print((output / "sweep.md").read_text())
+    print(f"wrote {output}/sweep.csv, sweep.md, sweep.json and sweep.png")
+
+
 def export(run: Positional[Path], output: Path) -> None:
     """Export the newest checkpoint of a run: a diffusers folder, or a LoRA.
 
@@ -272,7 +324,8 @@ def bench(
 
 
 COMMANDS = {
-    f.__name__: f for f in (demo, doctor, generate, score, threshold, cache, train, export, bench)
+    f.__name__: f
+    for f in (demo, doctor, generate, score, threshold, cache, train, sweep, export, bench)
 }
 
 

@@ -1,0 +1,97 @@
+"""Running a sweep: train every point, sample and score it, write the table as it grows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tglo.files import read_json, write_json
+from tglo.sweep import report
+from tglo.sweep.points import Point, Variations, points
+from tglo.sweep.sampling import Sampling, sample_scores
+from tglo.train import train
+from tglo.train.config import TrainConfig, reference_mode, to_plain
+
+log = logging.getLogger("tglo")
+RESULT = "result.json"
+
+
+def sweep(
+    config: TrainConfig,
+    variations: Variations,
+    output: Path,
+    *,
+    sampling: Sampling | None = None,
+    launch: str = "",
+) -> list[dict[str, Any]]:
+    """Train `config` once for every combination of values; returns a row for each.
+
+    output gets a folder for each run, and sweep.json, sweep.csv, sweep.md and sweep.png. With
+    `sampling`, base and trained models are sampled and scored. launch: a command that each training
+    is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
+    are kept, so the same call goes on. ValueError for what a configuration cannot have, before
+    anything is trained; RuntimeError when a started process fails or a signal stops a run.
+    """
+    grid = points(config, variations, output)
+    if reference_mode(config) != "cached" and config.objective.name == "tgo":
+        log.info('objective.reference = "cached" would spare every run its reference')
+    base: dict[str, float] | None = None
+    if sampling is not None:
+        base = asdict(sample_scores(config.model.path, sampling, output / "base"))
+    rows: list[dict[str, Any]] = []
+    for number, point in enumerate(grid, start=1):
+        log.info("sweep: run %d of %d, %s", number, len(grid), point.name)
+        rows.append(_run(point, sampling, launch))
+        report.write(output, variations, rows, base)
+    return rows
+
+
+def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]:
+    """Values, last metrics and scores of a point; kept in its folder once it is done."""
+    folder = point.config.output.folder
+    wanted = {
+        "config": json.loads(json.dumps(to_plain(point.config))),
+        "sampling": None
+        if sampling is None
+        else json.loads(json.dumps(asdict(sampling), default=str)),
+    }
+    if (folder / RESULT).is_file():
+        kept = read_json(folder / RESULT)
+        if {name: kept.get(name) for name in wanted} == wanted:
+            return dict(kept["row"])
+    _train(point, launch)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    row: dict[str, Any] = {"values": point.values, "metrics": json.loads(lines[-1])}
+    if sampling is not None:
+        lora = point.config.model.train == "lora"
+        row["scores"] = asdict(
+            sample_scores(
+                point.config.model.path if lora else str(folder.resolve() / "export"),
+                sampling,
+                folder / "samples",
+                lora=folder / "export" if lora else None,
+            )
+        )
+    write_json(folder / RESULT, {**wanted, "row": row})
+    return row
+
+
+def _train(point: Point, launch: str) -> None:
+    if not launch:
+        if not train(point.config).finished:
+            raise RuntimeError("stopped by a signal; the same command goes on")
+        return
+    folder = point.config.output.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "point.json", to_plain(point.config))
+    command = [*shlex.split(launch), "tglo.sweep.worker", str(folder / "point.json")]
+    status = subprocess.run(command).returncode
+    if status:
+        raise RuntimeError(
+            f"{shlex.join(command)} ended with status {status}; the same sweep goes on from there"
+        )
