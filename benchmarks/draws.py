@@ -34,30 +34,41 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks/results/study/draws.json"
 PAGE = ROOT / "docs/cached-reference.md"
 FIGURE = ROOT / "docs/draws.png"
-IMAGES, EPOCHS, SAMPLES, SAMPLING_STEPS = 100, 8, 40, 12  # images and samples are per prompt
+IMAGES, EPOCHS, SAMPLES = 100, 8, 40  # images and samples are per prompt
+SAMPLED: dict[str, Any] = {"steps": 12, "guidance": GUIDANCE, "batch_size": BATCH, "device": "cpu"}
 COUNTS = {"plain": (1, 2, 4, 8), "stratified": (2, 4, 8)}  # one draw cannot be stratified
 MODES = ["copy", *(f"{kind} {k}" for kind, counts in COUNTS.items() for k in counts)]
 
 
-def run(folder: Path, seed: int, epochs: int = EPOCHS, images: int = IMAGES) -> None:
-    """Every mode of one seed, into FOLDER/seed-N/result.json."""
+def prepare(here: Path, seed: int, images: int = IMAGES) -> Path:
+    """Samples of the base model, scored, and their latent cache; returns the scored manifest."""
     from tglo.caching import build
     from tglo.generation import generate_images
     from tglo.scoring import score_file
-    from tglo.sweep import Sampling, sample_scores
 
-    here = folder / f"seed-{seed}"
     here.mkdir(parents=True, exist_ok=True)
-    prompts = here / "prompts.txt"
-    prompts.write_text("\n".join(digits.PROMPTS) + "\n")
-    options = {"steps": SAMPLING_STEPS, "guidance": GUIDANCE, "batch_size": BATCH, "device": "cpu"}
-    first = seed * SEED_STRIDE
+    (here / "prompts.txt").write_text("\n".join(digits.PROMPTS) + "\n")
     manifest = generate_images(
-        str(BASE), prompts, here / "data", count=images, seed=first, **options
+        str(BASE),
+        here / "prompts.txt",
+        here / "data",
+        count=images,
+        seed=seed * SEED_STRIDE,
+        **SAMPLED,
     )
     scored = score_file(manifest, SCORER, here / "data" / "scored.csv", 256)
     build(str(BASE), scored, here / "cache", resolution=digits.SIZE, batch_size=BATCH, device="cpu")
-    sampling = Sampling(prompts, SCORER, SAMPLES, seed=EVALUATION_SEED + first, **options)
+    return scored
+
+
+def run(folder: Path, seed: int, epochs: int = EPOCHS, images: int = IMAGES) -> None:
+    """Every mode of one seed, into FOLDER/seed-N/result.json."""
+    from tglo.sweep import Sampling, sample_scores
+
+    here = folder / f"seed-{seed}"
+    scored = prepare(here, seed, images)
+    first = EVALUATION_SEED + seed * SEED_STRIDE
+    sampling = Sampling(here / "prompts.txt", SCORER, SAMPLES, seed=first, **SAMPLED)
     result: dict[str, Any] = {"base": asdict(sample_scores(str(BASE), sampling, here / "base"))}
     for mode in MODES:
         export, metrics = _train(here, scored, mode, seed, epochs)
