@@ -95,7 +95,6 @@ class Drawer:
         self,
         rule: DrawRule,
         cache: LatentCache,
-        unconditional: dict[str, Tensor],
         family: Family,
         dtype: torch.dtype,
     ) -> None:
@@ -105,7 +104,7 @@ class Drawer:
         self.dtype = dtype
         self.device = family.device
         self.schedule = family.schedule
-        self._unconditional = {name: value.cpu() for name, value in unconditional.items()}
+        self._unconditional = family.unconditional(cache.unconditional())
 
     def read(self, ids: Sequence[int], draws: int | Tensor) -> Read:
         """Read B samples of one bucket; touches no accelerator, so any thread may call it.

@@ -51,12 +51,11 @@ def build_reference(
     place = process_device(device)
     latents = LatentCache(cache)
     dtype = DTYPES[precision]
-    family = models.load(model, device=place)
+    family = models.load(model, device=place, encoders=False)
     latents.check(family.encoders_fingerprint())
     if attention != "default":
         family.set_attention(attention)
-    drawer = Drawer(rule, latents, family.unconditional(), family, dtype)
-    family.drop_encoders()
+    drawer = Drawer(rule, latents, family, dtype)
     if weights == "half":
         family.to(dtype=dtype)
     return build_reference_errors(

@@ -225,6 +225,22 @@ def test_attention_backends_that_are_not_there_are_named(
     assert torch.equal(family.predict(family.denoiser, *example_input), expected)
 
 
+def test_encoders_that_are_not_loaded_change_no_prediction(
+    kind: str, family: models.Family, folders: dict[str, Path]
+) -> None:
+    bare = models.load(folders[kind], encoders=False)
+    assert bare.vae is None and set(bare.text_encoders) == {None}
+    assert (bare.vae_scale, bare.latent_channels) == (family.vae_scale, family.latent_channels)
+    assert bare.fingerprint() == family.fingerprint()
+    inputs = example(family)
+    expected = family.predict(family.denoiser, *inputs)
+    assert torch.equal(bare.predict(bare.denoiser, *inputs), expected)
+    empty = bare.unconditional(family.text([""]))
+    assert all(torch.equal(empty[name], value) for name, value in family.unconditional().items())
+    with pytest.raises(RuntimeError, match="not loaded"):
+        bare.text(["a seven"])
+
+
 def test_dropped_encoders_are_gone_and_named(family: models.Family) -> None:
     conditions = family.conditions(family.example_text(2), example(family)[2] and sizes())
     family.drop_encoders()

@@ -45,10 +45,14 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     revision: str | None = None,
+    encoders: bool = True,
 ) -> Family:
-    """Loads a model; see `resolve` for its name. ValueError for one that is not supported."""
+    """Loads a model; see `resolve` for its name. ValueError for one that is not supported.
+
+    encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates.
+    """
     path = resolve(path_or_hub_id, revision=revision)
-    return _family(path)(path, dtype=dtype, device=device)
+    return _family(path)(path, dtype=dtype, device=device, encoders=encoders)
 
 
 def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:

@@ -31,7 +31,8 @@ class Family(ABC):
     """One loaded model: denoiser, noise schedule and, until dropped, VAE and text encoders.
 
     path: a local diffusers folder (tglo.models.resolve finds it). dtype: of the denoiser and the
-    text encoders; the VAE runs in float32 where a smaller type would overflow.
+    text encoders; the VAE runs in float32 where a smaller type would overflow. encoders: False
+    leaves VAE and text encoders on disk, as if they had been dropped.
     """
 
     name: ClassVar[str]
@@ -47,15 +48,20 @@ class Family(ABC):
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        encoders: bool = True,
     ) -> None:
         self.path = Path(path)
         self._vae_config = json.loads((self.path / "vae" / "config.json").read_text())
+        left_out: dict[str, Any] = {}
+        if not encoders:
+            left_out = dict.fromkeys(("vae", *(encoder for _, encoder in self.text_parts)))
         pipeline = self.pipeline_class.from_pretrained(
             self.path,
             dtype={"default": dtype, "vae": autoencoder.vae_dtype(self._vae_config, dtype)},
             use_safetensors=True,  # the other format is pickle, which can run code
             local_files_only=True,
             **self.unused_parts,
+            **left_out,
         )
         parts = pipeline.components
         self.pipeline_config = dict(pipeline.config)
@@ -67,8 +73,10 @@ class Family(ABC):
         self.text_encoders: list[Any] = [parts[encoder] for _, encoder in self.text_parts]
         self.truncated_prompts = 0
         self._fingerprint: dict[str, str] | None = None
-        self.vae_scale: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.latent_channels: int = self.vae.config.latent_channels
+        # What AutoencoderKL takes for an entry that its file lacks.
+        levels = len(self._vae_config.get("block_out_channels", (64,)))
+        self.vae_scale: int = 2 ** (levels - 1)
+        self.latent_channels: int = self._vae_config.get("latent_channels", 4)
         if self.denoiser.config.in_channels != self.latent_channels:
             raise ValueError(
                 f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels "
@@ -77,7 +85,8 @@ class Family(ABC):
             )
         self.device = torch.device("cpu")
         for encoder in (self.vae, *self.text_encoders):
-            encoder.eval().requires_grad_(False)
+            if encoder is not None:
+                encoder.eval().requires_grad_(False)
         self.denoiser.eval()
         self.to(device)
 
@@ -160,9 +169,12 @@ class Family(ABC):
         self._need_encoders()
         return autoencoder.encode(self.vae, pixels)
 
-    def unconditional(self) -> dict[str, Tensor]:
-        """What guidance starts from and caption dropout puts in, each tensor (1, ...)."""
-        return self.text([""])
+    def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What guidance starts from and caption dropout puts in, each tensor (1, ...).
+
+        empty: `text` of the empty prompt, as a cache has it; encoded here without it.
+        """
+        return self.text([""]) if empty is None else empty
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that the bytes of cached latents and embeddings depend on, name -> text."""
@@ -287,5 +299,6 @@ class Family(ABC):
     def _need_encoders(self) -> None:
         if self.vae is None:
             raise RuntimeError(
-                "the VAE and text encoders were dropped; load the model again to encode or generate"
+                "the VAE and text encoders were dropped or not loaded; load the model again to "
+                "encode or generate"
             )

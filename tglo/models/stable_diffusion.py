@@ -128,9 +128,9 @@ class StableDiffusionXL(StableDiffusion):
         assert output is not None
         return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
 
-    def unconditional(self) -> dict[str, Tensor]:
+    def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
-        empty = self.text([""])
+        empty = super().unconditional(empty)
         if self.pipeline_config.get("force_zeros_for_empty_prompt", True):
             return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
         return empty

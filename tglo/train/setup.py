@@ -71,9 +71,6 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         log.info("%s", summary)
 
     family = processes.together(lambda: _family(config, cache, errors))
-    unconditional = family.unconditional()
-    if not config.output.validation_prompts:
-        family.drop_encoders()
     family.to(device)
     copy = family.reference_copy() if mode == "copy" else None
     model = config.model
@@ -95,7 +92,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
-    drawer = Drawer(rule, cache, unconditional, family, engine.dtype)
+    drawer = Drawer(rule, cache, family, engine.dtype)
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
     return Parts(
         config=config,
@@ -183,7 +180,8 @@ def _draws(
 
 def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
     model = config.model
-    family = models.load(model.path, revision=model.revision)
+    encoders = bool(config.output.validation_prompts)
+    family = models.load(model.path, revision=model.revision, encoders=encoders)
     cache.check(family.encoders_fingerprint())
     if errors is not None:
         errors.check(family.denoiser_fingerprint())
