@@ -78,6 +78,13 @@ def test_from_prompts_to_an_aligned_model(
         "--resolution", "16", "--device", "cpu")  # fmt: skip
     (work / "run.toml").write_text(CONFIG.format(work=work))
     assert "2 steps done" in run("train", "run.toml")
+    assert "2 draws of 8 samples" in run(
+        "cache", "--model", "./model", "--manifest", "images/scored.csv", "--output", "cache",
+        "--reference", "--draws", "2", "--device", "cpu",
+    )  # fmt: skip
+    assert "2 steps done" in run(
+        "train", "run.toml", "--objective.reference", "cached", "--output.folder", "cached"
+    )
     assert "wrote" in run("export", "run", "--output", "again")
     for lora in ("run/export", "again"):
         run(*common, "--output", f"{lora}-images", "--lora", lora)
