@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tglo.models import attention, autoencoder, export, lora, sampling
+from tglo.models import attention, autoencoder, checkpointing, export, lora, sampling
 from tglo.models.fingerprint import folder_fingerprint
 from tglo.noise import Schedule
 
@@ -260,16 +260,13 @@ class Family(ABC):
             self.schedule = self.schedule.to(device)
         return self
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trades a second forward pass for the activations' memory."""
-        if enabled:
-            self.denoiser.enable_gradient_checkpointing()
-        else:
-            self.denoiser.disable_gradient_checkpointing()
+    def set_gradient_checkpointing(self, mode: checkpointing.Mode) -> None:
+        """Which activations the forward keeps: none, selective or full checkpointing."""
+        checkpointing.set_mode(self.denoiser, mode)
 
-    def set_attention(self, backend: str) -> None:
-        """Chooses the denoiser's attention backend; see tglo.models.attention."""
-        attention.set_backend(self.denoiser, backend)
+    def set_attention(self, backend: str, dtype: torch.dtype | None = None) -> None:
+        """Chooses the denoiser's attention backend on its device; see tglo.models.attention."""
+        attention.set_backend(self.denoiser, backend, dtype)
 
     def set_channels_last(self) -> None:
         """Stores convolution weights in channels_last, which convolutions on recent GPUs prefer."""

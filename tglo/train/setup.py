@@ -13,6 +13,7 @@ from tglo import models
 from tglo.data.cache import LatentCache
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
+from tglo.devices import DTYPES
 from tglo.models.base import Family
 from tglo.threshold import Threshold, describe, estimate
 from tglo.train import processes
@@ -69,6 +70,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     if not config.output.validation_prompts:
         family.drop_encoders()
     family.to(device)
+    processes.together(lambda: _arrange(config, family))
     mode = reference_mode(config)
     copy = family.reference_copy() if mode == "copy" else None
     model = config.model
@@ -157,6 +159,14 @@ def _family(config: TrainConfig, cache: LatentCache) -> Family:
     model = config.model
     family = models.load(model.path, revision=model.revision)
     cache.check(family.encoders_fingerprint())
-    if model.attention != "default":
-        family.set_attention(model.attention)
     return family
+
+
+def _arrange(config: TrainConfig, family: Family) -> None:
+    """What policy and reference share, on their device: attention and memory layout."""
+    family.set_attention(config.model.attention, DTYPES[config.engine.precision])
+    unet_on_cuda = family.denoiser_part == "unet" and family.device.type == "cuda"
+    if config.engine.channels_last == "on" or (
+        config.engine.channels_last == "auto" and unet_on_cuda
+    ):
+        family.set_channels_last()
