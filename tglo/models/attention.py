@@ -27,7 +27,7 @@ class DispatchedAttention:
     """AttnProcessor2_0 with the product of query, key and value left to diffusers' dispatcher."""
 
     def __init__(self) -> None:
-        # diffusers sets these two by name: ModelMixin.set_attention_backend, enable_parallelism.
+        # The names by which diffusers' own processors and ModelMixin know them.
         self._attention_backend: AttentionBackendName | None = AttentionBackendName.NATIVE
         self._parallel_config: Any = None
 
@@ -92,31 +92,25 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
     backend is tried on a small input, forward and backward. ValueError when it is unknown, its
     package or a GPU is missing, it cannot compute in dtype, or it has no gradient.
     """
-    layers = [m for m in denoiser.modules() if isinstance(m, Attention)]
-    if backend == "default":
-        for layer in layers:
-            if isinstance(layer.processor, DispatchedAttention):
-                layer.set_processor(AttnProcessor2_0())
-        denoiser.reset_attention_backend()
-        return
+    modules = [m for m in denoiser.modules() if hasattr(m, "processor")]
     name = ALIASES.get(backend, backend)
-    like = next(denoiser.parameters())
-    _check(backend, name, like.device, dtype or like.dtype, _head_sizes(denoiser))
-    for layer in layers:
-        if type(layer.processor) is AttnProcessor2_0:
-            layer.set_processor(DispatchedAttention())
-    deaf = {
-        type(m.processor).__name__
-        for m in denoiser.modules()
-        if hasattr(m, "processor") and not hasattr(m.processor, "_attention_backend")
-    }
-    if deaf:
+    if backend != "default":
+        like = next(denoiser.parameters())
+        _check(backend, name, like.device, dtype or like.dtype, _head_sizes(modules))
+    for module in modules:
+        if backend == "default" and isinstance(module.processor, DispatchedAttention):
+            module.set_processor(AttnProcessor2_0())
+        elif backend != "default" and type(module.processor) is AttnProcessor2_0:
+            module.set_processor(DispatchedAttention())
+    heard = [m.processor for m in modules if hasattr(m.processor, "_attention_backend")]
+    if backend != "default" and len(heard) < len(modules):
+        deaf = {type(m.processor).__name__ for m in modules if m.processor not in heard}
         raise ValueError(
             f"attention {backend!r} has no effect on {type(denoiser).__name__}'s {min(deaf)}, "
             "which does not ask diffusers' dispatcher; set attention to 'default'"
         )
-    with attention_backend(name):  # which takes back the process-wide backend that the call sets
-        denoiser.set_attention_backend(name)
+    for processor in heard:
+        processor._attention_backend = None if backend == "default" else AttentionBackendName(name)
 
 
 def _check(
@@ -154,7 +148,10 @@ def _check(
         ]
         try:
             with torch.enable_grad():
-                output = dispatch_attention_fn(*inputs, backend=AttentionBackendName(name))
+                query, key, value = inputs
+                output = dispatch_attention_fn(
+                    query, key, value, backend=AttentionBackendName(name)
+                )
                 gradients = torch.autograd.grad(output.float().sum(), inputs)
         except Exception as error:
             raise ValueError(
@@ -165,10 +162,6 @@ def _check(
         assert all(gradient.shape == x.shape for gradient, x in zip(gradients, inputs, strict=True))
 
 
-def _head_sizes(denoiser: Any) -> set[int]:
-    sizes = {
-        getattr(m, "inner_dim", 0) // m.heads
-        for m in denoiser.modules()
-        if hasattr(m, "processor") and getattr(m, "heads", 0)
-    }
+def _head_sizes(modules: list[Any]) -> set[int]:
+    sizes = {getattr(m, "inner_dim", 0) // m.heads for m in modules if getattr(m, "heads", 0)}
     return sizes - {0} or {64}

@@ -81,8 +81,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
-    if model.gradient_checkpointing:
-        family.set_gradient_checkpointing(True)
+    family.set_gradient_checkpointing(model.gradient_checkpointing)
     engine = make_engine(config, family.denoiser, device)
     reference: Reference | None = None
     if copy is not None:
