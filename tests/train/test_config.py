@@ -86,6 +86,26 @@ def test_required_values_are_asked_for() -> None:
         ({"engine": {"kind": "plain", "zero_stage": 2}}, "engine.kind is plain; use deepspeed"),
         ({"engine": {"offload_parameters": True}}, "needs zero_stage 3, which is 0"),
         ({"objective": {"update_reference_every_epoch": True}}, "needs objective.reference = copy"),
+        ({"engine": {"cuda_graphs": True}}, "needs engine.compile = whole, which is none"),
+        (
+            {"engine": {"cuda_graphs": True, "compile": "whole", "device": "cpu"}},
+            "needs engine.kind = plain and a CUDA device, not auto on cpu",
+        ),
+        (
+            {"engine": {"compile": "blocks", "zero_stage": 3}},
+            "compile is blocks and zero_stage 3: .*use zero_stage 2",
+        ),
+        (
+            {"optimizer": {"name": "adafactor"}, "engine": {"zero_stage": 1}},
+            "adafactor and zero_stage 1: .*use zero_stage 0 or adamw",
+        ),
+        (
+            {
+                "optimizer": {"name": "adamw8bit"},
+                "engine": {"zero_stage": 2, "offload_optimizer": True},
+            },
+            "goes with neither engine.offload_optimizer nor zero_stage 3",
+        ),
     ],
 )
 def test_values_that_cannot_work(section: dict[str, object], message: str) -> None:

@@ -92,6 +92,8 @@ def _step(
     """One update. Returns whether a signal asks to stop, and the gradient's norm."""
     config, engine, reference = parts.config, parts.engine, parts.reference
     objective = OBJECTIVES[config.objective.name]
+    if config.engine.cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()
     seen: list[Batch] = []
     losses = torch.zeros((), dtype=torch.float64, device=engine.device)
     for micro in range(config.optimizer.accumulation):

@@ -15,8 +15,9 @@ from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
 from tglo.devices import DTYPES
 from tglo.models.base import Family
+from tglo.models.compiling import compile_denoiser
 from tglo.threshold import Threshold, describe, estimate
-from tglo.train import processes
+from tglo.train import memory, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
@@ -81,7 +82,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
-    family.set_gradient_checkpointing(model.gradient_checkpointing)
+    memory.set_checkpointing(config, family, cache.buckets(samples.ids))
     engine = make_engine(config, family.denoiser, device)
     reference: Reference | None = None
     if copy is not None:
@@ -91,6 +92,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+    if config.engine.compile != "none":
+        for module in [engine.module] if copy is None else [engine.module, copy]:
+            compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
     batches = Batches(
         config, samples, cache, unconditional, sampler, family, processes.rank(), engine.dtype
     )
