@@ -189,13 +189,15 @@ def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
     assert not torch.equal(before, family.predict(family.denoiser, *example_input))
 
 
-def test_channels_last_gives_the_same_prediction(family: models.Family) -> None:
+def test_channels_last_gives_the_same_prediction(family: models.Family, tmp_path: Path) -> None:
     example_input = example(family)
     expected = family.predict(family.denoiser, *example_input)
     family.set_channels_last()
     weight = family.denoiser.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(family.predict(family.denoiser, *example_input), expected)
+    exported = models.load(family.save(tmp_path / "exported"))
+    assert torch.equal(exported.denoiser.conv_in.weight, weight)
 
 
 def test_dropped_encoders_are_gone_and_named(family: models.Family) -> None:

@@ -104,7 +104,7 @@ def test_required_values_are_asked_for() -> None:
                 "optimizer": {"name": "adamw8bit"},
                 "engine": {"zero_stage": 2, "offload_optimizer": True},
             },
-            "goes with neither engine.offload_optimizer nor zero_stage 3",
+            "adamw8bit, zero_stage 2 and offload_optimizer True: .*use adamw",
         ),
     ],
 )
@@ -131,6 +131,29 @@ def test_reference_mode_follows_what_is_trained() -> None:
     assert reference_mode(TrainConfig(objective=ObjectiveConfig(name="sft"))) == "none"
     both = TrainConfig(model=ModelConfig(train="lora"), objective=ObjectiveConfig(reference="copy"))
     assert reference_mode(both) == "copy"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"engine": {"cuda_graphs": True, "compile": "whole"}}, "engine.kind = plain only"),
+        (
+            {"optimizer": {"name": "adafactor"}, "engine": {"precision": "bf16"}},
+            "adafactor and engine.precision bf16",
+        ),
+    ],
+)
+def test_what_a_launcher_rules_out(
+    section: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tglo.train.engine import start_processes
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = parse_config(COMPLETE | section)
+    config.check()
+    with pytest.raises(ValueError, match=message):
+        start_processes(config)
 
 
 def test_deepspeed_config_follows(tmp_path: Path) -> None:

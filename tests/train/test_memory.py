@@ -72,7 +72,6 @@ def test_the_first_mode_that_fits_is_taken(
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * GIB)
     )
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
     config = make_config(
         model={"gradient_checkpointing": "auto"}, engine={"compile": compile, "precision": "bf16"}
     )

@@ -87,8 +87,8 @@ class OptimizerConfig:
     """The optimizer and its schedule."""
 
     name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
-    """AdamW keeps 8 bytes of state per trained weight, adamw8bit (bitsandbytes, CUDA only) 2,
-    adafactor next to none; adafactor uses neither beta nor epsilon."""
+    """AdamW keeps 8 bytes of state per trained weight, adamw8bit (of bitsandbytes) 2, adafactor
+    next to none; adafactor uses neither beta1, beta2 nor epsilon."""
     steps: int = 1000
     """Optimizer updates in all."""
     learning_rate: float = 1e-5
@@ -306,8 +306,8 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
         )
     if engine.cuda_graphs and (engine.kind == "deepspeed" or engine.device == "cpu"):
         raise ValueError(
-            f"engine.cuda_graphs needs engine.kind = plain and a CUDA device, not "
-            f"{engine.kind} on {engine.device}: DeepSpeed's gradient hooks are not in the graph"
+            f"engine.cuda_graphs needs engine.kind = plain and a CUDA device, not {engine.kind} on "
+            f"{engine.device}; set cuda_graphs = false"
         )
     if engine.compile != "none" and engine.zero_stage == 3:
         raise ValueError(
@@ -322,8 +322,9 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
         )
     if optimizer.name == "adamw8bit" and (engine.offload_optimizer or engine.zero_stage == 3):
         raise ValueError(
-            "optimizer.name = adamw8bit keeps its state on the GPU, unsharded in its own blocks: "
-            "it goes with neither engine.offload_optimizer nor zero_stage 3; use adamw"
+            f"optimizer.name is adamw8bit, zero_stage {engine.zero_stage} and offload_optimizer "
+            f"{engine.offload_optimizer}: 8-bit state goes with zero_stage 0 to 2 on the GPU; "
+            "use adamw"
         )
 
 

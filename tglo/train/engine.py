@@ -44,6 +44,7 @@ def start_processes(config: TrainConfig) -> torch.device:
     device = choose_device(config.engine.device)
     if not wants_deepspeed(config):
         return device
+    _refuse_with_deepspeed(config)
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in [
@@ -64,6 +65,21 @@ def start_processes(config: TrainConfig) -> torch.device:
         dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False
     )
     return device
+
+
+def _refuse_with_deepspeed(config: TrainConfig) -> None:
+    """ValueError for what only a launcher, which ``config.check`` does not look at, rules out."""
+    if config.engine.cuda_graphs:
+        raise ValueError(
+            "engine.cuda_graphs goes with one process and engine.kind = plain only: DeepSpeed's "
+            "gradient hooks are not in the graph; set cuda_graphs = false"
+        )
+    if config.optimizer.name == "adafactor" and config.engine.precision != "fp32":
+        raise ValueError(
+            f"optimizer.name is adafactor and engine.precision {config.engine.precision}: DeepSpeed "
+            "then flattens the weights, of which adafactor needs rows and columns; use adamw, or "
+            "engine.kind = plain"
+        )
 
 
 class DeepSpeedEngine:
@@ -123,8 +139,7 @@ class DeepSpeedEngine:
             gradients = [p.grad for p in self.trained.values() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         self.model.step()
-        reported = self.model.get_global_grad_norm()
-        return norm if reported is None else reported
+        return self.model.get_global_grad_norm() or norm
 
     def master_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""

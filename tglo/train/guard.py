@@ -50,10 +50,9 @@ class Guard:
             return stop_asked
         asked = torch.tensor(stop_asked, device=bad.device)
         flags = torch.stack([bad, asked]).to(torch.int32)
-        mine = bool(flags[0])
         any_bad, stopping = processes.reduce_max(flags).tolist()
         if any_bad:
-            _refuse(step, mine, float(losses), seen)
+            _refuse(step, bool(bad), float(losses), seen)
         return bool(stopping)
 
     def settle(self) -> None:
