@@ -160,7 +160,7 @@ def cache(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     weights: Literal["fp32", "half"] = "fp32",
     attention: str = "default",
-    compile: bool = False,
+    compile: Literal["none", "blocks", "whole"] = "none",
     reference_output: Path | None = None,
 ) -> None:
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
@@ -187,7 +187,7 @@ def cache(
         precision: Precision of the reference, as engine.precision.
         weights: fp32 as one process trains (autocast), half as DeepSpeed does.
         attention: Attention backend of the reference, as model.attention.
-        compile: Compile the reference's forward with torch.compile.
+        compile: Compile the reference's forward, as engine.compile.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
     from tglo.caching import build
@@ -220,7 +220,7 @@ def cache(
                 precision=precision,
                 weights=weights,
                 attention=attention,
-                compiled=compile,
+                compile=compile,
                 batch_size=batch_size,
                 device=device,
             )

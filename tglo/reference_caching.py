@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from tglo.devices import DTYPES, process_device
 from tglo.draws import Drawer, DrawRule
 from tglo.losses import prediction_error
 from tglo.models.base import Family
+from tglo.models.compiling import compile_denoiser
 
 log = logging.getLogger("tglo")
 
@@ -31,7 +33,8 @@ def build_reference(
     precision: str = "fp32",
     weights: str = "fp32",
     attention: str = "default",
-    compiled: bool = False,
+    channels_last: Literal["auto", "on", "off"] = "auto",
+    compile: Literal["none", "blocks", "whole"] = "none",
     batch_size: int = 8,
     shard_size: int = 512,
     device: str = "auto",
@@ -40,9 +43,9 @@ def build_reference(
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
     precision: fp32, bf16 or fp16, that of the training. weights: "fp32", as one process of plain
-    PyTorch trains (autocast), or "half", as DeepSpeed does. compiled: torch.compile the denoiser.
-    Several processes (torchrun, or any that set RANK and WORLD_SIZE) share the shards; they need
-    not communicate. Errors as of LatentCache and build_reference_errors.
+    PyTorch trains (autocast), or "half", as DeepSpeed does. attention, channels_last, compile: as in
+    the training's configuration. Several processes (torchrun, or any that set RANK and WORLD_SIZE)
+    share the shards; they need not communicate. Errors as of LatentCache and build_reference_errors.
     """
     if rule.draws < 1:
         raise ValueError(
@@ -53,15 +56,17 @@ def build_reference(
     dtype = DTYPES[precision]
     family = models.load(model, device=place, encoders=False)
     latents.check(family.encoders_fingerprint())
-    if attention != "default":
-        family.set_attention(attention)
+    family.set_attention(attention, dtype)
+    family.set_channels_last(channels_last)
+    if compile != "none":
+        compile_denoiser(family.denoiser, compile)
     drawer = Drawer(rule, latents, family, dtype)
     if weights == "half":
         family.to(dtype=dtype)
     return build_reference_errors(
         latents,
         output,
-        ReferenceForward(family, drawer, autocast=weights == "fp32", compiled=compiled),
+        ReferenceForward(family, drawer, autocast=weights == "fp32"),
         reference_fingerprint(family, drawer, precision),
         draws=rule.draws,
         batch_size=batch_size,
@@ -85,10 +90,9 @@ def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dic
 class ReferenceForward:
     """(sample ids of one bucket, draws (B,) int64) -> the denoiser's errors, (B,) float64."""
 
-    def __init__(self, family: Family, drawer: Drawer, *, autocast: bool, compiled: bool) -> None:
+    def __init__(self, family: Family, drawer: Drawer, *, autocast: bool) -> None:
         self.family, self.drawer, self.autocast = family, drawer, autocast
-        denoiser = family.denoiser.eval().requires_grad_(False)
-        self.denoiser = torch.compile(denoiser) if compiled else denoiser
+        family.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, ids: list[int], draws: Tensor) -> Tensor:
@@ -96,7 +100,7 @@ class ReferenceForward:
         half = self.autocast and self.drawer.dtype != torch.float32
         with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
             prediction = self.family.predict(
-                self.denoiser, drawn.noisy, drawn.index, drawn.conditions
+                self.family.denoiser, drawn.noisy, drawn.index, drawn.conditions
             )
         return prediction_error(prediction, drawn.target)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
     manifest,
     sd15,
     sdxl,
+    square_cache,
     write_toml,
 )
 from tests.train.test_loop import final_weights
@@ -33,8 +36,6 @@ Make = Callable[..., TrainConfig]
 
 
 def copy_of_cache(config: TrainConfig, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(config.data.cache, tmp_path / "cache-copy"))
 
 
@@ -56,6 +57,27 @@ def test_nan_stops_before_the_update_and_names_the_samples(
     with pytest.raises(FloatingPointError, match=r"step 1: .*rank 0: loss nan, samples \[\d+"):
         train(broken)
     assert newest(broken.output.folder / "checkpoints") is None
+
+
+@pytest.mark.timeout(200)
+def test_a_nan_of_one_rank_stops_both(
+    make_config: Make, square_cache: Path, tmp_path: Path
+) -> None:
+    """Fault 7 with DeepSpeed: one row of the cache is NaN, so one of two ranks meets it."""
+    pytest.importorskip("deepspeed")
+    from tests.train import test_distributed
+
+    cache = Path(shutil.copytree(square_cache, tmp_path / "cache-copy"))
+    edit_latents(cache, lambda t: t.index_fill(0, torch.tensor([0]), float("nan")))
+    config = make_config(
+        folder="nan", data={"cache": str(cache)}, engine={"kind": "deepspeed", "zero_stage": 2}
+    )
+    toml = str(write_toml(config, tmp_path / "nan.toml"))
+    process = test_distributed.start("-m", "tglo.cli", "train", toml)
+    output = test_distributed.finish(process)
+    assert process.returncode != 0
+    assert re.search(r"not finite, no weight was changed\. rank [01]: loss nan, samples", output)
+    assert newest(config.output.folder / "checkpoints") is None
 
 
 def test_a_truncated_cache_shard_is_named_before_a_model_is_loaded(

@@ -86,6 +86,26 @@ def test_required_values_are_asked_for() -> None:
         ({"engine": {"kind": "plain", "zero_stage": 2}}, "engine.kind is plain; use deepspeed"),
         ({"engine": {"offload_parameters": True}}, "needs zero_stage 3, which is 0"),
         ({"objective": {"update_reference_every_epoch": True}}, "needs objective.reference = copy"),
+        ({"engine": {"cuda_graphs": True}}, "needs engine.compile = whole, which is none"),
+        (
+            {"engine": {"cuda_graphs": True, "compile": "whole", "device": "cpu"}},
+            "needs engine.kind = plain and a CUDA device, not auto on cpu",
+        ),
+        (
+            {"engine": {"compile": "blocks", "zero_stage": 3}},
+            "compile is blocks and zero_stage 3: .*use zero_stage 2",
+        ),
+        (
+            {"optimizer": {"name": "adafactor"}, "engine": {"zero_stage": 1}},
+            "adafactor and zero_stage 1: .*use zero_stage 0 or adamw",
+        ),
+        (
+            {
+                "optimizer": {"name": "adamw8bit"},
+                "engine": {"zero_stage": 2, "offload_optimizer": True},
+            },
+            "adamw8bit, zero_stage 2 and offload_optimizer True: .*use adamw",
+        ),
     ],
 )
 def test_values_that_cannot_work(section: dict[str, object], message: str) -> None:
@@ -111,6 +131,29 @@ def test_reference_mode_follows_what_is_trained() -> None:
     assert reference_mode(TrainConfig(objective=ObjectiveConfig(name="sft"))) == "none"
     both = TrainConfig(model=ModelConfig(train="lora"), objective=ObjectiveConfig(reference="copy"))
     assert reference_mode(both) == "copy"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"engine": {"cuda_graphs": True, "compile": "whole"}}, "engine.kind = plain only"),
+        (
+            {"optimizer": {"name": "adafactor"}, "engine": {"precision": "bf16"}},
+            "adafactor and engine.precision bf16",
+        ),
+    ],
+)
+def test_what_a_launcher_rules_out(
+    section: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tglo.train.engine import start_processes
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = parse_config(COMPLETE | section)
+    config.check()
+    with pytest.raises(ValueError, match=message):
+        start_processes(config)
 
 
 def test_deepspeed_config_follows(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tglo.models import attention, autoencoder, export, lora, sampling
+from tglo.models import attention, autoencoder, checkpointing, export, lora, sampling
 from tglo.models.fingerprint import folder_fingerprint
 from tglo.noise import Schedule
 
@@ -281,20 +281,21 @@ class Family(ABC):
             self.schedule = self.schedule.to(device)
         return self
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Trades a second forward pass for the activations' memory."""
-        if enabled:
-            self.denoiser.enable_gradient_checkpointing()
-        else:
-            self.denoiser.disable_gradient_checkpointing()
+    def set_gradient_checkpointing(self, mode: checkpointing.Mode) -> None:
+        """Which activations the forward keeps: none, selective or full checkpointing."""
+        checkpointing.set_mode(self.denoiser, mode)
 
-    def set_attention(self, backend: str) -> None:
-        """Chooses the denoiser's attention backend; see tglo.models.attention."""
-        attention.set_backend(self.denoiser, backend)
+    def set_attention(self, backend: str, dtype: torch.dtype | None = None) -> None:
+        """Chooses the denoiser's attention backend on its device; see tglo.models.attention."""
+        attention.set_backend(self.denoiser, backend, dtype)
 
-    def set_channels_last(self) -> None:
-        """Stores convolution weights in channels_last, which convolutions on recent GPUs prefer."""
-        self.denoiser.to(memory_format=torch.channels_last)
+    def set_channels_last(self, when: Literal["auto", "on", "off"] = "on") -> None:
+        """Stores convolution weights in channels_last, which convolutions on recent GPUs prefer;
+        auto: a UNet's, on a GPU.
+        """
+        suits = self.denoiser_part == "unet" and self.device.type == "cuda"
+        if when == "on" or (when == "auto" and suits):
+            self.denoiser.to(memory_format=torch.channels_last)
 
     def _need_encoders(self) -> None:
         if self.vae is None:

@@ -28,10 +28,13 @@ class ModelConfig:
     """LoRA scale is alpha / rank."""
     lora_dropout: float = 0.0
     """Dropout on the LoRA's input."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward: less memory, about a third more time."""
+    gradient_checkpointing: Literal["none", "selective", "full", "auto"] = "none"
+    """Recompute activations in the backward: full keeps only the blocks' inputs, selective also the
+    results of matrix products, convolutions and attention; auto tries none, selective, full and
+    takes the first that fits in the GPU's memory (on the CPU none)."""
     attention: str = "default"
-    """Attention backend of diffusers (default, xformers, native, flash, ...)."""
+    """default (the model's own), sdpa (PyTorch's), cudnn, xformers, flash3 (FlashAttention-3) or
+    another name of diffusers' attention backends; it is tried before training."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,11 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    """AdamW keeps 8 bytes of state per trained weight, adamw8bit (of bitsandbytes) 2, adafactor
+    next to none; adafactor uses neither beta1, beta2 nor epsilon."""
     steps: int = 1000
     """Optimizer updates in all."""
     learning_rate: float = 1e-5
@@ -132,6 +138,14 @@ class EngineConfig:
     """Keep the optimizer's state in host memory (ZeRO 1 to 3)."""
     offload_parameters: bool = False
     """Keep the weights in host memory (ZeRO 3)."""
+    compile: Literal["none", "blocks", "whole"] = "none"
+    """torch.compile of the denoiser's repeated blocks (minutes at the start) or of the whole
+    forward pass (longer)."""
+    cuda_graphs: bool = False
+    """Replay the compiled forward and backward as CUDA graphs, one per bucket: for small batches,
+    whose kernels are shorter than their launch. Needs compile = whole, CUDA and kind = plain."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Store convolution weights channels last, as tensor cores read them; auto: UNets on CUDA."""
     find_bad_gradients: bool = True
     """Stop on every rank before an update whose loss or gradient is not finite."""
 
@@ -302,6 +316,36 @@ def _check(config: TrainConfig) -> None:
         )
     if engine.offload_optimizer and not engine.zero_stage:
         raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
+    _check_speed(optimizer, engine)
+
+
+def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
+    if engine.cuda_graphs and engine.compile != "whole":
+        raise ValueError(
+            f"engine.cuda_graphs needs engine.compile = whole, which is {engine.compile}"
+        )
+    if engine.cuda_graphs and (engine.kind == "deepspeed" or engine.device == "cpu"):
+        raise ValueError(
+            f"engine.cuda_graphs needs engine.kind = plain and a CUDA device, not {engine.kind} on "
+            f"{engine.device}; set cuda_graphs = false"
+        )
+    if engine.compile != "none" and engine.zero_stage == 3:
+        raise ValueError(
+            f"engine.compile is {engine.compile} and zero_stage 3: DeepSpeed gathers weights inside "
+            "the forward pass, which breaks the graph at every layer; use zero_stage 2 or "
+            "compile = none"
+        )
+    if optimizer.name == "adafactor" and engine.zero_stage:
+        raise ValueError(
+            f"optimizer.name is adafactor and zero_stage {engine.zero_stage}: ZeRO flattens the "
+            "weights, of which adafactor needs rows and columns; use zero_stage 0 or adamw"
+        )
+    if optimizer.name == "adamw8bit" and (engine.offload_optimizer or engine.zero_stage == 3):
+        raise ValueError(
+            f"optimizer.name is adamw8bit, zero_stage {engine.zero_stage} and offload_optimizer "
+            f"{engine.offload_optimizer}: 8-bit state goes with zero_stage 0 to 2 on the GPU; "
+            "use adamw"
+        )
 
 
 def reference_mode(config: TrainConfig) -> str:

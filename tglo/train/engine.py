@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tglo.devices import DTYPES, choose_device
 from tglo.train import processes
 from tglo.train.config import TrainConfig
+from tglo.train.optimizers import make_optimizer
 from tglo.train.plain_engine import PlainEngine
 
 log = logging.getLogger("tglo")
@@ -43,6 +44,7 @@ def start_processes(config: TrainConfig) -> torch.device:
     device = choose_device(config.engine.device)
     if not wants_deepspeed(config):
         return device
+    _refuse_with_deepspeed(config)
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in [
@@ -65,6 +67,21 @@ def start_processes(config: TrainConfig) -> torch.device:
     return device
 
 
+def _refuse_with_deepspeed(config: TrainConfig) -> None:
+    """ValueError for what only a launcher, which ``config.check`` does not look at, rules out."""
+    if config.engine.cuda_graphs:
+        raise ValueError(
+            "engine.cuda_graphs goes with one process and engine.kind = plain only: DeepSpeed's "
+            "gradient hooks are not in the graph; set cuda_graphs = false"
+        )
+    if config.optimizer.name == "adafactor" and config.engine.precision != "fp32":
+        raise ValueError(
+            f"optimizer.name is adafactor and engine.precision {config.engine.precision}: DeepSpeed "
+            "then flattens the weights, of which adafactor needs rows and columns; use adamw, or "
+            "engine.kind = plain"
+        )
+
+
 class DeepSpeedEngine:
     """ZeRO 0 to 3 around one module."""
 
@@ -80,14 +97,7 @@ class DeepSpeedEngine:
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
         self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
-        optimizer = torch.optim.AdamW(
-            self.trained.values(),
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.epsilon,
-            weight_decay=self.config.weight_decay,
-            fused=device.type == "cuda" and not config.engine.offload_optimizer,
-        )
+        optimizer = make_optimizer(self.config, self.trained.values())
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model, self.optimizer, _, _ = deepspeed.initialize(
             model=module,
@@ -114,22 +124,22 @@ class DeepSpeedEngine:
         if not self.model.is_gradient_accumulation_boundary():
             self.model.step()  # counts the micro step; no update happens
 
-    def gradient_is_bad(self) -> bool:
-        """Whether a gradient computed by this rank was not finite since the last update."""
-        bad = bool(self._bad)
+    def gradient_is_bad(self) -> Tensor:
+        """() bool: a gradient computed by this rank was not finite since the last update."""
+        bad = self._bad.clone()
         self._bad.zero_()
         return bad
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor | float:
         """Update the weights; returns the gradient's norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = 0.0
+        norm: Tensor | float = 0.0
         if not self.stage:  # DeepSpeed reports no norm without a ZeRO optimizer
             gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            norm = torch.nn.utils.get_total_norm(gradients)
         self.model.step()
-        return float(self.model.get_global_grad_norm() or norm)
+        return self.model.get_global_grad_norm() or norm
 
     def master_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""

@@ -6,6 +6,7 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tglo.train import processes
@@ -27,7 +28,9 @@ def validate(parts: Parts, step: int) -> None:
             return
         output = parts.config.output
         averaged = parts.ema.applied() if parts.ema and not sharded else nullcontext()
-        with averaged, parts.engine.autocast():
+        # Sampling has other sizes than training: compiling for them would take longer.
+        uncompiled = torch.compiler.set_stance("force_eager")
+        with averaged, uncompiled, parts.engine.autocast():
             images = parts.family.generate(
                 list(output.validation_prompts),
                 list(range(len(output.validation_prompts))),

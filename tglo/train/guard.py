@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from tglo.train import processes
 from tglo.train.batches import Batch
-from tglo.train.setup import Parts
+from tglo.train.engine import Engine
+from tglo.train.plain_engine import PlainEngine
 
 
 def seed_dropout(seed: int, step: int, micro: int) -> None:
@@ -16,19 +19,73 @@ def seed_dropout(seed: int, step: int, micro: int) -> None:
     torch.manual_seed((position * 4099 + processes.rank()) % 2**63)
 
 
-def check(parts: Parts, step: int, losses: Tensor, seen: list[Batch], stop_asked: bool) -> bool:
-    """Raise FloatingPointError on every rank if any rank's loss or gradient is not finite.
+class Guard:
+    """No weight changes by a loss or gradient that is not finite, and every rank stops.
 
-    Returns whether any rank was asked to stop. One small collective and one look at the device.
+    Where the engine can stop an update on the device, the host does not wait for the step: it looks
+    at a step's verdict when the next step is about to update, or when :meth:`settle` asks. Else it
+    looks before each update: one small collective and one look at the device.
     """
-    wanted = parts.config.engine.find_bad_gradients
-    bad_gradient = parts.engine.gradient_is_bad() if wanted else False
-    bad = not bool(torch.isfinite(losses)) or bad_gradient
-    flags = torch.tensor([bad, stop_asked], dtype=torch.int32, device=parts.engine.device)
-    any_bad, stopping = processes.reduce_max(flags).tolist()
-    if any_bad:
-        _refuse(step, bad, float(losses), seen)
-    return bool(stopping)
+
+    def __init__(self, engine: Engine, watch_gradients: bool) -> None:
+        self.engine = engine
+        self.watch_gradients = watch_gradients
+        self._pending: _Verdict | None = None
+
+    def check(self, step: int, losses: Tensor, seen: list[Batch], stop_asked: bool) -> bool:
+        """Judge step ``step`` (from 0) before its update; collective.
+
+        losses: () float64, the sum of its losses on the device. Returns whether any rank was asked
+        to stop. Raises FloatingPointError on every rank for this step, or for the one before.
+        """
+        bad = torch.isfinite(losses).logical_not()
+        if self.watch_gradients:
+            bad = bad | self.engine.gradient_is_bad()
+        # DeepSpeed's own update reads the device anyway.
+        if isinstance(self.engine, PlainEngine) and self.engine.stops_on_device:
+            self.engine.stop_if(bad)
+            verdict = _Verdict.copy(step, bad, losses, seen)
+            self.settle()  # the device is busy with this step while the host reads the one before
+            self._pending = verdict
+            return stop_asked
+        asked = torch.tensor(stop_asked, device=bad.device)
+        flags = torch.stack([bad, asked]).to(torch.int32)
+        any_bad, stopping = processes.reduce_max(flags).tolist()
+        if any_bad:
+            _refuse(step, bool(bad), float(losses), seen)
+        return bool(stopping)
+
+    def settle(self) -> None:
+        """Wait for the newest verdict; FloatingPointError if that step was stopped."""
+        verdict, self._pending = self._pending, None
+        if verdict is None:
+            return
+        if verdict.copied is not None:
+            verdict.copied.synchronize()
+        bad, loss = verdict.values.tolist()
+        if bad:
+            _refuse(verdict.step, True, loss, verdict.seen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    step: int
+    values: Tensor
+    """(2,) float64 on the host: 1 if the step is bad, and its loss."""
+    copied: torch.cuda.Event | None
+    seen: list[Batch]
+
+    @classmethod
+    def copy(cls, step: int, bad: Tensor, losses: Tensor, seen: list[Batch]) -> _Verdict:
+        """Start the copy to the host."""
+        values = torch.stack([bad.to(losses.dtype), losses])
+        if values.device.type != "cuda":
+            return cls(step, values.cpu(), None, seen)
+        host = torch.empty(2, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return cls(step, host, copied, seen)
 
 
 def _refuse(step: int, bad: bool, loss: float, seen: list[Batch]) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tglo.files import read_json, write_json
 from tglo.objectives import OBJECTIVES
-from tglo.train import finish, guard, processes, resume
+from tglo.train import finish, processes, resume
 from tglo.train.batches import Batch
 from tglo.train.config import TrainConfig, parse_config, to_plain
 from tglo.train.engine import start_processes
+from tglo.train.guard import Guard, seed_dropout
 from tglo.train.learning_rate import learning_rate
 from tglo.train.metrics import Clock, Health
 from tglo.train.output import StopSignal, held
@@ -54,18 +56,25 @@ def train(config: TrainConfig) -> TrainResult:
         if processes.rank() == 0:
             write_json(folder / "config.json", to_plain(config))
         health, clock, reports = Health(device), Clock(), Reports(parts, step)
+        guard = Guard(parts.engine, config.engine.find_bad_gradients)
         try:
             stopping = False
             while step < total and not stopping:
-                stopping, norm = _step(parts, step, health, clock, stop)
+                stopping, norm = _step(parts, step, guard, health, clock, stop)
                 step += 1
                 last = stopping or step == total
                 reports.advance()
-                if last or step % config.output.log_every == 0:
+                output = config.output
+                report = last or step % output.log_every == 0
+                save = last or step % output.save_every == 0
+                validate = output.validation_prompts and step % output.validation_every == 0
+                if report or save or validate:
+                    guard.settle()
+                if report:
                     reports.write(step, health, clock, norm)
-                if last or step % config.output.save_every == 0:
+                if save:
                     resume.save(parts, step)
-                if config.output.validation_prompts and step % config.output.validation_every == 0:
+                if validate:
                     finish.validate(parts, step)
         finally:
             parts.batches.close()
@@ -78,18 +87,20 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def _step(
-    parts: Parts, step: int, health: Health, clock: Clock, stop: StopSignal
-) -> tuple[bool, float]:
+    parts: Parts, step: int, guard: Guard, health: Health, clock: Clock, stop: StopSignal
+) -> tuple[bool, Tensor | float]:
     """One update. Returns whether a signal asks to stop, and the gradient's norm."""
     config, engine, reference = parts.config, parts.engine, parts.reference
     objective = OBJECTIVES[config.objective.name]
+    if config.engine.cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()
     seen: list[Batch] = []
     losses = torch.zeros((), dtype=torch.float64, device=engine.device)
     for micro in range(config.optimizer.accumulation):
         with clock.part("data"):
             batch = parts.batches.get(step, micro)
             seen.append(batch)
-            guard.seed_dropout(config.seed, step, micro)
+            seed_dropout(config.seed, step, micro)
         inputs = (batch.noisy, batch.index, batch.conditions)
         with clock.part("reference"), engine.autocast():
             reference_pred = None if reference is None else reference.predict(*inputs)
@@ -114,12 +125,12 @@ def _step(
         with clock.part("backward"):
             engine.backward(loss)
     with clock.part("update"):
-        stopping = guard.check(parts, step, losses, seen, stop.asked)
+        stopping = guard.check(step, losses, seen, stop.asked)
         norm = engine.step(learning_rate(config.optimizer, step))
         if parts.ema is not None:
             parts.ema.update(step)
     untouched = step == 0 and parts.batches.reference_errors is not None
-    if untouched or parts.temperature.auto:
+    if untouched or parts.temperature.calibrating(step):
         square = health.mean_square()
         parts.temperature.observe(step, square)
         if untouched:

@@ -1,9 +1,12 @@
-"""One process, plain PyTorch: AdamW on float32 weights, autocast for half precision."""
+"""One process, plain PyTorch: float32 weights, autocast for half precision.
+
+A step reads nothing back from the device, but for fp16, whose loss scale the host has to know, and
+optimizers that cannot stop an update on the device (see guard.py).
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from tglo.devices import DTYPES
 from tglo.train.config import TrainConfig
+from tglo.train.optimizers import load_state, make_optimizer, save_state, stops_on_device
 
 MAX_SKIPPED = 50
 
@@ -30,15 +34,9 @@ class PlainEngine:
         self.module = module
         self.dtype = DTYPES[config.engine.precision]
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.trained.values(),
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.epsilon,
-            weight_decay=self.config.weight_decay,
-            fused=device.type == "cuda",
-        )
+        self.optimizer = make_optimizer(self.config, self.trained.values())
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        self.stops_on_device = stops_on_device(self.config) and not self.scaler.is_enabled()
         self.skipped = 0
         self._norm: Tensor | None = None
 
@@ -50,16 +48,23 @@ class PlainEngine:
         """Accumulate the gradient of one micro batch's mean loss."""
         self.scaler.scale(loss / self.config.accumulation).backward()
 
-    def gradient_is_bad(self) -> bool:
-        """Whether the accumulated gradient is not finite. fp16's own overflows do not count."""
+    def gradient_is_bad(self) -> Tensor:
+        """() bool: the accumulated gradient is not finite. fp16's own overflows do not count."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         self._norm = torch.nn.utils.get_total_norm(gradients)
-        return not self.scaler.is_enabled() and not math.isfinite(float(self._norm))
+        if self.scaler.is_enabled():
+            return torch.zeros((), dtype=torch.bool, device=self.device)
+        return torch.isfinite(self._norm).logical_not()
 
-    def step(self, learning_rate: float) -> float:
-        """Update the weights; returns the gradient's norm before clipping."""
+    def stop_if(self, bad: Tensor) -> None:
+        """Let the next update change nothing if ``bad``, () bool, is true; nothing is read back."""
+        assert self.stops_on_device
+        self.optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Update the weights; returns the gradient's norm before clipping, on the device."""
         if self._norm is None:
             self.gradient_is_bad()
         norm = self._norm
@@ -79,7 +84,7 @@ class PlainEngine:
             )
         self.optimizer.zero_grad(set_to_none=True)
         self._norm = None
-        return float(norm)
+        return norm
 
     def master_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Trained weights by name, in float32."""
@@ -91,14 +96,10 @@ class PlainEngine:
         return dict(self.master_weights())
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer moments and loss scale to ``folder`` (safetensors and JSON)."""
+        """Write weights, optimizer state and loss scale to ``folder`` (safetensors and JSON)."""
         weights = {name: weight.contiguous() for name, weight in self.master_weights()}
         save_file(weights, folder / "model.safetensors")
-        moments: dict[str, Tensor] = {}
-        for name, parameter in self.trained.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}/{key}"] = torch.as_tensor(value).contiguous()
-        save_file(moments, folder / "optimizer.safetensors")
+        save_state(self.optimizer, self.trained, folder)
         (folder / "scaler.json").write_text(json.dumps(self.scaler.state_dict()))
 
     def load(self, folder: Path) -> None:
@@ -112,10 +113,6 @@ class PlainEngine:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
-        moments = load_file(folder / "optimizer.safetensors")
-        for entry, value in moments.items():
-            name, key = entry.rsplit("/", 1)
-            keep = value if key == "step" and self.device.type == "cpu" else value.to(self.device)
-            self.optimizer.state[self.trained[name]][key] = keep
+        load_state(self.optimizer, self.trained, folder)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(json.loads((folder / "scaler.json").read_text()))

@@ -7,6 +7,7 @@ import math
 import time
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from tglo.train import processes
@@ -42,15 +43,15 @@ class Reports:
         """One step is done."""
         self._bar.update()
 
-    def write(self, step: int, health: Health, clock: Clock, gradient_norm: float) -> None:
-        """Write the means since the last line; collective."""
+    def write(self, step: int, health: Health, clock: Clock, norm: Tensor | float) -> None:
+        """Write the means since the last line, and the last gradient's norm; collective."""
         parts, optimizer = self.parts, self.parts.config.optimizer
         now, steps = time.perf_counter(), step - self._step
         samples = steps * optimizer.micro_batch * optimizer.accumulation * processes.world_size()
         values = {
             "epoch": step / parts.steps_per_epoch,
             **health.read(),
-            "gradient_norm": gradient_norm,
+            "gradient_norm": float(norm),
             "learning_rate": learning_rate(optimizer, step - 1),
             "temperature": parts.temperature.value,
             "samples_per_second": samples / (now - self._time),

@@ -14,10 +14,12 @@ from tglo.data.cache import LatentCache
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.reference_errors import ReferenceErrors
 from tglo.data.sampler import BatchSampler
+from tglo.devices import DTYPES
 from tglo.draws import Drawer, DrawRule
 from tglo.models.base import Family
+from tglo.models.compiling import compile_denoiser
 from tglo.threshold import Threshold, describe, estimate
-from tglo.train import processes
+from tglo.train import memory, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
@@ -72,6 +74,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
 
     family = processes.together(lambda: _family(config, cache, errors))
     family.to(device)
+    processes.together(lambda: _arrange(config, family))
     copy = family.reference_copy() if mode == "copy" else None
     model = config.model
     if model.train == "lora":
@@ -81,8 +84,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
-    if model.gradient_checkpointing:
-        family.set_gradient_checkpointing(True)
+    memory.set_checkpointing(config, family, cache.buckets(samples.ids))
     engine = make_engine(config, family.denoiser, device)
     reference: Reference | None = None
     if copy is not None:
@@ -92,6 +94,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+    if config.engine.compile != "none":
+        for module in [engine.module] if copy is None else [engine.module, copy]:
+            compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
     drawer = Drawer(rule, cache, family, engine.dtype)
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
     return Parts(
@@ -185,6 +190,10 @@ def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | N
     cache.check(family.encoders_fingerprint())
     if errors is not None:
         errors.check(family.denoiser_fingerprint())
-    if model.attention != "default":
-        family.set_attention(model.attention)
     return family
+
+
+def _arrange(config: TrainConfig, family: Family) -> None:
+    """What policy and reference share, on their device: attention and memory layout."""
+    family.set_attention(config.model.attention, DTYPES[config.engine.precision])
+    family.set_channels_last(config.engine.channels_last)

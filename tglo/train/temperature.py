@@ -30,9 +30,13 @@ class Temperature:
         self._seen = 0
         self._warned = False
 
+    def calibrating(self, step: int) -> bool:
+        """Whether step ``step`` (from 0) is one that ``auto`` learns from."""
+        return self.auto and step < self.until
+
     def observe(self, step: int, mean_square: float) -> None:
         """Take in one step's mean of r^2 over all samples, r as computed with ``value``."""
-        if not self.auto or step >= self.until:
+        if not self.calibrating(step):
             return
         drift = mean_square * self.value**2
         self._seen += 1
