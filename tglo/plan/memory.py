@@ -68,6 +68,7 @@ def model_states(
     *,
     precision: str,
     optimizer: str = "adamw",
+    accumulation: int = 1,
     offload_optimizer: bool = False,
     offload_parameters: bool = False,
 ) -> States:
@@ -83,12 +84,13 @@ def model_states(
         return States((4 + 2 * half) * sizes.all, 4 * trained, moments)
     weights: float = width * sizes.all
     gradients: float = width * trained
-    # Stages 1 and 2 clone a float32 partition even of float32 weights; stage 3 does not.
-    master = 4 * trained if half or stage in (1, 2) else 0
+    # Stages 1 to 3 clone a float32 partition even of float32 weights.
+    master = 4 * trained if half or stage else 0
     kept, host = float(master + moments), 0.0
     if stage:
         kept /= processes
-    if stage >= 2:
+    # Stage 1 reduces gradients in an update's last backward only; before it each rank keeps all.
+    if stage >= 2 or (stage == 1 and accumulation == 1):
         gradients /= processes
     if stage == 3:
         weights = width * (sizes.all / processes + sizes.small)
@@ -114,6 +116,7 @@ def memory(
         options.processes,
         precision=options.precision,
         optimizer=options.optimizer,
+        accumulation=options.accumulation,
         offload_optimizer=options.offload_optimizer,
         offload_parameters=options.offload_parameters,
     )
