@@ -4,13 +4,12 @@
 set -euo pipefail
 
 NODES=${NODES:-4}
-GPUS=${GPUS:-8}           # processes on each node
-PATIENCE=${PATIENCE:-600} # seconds that a checkpoint may take after SIGTERM
+GPUS=${GPUS:-8} # processes on each node
 HEAD=${HEAD:?host:port of one of the nodes, which all can reach}
 RUN=${RUN:?a name for this run, the same on all nodes}
 
 # All nodes need the code, the data and the output folder under the same paths (a shared file system).
 # SIGTERM on one node is enough: the trainers agree on the step after which they save and end.
-exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts 0 \
-    --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "$RUN" \
-    --shutdown-timeout "$PATIENCE" -m tglo.cli train "$@"
+exec "$(dirname "$0")/torchrun_with_signals.sh" --nnodes "$NODES" --nproc-per-node "$GPUS" \
+    --max-restarts 0 --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "$RUN" \
+    -m tglo.cli train "$@"

@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# One node, a process for each GPU.
+# One node, a process for each GPU. SIGTERM saves a checkpoint; the same command goes on from it.
 #   examples/launch/one_node.sh CONFIG.toml [--key value ...]
 set -euo pipefail
 
-GPUS=${GPUS:-8}         # processes
-PATIENCE=${PATIENCE:-600} # seconds that a checkpoint may take after SIGTERM
+GPUS=${GPUS:-8} # processes
 
-# exec: a signal to this script reaches torchrun, which hands SIGTERM on to the trainers. They finish
-# the step, save a checkpoint and end; the same command goes on from it.
-exec torchrun --standalone --nproc-per-node "$GPUS" --shutdown-timeout "$PATIENCE" \
+exec "$(dirname "$0")/torchrun_with_signals.sh" --standalone --nproc-per-node "$GPUS" \
     -m tglo.cli train "$@"

@@ -11,6 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.conftest import (  # noqa: F401  (fixtures)
+    caches,
+    make_config,
+    manifest,
+    sd15,
+    sdxl,
+    square_cache,
+    write_toml,
+)
+from tests.train.test_distributed import Make, wait_for_step
+
+pytest.importorskip("deepspeed")
 LAUNCH = Path(__file__).parents[2] / "examples" / "launch"
 FILES = sorted(LAUNCH.iterdir())
 
@@ -45,6 +57,7 @@ def start_job(folder: Path, **more: str) -> tuple[subprocess.Popen[bytes], Path]
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "node[0-1]",
         "SLURM_NNODES": "2",
+        "LAUNCH": str(LAUNCH),
     }
     command = ["bash", str(LAUNCH / "slurm.sbatch"), "a.toml", "--seed", "1"]
     return subprocess.Popen(command, env=environment | more), log
@@ -65,6 +78,29 @@ def test_slurm_file_saves_and_requeues_on_a_signal(number: int, tmp_path: Path) 
     assert "--rdzv-endpoint node0:29400" in lines[1] and "--nnodes 2" in lines[1]
     assert lines[1].endswith("-m tglo.cli train a.toml --seed 1")
     assert lines[2:] == ["srun got TERM", "srun saved", "scontrol requeue 7"]
+
+
+@pytest.mark.timeout(240)
+def test_sigterm_to_a_launch_file_saves_a_checkpoint_and_ends_with_0(
+    make_config: Make, square_cache: Path, tmp_path: Path
+) -> None:
+    config = make_config(
+        model={"train": "full"},
+        data={"cache": str(square_cache)},
+        optimizer={"steps": 5000, "micro_batch": 2},
+        engine={"kind": "deepspeed", "zero_stage": 1},
+        output={"save_every": 5000, "export": False},
+    )
+    script = [str(LAUNCH / "one_node.sh"), str(write_toml(config, tmp_path / "run.toml"))]
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(
+            script, env=os.environ | {"GPUS": "2"}, stdout=output, stderr=subprocess.STDOUT
+        )
+    wait_for_step(config.output.folder, 2, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=100) == 0, (tmp_path / "output").read_text()[-3000:]
+    assert "stopped by a signal after step" in (tmp_path / "output").read_text()
+    assert len(list((config.output.folder / "checkpoints").glob("step-*"))) == 1
 
 
 @pytest.mark.parametrize("status", [0, 3])
