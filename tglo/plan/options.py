@@ -43,7 +43,7 @@ class Options:
     """Keep the optimizer's state in host memory (ZeRO 1 to 3)."""
     offload_parameters: bool = False
     """Keep the weights in host memory (ZeRO 3)."""
-    draws: int = 4
+    draws: int = 8
     """Draws per sample of a cached reference (K)."""
     epochs: float = 10.0
     """Passes over the data (E), over which a cached reference's cost is spread."""
