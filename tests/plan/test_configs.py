@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from benchmarks import scaling
 from tglo.plan.planner import plan
-from tglo.plan.text import answer, command
-from tglo.train import load_config
+from tglo.plan.text import answer, command, toml
+from tglo.train.config import load_config, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
@@ -25,13 +26,20 @@ def test_a_ready_config_is_what_the_planner_recommends(path: Path) -> None:
     best = planned.best
     assert config.engine.zero_stage == (best.stage or 0)
     assert config.engine.kind == ("plain" if best.stage is None else "deepspeed")
-    # Written either as a switch or as the name of a mode.
-    written = config.model.gradient_checkpointing
-    assert str(written) in (best.checkpointing, str(best.checkpointing != "none"))
+    assert config.model.gradient_checkpointing == best.checkpointing
+    assert config.objective.reference == options.reference
     assert config.engine.precision == options.precision
     assert config.model.train == options.train
     assert config.optimizer.micro_batch == options.micro_batch
     assert config.optimizer.accumulation == options.accumulation
+
+
+@pytest.mark.parametrize("name", scaling.MACHINES)
+def test_the_keys_that_the_planner_prints_are_a_config(name: str) -> None:
+    planned = plan(scaling.MACHINES[name])
+    config = parse_config(tomllib.loads(toml(planned)))
+    assert config.engine.zero_stage == (planned.best.stage or 0)
+    assert config.optimizer.name == planned.options.optimizer
 
 
 def test_every_machine_has_its_config() -> None:
