@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,22 @@ def test_a_wrong_key_on_the_command_line_names_the_file_and_the_nearest(
     assert cli.main(["train", str(tmp_path / "run.toml")]) == 1
     error = capsys.readouterr().err
     assert "run.toml: unknown key optimizer.learning_rte; nearest: learning_rate" in error
+
+
+def test_plan_prints_a_table_or_json(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    arguments = ["plan", "--model", "./model", "--gpus", "2", "--train", "full"]
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "recommended: ZeRO 0" in text and "zero_stage = 0" in text
+    assert cli.main([*arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["best"]["stage"] == 0 and len(answer["rows"]) == 12
+    assert answer["best"]["memory"]["total"] < 80e9
+    assert cli.main(["plan", "--gpus", "0"]) == 1
+    assert "gpus is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
+
+from tglo.plan.options import Options
 
 log = logging.getLogger("tglo")
 
@@ -227,6 +229,22 @@ def cache(
         )
 
 
+def plan(options: OmitArgPrefixes[Options], json: bool = False) -> None:
+    """Work out memory, communication and ZeRO stage of a run before there is a GPU.
+
+    Args:
+        options: The run.
+        json: Print all numbers as JSON instead of tables.
+    """
+    from json import dumps
+
+    from tglo.plan.planner import plan as work_out
+    from tglo.plan.text import as_json, report
+
+    answer = work_out(options)
+    print(dumps(as_json(answer), indent=1) if json else report(answer))
+
+
 def train(config: Positional[Path]) -> None:
     """Train as a TOML file says; every key is also a flag (tglo train config.toml --help).
 
@@ -325,7 +343,7 @@ def bench(
 
 COMMANDS = {
     f.__name__: f
-    for f in (demo, doctor, generate, score, threshold, cache, train, sweep, export, bench)
+    for f in (demo, doctor, generate, score, threshold, cache, plan, train, sweep, export, bench)
 }
 
 

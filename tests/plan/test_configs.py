@@ -1,0 +1,50 @@
+"""The ready configurations load, and are what the planner recommends; the page is up to date."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scaling
+from tglo.plan.planner import plan
+from tglo.plan.text import answer, command, toml
+from tglo.train.config import load_config, parse_config
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_ready_config_is_what_the_planner_recommends(path: Path) -> None:
+    config = load_config(path)
+    config.check()
+    options = scaling.MACHINES[path.stem]
+    planned = plan(options)
+    text = path.read_text()
+    assert f"# {command(options)}\n# recommended: {answer(planned)}\n" in text
+    best = planned.best
+    assert config.engine.zero_stage == (best.stage or 0)
+    assert config.engine.kind == ("plain" if best.stage is None else "deepspeed")
+    assert config.model.gradient_checkpointing == best.checkpointing
+    assert config.objective.reference == options.reference
+    assert config.engine.precision == options.precision
+    assert config.model.train == options.train
+    assert config.optimizer.micro_batch == options.micro_batch
+    assert config.optimizer.accumulation == options.accumulation
+
+
+@pytest.mark.parametrize("name", scaling.MACHINES)
+def test_the_keys_that_the_planner_prints_are_a_config(name: str) -> None:
+    planned = plan(scaling.MACHINES[name])
+    config = parse_config(tomllib.loads(toml(planned)))
+    assert config.engine.zero_stage == (planned.best.stage or 0)
+    assert config.optimizer.name == planned.options.optimizer
+
+
+def test_every_machine_has_its_config() -> None:
+    assert set(scaling.MACHINES) == {path.stem for path in CONFIGS.glob("*.toml")}
+
+
+def test_the_page_is_what_the_planner_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling.main(["--check"]) == 0, "docs/scaling.md: run python benchmarks/scaling.py"

@@ -1,0 +1,165 @@
+"""Counts of SDXL on the meta device, the table's order, and errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests import tiny
+from tglo.plan.memory import memory, model_states
+from tglo.plan.options import CHECKPOINTING, Options
+from tglo.plan.planner import plan
+from tglo.plan.profile import Counter, Sizes, measure, profile
+from tglo.plan.traffic import reference_factor, wire_bytes, wire_seconds
+
+SDXL = Options(gpus=8)
+
+
+def test_sdxl_is_counted_on_tensors_without_data() -> None:
+    found = profile("sdxl")
+    assert found.sizes.trained == 2_567_463_684  # the published UNet's
+    assert found.forward_flops == pytest.approx(6.76e12, rel=1e-3)
+    flops = {mode: found.cost[mode].flops for mode in CHECKPOINTING}
+    # Twice the forward for the backward, and flash attention's own second product.
+    assert flops["none"] == pytest.approx(20.62e12, rel=1e-3)
+    assert flops["selective"] == flops["none"]
+    assert flops["none"] < flops["full"] <= flops["none"] + found.forward_flops
+    peaks = [found.cost[mode].peak for mode in CHECKPOINTING]
+    assert peaks == sorted(peaks, reverse=True)
+    assert all(found.cost[mode].held <= found.cost[mode].peak for mode in CHECKPOINTING)
+
+
+def test_the_counted_bytes_are_those_that_autograd_saves() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 32), nn.LayerNorm(32))
+        inputs = torch.empty(10, 64)
+    saved: dict[int, torch.Tensor] = {}
+    weights = {id(p.untyped_storage()) for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = model(inputs)
+    own = [t for key, t in saved.items() if key not in weights and t.shape != inputs.shape]
+    expected = sum(t.untyped_storage().nbytes() for t in [*own, result])
+    count = Counter(model)
+    with count:
+        result = model(inputs)
+    assert count.now == expected
+    forward, cost = measure(model, lambda: model(inputs), 1)
+    assert forward == 2 * 10 * (64 * 256 + 256 * 32)
+    # No gradient is asked of the inputs, so the first layer has one product in the backward.
+    assert cost.flops == forward + 2 * 10 * (64 * 256 + 2 * 256 * 32)
+
+
+def test_float32_activations_are_twice_bfloat16s(tmp_path: Path) -> None:
+    from tglo.models import skeleton
+
+    config, _ = skeleton.read_architecture(str(tiny.build_sdxl(tmp_path / "sdxl")))
+    peaks = []
+    for dtype in (torch.bfloat16, torch.float32):
+        denoiser = skeleton.build(config, dtype)
+        arguments = skeleton.inputs(denoiser, 2, 16)
+        peaks.append(measure(denoiser, lambda d=denoiser, a=arguments: d(**a)[0], 2)[1].peak)
+    assert peaks[1] == pytest.approx(2 * peaks[0], rel=0.1)
+    assert peaks[1] <= 2.02 * peaks[0]
+
+
+def test_memory_falls_with_stage_and_checkpointing_and_grows_with_the_batch() -> None:
+    found = profile("sdxl")
+    for precision in ("bf16", "fp32"):
+        states = [model_states(found.sizes, s, 8, precision=precision).total for s in range(4)]
+        assert states == sorted(states, reverse=True)
+    assert model_states(found.sizes, 2, 16, precision="bf16").total < states[2]
+    for stage in range(4):
+        totals = [memory(SDXL, found, stage, mode).total for mode in CHECKPOINTING]
+        assert totals == sorted(totals, reverse=True)
+        larger = memory(replace(SDXL, micro_batch=8), found, stage, "none")
+        assert larger.total > totals[0]
+
+
+def test_states_are_the_known_bytes_per_weight() -> None:
+    sizes = Sizes(trained=1000, frozen=0, small=0, factored=100)
+    assert model_states(sizes, 0, 4, precision="bf16").total == 16 * 1000
+    assert model_states(sizes, 2, 4, precision="bf16").total == 2 * 1000 + 14 * 1000 / 4
+    assert model_states(sizes, 3, 4, precision="bf16").total == 16 * 1000 / 4
+    assert model_states(sizes, None, 1, precision="fp32").total == 16 * 1000
+    offloaded = model_states(sizes, 2, 4, precision="bf16", offload_optimizer=True)
+    assert offloaded.total == 2 * 1000 and offloaded.host == (12 + 4 + 2) * 1000 / 4
+    factored = [
+        model_states(sizes, stage, 4, precision="bf16", optimizer="adafactor").optimizer
+        for stage in (0, 1)
+    ]
+    # ZeRO's flat partitions have no rows and columns.
+    assert factored == [4 * 1000 + 4 * 100, 8 * 1000 / 4]
+
+
+def test_the_reference_and_the_moving_average_take_memory() -> None:
+    found = profile("sdxl")
+    base = memory(SDXL, found, 1, "none").extra
+    copy = memory(replace(SDXL, reference="copy"), found, 1, "none").extra
+    average = memory(replace(SDXL, ema=True), found, 1, "none").extra
+    assert (base, copy, average) == (0, 2 * found.sizes.trained, 4 * found.sizes.trained)
+    assert reference_factor(replace(SDXL, reference="copy")) == pytest.approx(4 / 3)
+    assert reference_factor(replace(SDXL, draws=3, epochs=10)) == pytest.approx(1.1)
+    assert reference_factor(replace(SDXL, reference="none")) == 1
+
+
+def test_bytes_on_the_wire() -> None:
+    sizes = Sizes(trained=1000, frozen=0, small=0, factored=0)
+    options = replace(SDXL, gpus=4, accumulation=2)
+    ring, gradient = 3 / 4, 2 * 1000
+    sent = [wire_bytes(options, sizes, stage) for stage in (None, 0, 1, 2, 3)]
+    # all-reduce; and the weights gathered; all-reduce in both micro steps; gather twice, scatter.
+    assert sent == [0, *(ring * gradient * times for times in (2, 3, 5, 6))]
+    inside, between = (
+        wire_seconds(replace(options, nodes=nodes, gpus=8 // nodes), sizes, 0) for nodes in (1, 2)
+    )
+    assert between == pytest.approx(inside * options.interconnect / options.network)
+
+
+def test_the_recommendation_fits_and_its_largest_batch_is_the_largest() -> None:
+    for options in (SDXL, replace(SDXL, micro_batch=8), replace(SDXL, nodes=4), Options()):
+        answer = plan(options)
+        assert answer.best.fits and answer.best.largest_micro_batch >= options.micro_batch
+        largest = answer.best.largest_micro_batch
+        for batch, fits in ((largest, True), (largest + 1, False)):
+            trial = replace(options, micro_batch=batch)
+            used = memory(trial, answer.profile, answer.best.stage, answer.best.checkpointing)
+            assert (used.total <= options.gpu_memory * 1e9) is fits
+
+
+def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
+    with pytest.raises(
+        ValueError, match=r"sdxl \(full, .*more than the GPU's 24 GB; .*--train lora"
+    ):
+        plan(Options(gpu_memory=24))
+    with pytest.raises(ValueError, match="no single change makes it fit"):
+        plan(Options(gpu_memory=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus": 0}, "gpus is 0; it must be at least 1"),
+        ({"gpu_memory": -1.0}, "gpu_memory is -1.0"),
+        ({"model": "sdx"}, "'sdx' is neither one of sd15, sd21, sdxl nor a diffusers folder"),
+        ({"resolution": 1000}, "resolution is 1000; sdxl needs a multiple of 32, such as 992"),
+        ({"reference": "adapter-off"}, "adapter-off needs train lora"),
+    ],
+)
+def test_what_cannot_be_planned_for_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(replace(Options(), **changes))
+
+
+def test_a_local_folder_is_read(tmp_path: Path) -> None:
+    folder = tiny.build_sd15(tmp_path / "sd15")
+    found = plan(Options(model=str(folder), train="lora", lora_rank=4, gpu_memory=8)).profile
+    assert 0 < found.sizes.trained < found.sizes.frozen

@@ -1,0 +1,68 @@
+"""Started by torchrun: bytes of the tensors that DeepSpeed's processes hold, as JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.plan.small import CASES, case_config, small_model
+from tglo.plan.memory import REDUCE_BUCKET, WIDTH
+from tglo.plan.profile import Sizes
+from tglo.train import processes
+from tglo.train.engine import make_engine, start_processes
+
+
+def storages() -> dict[int, Tensor]:
+    """Address of a storage -> a tensor that lives in it, of all tensors of this process."""
+    found = [o for o in gc.get_objects() if isinstance(o, Tensor) and o.device.type == "cpu"]
+    found += [t.grad for t in found if t.is_leaf and t.grad is not None]
+    return {t.untyped_storage().data_ptr(): t for t in found if t.untyped_storage().nbytes()}
+
+
+def held(before: set[int], bucket: int) -> int:
+    """Bytes of new storages that are not a reduce bucket."""
+    gc.collect()
+    new = [t.untyped_storage().nbytes() for at, t in storages().items() if at not in before]
+    return sum(size for size in new if size != bucket)
+
+
+def main(output: Path) -> None:
+    lines = []
+    for case in CASES:
+        config = case_config(case)
+        device = start_processes(config)
+        gc.collect()
+        before = set(storages())
+        module = small_model(case.train)
+        sizes = Sizes.of(module)
+        engine = make_engine(config, module, device)
+        bucket = REDUCE_BUCKET * WIDTH[case.precision]
+        inputs = torch.ones(2, module[0].in_features, dtype=engine.dtype)
+        after_backward = 0
+        for update in range(2):  # moments are made by the first one
+            for _ in range(case.accumulation):
+                engine.backward(engine.model(inputs).float().square().mean())
+                if update:
+                    after_backward = max(after_backward, held(before, bucket))
+            engine.step(1e-3)
+        after_update = held(before, bucket)
+        lines.append(
+            dataclasses.asdict(case)
+            | {"backward": after_backward, "update": after_update}
+            | {"sizes": dataclasses.asdict(sizes)}
+        )
+        engine.model.destroy()
+        del engine, module
+        gc.collect()
+    if processes.rank() == 0:
+        output.write_text(json.dumps(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What a run needs of the hardware, computed without it: memory, arithmetic, communication."""

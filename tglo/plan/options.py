@@ -1,0 +1,84 @@
+"""What the planner is asked: a model, machines, and how to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Checkpointing = Literal["none", "selective", "full"]
+CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A run to plan. GB is 1e9 bytes."""
+
+    model: str = "sdxl"
+    """sd15, sd21, sdxl, or a local diffusers folder."""
+    gpus: int = 1
+    """GPUs in each node."""
+    nodes: int = 1
+    """Nodes (machines)."""
+    gpu_memory: float = 80.0
+    """Memory of a GPU in GB."""
+    train: Literal["full", "lora"] = "full"
+    """All weights, or a LoRA on the attention layers."""
+    lora_rank: int = 16
+    """Rank of the LoRA matrices."""
+    resolution: int | None = None
+    """Side of a square image in pixels; the model's own by default."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """As engine.precision."""
+    reference: Literal["cached", "copy", "adapter-off", "none"] = "cached"
+    """As objective.reference; none is for supervised fine-tuning."""
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    """As optimizer.name."""
+    ema: bool = False
+    """Keep a moving average of the trained weights (optimizer.ema_decay)."""
+    micro_batch: int = 4
+    """Samples per GPU and forward pass."""
+    accumulation: int = 1
+    """Forward passes per update."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory (ZeRO 1 to 3)."""
+    offload_parameters: bool = False
+    """Keep the weights in host memory (ZeRO 3)."""
+    draws: int = 8
+    """Draws per sample of a cached reference (K)."""
+    epochs: float = 10.0
+    """Passes over the data (E), over which a cached reference's cost is spread."""
+    compute: float = 300.0
+    """Arithmetic that a GPU sustains in TFLOP/s; not its peak."""
+    interconnect: float = 300.0
+    """Bandwidth between the GPUs of a node in GB/s per GPU and direction."""
+    network: float = 50.0
+    """Bandwidth between nodes in GB/s per node and direction."""
+
+    @property
+    def processes(self) -> int:
+        """GPUs in all."""
+        return self.gpus * self.nodes
+
+    def check(self) -> None:
+        """ValueError for the first value that cannot be planned for."""
+        for name, count in [
+            ("gpus", self.gpus),
+            ("nodes", self.nodes),
+            ("lora_rank", self.lora_rank),
+            ("micro_batch", self.micro_batch),
+            ("accumulation", self.accumulation),
+            ("draws", self.draws),
+        ]:
+            if count < 1:
+                raise ValueError(f"{name} is {count}; it must be at least 1")
+        for name, value in [
+            ("gpu_memory", self.gpu_memory),
+            ("epochs", self.epochs),
+            ("compute", self.compute),
+            ("interconnect", self.interconnect),
+            ("network", self.network),
+        ]:
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; it must be positive and finite")
+        if self.reference == "adapter-off" and self.train == "full":
+            raise ValueError("reference adapter-off needs train lora; else use cached or copy")

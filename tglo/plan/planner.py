@@ -1,0 +1,148 @@
+"""Which ZeRO stage and which checkpointing a run needs on given machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tglo.plan import traffic
+from tglo.plan.memory import GB, Memory, memory
+from tglo.plan.options import CHECKPOINTING, Checkpointing, Options
+from tglo.plan.profile import Profile, profile
+
+_TIE = 1.05
+_ENOUGH = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage with one way of checkpointing."""
+
+    stage: int | None
+    """ZeRO stage; None is the plain engine."""
+    checkpointing: Checkpointing
+    memory: Memory
+    fits: bool
+    largest_micro_batch: int
+    """0 if not even one sample fits."""
+    wire_bytes: float
+    """Sent by each GPU in an update."""
+    wire_seconds: float
+    compute_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of an update, if nothing overlaps."""
+        return self.wire_seconds + self.compute_seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The planner's answer."""
+
+    options: Options
+    profile: Profile
+    rows: tuple[Row, ...]
+    best: Row
+    """The smallest stage that fits, among the rows within 5% of the fastest."""
+    reference_factor: float
+    """Cost over supervised fine-tuning's; see tglo.plan.traffic."""
+
+
+def plan(options: Options) -> Plan:
+    """Work out a run. ValueError if it fits on no stage: by how much, and what would make it fit."""
+    options.check()
+    found = _profile(options)
+    rows = _rows(options, found)
+    fitting = [row for row in rows if row.fits]
+    if not fitting:
+        raise ValueError(_too_large(options, rows))
+    fastest = min(row.seconds for row in fitting)
+    near = [row for row in fitting if row.seconds <= _TIE * fastest]
+    best = min(near, key=lambda row: (-1 if row.stage is None else row.stage, row.seconds))
+    return Plan(options, found, rows, best, traffic.reference_factor(options))
+
+
+def _profile(options: Options) -> Profile:
+    return profile(
+        options.model,
+        lora_rank=options.lora_rank if options.train == "lora" else None,
+        resolution=options.resolution,
+    )
+
+
+def _stages(options: Options) -> tuple[int | None, ...]:
+    if options.offload_parameters:
+        return (3,)
+    if options.offload_optimizer:
+        return (1, 2, 3)
+    # Sharding over one process saves nothing, but DeepSpeed keeps half-precision weights.
+    return (None, 0) if options.processes == 1 else (0, 1, 2, 3)
+
+
+def _rows(options: Options, found: Profile) -> tuple[Row, ...]:
+    capacity = options.gpu_memory * GB
+    rows = []
+    for stage in _stages(options):
+        for checkpointing in CHECKPOINTING:
+            used = memory(options, found, stage, checkpointing)
+            rows.append(
+                Row(
+                    stage=stage,
+                    checkpointing=checkpointing,
+                    memory=used,
+                    fits=used.total <= capacity,
+                    largest_micro_batch=_largest(options, found, stage, checkpointing),
+                    wire_bytes=traffic.wire_bytes(options, found.sizes, stage),
+                    wire_seconds=traffic.wire_seconds(options, found.sizes, stage),
+                    compute_seconds=traffic.compute_seconds(options, found, checkpointing),
+                )
+            )
+    return tuple(rows)
+
+
+def _largest(
+    options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
+) -> int:
+    """The largest micro batch that fits, by halving (the memory grows with it)."""
+    low, high = 0, _ENOUGH
+    while low < high:
+        middle = (low + high + 1) // 2
+        used = memory(replace(options, micro_batch=middle), found, stage, checkpointing)
+        if used.total <= options.gpu_memory * GB:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _too_large(options: Options, rows: tuple[Row, ...]) -> str:
+    least = min(rows, key=lambda row: row.memory.total)
+    over = least.memory.total / GB - options.gpu_memory
+    smaller = max(row.largest_micro_batch for row in rows)
+    changes: list[tuple[str, dict[str, Any]]] = [
+        (f"--micro-batch {smaller}", {"micro_batch": max(1, smaller)}),
+        ("--reference cached", {"reference": "cached"}),
+        ("no --ema", {"ema": False}),
+        ("--offload-optimizer", {"offload_optimizer": True}),
+        ("--offload-optimizer --offload-parameters",
+         {"offload_optimizer": True, "offload_parameters": True}),
+        ("--train lora", {"train": "lora"}),
+        (f"--gpus {2 * options.gpus}", {"gpus": 2 * options.gpus}),
+    ]  # fmt: skip
+    remedies = []
+    for flag, change in changes:
+        other = replace(options, **change)
+        if other != options and any(row.fits for row in _rows(other, _profile(other))):
+            remedies.append(flag)
+    if remedies:
+        advice = f"one of these makes it fit: {', '.join(remedies)}"
+    else:
+        advice = "no single change makes it fit; use LoRA with a small batch, or larger GPUs"
+    where = "plain engine" if least.stage is None else f"ZeRO {least.stage}"
+    return (
+        f"{options.model} ({options.train}, micro batch {options.micro_batch}) needs "
+        f"{least.memory.total / GB:.1f} GB at the least ({where}, checkpointing "
+        f"{least.checkpointing}), {over:.1f} GB more than the GPU's {options.gpu_memory:g} GB; "
+        f"{advice}"
+    )

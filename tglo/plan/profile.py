@@ -1,0 +1,190 @@
+"""What one step of a model costs, counted by running it on tensors without data."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from tglo.plan.options import CHECKPOINTING, Checkpointing
+
+# DeepSpeed keeps weights of at most this many elements whole under ZeRO 3.
+PERSISTENT = 100_000
+_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of elements of a model's weights."""
+
+    trained: int
+    frozen: int
+    small: int
+    """In weights of at most PERSISTENT elements, trained or not."""
+    factored: int
+    """In Adafactor's second moments: a row and a column for each trained matrix."""
+
+    @property
+    def all(self) -> int:
+        """Trained and frozen."""
+        return self.trained + self.frozen
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Sizes:
+        """Counts a module's weights; those that require a gradient are trained."""
+        trained = [p for p in module.parameters() if p.requires_grad]
+        counts = [p.numel() for p in module.parameters()]
+        return cls(
+            trained=sum(p.numel() for p in trained),
+            frozen=sum(counts) - sum(p.numel() for p in trained),
+            small=sum(count for count in counts if count <= PERSISTENT),
+            factored=sum(_factored(p) for p in trained),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One sample's forward and backward pass under one way of checkpointing."""
+
+    flops: int
+    """Floating-point operations of both passes, recomputation included."""
+    held: int
+    """Bytes that the forward pass leaves for the backward."""
+    peak: int
+    """Most bytes at once beside the weights and their accumulated gradients."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a model needs per sample at one resolution, in bfloat16."""
+
+    sizes: Sizes
+    resolution: int
+    forward_flops: int
+    """Floating-point operations of one sample's forward pass."""
+    cost: dict[Checkpointing, Cost]
+
+
+@lru_cache(maxsize=16)
+def profile(model: str, *, lora_rank: int | None = None, resolution: int | None = None) -> Profile:
+    """Counts a model's weights, arithmetic and activations on the meta device; takes seconds.
+
+    lora_rank: train a LoRA instead of all weights. resolution: pixels, the model's own by default.
+    Attention is counted as flash attention does it: no matrix of tokens by tokens is kept, and its
+    backward computes the probabilities again. ValueError for an unknown model, or a side that its
+    levels cannot halve.
+    """
+    from tglo.models import checkpointing, skeleton
+
+    config, scale = skeleton.read_architecture(model)
+    resolution = resolution or config["sample_size"] * scale
+    step = scale * 2 ** (len(config["block_out_channels"]) - 1)
+    if resolution < step or resolution % step:
+        raise ValueError(
+            f"resolution is {resolution}; {model} needs a multiple of {step}, such as "
+            f"{max(1, resolution // step) * step}"
+        )
+    denoiser = skeleton.build(config, torch.bfloat16, lora_rank)
+    arguments = skeleton.inputs(denoiser, _BATCH, resolution // scale)
+    cost: dict[Checkpointing, Cost] = {}
+    forward = 0
+    for mode in CHECKPOINTING:
+        checkpointing.set_mode(denoiser, mode)
+        forward, cost[mode] = measure(denoiser, lambda: denoiser(**arguments)[0], _BATCH)
+    return Profile(Sizes.of(denoiser), resolution, forward, cost)
+
+
+def measure(module: nn.Module, forward: Callable[[], Tensor], batch: int) -> tuple[int, Cost]:
+    """Forward FLOPs and Cost per sample of ``forward`` and its backward, on the meta device.
+
+    Gradients of weights are dropped as soon as each is complete: they are counted as states.
+    """
+    hooks = [
+        p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        for p in module.parameters()
+        if p.requires_grad
+    ]
+    count = Counter(module)
+    try:
+        with _flash_attention(), count:
+            prediction = forward()
+            forward_flops, held = count.flops, count.now
+            torch.autograd.backward(prediction, torch.empty_like(prediction))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    cost = Cost(count.flops // batch, held // batch, count.peak // batch)
+    return forward_flops // batch, cost
+
+
+class Counter(TorchDispatchMode):
+    """Counts FLOPs, and bytes of all storages that operators made; a module's own do not count.
+
+    ``now``: bytes of those that still live, ``peak``: their most so far. Views share their storage
+    and count once. PyTorch's FlopCounterMode has the same formulas, but it follows modules by hooks
+    that keep recomputed activations alive: with it, SDXL's peak was four times as high.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = self.flops = 0
+        # Keeping a storage's Python object keeps its id; that of a live storage is unique.
+        self._known = {id(s): s for s in (p.untyped_storage() for p in module.parameters())}
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._known or key in self._seen:
+            return
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+@contextmanager
+def _flash_attention() -> Iterator[None]:
+    """Inside, attention of meta tensors is flash attention.
+
+    Without this it would be the plain form, which keeps the probabilities: no fused kernel is
+    registered for the meta device.
+    """
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("scaled_dot_product_attention", attention, "AutogradMeta")
+        yield
+
+
+def _factored(parameter: Tensor) -> int:
+    if parameter.dim() < 2:
+        return parameter.numel()
+    rows, columns = parameter.shape[-2:]
+    return parameter.numel() // columns + parameter.numel() // rows
