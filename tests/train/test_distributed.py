@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
@@ -125,10 +126,25 @@ def test_zero_stages_equal_one_process(
         else:
             folders[folder] = config.output.folder
             files.append(str(write_toml(config, tmp_path / f"{folder}.toml")))
+    half = {}
+    for stage in (0, 2):
+        config = make_config(
+            folder=f"half-{stage}",
+            model={"train": "full"},
+            data=common,
+            optimizer={"micro_batch": 2, "steps": 3},
+            engine={"kind": "deepspeed", "zero_stage": stage, "precision": "bf16"},
+        )
+        half[stage] = config.output.folder
+        files.append(str(write_toml(config, tmp_path / f"half-{stage}.toml")))
     process = start(str(WORKER), *files)
     output = finish(process)
     assert process.returncode == 0, output[-3000:]
 
+    for stage, folder in half.items():  # the export has the master weights, not their rounding
+        weights = UNet2DConditionModel.from_pretrained(folder / "export", subfolder="unet")
+        exact = [torch.equal(w, w.bfloat16().float()) for w in weights.state_dict().values()]
+        assert sum(exact) < len(exact) / 2, stage
     assert (offloaded.output.folder / "samples" / "step-00000002" / "000.png").is_file()
     for name, folder in folders.items():
         what = name.split("-")[0]

@@ -145,8 +145,15 @@ class DeepSpeedEngine:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
+        masters: dict[int, Tensor] = {}
+        if not self.stage and self.dtype != torch.float32:
+            # Without ZeRO, DeepSpeed's half-precision optimizer keeps them in lists.
+            for half, full in zip(
+                self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True
+            ):
+                masters |= {id(h): f for h, f in zip(half, full, strict=True)}
         for name, parameter in self.trained.items():
-            full = safe_get_full_fp32_param(parameter) if self.stage else parameter
+            full = safe_get_full_fp32_param(parameter) if self.stage else masters.get(id(parameter))
             yield name, (parameter if full is None else full).detach().float()
 
     def state_dict(self) -> dict[str, Tensor]:
