@@ -1,0 +1,78 @@
+"""Asking a process questions, with a time limit: its memory is its own, and so is its end."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.step.worker import serve
+
+
+class Problem(Exception):
+    """Why there is no answer: what the process raised, its end, or no time left."""
+
+
+class Deadline:
+    """Seconds left of a run."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+
+class Remote:
+    """A process that has made kind(*arguments). Problem if it could not."""
+
+    def __init__(
+        self,
+        kind: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        deadline: Deadline,
+        threads: int,
+        fork: bool,
+    ) -> None:
+        # A server that has imported everything forks quickly; CUDA must not have been looked at
+        # before a fork, so with a GPU every process starts afresh.
+        context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
+        if fork:
+            context.set_forkserver_preload(["benchmarks.step.worker"])
+        self._deadline = deadline
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, kind, arguments, threads), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method there. Problem if it raised, the process died, or the time is over."""
+        self._connection.send((method, *arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            if not self._connection.poll(self._deadline.left()):
+                raise Problem("no time left")
+            answered, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(5)
+            raise Problem(f"the process ended with status {self._process.exitcode}") from None
+        if not answered:
+            raise Problem(value)
+        return value
+
+    def close(self) -> None:
+        """End the process, by force if it is busy."""
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        self._process.join(2)
+        self._process.terminate()
+        self._process.join()
+        self._connection.close()
