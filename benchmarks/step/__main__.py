@@ -27,27 +27,11 @@ from typing import Any
 
 from benchmarks.step import tables
 from benchmarks.step.contenders import CONTENDERS
+from benchmarks.step.plan import PLANS
 from benchmarks.step.sizes import SIZES
-from benchmarks.step.suite import Plan, measure, problems
+from benchmarks.step.suite import measure, problems
 from tglo.devices import choose_device
 from tglo.files import write_json
-
-PLANS = {
-    "quick": Plan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, steps=1, threads=1, quick=True),
-    "cpu": Plan("small", "cpu", (1, 2, 4), ablation_batch=2, seconds=1800.0),
-    "cuda": Plan(
-        "sdxl",
-        "cuda",
-        (1, 2, 4, 8, 16),
-        ablation_batch=4,
-        rounds=6,
-        steps=1,
-        enough=3.0,
-        seconds=450.0,
-        threads=8,
-    ),
-}
-"""What is measured where nothing else is asked for."""
 
 
 def main() -> int:

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from benchmarks.step.ours import Ours
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.step.ours import Ours, Overrides
 from benchmarks.step.peers import Peer
 
 Contender = Peer | Ours
 
-PEER = "Diffusion-DPO's step"
-"""What ratios are taken to, at the same batch and where all weights are trained."""
-FULL = "tglo copy"
+PEERS = {"full": "Diffusion-DPO's step", "lora": "Diffusion-DPO's step, LoRA"}
+"""What ratios are taken to at the same batch, by what is trained."""
+FULL = "tglo cached"
 """tglo's configuration with everything that makes it fast: where the ablation starts."""
+
+CACHED: Overrides = {"objective": {"reference": "cached"}}
 
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         # By importance: a time limit cuts the list from its end.
-        Peer(PEER, online=True, loss="model", checkpointing=True),
-        Ours("tglo copy"),
+        Peer(PEERS["full"], online=True, loss="model", checkpointing=True),
+        Ours(FULL, overrides=CACHED, reference=False),
         Peer("diffusers + accelerate"),
+        Ours("tglo copy"),
         Peer("diffusers + accelerate, checkpointing", checkpointing=True),
-        Ours("tglo adapter-off, LoRA", train="lora"),
+        Peer(PEERS["lora"], train="lora", online=True, loss="model", checkpointing=True),
+        Ours("tglo cached, LoRA", train="lora", overrides=CACHED, reference=False),
         Peer("diffusers + accelerate, LoRA", train="lora"),
+        Ours("tglo adapter-off, LoRA", train="lora"),
     )
 }
 
+
+def _without(name: str, *, online: bool = False, **changed: Mapping[str, Any]) -> Ours:
+    """FULL with further overrides, by section."""
+    overrides = {**CACHED, **changed}
+    for section in CACHED.keys() & changed.keys():
+        overrides[section] = {**CACHED[section], **changed[section]}
+    return Ours(f"{FULL}, {name}", overrides=overrides, reference=False, online=online)
+
+
 ABLATIONS: dict[str, Contender] = {
-    "no checkpointing -> checkpointing": Ours(
-        "tglo copy, checkpointing", overrides={"model": {"gradient_checkpointing": True}}
+    "cached reference -> copy": CONTENDERS["tglo copy"],
+    "cached latents and embeddings -> encoded in the step": _without("encoding", online=True),
+    "no checkpointing -> checkpointing": _without(
+        "checkpointing", model={"gradient_checkpointing": True}
     ),
-    "cached latents and embeddings -> encoded in the step": Ours(
-        "tglo copy, encoding", online=True
-    ),
-    "fused loss -> plain PyTorch": Ours(
-        "tglo copy, plain loss", overrides={"objective": {"backend": "reference"}}
-    ),
+    "fused loss -> plain PyTorch": _without("plain loss", objective={"backend": "reference"}),
 }
 """What is switched off in FULL -> FULL without it."""

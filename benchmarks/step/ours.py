@@ -10,8 +10,7 @@ from benchmarks.step.draws import CONFIDENCE, PERCENTILE, Samples
 from benchmarks.step.encoders import Encoders
 from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.peers import LEARNING_RATE
-from benchmarks.step.workplace import SEED, TEMPERATURE, Workplace
-from tglo.data.sampler import BatchSampler
+from benchmarks.step.workplace import CAPTION_DROPOUT, SEED, TEMPERATURE, Workplace
 from tglo.devices import DTYPES
 from tglo.train.config import TrainConfig, parse_config
 from tglo.train.engine import start_processes
@@ -54,7 +53,7 @@ class Ours:
                 "manifest": str(workplace.manifest),
                 "cache": str(workplace.cache),
                 "percentile": PERCENTILE,
-                "caption_dropout": 0.0,
+                "caption_dropout": CAPTION_DROPOUT,
             },
             "objective": {"temperature": TEMPERATURE, "confidence": CONFIDENCE},
             "optimizer": {
@@ -85,23 +84,16 @@ class OurStep:
         device = start_processes(self.config)
         self.parts = prepare(self.config, device)
         self.health, self.stop = Health(device), StopSignal()
-        self.samples = self.parts.batches.samples
+        self.samples = Samples(workplace)
         self.count = 0
         self.encoders = None
         if ours.online:
             dtype = DTYPES[workplace.precision]
-            self.encoders = Encoders(workplace, Samples(workplace), dtype)
+            self.encoders = Encoders(workplace, self.samples, dtype)
 
     def use(self, batch: int) -> None:
         """The batch of the steps from here on: the model is prepared once for all batches."""
-        batches = self.parts.batches
-        batches.sampler = BatchSampler(
-            batches.cache.buckets(self.samples.ids),
-            micro_batch=batch,
-            accumulation=1,
-            world_size=1,
-            seed=SEED,
-        )
+        self.parts.batches.sampler = self.samples.sampler(batch)
         if self.count:
             self.count += 1  # the next step has been read ahead, with the batch before
 

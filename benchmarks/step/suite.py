@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, Contender
+from benchmarks.step.contenders import ABLATIONS, FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
+from benchmarks.step.plan import Plan
 from benchmarks.step.remote import Deadline, Problem, Remote
 from benchmarks.step.worker import Builder, Worker
 from benchmarks.step.workplace import Workplace
@@ -25,33 +26,6 @@ FIRST_LOSS_LIMIT = {"fp32": 1e-4, "bf16": 0.05}
 """Largest relative distance of the first loss from log 2 times the mean weight."""
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.1}
 """Largest relative difference of gradient norms, and of losses after an update, on one draw."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured, and for how long."""
-
-    size: str
-    device: str
-    """cpu or cuda."""
-    batches: tuple[int, ...]
-    """Rising: what follows a batch that does not fit is not tried."""
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
-    ablation_batch: int = 0
-    """The batch of the ablation; 0 leaves it out."""
-    rounds: int = 5
-    steps: int = 2
-    """Timed steps in a round."""
-    enough: float = 60.0
-    """Seconds after which a contender has been timed enough at a batch, from the third round on."""
-    seconds: float = 480.0
-    """For everything; what is left then has rows that say so."""
-    threads: int = 2
-    quick: bool = False
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.device == "cpu"
 
 
 @dataclass(eq=False)
@@ -96,6 +70,7 @@ def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) ->
                 "quick": plan.quick,
                 "size": plan.size,
                 "precision": workplace.precision,
+                "peers": PEERS,
                 "full": FULL,
                 "ablations": {what: found.name for what, found in ABLATIONS.items()},
                 "ablation_batch": plan.ablation_batch,
@@ -130,18 +105,22 @@ class _Run:
 
     def all(self) -> None:
         plan = self.plan
-        main = [CONTENDERS[name] for name in plan.contenders]
-        off = list(ABLATIONS.values()) if plan.ablation_batch else []
-        groups = [(main, plan.batches), (off, (plan.ablation_batch,))]
-        for contenders, batches in groups:
+        for contenders, batches, ablated in (
+            (plan.main(), plan.batches, False),
+            (plan.ablated(), (plan.ablation_batch,), True),
+        ):
             # On a GPU each has the device's memory to itself.
             turns = [contenders] if plan.on_cpu else [[contender] for contender in contenders]
             for together in turns:
-                self.together(together, batches)
+                self.together(together, batches, ablated)
 
-    def together(self, contenders: Sequence[Contender], batches: Sequence[int]) -> None:
+    def together(
+        self, contenders: Sequence[Contender], batches: Sequence[int], ablated: bool
+    ) -> None:
         """Check all, then for each batch let them take turns."""
-        entrants = [_Entrant(c, [self.new_row(c, batch) for batch in batches]) for c in contenders]
+        entrants = [
+            _Entrant(c, [self.new_row(c, batch, ablated) for batch in batches]) for c in contenders
+        ]
         for entrant in entrants:
             self.record["rows"] += entrant.rows
         try:
@@ -156,15 +135,15 @@ class _Run:
             for entrant in entrants:
                 entrant.close()
 
-    def new_row(self, contender: Contender, batch: int) -> Record:
-        online = contender.online
+    def new_row(self, contender: Contender, batch: int, ablated: bool) -> Record:
         return {
             "contender": contender.name,
             "ours": isinstance(contender, Ours),
+            "ablated": ablated,
             "train": contender.train,
             "batch": batch,
             "operations": self.operations.step(
-                contender.train, reference=contender.reference, online=online
+                contender.train, reference=contender.reference, online=contender.online
             ),
             "time_us": None,
             "problem": None,
@@ -189,7 +168,7 @@ class _Run:
         try:
             arguments = (contender, self.workplace)
             entrant.remote = _start(Worker, arguments, self.plan, self.deadline)
-            found = entrant.ask("check", entrant.rows[0]["batch"])
+            found = entrant.ask("check", self.plan.batches[0])
         except Problem as problem:
             entrant.fails(str(problem))
             return
@@ -213,9 +192,9 @@ class _Run:
 
         def one_round(entrant: _Entrant, number: int) -> None:
             mine = times[entrant.contender.name]
-            if len(mine) >= 3 * self.plan.steps and sum(mine) * 1e-6 > self.plan.enough:
-                return
-            mine += entrant.ask("round", self.plan.steps)
+            timed = sum(mine) * self.plan.steps * 1e-6
+            if len(mine) < 3 or timed < self.plan.enough:
+                mine.append(entrant.ask("round", self.plan.steps))
 
         self.attempt(entrants, number, use)
         for _ in range(self.plan.rounds):
@@ -223,7 +202,7 @@ class _Run:
 
         def finish(entrant: _Entrant, number: int) -> None:
             row = entrant.rows[number]
-            row.update(entrant.ask("finish", self.plan.steps))
+            row.update(entrant.ask("finish", 1))
             row["time_us"] = found = spread(times[entrant.contender.name])._asdict()
             row["samples_per_second"] = rate = row["batch"] / (found["median"] * 1e-6)
             row["flops_per_second"] = rate * row["operations"]

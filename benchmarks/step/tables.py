@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.step.contenders import PEER
 from tglo.bench import table
 from tglo.bench.table import Render, number
 
@@ -13,7 +12,6 @@ Record = dict[str, Any]
 
 def at_batch(record: Record, batch: int, render: Render) -> str:
     """Every contender at one batch: speed, memory, launches."""
-    peer = _row(record, PEER, batch)
     header = [
         "contender",
         "samples/s",
@@ -39,7 +37,7 @@ def at_batch(record: Record, batch: int, render: Render) -> str:
                 row["contender"],
                 number(row["samples_per_second"]),
                 f"{number(slow)} to {number(fast)}",
-                table.times_faster(row, peer),
+                table.times_faster(row, _peer(record, row)),
                 number(row["flops_per_second"] / 1e12),
                 f"{100 * row['of_matrix_rate']:.0f}%",
                 number(row["peak_bytes"] / 1e9),
@@ -61,7 +59,7 @@ def all_batches(record: Record, render: Render) -> str:
             if row is None or row["time_us"] is None:
                 cells.append("" if row is None else _why(row))
                 continue
-            ratio = table.times_faster(row, _row(record, PEER, batch))
+            ratio = table.times_faster(row, _peer(record, row))
             cells.append(number(row["samples_per_second"]) + (f" ({ratio}x)" if ratio else ""))
         lines.append([name, *cells])
     return render(["samples/s", *(f"batch {batch}" for batch in batches)], lines)
@@ -98,6 +96,12 @@ def counted(record: Record) -> str:
     )
 
 
+def notes(record: Record) -> list[str]:
+    """What is to be said of contenders that were timed: steps that differ from the others'."""
+    found = {row["contender"]: row["note"] for row in record["rows"] if row["note"]}
+    return [f"{name}: {note}." for name, note in found.items()]
+
+
 def batches(record: Record) -> list[int]:
     """Those at which something was timed, or all."""
     timed = {row["batch"] for row in _main(record) if row["time_us"]}
@@ -111,18 +115,22 @@ def whole(record: Record) -> str:
     if record["ablation_batch"]:
         shown = ablation(record, table.text)
         blocks.append(f"one thing switched off, batch {record['ablation_batch']}\n{shown}")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *notes(record)])
 
 
 def _main(record: Record) -> list[Record]:
     """Rows of contenders that are not there for the ablation alone."""
-    off = set(record["ablations"].values())
-    return [row for row in record["rows"] if row["contender"] not in off]
+    return [row for row in record["rows"] if not row["ablated"]]
 
 
 def _row(record: Record, name: str, batch: int) -> Record | None:
     found = (r for r in record["rows"] if r["contender"] == name and r["batch"] == batch)
     return next(found, None)
+
+
+def _peer(record: Record, row: Record) -> Record | None:
+    """The row that ratios of a row are taken to."""
+    return _row(record, record["peers"][row["train"]], row["batch"])
 
 
 def _why(row: Record) -> str:

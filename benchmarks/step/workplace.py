@@ -12,8 +12,13 @@ from PIL import Image
 
 from benchmarks.step.sizes import SIZES, Size
 from tglo import caching
+from tglo.draws import DrawRule
+from tglo.reference_caching import build_reference
 
 SEED = 0
+CAPTION_DROPOUT = 0.0
+DRAWS = 4
+"""Of each sample in the reference's cache."""
 TEMPERATURE = 0.1
 """Far above the family's default: at that, the rounding of the half-precision errors which
 Diffusion-DPO's script takes is many times log 2, and no first loss could be compared.
@@ -55,7 +60,9 @@ class Workplace:
 
 
 def build(workplace: Workplace, samples: int) -> None:
-    """Make the model folder, `samples` scored images and their latents and embeddings."""
+    """Make the model folder, `samples` scored images, their latents and embeddings, and the
+    reference's errors.
+    """
     size, device = workplace.size, workplace.device
     # Half the bytes to write and to read again and again; loading gives float32 weights.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -70,6 +77,16 @@ def build(workplace: Workplace, samples: int) -> None:
         batch_size=4,
         device=workplace.device_name,
         dtype=workplace.precision,
+    )
+    build_reference(
+        str(workplace.model),
+        workplace.cache,
+        workplace.cache / "reference",
+        DrawRule(SEED, CAPTION_DROPOUT, draws=DRAWS),
+        precision=workplace.precision,
+        batch_size=4,
+        device=workplace.device_name,
+        progress=False,
     )
 
 

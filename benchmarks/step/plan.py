@@ -1,0 +1,66 @@
+"""What a run measures, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, Contender
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    size: str
+    """A name in sizes.SIZES."""
+    device: str
+    """cpu or cuda."""
+    batches: tuple[int, ...]
+    """Rising: what follows a batch that does not fit is not tried."""
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    ablation_batch: int = 0
+    """The batch of the ablation; 0 leaves it out."""
+    rounds: int = 7
+    """Of each contender at each batch; its time is their median."""
+    steps: int = 1
+    """In a round, without a wait between them."""
+    enough: float = 60.0
+    """Seconds after which a contender has been timed enough at a batch, from the third round on."""
+    seconds: float = 1800.0
+    """For everything; what is left then has rows that say so."""
+    threads: int = 2
+    quick: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    def main(self) -> list[Contender]:
+        """Who is measured at all batches."""
+        return [CONTENDERS[name] for name in self.contenders]
+
+    def ablated(self) -> list[Contender]:
+        """Who is measured at the ablation's batch alone."""
+        if not self.ablation_batch:
+            return []
+        known = set(self.contenders) if self.ablation_batch in self.batches else set()
+        wanted = [CONTENDERS[FULL], *ABLATIONS.values()]
+        return [contender for contender in wanted if contender.name not in known]
+
+
+PLANS = {
+    "quick": Plan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
+    "cpu": Plan("small", "cpu", (1, 2, 4), ablation_batch=2),
+    "cuda": Plan(
+        "sdxl",
+        "cuda",
+        (1, 2, 4, 8, 16),
+        ablation_batch=4,
+        rounds=5,
+        steps=2,
+        enough=3.0,
+        seconds=450.0,
+        threads=8,
+    ),
+}
+"""What is measured where nothing else is asked for."""
