@@ -4,7 +4,8 @@
     python benchmarks/report.py            # --check: only say whether the page is up to date
 
 Records are the files in benchmarks/results/ that `tglo bench` wrote: of the CPU the newest, of GPUs
-all; and those in benchmarks/results/step/, of which step/report.py makes its part. The page's text is written by hand; what stands between its markers comes from here.
+all; and those in benchmarks/results/step/, from which step/report.py makes its part. The page's text
+is written by hand; what stands between its markers comes from here.
 """
 
 from __future__ import annotations

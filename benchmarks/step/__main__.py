@@ -50,6 +50,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="timed steps in a round")
     parser.add_argument("--seconds", type=float, help="for everything")
     parser.add_argument("--threads", type=int, help="of PyTorch, in each process")
+    parser.add_argument(
+        "--fork",
+        action=argparse.BooleanOptionalAction,
+        help="fork processes from one that has imported everything; on by default on the CPU",
+    )
     parser.add_argument("--output", type=Path, help="write the record here as it grows")
     given = vars(parser.parse_args())
     output: Path | None = given.pop("output")

@@ -3,9 +3,10 @@
 `online` with the loss in the model's dtype is the step of Diffusion-DPO's script
 (https://github.com/SalesforceAIResearch/DiffusionDPO), with the objective exchanged: images and
 prompts encoded in every step, a second UNet in half precision, gradient checkpointing, errors as
-(prediction - target).pow(2).mean(dim=[1, 2, 3]). Three of its choices for SDXL are left out, all in
-its favour: it keeps the VAE, the text encoders and the second UNet in host memory, takes Adafactor,
-and decodes images; here all is on the device, AdamW updates, and pixels are ready.
+(prediction - target).pow(2).mean(dim=[1, 2, 3]). In its favour two things are left out: it keeps the
+VAE, the text encoders and the second UNet in host memory, and decodes images; here all is on the
+device, and pixels are ready. For SDXL it updates with Adafactor, which has less state than AdamW;
+here everyone has AdamW.
 """
 
 from __future__ import annotations

@@ -8,6 +8,16 @@ from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, Contender
 
 
 @dataclass(frozen=True)
+class Group:
+    """Contenders that are compared with each other, and take turns where they fit together."""
+
+    contenders: list[Contender]
+    batches: tuple[int, ...]
+    ablated: bool = False
+    """There for the ablation alone."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run."""
 
@@ -29,23 +39,29 @@ class Plan:
     seconds: float = 1800.0
     """For everything; what is left then has rows that say so."""
     threads: int = 2
+    fork: bool = True
+    """Fork processes from one that has imported everything: no import may have looked at CUDA."""
     quick: bool = False
 
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
-    def main(self) -> list[Contender]:
-        """Who is measured at all batches."""
-        return [CONTENDERS[name] for name in self.contenders]
-
-    def ablated(self) -> list[Contender]:
-        """Who is measured at the ablation's batch alone."""
-        if not self.ablation_batch:
-            return []
-        known = set(self.contenders) if self.ablation_batch in self.batches else set()
-        wanted = [CONTENDERS[FULL], *ABLATIONS.values()]
-        return [contender for contender in wanted if contender.name not in known]
+    def groups(self) -> list[Group]:
+        """In the order of their importance."""
+        main = [CONTENDERS[name] for name in self.contenders]
+        full, lora = ([c for c in main if c.train == train] for train in ("full", "lora"))
+        ablated: list[Contender] = []
+        if self.ablation_batch:
+            known = set(self.contenders) if self.ablation_batch in self.batches else set()
+            wanted = [CONTENDERS[FULL], *ABLATIONS.values()]
+            ablated = [contender for contender in wanted if contender.name not in known]
+        found = [
+            Group(full, self.batches),
+            Group(ablated, (self.ablation_batch,), ablated=True),
+            Group(lora, self.batches),
+        ]
+        return [group for group in found if group.contenders]
 
 
 PLANS = {
@@ -61,6 +77,7 @@ PLANS = {
         enough=3.0,
         seconds=450.0,
         threads=8,
+        fork=False,
     ),
 }
 """What is measured where nothing else is asked for."""

@@ -37,8 +37,6 @@ class Remote:
         threads: int,
         fork: bool,
     ) -> None:
-        # A server that has imported everything forks quickly; CUDA must not have been looked at
-        # before a fork, so with a GPU every process starts afresh.
         context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
         if fork:
             context.set_forkserver_preload(["benchmarks.step.worker"])

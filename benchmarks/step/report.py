@@ -44,8 +44,8 @@ def _block(record: Record) -> str:
     batch = wanted if wanted in batches else batches[-1]
     parts = [
         f"`benchmarks/results/step/{record['file']}`: model `{record['size']}`, "
-        f"{record['precision']}; {table.machine(record)}. Load of the machine before the run: "
-        f"{record['machine']['load']}.",
+        f"{record['precision']}, fused loss on backend {record['backend']}; {table.machine(record)}. "
+        f"Load of the machine before the run: {record['machine']['load']}.",
         tables.counted(record),
         tables.all_batches(record, table.markdown),
         f"Batch {batch}:",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.step.contenders import ABLATIONS, FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
-from benchmarks.step.plan import Plan
+from benchmarks.step.plan import Group, Plan
 from benchmarks.step.remote import Deadline, Problem, Remote
 from benchmarks.step.worker import Builder, Worker
 from benchmarks.step.workplace import Workplace
@@ -84,7 +84,7 @@ def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) ->
 
 
 def _start(kind: Any, arguments: tuple[Any, ...], plan: Plan, deadline: Deadline) -> Remote:
-    return Remote(kind, arguments, deadline=deadline, threads=plan.threads, fork=plan.on_cpu)
+    return Remote(kind, arguments, deadline=deadline, threads=plan.threads, fork=plan.fork)
 
 
 class _Run:
@@ -104,22 +104,18 @@ class _Run:
         self.standard: dict[str, Record] = {}  # of each way of training, the first that was checked
 
     def all(self) -> None:
-        plan = self.plan
-        for contenders, batches, ablated in (
-            (plan.main(), plan.batches, False),
-            (plan.ablated(), (plan.ablation_batch,), True),
-        ):
+        for group in self.plan.groups():
             # On a GPU each has the device's memory to itself.
-            turns = [contenders] if plan.on_cpu else [[contender] for contender in contenders]
-            for together in turns:
-                self.together(together, batches, ablated)
+            turns = [[c] for c in group.contenders]
+            for together in [group.contenders] if self.plan.on_cpu else turns:
+                self.together(replace(group, contenders=together))
 
-    def together(
-        self, contenders: Sequence[Contender], batches: Sequence[int], ablated: bool
-    ) -> None:
+    def together(self, group: Group) -> None:
         """Check all, then for each batch let them take turns."""
+        batches = group.batches
         entrants = [
-            _Entrant(c, [self.new_row(c, batch, ablated) for batch in batches]) for c in contenders
+            _Entrant(c, [self.new_row(c, batch, group.ablated) for batch in batches])
+            for c in group.contenders
         ]
         for entrant in entrants:
             self.record["rows"] += entrant.rows

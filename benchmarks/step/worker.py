@@ -17,8 +17,10 @@ from benchmarks.step.contenders import Contender
 from benchmarks.step.draws import Samples
 from benchmarks.step.operations import count, matrix_rate
 from benchmarks.step.workplace import Workplace
+from tglo.backends import backend_for
 from tglo.bench import gpu
 from tglo.bench.record import describe
+from tglo.devices import DTYPES
 from tglo.train.metrics import Clock
 
 
@@ -31,6 +33,9 @@ class Builder:
     def describe(self) -> dict[str, Any]:
         return {
             **describe(),
+            "backend": backend_for(
+                "tgo_loss", self.workplace.device, DTYPES[self.workplace.precision]
+            ),
             "operations": count(self.workplace.size).as_dict(),
             "matrix_flops_per_second": matrix_rate(self.workplace.device),
         }
