@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks.step.worker import serve
 
+NO_TIME = "no time left"
+
 
 class Problem(Exception):
     """Why there is no answer: what the process raised, its end, or no time left."""
@@ -26,7 +28,7 @@ class Deadline:
 
 
 class Remote:
-    """A process that has made kind(*arguments). Problem if it could not."""
+    """A process that has made kind(*arguments). Problem if it could not, or in the time left."""
 
     def __init__(
         self,
@@ -37,6 +39,8 @@ class Remote:
         threads: int,
         fork: bool,
     ) -> None:
+        if not deadline.left():
+            raise Problem(NO_TIME)
         context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
         if fork:
             context.set_forkserver_preload(["benchmarks.step.worker"])
@@ -47,7 +51,11 @@ class Remote:
         )
         self._process.start()
         theirs.close()
-        self._answer()
+        try:
+            self._answer()
+        except Problem:
+            self.close()
+            raise
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method there. Problem if it raised, the process died, or the time is over."""
@@ -57,7 +65,7 @@ class Remote:
     def _answer(self) -> Any:
         try:
             if not self._connection.poll(self._deadline.left()):
-                raise Problem("no time left")
+                raise Problem(NO_TIME)
             answered, value = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join(5)

@@ -13,8 +13,8 @@ from benchmarks.step.contenders import ABLATIONS, FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import Group, Plan
-from benchmarks.step.remote import Deadline, Problem, Remote
-from benchmarks.step.worker import Builder, Worker
+from benchmarks.step.remote import NO_TIME, Deadline, Problem, Remote
+from benchmarks.step.worker import NO_MEMORY, Builder, Worker
 from benchmarks.step.workplace import Workplace
 from tglo.bench.cpu import spread
 
@@ -215,7 +215,7 @@ class _Run:
 
 def problems(record: Record) -> list[str]:
     """What is wrong with rows of ours; memory and time that did not suffice are results."""
-    expected = ("out of memory", "no time left")
+    expected = (NO_MEMORY, NO_TIME)
     found = []
     for row in record["rows"]:
         wrong = row["problem"] or row["note"]

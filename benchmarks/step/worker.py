@@ -23,6 +23,8 @@ from tglo.bench.record import describe
 from tglo.devices import DTYPES
 from tglo.train.metrics import Clock
 
+NO_MEMORY = "out of memory"
+
 
 class Builder:
     """Makes the workplace, and says what is known of the machine and the size."""
@@ -125,7 +127,7 @@ def _attempt(run: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
     try:
         return True, run(*arguments)
     except torch.OutOfMemoryError:
-        return False, "out of memory"
+        return False, NO_MEMORY
     except Exception as error:  # the row says so; others go on
         lines = str(error).strip().splitlines() or [""]
         return False, f"{type(error).__name__}: {lines[0]}"
