@@ -34,8 +34,6 @@ class Ours:
     """Also encode the images and prompts in each step, as if there were no cache."""
     reference: bool = True
     """Whether a reference model predicts in the step."""
-    same_draws: bool = True
-    """Whether timesteps and noise are those of the other contenders."""
 
     def start(self, workplace: Workplace) -> OurStep:
         return OurStep(self, workplace)

@@ -45,10 +45,8 @@ class Peer:
     loss: Literal["model", "fp32"] = "fp32"
     """Errors in the dtype of the predictions, or upcast before."""
     checkpointing: bool = False
-    same_draws: bool = True
-    """Whether a checked step has tglo's timesteps and noise, so that its gradient can be compared."""
 
-    reference = True
+    reference = True  # predicts in every step
 
     def start(self, workplace: Workplace) -> PeerStep:
         return PeerStep(self, workplace)

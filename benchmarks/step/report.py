@@ -19,7 +19,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "step"
 
 NOT_MEASURED = {
     "cpu": "Not measured yet.",
-    "cuda": "**No GPU has been measured yet**, so nothing is said here about SDXL's step.",
+    "cuda": "**No GPU has run this step yet**, and nothing is said here about its speed on one.",
 }
 
 

@@ -172,7 +172,7 @@ class _Run:
         wrong = _distance(found, "first_loss", found["expected_loss"], FIRST_LOSS_LIMIT[precision])
         if wrong and isinstance(contender, Ours):
             entrant.fails(wrong)
-        if contender.same_draws:
+        elif not wrong:
             standard = self.standard.setdefault(contender.train, found)
             for name in ("gradient_norm", "second_loss"):
                 wrong = wrong or _distance(found, name, standard[name], AGREEMENT[precision])
@@ -198,7 +198,7 @@ class _Run:
 
         def finish(entrant: _Entrant, number: int) -> None:
             row = entrant.rows[number]
-            row.update(entrant.ask("finish", 1))
+            row.update(entrant.ask("finish", 2))
             row["time_us"] = found = spread(times[entrant.contender.name])._asdict()
             row["samples_per_second"] = rate = row["batch"] / (found["median"] * 1e-6)
             row["flops_per_second"] = rate * row["operations"]
