@@ -130,6 +130,10 @@ def test_processes_that_fail_end_or_take_too_long() -> None:
         with pytest.raises(Problem, match="TypeError"):
             remote.ask("total", 1)
         assert remote.ask("total") == 4
+        remote._process.kill()
+        remote._process.join()
+        with pytest.raises(Problem, match="ended with status -9"):
+            remote.ask("total")
     finally:
         remote.close()
 

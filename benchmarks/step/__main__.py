@@ -1,8 +1,10 @@
 """What a whole training step costs: tglo's, and the same step as it is written today.
 
-python -m benchmarks.step --output FILE                  # from a checkout's root
-python -m benchmarks.step --quick                        # a minute: does everything work?
-python -m benchmarks.step --device cuda --output FILE    # SDXL at its true size
+    python -m benchmarks.step --output FILE                  # from a checkout's root
+    python -m benchmarks.step --quick                        # does everything work?
+    python -m benchmarks.step --device cuda --output FILE    # SDXL at its true size
+
+Prints tables; writes its record as it grows. The exit status is 1 if a step of tglo's is wrong.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ sys.path.append(sys.path.pop(0))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the core to others
-os.environ.setdefault(
-    "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
-)  # batches follow each other
+# Several batches follow each other in a process.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import argparse
 import dataclasses
@@ -59,7 +60,8 @@ def main() -> int:
     given = vars(parser.parse_args())
     output: Path | None = given.pop("output")
     device = choose_device(given.pop("device")).type
-    plan = dataclasses.replace(PLANS["quick" if given.pop("quick") else device], device=device)
+    plan = PLANS["quick" if given.pop("quick") else device]
+    plan = dataclasses.replace(plan, device=device, fork=device == "cpu")
     plan = dataclasses.replace(plan, **_chosen(given))
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("tglo").setLevel(logging.INFO)

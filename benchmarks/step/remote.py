@@ -59,11 +59,12 @@ class Remote:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method there. Problem if it raised, the process died, or the time is over."""
-        self._connection.send((method, *arguments))
-        return self._answer()
+        return self._answer((method, *arguments))
 
-    def _answer(self) -> Any:
+    def _answer(self, question: tuple[Any, ...] = ()) -> Any:
         try:
+            if question:
+                self._connection.send(question)
             if not self._connection.poll(self._deadline.left()):
                 raise Problem(NO_TIME)
             answered, value = self._connection.recv()
