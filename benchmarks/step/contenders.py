@@ -1,4 +1,4 @@
-"""Who is measured: a line for each contender, and what the ablation switches off."""
+"""Who is measured: a line for each contender, and what the ablation changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Contender = Peer | Ours
 PEERS = {"full": "Diffusion-DPO's step", "lora": "Diffusion-DPO's step, LoRA"}
 """What ratios are taken to at the same batch, by what is trained."""
 FULL = "tglo cached"
-"""tglo's configuration with everything that makes it fast: where the ablation starts."""
+"""The configuration of tglo where the ablation starts."""
+
+COMPILED = "tglo cached, compiled"
 
 CACHED: Overrides = {"objective": {"reference": "cached"}}
 
@@ -23,6 +25,7 @@ CONTENDERS: dict[str, Contender] = {
         # By importance: a time limit cuts the list from its end.
         Peer(PEERS["full"], online=True, loss="model", checkpointing=True),
         Ours(FULL, overrides=CACHED, reference=False),
+        Ours(COMPILED, overrides={**CACHED, "engine": {"compile": "blocks"}}, reference=False),
         Peer("diffusers + accelerate"),
         Ours("tglo copy"),
         Peer("diffusers + accelerate, checkpointing", checkpointing=True),
@@ -45,9 +48,17 @@ def _without(name: str, *, online: bool = False, **changed: Mapping[str, Any]) -
 ABLATIONS: dict[str, Contender] = {
     "cached reference -> copy": CONTENDERS["tglo copy"],
     "cached latents and embeddings -> encoded in the step": _without("encoding", online=True),
-    "no checkpointing -> checkpointing": _without(
-        "checkpointing", model={"gradient_checkpointing": True}
+    "no checkpointing -> selective": _without(
+        "selective checkpointing", model={"gradient_checkpointing": "selective"}
+    ),
+    "no checkpointing -> full": _without(
+        "full checkpointing", model={"gradient_checkpointing": "full"}
     ),
     "fused loss -> plain PyTorch": _without("plain loss", objective={"backend": "reference"}),
 }
-"""What is switched off in FULL -> FULL without it."""
+"""What is changed in FULL -> FULL with that change alone."""
+GPU_ABLATIONS: dict[str, Contender] = {
+    "channels_last -> contiguous": _without("contiguous", engine={"channels_last": "off"}),
+    "not compiled -> blocks compiled": CONTENDERS[COMPILED],
+}
+"""Further ones: on the CPU channels_last is off, and compiling takes minutes."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from benchmarks.step.draws import CONFIDENCE, PERCENTILE, Samples
 from benchmarks.step.encoders import Encoders
 from benchmarks.step.operations import LORA_RANK
@@ -14,6 +16,7 @@ from benchmarks.step.workplace import CAPTION_DROPOUT, SEED, TEMPERATURE, Workpl
 from tglo.devices import DTYPES
 from tglo.train.config import TrainConfig, parse_config
 from tglo.train.engine import start_processes
+from tglo.train.guard import Guard
 from tglo.train.loop import _step
 from tglo.train.metrics import Clock, Health
 from tglo.train.output import StopSignal
@@ -81,6 +84,7 @@ class OurStep:
         self.config.output.folder.mkdir(parents=True)
         device = start_processes(self.config)
         self.parts = prepare(self.config, device)
+        self.guard = Guard(self.parts.engine, self.config.engine.find_bad_gradients)
         self.health, self.stop = Health(device), StopSignal()
         self.samples = Samples(workplace)
         self.count = 0
@@ -95,6 +99,9 @@ class OurStep:
         if self.count:
             self.count += 1  # the next step has been read ahead, with the batch before
 
+    def compiled(self) -> bool:
+        return self.config.engine.compile != "none"
+
     def rows(self) -> list[int]:
         """The samples of the next step."""
         return self.parts.batches.sampler.batch(self.count, 0, 0)[0].tolist()
@@ -106,14 +113,14 @@ class OurStep:
     def checked_step(self) -> tuple[float, float]:
         """One update, the first or after another checked one; its loss and its gradient's norm."""
         norm = self._step(Clock())
-        return self.health.read()["loss"], norm
+        return self.health.read()["loss"], float(norm)
 
-    def _step(self, clock: Clock) -> float:
+    def _step(self, clock: Clock) -> Tensor | float:
         if self.encoders is not None:
             with clock.part("encode"):
                 rows = self.rows()
                 self.encoders.latents(rows)
                 self.encoders.text(rows)
-        norm = _step(self.parts, self.count, self.health, clock, self.stop)[1]
+        norm = _step(self.parts, self.count, self.guard, self.health, clock, self.stop)[1]
         self.count += 1
         return norm

@@ -93,6 +93,9 @@ class PeerStep:
         """The batch of the steps from here on."""
         self.batch, self.sampler = batch, self.samples.sampler(batch)
 
+    def compiled(self) -> bool:
+        return False
+
     def rows(self) -> list[int]:
         """The samples of the next step."""
         return self.sampler.batch(self.count, 0, 0)[0].tolist()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, Contender
+from benchmarks.step.contenders import (
+    ABLATIONS,
+    COMPILED,
+    CONTENDERS,
+    FULL,
+    GPU_ABLATIONS,
+    Contender,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Plan:
     """cpu or cuda."""
     batches: tuple[int, ...]
     """Rising: what follows a batch that does not fit is not tried."""
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    contenders: tuple[str, ...] = tuple(name for name in CONTENDERS if name != COMPILED)
     ablation_batch: int = 0
     """The batch of the ablation; 0 leaves it out."""
     rounds: int = 7
@@ -47,6 +54,10 @@ class Plan:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
+    def ablations(self) -> dict[str, Contender]:
+        """What is changed in the full configuration, and the contender that has it changed."""
+        return ABLATIONS if self.on_cpu else {**ABLATIONS, **GPU_ABLATIONS}
+
     def groups(self) -> list[Group]:
         """In the order of their importance."""
         main = [CONTENDERS[name] for name in self.contenders]
@@ -54,7 +65,7 @@ class Plan:
         ablated: list[Contender] = []
         if self.ablation_batch:
             known = set(self.contenders) if self.ablation_batch in self.batches else set()
-            wanted = [CONTENDERS[FULL], *ABLATIONS.values()]
+            wanted = [CONTENDERS[FULL], *self.ablations().values()]
             ablated = [contender for contender in wanted if contender.name not in known]
         found = [
             Group(full, self.batches),
@@ -71,6 +82,7 @@ PLANS = {
         "sdxl",
         "cuda",
         (1, 2, 4, 8, 16),
+        contenders=tuple(CONTENDERS),
         ablation_batch=4,
         rounds=5,
         steps=2,

@@ -53,7 +53,7 @@ def _block(record: Record) -> str:
     ]
     if wanted:
         parts += [
-            f"One thing switched off at a time, batch {wanted}:",
+            f"One thing changed at a time in `{record['full']}`, batch {wanted}:",
             tables.ablation(record, table.markdown),
         ]
     return "\n\n".join([*parts, *tables.notes(record)])

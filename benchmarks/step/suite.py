@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step.contenders import ABLATIONS, FULL, PEERS, Contender
+from benchmarks.step.contenders import FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import Group, Plan
@@ -72,7 +72,7 @@ def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) ->
                 "precision": workplace.precision,
                 "peers": PEERS,
                 "full": FULL,
-                "ablations": {what: found.name for what, found in ABLATIONS.items()},
+                "ablations": {what: found.name for what, found in plan.ablations().items()},
                 "ablation_batch": plan.ablation_batch,
                 "rows": [],
             }

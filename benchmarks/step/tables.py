@@ -66,10 +66,10 @@ def all_batches(record: Record, render: Render) -> str:
 
 
 def ablation(record: Record, render: Render) -> str:
-    """The full configuration, and the same with one thing switched off."""
+    """The full configuration, and the same with one thing changed."""
     batch = record["ablation_batch"]
     full = _row(record, record["full"], batch)
-    found = [(f"all of it ({record['full']})", full)]
+    found = [(f"nothing ({record['full']})", full)]
     found += [(what, _row(record, name, batch)) for what, name in record["ablations"].items()]
     lines = []
     for what, row in found:
@@ -81,7 +81,7 @@ def ablation(record: Record, render: Render) -> str:
             memory = f"{row['peak_bytes'] / full['peak_bytes']:.2f}"
         speed = table.times_faster(row, full)
         lines.append([what, number(row["samples_per_second"]), speed, memory])
-    return render(["without", "samples/s", "speed", "memory"], lines)
+    return render(["changed", "samples/s", "speed", "memory"], lines)
 
 
 def counted(record: Record) -> str:
@@ -114,7 +114,7 @@ def whole(record: Record) -> str:
     blocks += [f"batch {b}\n{at_batch(record, b, table.text)}" for b in batches(record)]
     if record["ablation_batch"]:
         shown = ablation(record, table.text)
-        blocks.append(f"one thing switched off, batch {record['ablation_batch']}\n{shown}")
+        blocks.append(f"one thing changed, batch {record['ablation_batch']}\n{shown}")
     return "\n\n".join([*blocks, *notes(record)])
 
 

@@ -103,7 +103,11 @@ class Worker:
         }
 
     def launches(self) -> int | None:
-        """Kernels, copies and fills of a step; on the CPU calls of operators."""
+        """Kernels, copies and fills of a step; on the CPU operators that compute. None for compiled
+        code on the CPU, which would be counted as it is without the compiler.
+        """
+        if self.running.compiled() and not self.on_gpu:
+            return None
         counted = gpu.count_launches if self.on_gpu else _operator_calls
         return counted(lambda: self.running.step(Clock()))
 
