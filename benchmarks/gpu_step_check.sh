@@ -63,7 +63,7 @@ import torch, tglo
 p, q, y = (torch.randn(4, 4, 128, 128, device="cuda", dtype=torch.bfloat16, requires_grad=i == 0) for i in range(3))
 tglo.tgo_loss(p, y, torch.rand(4, device="cuda"), 0.5, reference_pred=q).backward()
 print(torch.cuda.get_device_name(), "torch", torch.__version__, p.grad.abs().max().item())' || {
-  say "step: not run"
+  say "step: not run; TGLO_BACKEND=triton or TGLO_BACKEND=reference may do"
   exit "${#failed[@]}"
 }
 part imports 60 "$python" -c 'import benchmarks.step.suite' || {

@@ -40,15 +40,15 @@ class Encoders:
             CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
         ]
         self.prompts = samples.prompts
-        self.pixels = torch.stack([_pixels(path) for path in samples.images])
+        self.pixels = [_pixels(path) for path in samples.images]
         if self.device.type == "cuda":
-            self.pixels = self.pixels.pin_memory()
+            self.pixels = [pixels.pin_memory() for pixels in self.pixels]
 
     @torch.no_grad()
     def latents(self, rows: Sequence[int], posterior: Tensor | None = None) -> Tensor:
         """Scaled latents (B, 4, h, w); posterior: the normal numbers of their sample, if given."""
-        pixels = self.pixels[list(rows)].to(self.device, self.dtype, non_blocking=True)
-        found = self.vae.encode(pixels).latent_dist
+        pixels = [self.pixels[row].to(self.device, non_blocking=True) for row in rows]
+        found = self.vae.encode(torch.stack(pixels).to(self.dtype)).latent_dist
         sample = found.sample() if posterior is None else found.mean + found.std * posterior
         return (sample * self.vae.config.scaling_factor).to(self.dtype)
 

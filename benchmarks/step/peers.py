@@ -146,7 +146,7 @@ class PeerStep:
         if self.encoders is not None:
             return self.encoders.latents(rows, posterior), *self.encoders.text(rows)
         mean, std, text, pooled = (
-            values[rows].to(self.device, self.dtype, non_blocking=True) for values in self.cached
+            values[rows].to(self.device, non_blocking=True).to(self.dtype) for values in self.cached
         )
         sample = torch.randn_like(mean) if posterior is None else posterior.to(self.dtype)
         return mean + std * sample, text, pooled
