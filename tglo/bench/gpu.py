@@ -100,11 +100,16 @@ def measure(contender: Contender, cases: Sequence[Case], *, repeats: int = 50) -
 
 def launches(contender: Contender, case: Case) -> int | None:
     """What torch.profiler sees on the device during one step."""
+    return count_launches(lambda: contender.step(case))
+
+
+def count_launches(run: Callable[[], object]) -> int | None:
+    """Kernels, copies and fills that `run` starts on the device; None without a profiler."""
     from torch.profiler import ProfilerActivity, profile
 
     try:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            contender.step(case)
+            run()
             torch.cuda.synchronize()
         seen = [
             event

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# SDXL's whole training step on one GPU, in one command of at most eight minutes, from a checkout and without a network:
+#
+#     bash benchmarks/gpu_step_check.sh [OUTPUT_FOLDER] [FLAGS OF python -m benchmarks.step]
+#
+# Needs torch, Triton, transformers, peft and accelerate in place, about 40 GB of host memory and 15 GB under TMPDIR.
+# What else is missing can be brought as wheels, for the GPU machine's Python and platform (see pip download --help);
+# they are unpacked into the output folder and come first on PYTHONPATH, and nothing is installed:
+#
+#     pip download --no-deps -c constraints.txt -d wheels \
+#         diffusers importlib_metadata zipp safetensors msgspec filelock tqdm
+#     WHEELS=wheels bash benchmarks/gpu_step_check.sh
+#
+# The fused loss runs on the CUDA kernels where tglo/_C.so has them (benchmarks/gpu_check.sh builds it), else on
+# Triton's; TGLO_BACKEND=auto, cuda, triton or reference overrides that. Contenders come in the order of their
+# importance and the record is written after every batch, so a time limit leaves what was measured. LoRA comes last; to
+# have all of it: --contenders with the names that end in LoRA, and --ablation-batch 0.
+# The folder gets summary.txt, step.log and step.json; the exit status is the number of failed parts.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+out=${1:-gpu-step-check}
+shift || true
+python=${PYTHON:-python3}
+deadline=475 # seconds for all parts together
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -f "$out"/{summary.txt,step.log,step.json}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+[ -e tglo/kernels ] || ln -s ../kernels tglo/kernels # a checkout is not an installation
+
+failed=()
+say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
+
+part() { # part NAME SECONDS COMMAND...: run it, append to the log, remember a failure
+  local name=$1 limit=$2 left=$((deadline - SECONDS)) start=$SECONDS status=0
+  shift 2
+  [ "$left" -lt "$limit" ] && limit=$left
+  printf '\n== %s: %s\n' "$name" "$*" >> "$out/step.log"
+  timeout --kill-after=5 "$limit" "$@" >> "$out/step.log" 2>&1 || status=$?
+  if [ "$status" -ne 0 ]; then
+    failed+=("$name")
+    tail -n 15 "$out/step.log"
+    say "$name: FAILED with status $status after $((SECONDS - start)) s (limit $limit s; 124 is the limit)"
+    return 1
+  fi
+  say "$name: ok in $((SECONDS - start)) s"
+}
+
+if [ -n "${WHEELS:-}" ]; then
+  part wheels 60 "$python" -m pip install --no-index --no-deps --upgrade --target "$out/site" "$WHEELS"/*.whl
+  export PYTHONPATH="$out/site:$PYTHONPATH"
+fi
+if [ -z "${TGLO_BACKEND:-}" ]; then
+  TGLO_BACKEND=$("$python" -c \
+    'from tglo.schemas import EXTENSION; print("cuda" if EXTENSION.architectures else "triton")') || TGLO_BACKEND=auto
+fi
+export TGLO_BACKEND
+say "backend: $TGLO_BACKEND"
+
+# A loss that does not run would be found only after the models are built.
+part loss 60 "$python" -c '
+import torch, tglo
+p, q, y = (torch.randn(4, 4, 128, 128, device="cuda", dtype=torch.bfloat16, requires_grad=i == 0) for i in range(3))
+tglo.tgo_loss(p, y, torch.rand(4, device="cuda"), 0.5, reference_pred=q).backward()
+print(torch.cuda.get_device_name(), "torch", torch.__version__, p.grad.abs().max().item())' || {
+  say "step: not run; TGLO_BACKEND=triton or TGLO_BACKEND=reference may do"
+  exit "${#failed[@]}"
+}
+part imports 60 "$python" -c 'import benchmarks.step.suite' || {
+  say "step: not run; bring what is missing as WHEELS"
+  exit "${#failed[@]}"
+}
+# Forking saves every process its imports, if none of them has looked at CUDA.
+fork=--no-fork
+"$python" -c '
+import os, sys, torch, benchmarks.step.worker
+if os.fork() == 0:
+    torch.ones(1, device="cuda").item()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))' >> "$out/step.log" 2>&1 && fork=--fork
+say "processes: $fork"
+left=$((deadline - SECONDS))
+part step "$left" "$python" -m benchmarks.step --device cuda "$fork" \
+  --seconds $((left - 25)) --output "$out/step.json" "$@"
+sed -n '/^sdxl; /,$p' "$out/step.log"
+
+say "${#failed[@]} failed: ${failed[*]:-none}; $SECONDS s; see $out"
+exit "${#failed[@]}"

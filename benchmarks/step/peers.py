@@ -1,0 +1,195 @@
+"""The same training step without tglo: as people write it with diffusers and accelerate.
+
+`online` with the loss in the model's dtype is the step of Diffusion-DPO's script
+(https://github.com/SalesforceAIResearch/DiffusionDPO), with the objective exchanged: images and
+prompts encoded in every step, a second UNet in half precision, gradient checkpointing, errors as
+(prediction - target).pow(2).mean(dim=[1, 2, 3]). In its favour two things are left out: it keeps the
+VAE, the text encoders and the second UNet in host memory, and decodes images; here all is on the
+device, and pixels are ready. For SDXL it updates with Adafactor, which has less state than AdamW;
+here everyone has AdamW.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from torch import Tensor
+
+from benchmarks.step.draws import CONFIDENCE, Draw, Samples
+from benchmarks.step.encoders import Encoders
+from benchmarks.step.operations import LORA_RANK
+from benchmarks.step.workplace import SEED, TEMPERATURE, Workplace
+from tglo.noise import Schedule
+from tglo.train.metrics import Clock
+
+LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way of writing the step."""
+
+    name: str
+    train: Literal["full", "lora"] = "full"
+    """LoRA: the reference is the model with its adapters disabled. Full: a second model."""
+    online: bool = False
+    """Encode images and prompts in the step; else latents and embeddings are in host memory."""
+    loss: Literal["model", "fp32"] = "fp32"
+    """Errors in the dtype of the predictions, or upcast before."""
+    checkpointing: bool = False
+
+    reference = True  # predicts in every step
+
+    def start(self, workplace: Workplace) -> PeerStep:
+        return PeerStep(self, workplace)
+
+
+class PeerStep:
+    """The step of one Peer, ready to run."""
+
+    def __init__(self, peer: Peer, workplace: Workplace) -> None:
+        self.peer, self.device = peer, workplace.device
+        mixed = {"bf16": "bf16", "fp32": "no"}[workplace.precision]
+        self.accelerator = Accelerator(mixed_precision=mixed, cpu=self.device.type == "cpu")
+        self.dtype = torch.bfloat16 if mixed == "bf16" else torch.float32
+        self.scheduler = DDPMScheduler.from_pretrained(workplace.model, subfolder="scheduler")
+        self.schedule = Schedule.from_scheduler(self.scheduler).to(self.device)
+        self.samples = Samples(workplace)
+        self.encoders = None
+        if peer.online:
+            self.encoders = Encoders(workplace, self.samples, self.dtype)
+        else:
+            self.cached = self._read_cache()
+        side = float(workplace.size.resolution)
+        self.time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=self.device)
+        self.count, self.batch = 0, 1
+
+        load: Any = UNet2DConditionModel.from_pretrained
+        unet = load(workplace.model, subfolder="unet", torch_dtype=torch.float32)
+        if peer.train == "lora":
+            self.reference = None
+            unet.requires_grad_(False).to(self.device, self.dtype)
+            _add_lora(unet)
+        else:
+            self.reference = load(workplace.model, subfolder="unet", torch_dtype=self.dtype)
+            self.reference.requires_grad_(False).to(self.device)
+        unet.train()
+        if peer.checkpointing:
+            unet.enable_gradient_checkpointing()
+        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+        rate = get_scheduler("constant", optimizer)
+        self.unet, self.optimizer, self.rate = self.accelerator.prepare(unet, optimizer, rate)
+
+    def use(self, batch: int) -> None:
+        """The batch of the steps from here on."""
+        self.batch, self.sampler = batch, self.samples.sampler(batch)
+
+    def compiled(self) -> bool:
+        return False
+
+    def rows(self) -> list[int]:
+        """The samples of the next step."""
+        return self.sampler.batch(self.count, 0, 0)[0].tolist()
+
+    def step(self, clock: Clock) -> None:
+        """One update with draws of its own."""
+        self._step(clock, None)
+
+    def checked_step(self) -> tuple[float, float]:
+        """One update with tglo's draws; its loss and its gradient's norm."""
+        draw = self.sampler.batch(self.count, 0, 0)[1]
+        return self._step(Clock(), self.samples.draw(self.rows(), draw, self.schedule))
+
+    def _step(self, clock: Clock, draw: Draw | None) -> tuple[float, float]:
+        rows, device = self.rows(), self.device
+        self.count += 1
+        with clock.part("encode" if self.peer.online else "data"):
+            latents, text, pooled = self._inputs(rows, draw)
+        with clock.part("noise"):
+            if draw is None:
+                noise = torch.randn_like(latents)
+                steps = self.scheduler.config.num_train_timesteps
+                timesteps = torch.randint(0, steps, (len(rows),), device=device).long()
+            else:
+                noise, timesteps = draw.noise.to(latents.dtype), draw.index
+            noisy = self.scheduler.add_noise(latents, noise, timesteps)
+            added = {"text_embeds": pooled, "time_ids": self.time_ids.expand(len(rows), -1)}
+        inputs = {"encoder_hidden_states": text, "added_cond_kwargs": added}
+        with clock.part("policy"):
+            policy = self.unet(noisy, timesteps, **inputs).sample
+        with clock.part("reference"), torch.no_grad():
+            reference = self._predict_reference(noisy, timesteps, inputs)
+        with clock.part("loss"):
+            loss = self._loss(policy, reference, noise, rows)
+            shown = self.accelerator.gather(loss.detach().repeat(len(rows))).mean().item()
+        with clock.part("backward"):
+            self.accelerator.backward(loss)
+        with clock.part("update"):
+            norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), 1.0)
+            self.optimizer.step()
+            self.rate.step()
+            self.optimizer.zero_grad()
+        return shown, 0.0 if draw is None else float(norm)
+
+    def _inputs(self, rows: list[int], draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, embeddings and pooled embeddings on the device, in the weights' dtype."""
+        posterior = None if draw is None else draw.posterior
+        if self.encoders is not None:
+            return self.encoders.latents(rows, posterior), *self.encoders.text(rows)
+        mean, std, text, pooled = (
+            values[rows].to(self.device, non_blocking=True).to(self.dtype) for values in self.cached
+        )
+        sample = torch.randn_like(mean) if posterior is None else posterior.to(self.dtype)
+        return mean + std * sample, text, pooled
+
+    def _predict_reference(
+        self, noisy: Tensor, timesteps: Tensor, inputs: dict[str, Any]
+    ) -> Tensor:
+        if self.reference is not None:
+            return self.reference(noisy, timesteps, **inputs).sample
+        model = self.accelerator.unwrap_model(self.unet)
+        model.disable_adapters()
+        prediction = self.unet(noisy, timesteps, **inputs).sample
+        model.enable_adapters()
+        return prediction
+
+    def _loss(self, policy: Tensor, reference: Tensor, target: Tensor, rows: list[int]) -> Tensor:
+        if self.peer.loss == "fp32":
+            policy, reference, target = policy.float(), reference.float(), target.float()
+        policy_error = (policy - target).pow(2).mean(dim=[1, 2, 3])
+        reference_error = (reference - target).pow(2).mean(dim=[1, 2, 3])
+        log_ratio = -(policy_error - reference_error) / TEMPERATURE
+        scores = self.samples.scores[rows].to(self.device, torch.float32)
+        distance = scores - self.samples.threshold
+        sign = torch.where(distance >= 0, 1.0, -1.0)
+        weight = 1 + CONFIDENCE * distance.abs()
+        return (-weight * F.logsigmoid(sign * log_ratio)).mean()
+
+    def _read_cache(self) -> list[Tensor]:
+        """Mean, std, embeddings and pooled embeddings of all samples, in host memory."""
+        latents = self.samples.cache.batch(self.samples.ids)
+        text = self.samples.cache.text(self.samples.ids)
+        found = [latents["mean"], latents["std"]]
+        found += [text["prompt_embeds"], text["pooled_prompt_embeds"]]
+        return [t.pin_memory() if self.device.type == "cuda" else t for t in found]
+
+
+def _add_lora(unet: Any) -> None:
+    torch.manual_seed(SEED)  # the matrices that tglo draws
+    config = LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=LORA_RANK,
+        init_lora_weights="gaussian",
+        target_modules=["to_k", "to_q", "to_v", "to_out.0"],
+    )
+    unet.add_adapter(config)
+    cast_training_params(unet, torch.float32)

@@ -1,0 +1,95 @@
+"""What a run measures, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.step.contenders import (
+    ABLATIONS,
+    COMPILED,
+    CONTENDERS,
+    FULL,
+    GPU_ABLATIONS,
+    Contender,
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders that are compared with each other, and take turns where they fit together."""
+
+    contenders: list[Contender]
+    batches: tuple[int, ...]
+    ablated: bool = False
+    """There for the ablation alone."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    size: str
+    """A name in sizes.SIZES."""
+    device: str
+    """cpu or cuda."""
+    batches: tuple[int, ...]
+    """Rising: what follows a batch that does not fit is not tried."""
+    contenders: tuple[str, ...] = tuple(name for name in CONTENDERS if name != COMPILED)
+    ablation_batch: int = 0
+    """The batch of the ablation; 0 leaves it out."""
+    rounds: int = 7
+    """Of each contender at each batch; its time is their median."""
+    steps: int = 1
+    """In a round, without a wait between them."""
+    enough: float = 60.0
+    """Seconds after which a contender has been timed enough at a batch, from the third round on."""
+    seconds: float = 1800.0
+    """For everything; what is left then has rows that say so."""
+    threads: int = 2
+    fork: bool = True
+    """Fork processes from one that has imported everything: no import may have looked at CUDA."""
+    quick: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    def ablations(self) -> dict[str, Contender]:
+        """What is changed in the full configuration, and the contender that has it changed."""
+        return ABLATIONS if self.on_cpu else {**ABLATIONS, **GPU_ABLATIONS}
+
+    def groups(self) -> list[Group]:
+        """In the order of their importance."""
+        main = [CONTENDERS[name] for name in self.contenders]
+        full, lora = ([c for c in main if c.train == train] for train in ("full", "lora"))
+        ablated: list[Contender] = []
+        if self.ablation_batch:
+            known = set(self.contenders) if self.ablation_batch in self.batches else set()
+            wanted = [CONTENDERS[FULL], *self.ablations().values()]
+            ablated = [contender for contender in wanted if contender.name not in known]
+        found = [
+            Group(full, self.batches),
+            Group(ablated, (self.ablation_batch,), ablated=True),
+            Group(lora, self.batches),
+        ]
+        return [group for group in found if group.contenders]
+
+
+PLANS = {
+    "quick": Plan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
+    "cpu": Plan("small", "cpu", (1, 2, 4), ablation_batch=2),
+    "cuda": Plan(
+        "sdxl",
+        "cuda",
+        (1, 2, 4, 8, 16),
+        contenders=tuple(CONTENDERS),
+        ablation_batch=4,
+        rounds=5,
+        steps=2,
+        enough=3.0,
+        seconds=450.0,
+        threads=8,
+        fork=False,
+    ),
+}
+"""What is measured where nothing else is asked for."""
