@@ -132,6 +132,28 @@ def test_lora_with_a_copied_reference_gives_the_same_losses(make_config: Make) -
     assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_a_copy_in_half_precision_predicts_as_autocast_does(
+    model: str, make_config: Make, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference's linear and convolution weights are bfloat16, the policy's float32."""
+    runs = []
+    for halved in (True, False):
+        if not halved:
+            monkeypatch.setattr("tglo.train.setup.keep_products_in", lambda *_: None)
+        config = make_config(
+            request.getfixturevalue(model),
+            folder=f"halved-{halved}",
+            engine={"precision": "bf16"},
+            objective={"reference": "copy"},
+            model={"train": "full"},
+        )
+        runs.append(metrics(train(config).folder))
+    assert runs[0][0]["r_positive"] == runs[0][0]["r_negative"] == 0.0
+    assert runs[0][-1]["r_positive"] != 0.0
+    assert [x["loss"] for x in runs[0]] == [x["loss"] for x in runs[1]]
+
+
 def test_bf16_autocast_and_checkpointing_run(make_config: Make) -> None:
     config = make_config(
         engine={"precision": "bf16"}, model={"gradient_checkpointing": "selective", "train": "full"}

@@ -121,8 +121,8 @@ def memory(
         offload_parameters=options.offload_parameters,
     )
     base = sizes.frozen if options.train == "lora" else sizes.trained
-    copy = base * (4 if stage is None else WIDTH[options.precision])
-    extra = copy * (options.reference == "copy") + 4 * sizes.trained * options.ema
+    copy = base * WIDTH[options.precision] * (options.reference == "copy")
+    extra = copy + 4 * sizes.trained * options.ema
     backward = found.cost[checkpointing].peak * options.micro_batch + _buffers(
         options, sizes, stage
     )

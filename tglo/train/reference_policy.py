@@ -18,6 +18,17 @@ class Predict(Protocol):
     ) -> Tensor: ...
 
 
+def keep_products_in(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of linear and convolution layers to ``dtype``, in place.
+
+    Autocast does so in each forward pass: the predictions are the same bit for bit, for half the
+    memory and without the casting. Normalisations, which autocast computes in float32, stay.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            layer.to(dtype)
+
+
 class CopyReference:
     """A frozen second model, replicated in each process whatever the ZeRO stage."""
 

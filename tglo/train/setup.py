@@ -24,7 +24,12 @@ from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
 from tglo.train.engine import Engine, make_engine
-from tglo.train.reference_policy import AdapterOffReference, CopyReference, Reference
+from tglo.train.reference_policy import (
+    AdapterOffReference,
+    CopyReference,
+    Reference,
+    keep_products_in,
+)
 from tglo.train.temperature import Temperature
 
 log = logging.getLogger("tglo")
@@ -91,6 +96,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         dtype = _weights_dtype(engine.module)
         if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
             copy = copy.to(dtype)
+        elif engine.dtype != dtype:  # autocast
+            keep_products_in(copy, engine.dtype)
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
         reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
