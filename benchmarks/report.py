@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if current else 1
     PAGE.write_text(page)
     draw(records, FIGURE)
-    print(f"wrote {PAGE} and {FIGURE} from {', '.join(record['file'] for record in records)}")
+    step_report.draw(step_report.load())
+    print(f"wrote {PAGE} and figures from {', '.join(record['file'] for record in records)}")
     return 0
 
 

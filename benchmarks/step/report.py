@@ -15,7 +15,9 @@ from tglo.files import read_json
 
 Record = dict[str, Any]
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "step"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "step"
+FIGURE = ROOT / "docs" / "step.png"
 
 NOT_MEASURED = {
     "cpu": "Not measured yet.",
@@ -57,3 +59,41 @@ def _block(record: Record) -> str:
             tables.ablation(record, table.markdown),
         ]
     return "\n\n".join([*parts, *tables.notes(record)])
+
+
+def draw(records: Sequence[Record], path: Path = FIGURE) -> None:
+    """Bars of samples per second at the record's own batch, and peak memory as text; a panel for
+    each device, its newest record.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    newest = {record["device"]: record for record in records}
+    if not newest:
+        return
+    figure, panels = pyplot.subplots(
+        len(newest), 1, figsize=(7.5, 3.4 * len(newest)), squeeze=False, layout="constrained"
+    )
+    for axes, record in zip(panels[:, 0], newest.values(), strict=True):
+        batch = record["ablation_batch"] or tables.batches(record)[-1]
+        rows = [
+            row
+            for row in reversed(record["rows"])
+            if row["batch"] == batch and row["time_us"] and not row["ablated"]
+        ]
+        speeds = [row["samples_per_second"] for row in rows]
+        colors = ["#2b6ca3" if r["contender"].startswith("tglo") else "#b3b3b3" for r in rows]
+        axes.barh([row["contender"] for row in rows], speeds, color=colors, height=0.7)
+        for index, (row, speed) in enumerate(zip(rows, speeds, strict=True)):
+            label = f" {table.number(speed)}, {table.number(row['peak_bytes'] / 1e9)} GB"
+            axes.text(speed, index, label, va="center", fontsize=8)
+        axes.set_xlim(0, 1.25 * max(speeds))
+        axes.set_xlabel("samples per second (median), peak memory", fontsize=8)
+        where = record["gpu"]["name"] if record["device"] == "cuda" else "CPU, 2 threads"
+        axes.set_title(f"{record['size']}, batch {batch}, {where}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
