@@ -37,7 +37,12 @@ FIGURE = ROOT / "docs/draws.png"
 IMAGES, EPOCHS, SAMPLES = 100, 8, 40  # images and samples are per prompt
 SAMPLED: dict[str, Any] = {"steps": 12, "guidance": GUIDANCE, "batch_size": BATCH, "device": "cpu"}
 COUNTS = {"plain": (1, 2, 4, 8), "stratified": (2, 4, 8)}  # one draw cannot be stratified
-MODES = ["copy", *(f"{kind} {k}" for kind, counts in COUNTS.items() for k in counts)]
+OTHER_DRAWS = "copy other"  # the same with another seed of the draws: how far luck goes
+NAMES = {
+    "copy": "frozen copy, a new draw each epoch",
+    OTHER_DRAWS: "the same with another seed of the draws",
+}
+MODES = ["copy", OTHER_DRAWS, *(f"{kind} {k}" for kind, counts in COUNTS.items() for k in counts)]
 
 
 def prepare(here: Path, seed: int, images: int = IMAGES) -> Path:
@@ -94,6 +99,8 @@ def _train(
 
     kind, _, count = mode.partition(" ")
     data: dict[str, Any] = {"manifest": str(scored), "cache": str(here / "cache")}
+    if mode == OTHER_DRAWS:
+        data["draw_seed"] = 1000 + seed
     if kind != "copy":
         rule = DrawRule(seed, 0.1, int(count), kind == "stratified")
         errors = here / f"errors-{kind}-{count}"
@@ -145,7 +152,7 @@ def gather(folder: Path) -> dict[str, Any]:
         result[mode]["metrics"].get("noise_floor")
         for result in results.values()
         for mode in MODES
-        if mode != "copy"
+        if not mode.startswith("copy")
     ]
     return {
         "seeds": list(results),
@@ -165,9 +172,7 @@ def table(record: dict[str, Any]) -> str:
         error = paired.std(ddof=1) / len(paired) ** 0.5 if len(paired) > 1 else 0.0
         rows.append(
             [
-                "frozen copy, new draws"
-                if mode == "copy"
-                else f"cached, K = {mode.split()[1]}, {mode.split()[0]}",
+                NAMES.get(mode) or f"cached, K = {mode.split()[1]}, {mode.split()[0]}",
                 f"{gains.mean():+.2f}",
                 f"{gains.min():+.2f} to {gains.max():+.2f}",
                 "" if mode == "copy" else f"{paired.mean():+.2f} ± {error:.2f}",
@@ -185,6 +190,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
     copy = np.array(record["gains"]["copy"])
     axes.axhspan(copy.min(), copy.max(), color="#dddddd", label="frozen copy: range over seeds")
     axes.axhline(copy.mean(), color="#666666", linewidth=1.2, label="frozen copy: mean")
+    other = np.mean(record["gains"][OTHER_DRAWS])
+    axes.axhline(other, color="#666666", linewidth=1.0, linestyle=":", label="other draws: mean")
     for kind, color, shift in (("plain", "#d98c21", 0.96), ("stratified", "#1f6fb4", 1.04)):
         counts = np.array(COUNTS[kind])
         gains = np.array([record["gains"][f"{kind} {k}"] for k in counts])

@@ -297,42 +297,43 @@ def tgo_loss(
         return loss.zero_(), wide[0], wide[1], wide[2], wide[3]
     elements, parts = policy_pred[0].numel(), _parts(policy_pred)
     partials = torch.empty(3 * rows * parts, dtype=torch.float64, device=device)
-    _forward[(rows * parts,)](
-        policy_pred,
-        target,
-        reference_pred,
-        None if reference_error is None else reference_error.contiguous(),
-        scores.contiguous(),
-        threshold,
-        timestep_weight,
-        mask,
-        partials,
-        _arrival_counter(device),
-        loss,
-        *wide,
-        rows,
-        elements,
-        parts,
-        draws,
-        _stride(threshold),
-        _stride(timestep_weight),
-        *_mask_numbers(mask, mask_inner),
-        threshold_value,
-        timestep_weight_value,
-        beta,
-        1.0 / temperature,
-        confidence,
-        1.0 / batch if reduction == 1 else 1.0,
-        1.0 / elements,
-        1.0 / draws,
-        REDUCED=reduced,
-        BLOCK=BLOCK,
-        STEPS=STEPS,
-        SAMPLES=SAMPLES,
-        PARTS=PARTS,
-        num_warps=WARPS,
-        maxnreg=REGISTERS,
-    )
+    with torch.cuda.device_of(policy_pred):
+        _forward[(rows * parts,)](
+            policy_pred,
+            target,
+            reference_pred,
+            None if reference_error is None else reference_error.contiguous(),
+            scores.contiguous(),
+            threshold,
+            timestep_weight,
+            mask,
+            partials,
+            _arrival_counter(device),
+            loss,
+            *wide,
+            rows,
+            elements,
+            parts,
+            draws,
+            _stride(threshold),
+            _stride(timestep_weight),
+            *_mask_numbers(mask, mask_inner),
+            threshold_value,
+            timestep_weight_value,
+            beta,
+            1.0 / temperature,
+            confidence,
+            1.0 / batch if reduction == 1 else 1.0,
+            1.0 / elements,
+            1.0 / draws,
+            REDUCED=reduced,
+            BLOCK=BLOCK,
+            STEPS=STEPS,
+            SAMPLES=SAMPLES,
+            PARTS=PARTS,
+            num_warps=WARPS,
+            maxnreg=REGISTERS,
+        )
     return loss, wide[0], wide[1], wide[2], wide[3]
 
 
@@ -351,22 +352,23 @@ def tgo_loss_backward(
     if rows == 0:
         return gradient
     parts = _parts(policy_pred)
-    _backward[(rows * parts,)](
-        grad_loss,
-        coefficient,
-        policy_pred,
-        target,
-        mask,
-        gradient,
-        policy_pred[0].numel(),
-        parts,
-        draws,
-        _stride(grad_loss),
-        *_mask_numbers(mask, mask_inner),
-        BLOCK=BLOCK,
-        STEPS=STEPS,
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(policy_pred):
+        _backward[(rows * parts,)](
+            grad_loss,
+            coefficient,
+            policy_pred,
+            target,
+            mask,
+            gradient,
+            policy_pred[0].numel(),
+            parts,
+            draws,
+            _stride(grad_loss),
+            *_mask_numbers(mask, mask_inner),
+            BLOCK=BLOCK,
+            STEPS=STEPS,
+            num_warps=WARPS,
+        )
     return gradient
 
 

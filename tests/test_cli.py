@@ -81,7 +81,7 @@ def test_from_prompts_to_an_aligned_model(
     assert "2 steps done" in run("train", "run.toml")
     assert "2 draws of 8 samples" in run(
         "cache", "--model", "./model", "--manifest", "images/scored.csv", "--output", "cache",
-        "--reference", "--draws", "2", "--device", "cpu",
+        "--resolution", "16", "--reference", "--draws", "2", "--device", "cpu",
     )  # fmt: skip
     assert "2 steps done" in run(
         "train", "run.toml", "--objective.reference", "cached", "--output.folder", "cached"
@@ -150,3 +150,22 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(name in text for name in cli.COMMANDS)
+
+
+def test_the_reference_cache_refuses_or_mends_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.build_sd15(tmp_path / "model")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "m.csv").write_text("prompt,image\na red square,red.png\n")
+    command = [
+        "cache", "--model", str(model), "--manifest", str(tmp_path / "m.csv"),
+        "--output", str(tmp_path / "cache"), "--device", "cpu", "--reference", "--draws", "1",
+    ]  # fmt: skip
+    assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err
+    assert cli.main([*command, "--resolution", "24"]) == 1
+    assert "resolution: the cache has '16', wanted is '24'" in capsys.readouterr().err
+    shard = tmp_path / "cache" / "latents-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-8])
+    assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err
+    assert "1 shards written" in capsys.readouterr().out

@@ -6,9 +6,27 @@ import os
 from pathlib import Path
 
 from tglo import models
-from tglo.data.cache import Report, build_cache
+from tglo.data.cache import LatentCache, Report, build_cache
+from tglo.data.errors import CacheError
 from tglo.data.manifest import read_manifest
 from tglo.devices import DTYPES, process_device
+
+
+def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
+    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
+    built; False also for a damaged one. CacheError naming the field for one of something else.
+    """
+    try:
+        found = LatentCache(cache)
+    except CacheError:
+        return False
+    rows = read_manifest(manifest, require_scores=False)
+    found.check({"resolution": str(resolution), "samples": rows.identity})
+    if not buckets and " " in found.fingerprint["buckets"]:
+        raise CacheError(
+            f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
+        )
+    return True
 
 
 def build(

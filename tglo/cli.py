@@ -192,12 +192,11 @@ def cache(
         compile: Compile the reference's forward, as engine.compile.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
-    from tglo.caching import build
-    from tglo.data.cache_format import LAST
+    from tglo.caching import build, is_made_of
     from tglo.draws import DrawRule
     from tglo.reference_caching import build_reference, wait_for_latents
 
-    if not reference or not (output / LAST).is_file():
+    if not reference or not is_made_of(output, manifest, resolution, buckets):
         print(
             build(
                 model,
@@ -313,9 +312,11 @@ def export(run: Positional[Path], output: Path) -> None:
         run: Output folder of `tglo train`. Start this with as many processes as the run had.
         output: Folder to write; refused if it exists.
     """
+    from tglo.train import processes
     from tglo.train.loop import export_run
 
     print(f"wrote {export_run(run, output)}")
+    processes.leave()
 
 
 def bench(
@@ -348,7 +349,7 @@ COMMANDS = {
 
 
 def _train(arguments: Sequence[str]) -> None:
-    from tglo.train import TrainConfig, load_config
+    from tglo.train import TrainConfig, load_config, processes
     from tglo.train import train as run
 
     paths = [a for a in arguments[:1] if not a.startswith("-")]
@@ -361,6 +362,7 @@ def _train(arguments: Sequence[str]) -> None:
         description="Train as a TOML file and these flags say; flags win.",
     )
     result = run(config)
+    processes.leave()
     if not result.finished:
         print(f"stopped after {result.steps} steps; the same command goes on")
     elif result.export is not None:

@@ -21,8 +21,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def process_device(name: str) -> torch.device:
-    """`choose_device`, and among several GPUs the one that a launcher gave this process."""
+    """`choose_device`, and among several GPUs the one that a launcher gave this process; it becomes
+    the current one.
+    """
     device = choose_device(name)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device

@@ -8,6 +8,7 @@ rate, and noise and target come from the same key (tglo.noise).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,15 @@ class Drawer:
         self.device = family.device
         self.schedule = family.schedule
         self._unconditional = family.unconditional(cache.unconditional())
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a draw depends on besides denoiser, latents and captions' embeddings, by name."""
+        empty = {
+            name: hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+            for name, value in sorted(self._unconditional.items())
+        }
+        dropped = " ".join(empty.values()) if self.rule.caption_dropout else "none"
+        return {**self.rule.fingerprint(), "dropped_caption": dropped}
 
     def read(self, ids: Sequence[int], draws: int | Tensor) -> Read:
         """Read B samples of one bucket; touches no accelerator, so any thread may call it.

@@ -14,6 +14,7 @@ from torch import Tensor
 from tglo import models
 from tglo.data.cache import LatentCache
 from tglo.data.cache_format import LAST
+from tglo.data.errors import CacheError
 from tglo.data.reference_errors import ReferenceReport, build_reference_errors
 from tglo.devices import DTYPES, process_device
 from tglo.draws import Drawer, DrawRule
@@ -82,7 +83,7 @@ def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dic
     return {
         **family.denoiser_fingerprint(),
         **drawer.cache.content(),
-        **drawer.rule.fingerprint(),
+        **drawer.fingerprint(),
         "precision": precision,
     }
 
@@ -105,9 +106,18 @@ class ReferenceForward:
         return prediction_error(prediction, drawn.target)
 
 
-def wait_for_latents(cache: Path, seconds: float = 1.0) -> None:
-    """Wait until other processes have finished their shards of the latent cache."""
+def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:
+    """Wait until other processes have finished their shards of the latent cache.
+
+    CacheError when nothing in it has changed for `patience` seconds.
+    """
     if not (cache / LAST).is_file():
         log.info("waiting for other processes to finish %s", cache)
     while not (cache / LAST).is_file():
-        time.sleep(seconds)
+        newest = max(entry.stat().st_mtime for entry in [cache, *cache.iterdir()])
+        if time.time() - newest > patience:
+            raise CacheError(
+                f"{cache} is not complete and has not changed for {patience:.0f} s: another process "
+                "failed or was never started; run `tglo cache` again, it makes what is missing"
+            )
+        time.sleep(poll)

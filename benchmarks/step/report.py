@@ -91,7 +91,11 @@ def draw(records: Sequence[Record], path: Path = FIGURE) -> None:
             axes.text(speed, index, label, va="center", fontsize=8)
         axes.set_xlim(0, 1.25 * max(speeds))
         axes.set_xlabel("samples per second (median), peak memory", fontsize=8)
-        where = record["gpu"]["name"] if record["device"] == "cuda" else "CPU, 2 threads"
+        where = (
+            record["gpu"]["name"]
+            if record["device"] == "cuda"
+            else f"CPU, {record['machine']['threads']} threads"
+        )
         axes.set_title(f"{record['size']}, batch {batch}, {where}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -195,4 +195,4 @@ SIZES = {
         ),
     )
 }
-"""By name: `sdxl`; `small` for the CPU (5 million weights, 4x32x32 latents); `tiny` for CI."""
+"""By name: `sdxl`; `small` for the CPU (11 million weights, 4x32x32 latents); `tiny` for CI."""

@@ -4,7 +4,8 @@
 # makes a scheduler kill the other nodes while they may still be saving.
 set -euo pipefail
 
-torchrun "$@" &
+# A terminal's Ctrl-C goes to every process of the group: torchrun is to leave it to the trainers too.
+torchrun --signals-to-handle SIGTERM,SIGHUP,SIGQUIT "$@" &
 launcher=$!
 
 stop() {

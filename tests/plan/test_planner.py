@@ -163,3 +163,21 @@ def test_a_local_folder_is_read(tmp_path: Path) -> None:
     folder = tiny.build_sd15(tmp_path / "sd15")
     found = plan(Options(model=str(folder), train="lora", lora_rank=4, gpu_memory=8)).profile
     assert 0 < found.sizes.trained < found.sizes.frozen
+
+
+def test_what_training_refuses_is_not_recommended() -> None:
+    alone = plan(replace(SDXL, gpus=1, optimizer="adafactor", micro_batch=1))
+    assert {row.stage for row in alone.rows} == {None}
+    with pytest.raises(ValueError, match="adafactor on 8 GPUs needs precision fp32"):
+        plan(replace(SDXL, gpus=8, optimizer="adafactor"))
+    with pytest.raises(ValueError, match="adamw8bit cannot be offloaded"):
+        plan(replace(SDXL, gpus=8, optimizer="adamw8bit", offload_optimizer=True))
+    assert 3 not in {row.stage for row in plan(replace(SDXL, gpus=8, optimizer="adamw8bit")).rows}
+
+
+def test_float32_activations_take_twice_the_room() -> None:
+    found = profile(SDXL.model)
+    half, full = (memory(replace(SDXL, precision=p), found, 0, "none") for p in ("bf16", "fp32"))
+    assert full.working > 1.8 * half.working
+    autocast = memory(SDXL, found, None, "none")
+    assert autocast.working > 1.8 * half.working

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.plan.small import CASES, case_config, small_model
 from tglo.plan.memory import REDUCE_BUCKET, WIDTH
@@ -20,7 +20,9 @@ from tglo.train.engine import make_engine, start_processes
 
 def storages() -> dict[int, Tensor]:
     """Address of a storage -> a tensor that lives in it, of all tensors of this process."""
-    found = [o for o in gc.get_objects() if isinstance(o, Tensor) and o.device.type == "cpu"]
+    # By exact type: a compiler's fake tensors have no storage.
+    kinds = (Tensor, nn.Parameter)
+    found = [o for o in gc.get_objects() if type(o) in kinds and o.device.type == "cpu"]
     found += [t.grad for t in found if t.is_leaf and t.grad is not None]
     return {t.untyped_storage().data_ptr(): t for t in found if t.untyped_storage().nbytes()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,12 +136,23 @@ def test_beta_and_temperature_act_as_their_ratio(cached: TrainConfig, tmp_path: 
     assert all("scores" not in row for row in rows)
 
 
-def test_changed_settings_are_run_again(cached: TrainConfig, tmp_path: Path) -> None:
+def test_another_sampling_is_sampled_and_other_settings_are_refused(
+    cached: TrainConfig, tmp_path: Path
+) -> None:
+    output, grid = tmp_path / "sweep", {"objective.beta": [1]}
     sampling = Sampling(tmp_path / "prompts.txt", "ink", count=1, steps=2, guidance=1, device="cpu")
     sampling.prompts.write_text("a temple\n")
-    before = sweep(cached, {"objective.beta": [1]}, tmp_path / "sweep")
-    after = sweep(cached, {"objective.beta": [1]}, tmp_path / "sweep", sampling=sampling)
-    assert "scores" not in before[0] and after[0]["scores"]["count"] == 1
+    assert "scores" not in sweep(cached, grid, output)[0]
+    first = sweep(cached, grid, output, sampling=sampling)[0]
+    assert first["scores"]["count"] == 1
+    other = sweep(cached, grid, output, sampling=replace(sampling, seed=7))[0]
+    assert other["scores"]["mean"] != first["scores"]["mean"]
+    assert sweep(cached, grid, output, sampling=sampling)[0] == first
+    faster = replace(cached, optimizer=replace(cached.optimizer, learning_rate=0.1))
+    with pytest.raises(
+        ValueError, match=r"other settings \(optimizer.learning_rate is 0.001, not 0.1"
+    ):
+        sweep(faster, grid, output)
 
 
 @pytest.mark.timeout(200)

@@ -24,7 +24,7 @@ from tglo.caching import build
 from tglo.data.reference_errors import ReferenceReport
 from tglo.draws import DrawRule
 from tglo.files import sha256_file
-from tglo.reference_caching import build_reference
+from tglo.reference_caching import build_reference, wait_for_latents
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
@@ -172,7 +172,7 @@ def test_other_latents_or_another_denoiser_are_refused(
 
 def test_no_cache_says_how_to_make_one(make_config: Make) -> None:
     config = make_config(objective={"reference": "cached"})
-    with pytest.raises(ValueError, match=r"reference is no cache .*run `tglo cache"):
+    with pytest.raises(ValueError, match=r"reference is no cache .*run `tglo cache --reference`"):
         train(config)
 
 
@@ -246,13 +246,13 @@ print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 def test_cached_training_holds_no_second_model(
     make_config: Make, tmp_path: Path, manifest: Path
 ) -> None:
-    """Peak resident memory of whole processes, on a UNet of 60 MB."""
-    model = tiny.build_sd15(tmp_path / "wide", channels=(128, 256))
+    """Peak resident memory of whole processes, on a UNet of 140 MB."""
+    model = tiny.build_sd15(tmp_path / "wide", channels=(192, 384))
     cache = tmp_path / "cache"
     build(str(model), manifest, cache, resolution=16, buckets=False, device="cpu")
     build_reference(str(model), cache, cache / "reference", RULE, device="cpu", progress=False)
     size = sum(file.stat().st_size for file in (model / "unet").glob("*.safetensors"))
-    assert size > 50e6
+    assert size > 120e6
     peaks = {}
     for mode in ("copy", "cached"):
         config = make_config(
@@ -265,4 +265,9 @@ def test_cached_training_holds_no_second_model(
         command = [sys.executable, "-c", PEAK, str(write_toml(config, tmp_path / f"{mode}.toml"))]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks[mode] = int(done.stdout.split()[-1])
-    assert peaks["copy"] - peaks["cached"] > 0.8 * size, (peaks, size)
+    assert peaks["copy"] - peaks["cached"] > 0.6 * size, (peaks, size)
+
+
+def test_waiting_for_latents_ends_when_nothing_happens(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not complete and has not changed for 0 s"):
+        wait_for_latents(tmp_path, poll=0.01, patience=0.05)

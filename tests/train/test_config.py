@@ -88,6 +88,17 @@ def test_required_values_are_asked_for() -> None:
         ({"objective": {"update_reference_every_epoch": True}}, "needs objective.reference = copy"),
         ({"engine": {"cuda_graphs": True}}, "needs engine.compile = whole, which is none"),
         (
+            {
+                "engine": {"cuda_graphs": True, "compile": "whole", "device": "cuda"},
+                "optimizer": {"accumulation": 2},
+            },
+            "needs optimizer.accumulation = 1, which is 2",
+        ),
+        (
+            {"data": {"manifest": "m.csv", "cache": "c", "stratified": True}},
+            "data.stratified needs data.draws",
+        ),
+        (
             {"engine": {"cuda_graphs": True, "compile": "whole", "device": "cpu"}},
             "needs engine.kind = plain and a CUDA device, not auto on cpu",
         ),
@@ -137,6 +148,7 @@ def test_reference_mode_follows_what_is_trained() -> None:
     ("section", "message"),
     [
         ({"engine": {"cuda_graphs": True, "compile": "whole"}}, "engine.kind = plain only"),
+        ({"engine": {"channels_last": "on"}}, "DeepSpeed takes contiguous weights only"),
         (
             {"optimizer": {"name": "adafactor"}, "engine": {"precision": "bf16"}},
             "adafactor and engine.precision bf16",

@@ -81,7 +81,7 @@ class ReferenceErrors:
         self.draws = int(content["draws"])
         ids, errors = [], []
         for entry in content["shards"]:
-            check_file(self.path, entry, checksum=True)
+            check_file(self.path, entry, checksum=True, command="tglo cache --reference")
             shard = load_file(self.path / entry["file"])
             ids.append(shard["sample_id"])
             errors.append(shard["error"])

@@ -19,6 +19,7 @@ from tglo.data.errors import CacheError
 from tglo.files import publish, read_json, sha256_file, temporary_name, write_json
 
 FINGERPRINT = "fingerprint.json"
+_COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 
 
 def shard_name(kind: str, number: int) -> str:
@@ -118,7 +119,9 @@ def entries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: record[key] for key in ("file", "bytes", "sha256")} for record in records]
 
 
-def check_file(folder: Path, entry: Mapping[str, Any], *, checksum: bool) -> None:
+def check_file(
+    folder: Path, entry: Mapping[str, Any], *, checksum: bool, command: str = "tglo cache"
+) -> None:
     """CacheError naming a file of a complete cache that is missing, cut or changed."""
     path = folder / entry["file"]
     if path.name != entry["file"]:
@@ -126,10 +129,10 @@ def check_file(folder: Path, entry: Mapping[str, Any], *, checksum: bool) -> Non
     size = path.stat().st_size if path.is_file() else None
     if size != entry["bytes"]:
         state = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-        raise CacheError(f"{path} {state}; run `tglo cache` again, it makes only what is torn")
+        raise CacheError(f"{path} {state}; run `{command}` again, it makes only what is torn")
     if checksum and sha256_file(path) != entry["sha256"]:
         raise CacheError(
-            f"{path} differs from its checksum; run `tglo cache` again, it makes only what is torn"
+            f"{path} differs from its checksum; run `{command}` again, it makes only what is torn"
         )
 
 
@@ -138,7 +141,7 @@ def read_last(path: Path, form: str, version: int) -> dict[str, Any]:
     folder = path.parent
     if not path.is_file():
         state = "is not complete" if (folder / FINGERPRINT).is_file() else "is no cache"
-        raise CacheError(f"{folder} {state} (no {path.name}); run `tglo cache`, it resumes")
+        raise CacheError(f"{folder} {state} (no {path.name}); run `{_COMMANDS[form]}`, it resumes")
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != form:
         raise CacheError(f"{path} is not of a {form.replace('.', ' ')}")

@@ -123,7 +123,9 @@ def memory(
     base = sizes.frozen if options.train == "lora" else sizes.trained
     copy = base * WIDTH[options.precision] * (options.reference == "copy")
     extra = copy + 4 * sizes.trained * options.ema
-    backward = found.cost[checkpointing].peak * options.micro_batch + _buffers(
+    # Counted in half precision; of autocast's activations those of normalisations are float32.
+    wide = 2 if stage is None or options.precision == "fp32" else 1
+    backward = wide * found.cost[checkpointing].peak * options.micro_batch + _buffers(
         options, sizes, stage
     )
     working = max(backward, _update(options, sizes, stage))

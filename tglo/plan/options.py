@@ -80,5 +80,19 @@ class Options:
         ]:
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be positive and finite")
+        problem = self.problem()
+        if problem:
+            raise ValueError(problem)
+
+    def problem(self) -> str:
+        """Why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
-            raise ValueError("reference adapter-off needs train lora; else use cached or copy")
+            return "reference adapter-off needs train lora; else use cached or copy"
+        if self.optimizer != "adamw" and (self.offload_optimizer or self.offload_parameters):
+            return f"optimizer {self.optimizer} cannot be offloaded; use adamw"
+        if self.optimizer == "adafactor" and self.processes > 1 and self.precision != "fp32":
+            return (
+                f"optimizer adafactor on {self.processes} GPUs needs precision fp32: in half "
+                "precision DeepSpeed flattens the weights; use adamw or adamw8bit"
+            )
+        return ""

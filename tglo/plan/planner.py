@@ -74,10 +74,14 @@ def _profile(options: Options) -> Profile:
 def _stages(options: Options) -> tuple[int | None, ...]:
     if options.offload_parameters:
         return (3,)
+    if options.optimizer == "adafactor":  # it needs the rows and columns that DeepSpeed flattens
+        return (None,) if options.processes == 1 else (0,)
     if options.offload_optimizer:
         return (1, 2, 3)
     # Sharding over one process saves nothing, but DeepSpeed keeps half-precision weights.
-    return (None, 0) if options.processes == 1 else (0, 1, 2, 3)
+    if options.processes == 1:
+        return (None, 0)
+    return (0, 1, 2) if options.optimizer == "adamw8bit" else (0, 1, 2, 3)
 
 
 def _rows(options: Options, found: Profile) -> tuple[Row, ...]:
@@ -133,7 +137,9 @@ def _too_large(options: Options, rows: tuple[Row, ...]) -> str:
     remedies = []
     for flag, change in changes:
         other = replace(options, **change)
-        if other != options and any(row.fits for row in _rows(other, _profile(other))):
+        if other == options or other.problem():
+            continue
+        if any(row.fits for row in _rows(other, _profile(other))):
             remedies.append(flag)
     if remedies:
         advice = f"one of these makes it fit: {', '.join(remedies)}"

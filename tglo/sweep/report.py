@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tglo.files import write_bytes, write_json
 from tglo.sweep.points import Variations
+from tglo.sweep.sampling import Scores
 
 Row = dict[str, Any]
 METRICS = ("loss", "implicit_accuracy", "saturated", "policy_error", "reference_error")
@@ -45,7 +46,7 @@ def cells(row: Row, variations: Variations) -> list[Any]:
     scored = []
     if "scores" in row:
         scores = row["scores"]
-        scored = [scores["mean"], scores["deviation"] / scores["count"] ** 0.5]
+        scored = [scores["mean"], Scores(**scores).error]
     metrics = [row["metrics"].get(name, "") for name in METRICS]
     return [*(row["values"][key] for key in variations), *scored, *metrics]
 

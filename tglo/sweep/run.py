@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shlex
@@ -42,7 +43,8 @@ def sweep(
         log.info('objective.reference = "cached" would spare every run its reference')
     base: dict[str, float] | None = None
     if sampling is not None:
-        base = asdict(sample_scores(config.model.path, sampling, output / "base"))
+        folder = _samples_folder(output / "base", sampling)
+        base = asdict(sample_scores(config.model.path, sampling, folder))
     rows: list[dict[str, Any]] = []
     for number, point in enumerate(grid, start=1):
         log.info("sweep: run %d of %d, %s", number, len(grid), point.name)
@@ -54,15 +56,11 @@ def sweep(
 def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]:
     """Values, last metrics and scores of a point; kept in its folder once it is done."""
     folder = point.config.output.folder
-    wanted = {
-        "config": json.loads(json.dumps(to_plain(point.config))),
-        "sampling": None
-        if sampling is None
-        else json.loads(json.dumps(asdict(sampling), default=str)),
-    }
+    _refuse_other_settings(point)
+    wanted = {} if sampling is None else json.loads(json.dumps(asdict(sampling), default=str))
     if (folder / RESULT).is_file():
         kept = read_json(folder / RESULT)
-        if {name: kept.get(name) for name in wanted} == wanted:
+        if kept["sampling"] == wanted:
             return dict(kept["row"])
     _train(point, launch)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -73,12 +71,40 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
             sample_scores(
                 point.config.model.path if lora else str(folder.resolve() / "export"),
                 sampling,
-                folder / "samples",
+                _samples_folder(folder, sampling),
                 lora=folder / "export" if lora else None,
             )
         )
-    write_json(folder / RESULT, {**wanted, "row": row})
+    write_json(folder / RESULT, {"sampling": wanted, "row": row})
     return row
+
+
+def _refuse_other_settings(point: Point) -> None:
+    """ValueError, naming the keys, where the point's folder holds a run with other settings."""
+    path = point.config.output.folder / "config.json"
+    if not path.is_file():
+        return
+    wanted, found = json.loads(json.dumps(to_plain(point.config))), read_json(path)
+    different = [
+        f"{section}.{key} is {found[section].get(key)!r}, not {values.get(key)!r}"
+        for section, values in wanted.items()
+        if isinstance(values, dict) and section != "output"
+        for key in sorted({*values, *found[section]})
+        if found[section].get(key) != values.get(key)
+    ]
+    if found["seed"] != wanted["seed"]:
+        different.append(f"seed is {found['seed']}, not {wanted['seed']}")
+    if different:
+        raise ValueError(
+            f"{path.parent} holds a run with other settings ({'; '.join(different)}); choose another "
+            "--output, or remove that folder"
+        )
+
+
+def _samples_folder(folder: Path, sampling: Sampling) -> Path:
+    """A folder of its own for each way of sampling: images that are there are kept."""
+    text = json.dumps([sampling.prompts.read_text(), asdict(sampling)], default=str)
+    return folder / f"samples-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _train(point: Point, launch: str) -> None:

@@ -297,7 +297,7 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
         )
-    if data.stratified and not data.draws and objective.reference != "cached":
+    if data.stratified and not data.draws and reference_mode(config) != "cached":
         raise ValueError(
             "data.stratified needs data.draws: how many draws of a sample are to cover the schedule"
         )
@@ -328,6 +328,11 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
         raise ValueError(
             f"engine.cuda_graphs needs engine.kind = plain and a CUDA device, not {engine.kind} on "
             f"{engine.device}; set cuda_graphs = false"
+        )
+    if engine.cuda_graphs and optimizer.accumulation > 1:
+        raise ValueError(
+            f"engine.cuda_graphs needs optimizer.accumulation = 1, which is {optimizer.accumulation}: "
+            "each micro step would be recorded apart; raise micro_batch, or set cuda_graphs = false"
         )
     if engine.compile != "none" and engine.zero_stage == 3:
         raise ValueError(

@@ -43,6 +43,8 @@ def start_processes(config: TrainConfig) -> torch.device:
     """Join the run's process group where there is one; returns this process's device."""
     device = choose_device(config.engine.device)
     if not wants_deepspeed(config):
+        if device.index is not None:
+            torch.cuda.set_device(device)
         return device
     _refuse_with_deepspeed(config)
     if device.type == "cpu":
@@ -73,6 +75,11 @@ def _refuse_with_deepspeed(config: TrainConfig) -> None:
         raise ValueError(
             "engine.cuda_graphs goes with one process and engine.kind = plain only: DeepSpeed's "
             "gradient hooks are not in the graph; set cuda_graphs = false"
+        )
+    if config.engine.channels_last == "on":
+        raise ValueError(
+            "engine.channels_last is on, but DeepSpeed takes contiguous weights only; set it to auto "
+            "or off, or use engine.kind = plain"
         )
     if config.optimizer.name == "adafactor" and config.engine.precision != "fp32":
         raise ValueError(

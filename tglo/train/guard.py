@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tglo.train import processes
-from tglo.train.batches import Batch
 from tglo.train.engine import Engine
 from tglo.train.plain_engine import PlainEngine
 
@@ -17,6 +17,14 @@ def seed_dropout(seed: int, step: int, micro: int) -> None:
     """Seed torch's generators, which only dropout uses, by position: a resumed run repeats."""
     position = (seed * 1_000_003 + step) * 4099 + micro
     torch.manual_seed((position * 4099 + processes.rank()) % 2**63)
+
+
+class Seen(NamedTuple):
+    """What a micro batch is called in messages."""
+
+    ids: list[int]
+    lines: list[int]
+    """Of the manifest."""
 
 
 class Guard:
@@ -32,7 +40,7 @@ class Guard:
         self.watch_gradients = watch_gradients
         self._pending: _Verdict | None = None
 
-    def check(self, step: int, losses: Tensor, seen: list[Batch], stop_asked: bool) -> bool:
+    def check(self, step: int, losses: Tensor, seen: list[Seen], stop_asked: bool) -> bool:
         """Judge step ``step`` (from 0) before its update; collective.
 
         losses: () float64, the sum of its losses on the device. Returns whether any rank was asked
@@ -73,10 +81,10 @@ class _Verdict:
     values: Tensor
     """(2,) float64 on the host: 1 if the step is bad, and its loss."""
     copied: torch.cuda.Event | None
-    seen: list[Batch]
+    seen: list[Seen]
 
     @classmethod
-    def copy(cls, step: int, bad: Tensor, losses: Tensor, seen: list[Batch]) -> _Verdict:
+    def copy(cls, step: int, bad: Tensor, losses: Tensor, seen: list[Seen]) -> _Verdict:
         """Start the copy to the host."""
         values = torch.stack([bad.to(losses.dtype), losses])
         if values.device.type != "cuda":
@@ -88,7 +96,7 @@ class _Verdict:
         return cls(step, host, copied, seen)
 
 
-def _refuse(step: int, bad: bool, loss: float, seen: list[Batch]) -> None:
+def _refuse(step: int, bad: bool, loss: float, seen: list[Seen]) -> None:
     mine = None
     if bad:
         ids = [sample for batch in seen for sample in batch.ids]

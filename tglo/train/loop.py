@@ -12,10 +12,9 @@ from torch import Tensor
 from tglo.files import read_json, write_json
 from tglo.objectives import OBJECTIVES
 from tglo.train import finish, processes, resume
-from tglo.train.batches import Batch
 from tglo.train.config import TrainConfig, parse_config, to_plain
 from tglo.train.engine import start_processes
-from tglo.train.guard import Guard, seed_dropout
+from tglo.train.guard import Guard, Seen, seed_dropout
 from tglo.train.learning_rate import learning_rate
 from tglo.train.metrics import Clock, Health
 from tglo.train.output import StopSignal, held
@@ -94,12 +93,12 @@ def _step(
     objective = OBJECTIVES[config.objective.name]
     if config.engine.cuda_graphs:
         torch.compiler.cudagraph_mark_step_begin()
-    seen: list[Batch] = []
+    seen: list[Seen] = []
     losses = torch.zeros((), dtype=torch.float64, device=engine.device)
     for micro in range(config.optimizer.accumulation):
         with clock.part("data"):
             batch = parts.batches.get(step, micro)
-            seen.append(batch)
+            seen.append(Seen(batch.ids, batch.lines))
             seed_dropout(config.seed, step, micro)
         inputs = (batch.noisy, batch.index, batch.conditions)
         with clock.part("reference"), engine.autocast():

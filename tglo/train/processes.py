@@ -27,6 +27,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def leave() -> None:
+    """Leave the process group, if there is one; every rank calls it when its work is done.
+
+    A process that only ends may be aborted by threads of the group that still run.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:

@@ -23,7 +23,7 @@ from tglo.train import memory, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
-from tglo.train.engine import Engine, make_engine
+from tglo.train.engine import Engine, make_engine, wants_deepspeed
 from tglo.train.reference_policy import (
     AdapterOffReference,
     CopyReference,
@@ -104,7 +104,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     if config.engine.compile != "none":
         for module in [engine.module] if copy is None else [engine.module, copy]:
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
-    drawer = Drawer(rule, cache, family, engine.dtype)
+    drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
     return Parts(
         config=config,
@@ -190,6 +190,19 @@ def _draws(
     return errors, rule
 
 
+def _drawer(
+    rule: DrawRule,
+    cache: LatentCache,
+    family: Family,
+    engine: Engine,
+    errors: ReferenceErrors | None,
+) -> Drawer:
+    drawer = Drawer(rule, cache, family, engine.dtype)
+    if errors is not None:
+        errors.check(drawer.fingerprint())
+    return drawer
+
+
 def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
     model = config.model
     encoders = bool(config.output.validation_prompts)
@@ -203,4 +216,5 @@ def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | N
 def _arrange(config: TrainConfig, family: Family) -> None:
     """What policy and reference share, on their device: attention and memory layout."""
     family.set_attention(config.model.attention, DTYPES[config.engine.precision])
-    family.set_channels_last(config.engine.channels_last)
+    # DeepSpeed flattens weights and takes contiguous ones only.
+    family.set_channels_last("off" if wants_deepspeed(config) else config.engine.channels_last)
