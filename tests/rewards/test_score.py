@@ -125,3 +125,29 @@ def test_load_scorer():
         load_scorer("math:hypott")
     with pytest.raises(ValueError, match="no callable 'pi'"):
         load_scorer("math:pi")
+
+
+def test_several_scorers_share_a_pass_and_get_a_column_each(tmp_path):
+    manifest, kept = make_manifest(tmp_path, 7), tmp_path / "partial.json"
+    scorers = {"red": red, "second": Counting()}
+    scored = score_manifest(manifest, scorers, 3, partial=kept, progress=False)
+    assert scored.scores().tolist() == expected(manifest)  # of the first
+    write_manifest(tmp_path / "scored.csv", scored)
+    again = read_manifest(tmp_path / "scored.csv")
+    for name in scorers:
+        assert [float(row.extra[name]) for row in again] == expected(manifest)
+    assert score_manifest(manifest, scorers, partial=kept, progress=False).rows == scored.rows
+    assert scorers["second"].count == 7
+    with pytest.raises(ValueError, match="no scorer was given"):
+        score_manifest(manifest, {}, progress=False)
+
+
+def test_a_row_counts_as_scored_when_all_scorers_have_scored_it(tmp_path):
+    manifest, kept = make_manifest(tmp_path, 6), tmp_path / "partial.json"
+
+    def sometimes(images, prompts):
+        return [float("nan") if p == "a dog" else 1.0 for p in prompts]
+
+    with pytest.raises(ValueError, match=r"sometimes gave NaN or inf for 2 of 6 images: line 3"):
+        score_manifest(manifest, {"red": red, "s": sometimes}, partial=kept, progress=False)
+    assert len(json.loads(kept.read_text())["scores"]) == 4

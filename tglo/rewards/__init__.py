@@ -77,12 +77,13 @@ def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scor
         return _import(text)
     if name in MODELS:
         name, places = parse(text)
+        where = choose_device(device)
         module, _, kind = MODELS[name].partition(":")
         try:
             model: Any = getattr(importlib.import_module(module), kind)
         except ModuleNotFoundError as error:
             raise ImportError(f"scorer {name}: {error}; pip install 'tglo[rewards]'") from error
-        return model(locate(name, places, model.parts), choose_device(device), DTYPES[dtype])
+        return model(locate(name, places, model.parts), where, DTYPES[dtype])
     if name not in SCORERS:
         known = sorted([*SCORERS, *MODELS])
         near = difflib.get_close_matches(name, known, n=1)

@@ -56,7 +56,7 @@ def mix(
             deviation = float(values.std())
             if deviation == 0:
                 raise ValueError(
-                    f"all {len(values)} scores of {name} are {values[0]!r}: it has no deviation to "
+                    f"all {len(values)} scores of {name} are {float(values[0])}: it has no deviation to "
                     "divide by; leave it out of the mixture"
                 )
             values = (values - values.mean()) / deviation

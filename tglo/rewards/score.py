@@ -108,10 +108,9 @@ def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
 
 def _score(batch: list[_Opened], scorers: Mapping[str, Scoring], known: PartialScores) -> None:
     columns = [_ask(scorer, batch) for scorer in scorers.values()]
-    finite = np.isfinite(np.stack(columns)).all(axis=0).tolist()
-    for entry, fine, *values in zip(batch, finite, *columns, strict=True):
-        if fine:
-            known.scores[entry.row.sample_id] = ([float(v) for v in values], entry.sha256)
+    for entry, values in zip(batch, np.stack(columns, axis=1), strict=True):
+        if np.isfinite(values).all():
+            known.scores[entry.row.sample_id] = (values.tolist(), entry.sha256)
     for scorer, column in zip(scorers.values(), columns, strict=True):
         bad = [e.row for e, value in zip(batch, column, strict=True) if not np.isfinite(value)]
         if bad:

@@ -126,9 +126,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{path} holds something else than tensors, or is torn ({reason}); it is not loaded, "
+            f"{path} holds something else than tensors, or is torn ({_reason(error)}); not loaded, "
             "since unpickling it could run code: download it again"
         ) from None
     if isinstance(content, dict):
@@ -188,10 +187,13 @@ def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Pat
     try:
         folder = Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # of many types: offline, unknown, gated, disk
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{name}: cannot get {part} from the hub ({repository}: {reason}). {remedy}"
+            f"{name}: cannot get {part} from the hub ({repository}: {_reason(error)}). {remedy}"
         ) from None
     if not _has(folder, wanted):
         raise ValueError(f"{name}: {repository} on the hub has no {files}. {remedy}")
     return _path(folder, wanted)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
