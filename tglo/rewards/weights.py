@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,10 +124,12 @@ def load_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # of nearly any type for what is torn; torch's text advises to run the file
         raise ValueError(
-            f"{path} holds something else than tensors, or is torn ({_reason(error)}); not loaded, "
-            "since unpickling it could run code: download it again"
+            f"{path} is torn, or holds something else than tensors, which is never unpickled since "
+            "that could run code; download it again"
         ) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
@@ -163,7 +164,7 @@ def _local(name: str, part: str, path: Path, wanted: Part) -> Path:
         return path
     if _has(path, wanted):
         return _path(path, wanted)
-    files = " or ".join(" and ".join(names) for names in wanted.files)
+    files = " and ".join(wanted.files[0])
     what = f"{path} has no {files}" if path.is_dir() else f"{path} does not exist ({files})"
     raise ValueError(f"{name}: {what}. Download {files} from {wanted.source} into that place")
 
@@ -171,7 +172,7 @@ def _local(name: str, part: str, path: Path, wanted: Part) -> Path:
 def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Path:
     repository = hub or wanted.hub
     option = f"{name}=./PLACE" if part == WEIGHTS else f"{name}=...,{part}=./PLACE"
-    files = " or ".join(" and ".join(names) for names in wanted.files)
+    files = " and ".join(wanted.files[0])
     remedy = f"Download {files} from {wanted.source} and name its place: --scorer {option}"
     if repository is None:
         raise ValueError(f"{name}: its {part} file is not on the hub. {remedy}")
@@ -187,13 +188,10 @@ def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Pat
     try:
         folder = Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # of many types: offline, unknown, gated, disk
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{name}: cannot get {part} from the hub ({repository}: {_reason(error)}). {remedy}"
+            f"{name}: cannot get {part} from the hub ({repository}: {reason}). {remedy}"
         ) from None
     if not _has(folder, wanted):
         raise ValueError(f"{name}: {repository} on the hub has no {files}. {remedy}")
     return _path(folder, wanted)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
