@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPModel
 
 from tests.rewards import published
-from tests.rewards.originals import LinearHead, crop_of_shorter_side
+from tests.rewards.original_preprocessing import crop_of_shorter_side
+from tests.rewards.originals import LinearHead
 from tglo.rewards import load_scorer
 
 

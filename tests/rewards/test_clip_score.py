@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from tests.rewards import published
-from tests.rewards.originals import crop_of_shorter_side
+from tests.rewards.original_preprocessing import crop_of_shorter_side
 from tglo.rewards import load_scorer
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.rewards import published
-from tests.rewards.originals import letterboxed
+from tests.rewards.original_preprocessing import letterboxed
 from tests.tiny import build_tokenizer
 from tglo.rewards import load_scorer
 from tglo.rewards.hpsv2 import HPSv2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.rewards import published
-from tests.rewards.originals import crop_of_shorter_side
+from tests.rewards.original_preprocessing import crop_of_shorter_side
 from tglo.rewards import load_scorer
 
 

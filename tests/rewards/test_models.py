@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,23 @@ def test_what_cannot_be_scored_is_refused_before_a_model_is_read(tmp_path, monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="one process, and WORLD_SIZE is 2"):
         score_file(manifest, "ink")
+
+
+def test_a_mixture_in_standard_deviations(tmp_path):
+    files = odd_images()
+    del files["corrupt.png"]
+    manifest = write_manifest(tmp_path, files)
+    mixture = "ink=1,sharpness=-2"
+    path = score_file(manifest, ["ink", "sharpness"], mixture=mixture, mixture_scale="std")
+    rows = read_manifest(path).rows
+    ink, sharpness = (
+        np.array([float(row.extra[name]) for row in rows]) for name in ("ink", "sharpness")
+    )
+    expected = (ink - ink.mean()) / ink.std() - 2 * (sharpness - sharpness.mean()) / sharpness.std()
+    assert [row.score for row in rows] == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def test_a_models_libraries_are_imported_when_it_is_asked_for():
+    code = "import sys, tglo.rewards; print({'transformers', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -6,7 +6,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.rewards import published
-from tests.rewards.originals import crop_of_shorter_side
+from tests.rewards.original_preprocessing import crop_of_shorter_side
 from tglo.rewards import load_scorer
 
 

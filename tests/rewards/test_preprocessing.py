@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.rewards.originals import MEAN, STD, crop_of_shorter_side, letterboxed
+from tests.rewards.original_preprocessing import MEAN, STD, crop_of_shorter_side, letterboxed
 from tests.rewards.published import images
 from tglo.rewards.preprocessing import letterbox, pixel_batch, shorter_side_crop
 

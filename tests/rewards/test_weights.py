@@ -88,6 +88,8 @@ def test_names_that_lead_nowhere():
         load_scorer("ink=./x")
     with pytest.raises(ValueError, match="device is 'gpu'"):
         load_scorer("hpsv2=./x", device="gpu")
+    with pytest.raises(ValueError, match="dtype is 'float'; use one of fp32, bf16, fp16"):
+        load_scorer("hpsv2=./x", device="cpu", dtype="float")
 
 
 def test_the_hub_gives_what_was_not_named(tmp_path, monkeypatch):

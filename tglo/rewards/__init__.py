@@ -78,6 +78,8 @@ def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scor
     if name in MODELS:
         name, places = parse(text)
         where = choose_device(device)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
         module, _, kind = MODELS[name].partition(":")
         try:
             model: Any = getattr(importlib.import_module(module), kind)
