@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.fake_encoder import make_image, make_manifest
 from tglo.data.manifest import read_manifest, write_manifest
-from tglo.rewards import SCORERS, load_scorer, score, score_manifest
+from tglo.rewards import SCORERS, load_scorer, partial, score_manifest
 
 
 def red(images, prompts):
@@ -53,20 +53,20 @@ def test_it_goes_on_where_it_stopped(tmp_path):
     assert second.count == 9 - 6 + 1
     assert scored.scores().tolist()[1:] == expected(manifest)[1:]
     assert scored.scores()[0] == red([make_image(77)], manifest.prompts()[:1])[0]
-    with pytest.raises(ValueError, match=r"holds scores of '.*Counting', not of '.*red'"):
+    with pytest.raises(ValueError, match=r"holds scores of \['.*Counting'\], not of \['.*red'\]"):
         score_manifest(manifest, red, partial=partial, progress=False)
 
 
 def test_partial_results_are_saved_while_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "SAVE_SECONDS", 0.0)
-    manifest, partial = make_manifest(tmp_path, 4), tmp_path / "partial.json"
+    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
+    manifest, kept = make_manifest(tmp_path, 4), tmp_path / "partial.json"
     seen = []
 
     def watching(images, prompts):
-        seen.append(len(json.loads(partial.read_text())["scores"]) if partial.exists() else 0)
+        seen.append(len(json.loads(kept.read_text())["scores"]) if kept.exists() else 0)
         return red(images, prompts)
 
-    score_manifest(manifest, watching, 1, partial=partial, progress=False)
+    score_manifest(manifest, watching, 1, partial=kept, progress=False)
     assert seen == [0, 1, 2, 3]
 
 
@@ -125,3 +125,29 @@ def test_load_scorer():
         load_scorer("math:hypott")
     with pytest.raises(ValueError, match="no callable 'pi'"):
         load_scorer("math:pi")
+
+
+def test_several_scorers_share_a_pass_and_get_a_column_each(tmp_path):
+    manifest, kept = make_manifest(tmp_path, 7), tmp_path / "partial.json"
+    scorers = {"red": red, "second": Counting()}
+    scored = score_manifest(manifest, scorers, 3, partial=kept, progress=False)
+    assert scored.scores().tolist() == expected(manifest)  # of the first
+    write_manifest(tmp_path / "scored.csv", scored)
+    again = read_manifest(tmp_path / "scored.csv")
+    for name in scorers:
+        assert [float(row.extra[name]) for row in again] == expected(manifest)
+    assert score_manifest(manifest, scorers, partial=kept, progress=False).rows == scored.rows
+    assert scorers["second"].count == 7
+    with pytest.raises(ValueError, match="no scorer was given"):
+        score_manifest(manifest, {}, progress=False)
+
+
+def test_a_row_counts_as_scored_when_all_scorers_have_scored_it(tmp_path):
+    manifest, kept = make_manifest(tmp_path, 6), tmp_path / "partial.json"
+
+    def sometimes(images, prompts):
+        return [float("nan") if p == "a dog" else 1.0 for p in prompts]
+
+    with pytest.raises(ValueError, match=r"sometimes gave NaN or inf for 2 of 6 images: line 3"):
+        score_manifest(manifest, {"red": red, "s": sometimes}, partial=kept, progress=False)
+    assert len(json.loads(kept.read_text())["scores"]) == 4

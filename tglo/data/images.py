@@ -36,7 +36,7 @@ def decode_image(
                 f"{width} x {height} pixels are above the cap of {max_pixels} (max_pixels)"
             )
         image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(ImageOps.exif_transpose(image))
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # PIL raises nearly any type for corrupt data, bombs included
@@ -44,7 +44,11 @@ def decode_image(
         raise ImageError(f"cannot be decoded: {text}") from None
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB: transparency laid on white, 16 bits cut to 8, else as PIL does.
+
+    Raises ImageError for floating-point pixels and for integers beyond 16 bits.
+    """
     if image.mode == "F":
         raise ImageError("holds floating-point pixels, which have no defined white")
     if image.mode == "I" or image.mode.startswith("I;16"):

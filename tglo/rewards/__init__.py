@@ -1,6 +1,7 @@
 """Scorers: one callable (images, prompts) -> (B,) float64 each, higher is better.
 
-`SCORERS` is the whole registry. Anything else is given as "package.module:function".
+`SCORERS` need no weights, `MODELS` read them from files or the hub; both are the whole registry.
+Anything else is given as "package.module:function".
 """
 
 from __future__ import annotations
@@ -8,15 +9,27 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from tglo.devices import DTYPES, choose_device
 from tglo.rewards import programmatic
+from tglo.rewards.mixture import mix, parse_mixture
 from tglo.rewards.score import score_manifest
+from tglo.rewards.weights import locate, parse
 
-__all__ = ["SCORERS", "Scorer", "load_scorer", "score_manifest"]
+__all__ = [
+    "MODELS",
+    "SCORERS",
+    "Scorer",
+    "load_scorer",
+    "mix",
+    "parse_mixture",
+    "score_manifest",
+    "scorer_name",
+]
 
 
 class Scorer(Protocol):
@@ -33,21 +46,59 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
-def load_scorer(name: str) -> Scorer:
-    """A scorer of the registry by its name, or any callable as "package.module:function".
+# Class of each reward model; its module is imported when it is asked for.
+MODELS: dict[str, str] = {
+    "hpsv2": "tglo.rewards.hpsv2:HPSv2",
+    "pickscore": "tglo.rewards.pickscore:PickScore",
+    "imagereward": "tglo.rewards.imagereward:ImageReward",
+    "clip": "tglo.rewards.clip_score:ClipScore",
+    "aesthetic": "tglo.rewards.aesthetic:Aesthetic",
+}
 
-    The second form imports and runs that module: take it from a person's command line, never from a
-    file. Raises ValueError for an unknown name (naming the nearest), a module that cannot be found,
-    or something that cannot be called.
+
+def scorer_name(text: str) -> str:
+    """The name of a scorer, which is also its column: what `load_scorer` takes, without places."""
+    name, _, _ = text.partition("=")
+    return name.partition(",")[0]
+
+
+def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scorer:
+    """A scorer of the registry, or any callable as "package.module:function".
+
+    text: NAME of a scorer; a model's may say where its files are: NAME=PLACE,PART=PLACE (see
+        tglo.rewards.weights). device, dtype (fp32, bf16, fp16): of a model.
+
+    "package.module:function" imports and runs that module: take it from a person's command line,
+    never from a file. Raises ValueError for an unknown name (naming the nearest), a module that
+    cannot be found, something that cannot be called, or weights that are missing or do not fit.
     """
-    if ":" not in name:
-        if name in SCORERS:
-            return SCORERS[name]
-        near = difflib.get_close_matches(name, SCORERS, n=1)
+    name = scorer_name(text)
+    if ":" in name:
+        return _import(text)
+    if name in MODELS:
+        name, places = parse(text)
+        where = choose_device(device)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+        module, _, kind = MODELS[name].partition(":")
+        try:
+            model: Any = getattr(importlib.import_module(module), kind)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"scorer {name}: {error}; pip install 'tglo[rewards]'") from error
+        return model(locate(name, places, model.parts), where, DTYPES[dtype])
+    if name not in SCORERS:
+        known = sorted([*SCORERS, *MODELS])
+        near = difflib.get_close_matches(name, known, n=1)
         raise ValueError(
-            f"there is no scorer {name!r}{_hint(near)}; known are {sorted(SCORERS)}, "
+            f"there is no scorer {name!r}{_hint(near)}; known are {known}, "
             'or give your own as "package.module:function"'
         )
+    if text != name:
+        raise ValueError(f"scorer {name} has no files to name, got {text!r}; give {name} alone")
+    return SCORERS[name]
+
+
+def _import(name: str) -> Scorer:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -1,0 +1,197 @@
+"""Where a reward model's files come from: local files in their published layout, or the hub.
+
+A scorer is named as NAME[=PLACE][,PART=PLACE]...: PLACE is the model's file or folder, PART another
+thing that it needs, such as a tokenizer. A local place starts with ./, ../, / or ~/; anything else
+is a hub id. What is not named is looked for beside the model's own local file, then on the hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights"  # the part that NAME=PLACE names
+_LOCAL = ("./", "../", "/", "~/")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a reward model is read from.
+
+    files: sets of file names; a folder that has all of one set has the part.
+    hub: the repository that publishes it; None where none does, and then page says where it is.
+    single: the part is one file, which may have any name when it is named itself.
+    also: further files, or patterns, that a download takes where they exist.
+    """
+
+    files: tuple[tuple[str, ...], ...]
+    hub: str | None
+    page: str = ""
+    single: bool = False
+    also: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The page that a person downloads it from."""
+        return self.page or f"https://huggingface.co/{self.hub}"
+
+
+def clip_model(hub: str) -> Part:
+    """A folder with a transformers CLIPModel in safetensors."""
+    whole, sharded = "model.safetensors", "model.safetensors.index.json"
+    files = (("config.json", whole), ("config.json", sharded))
+    return Part(files, hub, also=("model-*.safetensors",))
+
+
+def clip_tokenizer(hub: str) -> Part:
+    """A folder with CLIP's tokenizer."""
+    files = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    return Part(files, hub, also=("tokenizer_config.json", "special_tokens_map.json"))
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """NAME[=PLACE][,PART=PLACE]... as (NAME, place by part); ValueError for another form."""
+    first, *others = text.split(",")
+    name, equals, place = first.partition("=")
+    places = {WEIGHTS: place} if equals else {}
+    for other in others:
+        part, _, place = other.partition("=")
+        if part in places:
+            raise ValueError(f"scorer {text!r} names {part!r} twice; leave one")
+        places[part] = place
+    empty = [part for part, place in places.items() if not part or not place]
+    if empty or not name:
+        raise ValueError(f"scorer {text!r} is not of the form NAME=PLACE,PART=PLACE")
+    return name, places
+
+
+def locate(name: str, places: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Path]:
+    """The local path of each part: a file for a single one, else a folder.
+
+    name: the scorer's, for messages; places: as from `parse`. Raises ValueError for an unknown part
+    or a missing file, saying what to download and where to put it.
+    """
+    for part in places:
+        if part not in parts:
+            near = difflib.get_close_matches(part, parts, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"{name} has no part {part!r}{hint}; it has {', '.join(parts)}")
+    beside: list[Path] = []
+    found: dict[str, Path] = {}
+    for part, wanted in parts.items():
+        place = places.get(part)
+        if place is None:
+            inside = (hit for folder in beside for hit in (folder, folder / part))
+            local = next((hit for hit in inside if _has(hit, wanted)), None)
+            found[part] = _download(name, part, wanted) if local is None else _path(local, wanted)
+        elif place.startswith(("path:", *_LOCAL)):
+            path = Path(place.removeprefix("path:")).expanduser()
+            found[part] = _local(name, part, path, wanted)
+            if part == WEIGHTS:
+                beside = [path if path.is_dir() else path.parent]
+        else:
+            found[part] = _download(name, part, wanted, place)
+    return found
+
+
+def stamp(files: Mapping[str, Path]) -> str:
+    """Names, sizes and times of the weights, which change when they do."""
+    entries = []
+    for path in files.values():
+        inner = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        entries += [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in inner]
+    return " ".join(entries)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pt, .pth or .safetensors file, under "state_dict" if it has that entry.
+
+    Only tensors are unpickled; a file that wants to run code raises ValueError, a torn one too.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # of nearly any type for what is torn; torch's text advises to run the file
+        raise ValueError(
+            f"{path} is torn, or holds something else than tensors, which is never unpickled since "
+            "that could run code; download it again"
+        ) from None
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict of tensors; give the published file")
+    return content
+
+
+def checked(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError naming the file unless state has exactly the expected names and shapes."""
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    shapes = [k for k in expected if k in state and state[k].shape != expected[k].shape]
+    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("misshapes", shapes)):
+        if keys:
+            raise ValueError(
+                f"{path} {problem} {len(keys)} of the model's weights ({', '.join(keys[:3])}); "
+                "is it another model's file, or another version?"
+            )
+
+
+def _has(folder: Path, part: Part) -> bool:
+    return any(all((folder / file).is_file() for file in names) for names in part.files)
+
+
+def _path(folder: Path, part: Part) -> Path:
+    return folder / part.files[0][0] if part.single else folder
+
+
+def _local(name: str, part: str, path: Path, wanted: Part) -> Path:
+    if wanted.single and path.is_file():
+        return path
+    if _has(path, wanted):
+        return _path(path, wanted)
+    files = " and ".join(wanted.files[0])
+    what = f"{path} has no {files}" if path.is_dir() else f"{path} does not exist ({files})"
+    raise ValueError(f"{name}: {what}. Download {files} from {wanted.source} into that place")
+
+
+def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Path:
+    repository = hub or wanted.hub
+    option = f"{name}=./PLACE" if part == WEIGHTS else f"{name}=...,{part}=./PLACE"
+    files = " and ".join(wanted.files[0])
+    remedy = f"Download {files} from {wanted.source} and name its place: --scorer {option}"
+    if repository is None:
+        raise ValueError(f"{name}: its {part} file is not on the hub. {remedy}")
+    if not _HUB_ID.fullmatch(repository):
+        raise ValueError(
+            f"{name}: {repository!r} is not a hub id such as 'owner/model'; write a local place "
+            f"with a leading ./ or /: {part} = ./{repository}"
+        )
+    from huggingface_hub import snapshot_download
+
+    log.info("%s: %s from the hub, %s", name, part, repository)
+    patterns = [*dict.fromkeys(file for names in wanted.files for file in names), *wanted.also]
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=patterns))
+    except Exception as error:  # of many types: offline, unknown, gated, disk
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{name}: cannot get {part} from the hub ({repository}: {reason}). {remedy}"
+        ) from None
+    if not _has(folder, wanted):
+        raise ValueError(f"{name}: {repository} on the hub has no {files}. {remedy}")
+    return _path(folder, wanted)
