@@ -90,7 +90,7 @@ def test_from_prompts_to_an_aligned_model(
     for lora in ("run/export", "again"):
         run(*common, "--output", f"{lora}-images", "--lora", lora)
     pictures = [
-        np.asarray(Image.open(work / folder / "images" / "000000.png")).astype(int)
+        np.asarray(Image.open(work / folder / scored[0]["image"])).astype(int)
         for folder in ("images", "run/export-images", "again-images")
     ]
     assert np.abs(pictures[0] - pictures[1]).max() > 0

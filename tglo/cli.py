@@ -47,16 +47,19 @@ def generate(
     guidance: float = 5.0,
     height: int | None = None,
     width: int | None = None,
-    batch_size: int = 4,
+    batch_size: int = 0,
     seed: int = 0,
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
 ) -> None:
     """Sample images for a file of prompts; writes PNG files and a manifest.
 
+    The same command goes on after an interruption, and adds to a folder what more prompts or a larger
+    count ask for. Under torchrun the processes share the images.
+
     Args:
         model: Pipeline folder (leading ./ or /) or hub id.
-        prompts: Text file, one prompt per line.
+        prompts: Text file with a prompt per line, or a JSON list, JSON lines, CSV or TSV.
         output: Folder for images/ and manifest.csv.
         count: Images per prompt.
         lora: LoRA folder or file to load first.
@@ -64,13 +67,14 @@ def generate(
         guidance: Classifier-free guidance scale; 1 is off.
         height: Pixels; the model's own size by default.
         width: Pixels; the model's own size by default.
-        batch_size: Images at once; does not change them.
-        seed: Image i is sampled from seed + i.
+        batch_size: Images at once; does not change them but for rounding. 0 finds it on a GPU.
+        seed: An image's noise follows from this, its prompt and its index among the prompt's.
         device: cpu, cuda or auto.
         dtype: Precision of the model.
     """
     from tglo.generation import generate_images
 
+    rank, world_size = _process()
     manifest = generate_images(
         model,
         prompts,
@@ -84,8 +88,13 @@ def generate(
         seed=seed,
         device=device,
         dtype=dtype,
+        rank=rank,
+        world_size=world_size,
     )
-    print(f"wrote {manifest}")
+    if manifest.exists():
+        print(f"wrote {manifest}")
+    else:
+        print(f"process {rank} is done; the one that ends last writes {manifest}")
 
 
 def score(
@@ -285,7 +294,7 @@ def sweep(
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
         batch_size: Images at once.
-        seed: Sample i is made from seed + i.
+        seed: Of the samples; another than that of the training images.
         device: Of the sampling: cpu, cuda or auto.
         dtype: Of the sampling.
         launch: Start each training with this command: "torchrun --nproc-per-node 8 -m".
@@ -345,6 +354,11 @@ COMMANDS = {
     f.__name__: f
     for f in (demo, doctor, generate, score, threshold, cache, plan, train, sweep, export, bench)
 }
+
+
+def _process() -> tuple[int, int]:
+    """This process's number and how many there are, as a launcher says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _train(arguments: Sequence[str]) -> None:
