@@ -93,6 +93,13 @@ def test_from_prompts_to_an_aligned_model(
         np.asarray(Image.open(work / folder / scored[0]["image"])).astype(int)
         for folder in ("images", "run/export-images", "again-images")
     ]
+    report = run(
+        "evaluate", "--base", "./model", "--models", "tgo=./run/export", "--prompts",
+        "mine=prompts.txt", "--scorers", "my_scorer:brightness", "ink", "--trained-on",
+        "my_scorer:brightness", "--count", "2", "--output", "evaluation", *sampling,
+    )  # fmt: skip
+    assert "win rate against base" in report and "†" in report
+    assert (work / "evaluation" / "report.html").is_file()
     assert np.abs(pictures[0] - pictures[1]).max() > 0
     assert np.array_equal(pictures[1], pictures[2])
 

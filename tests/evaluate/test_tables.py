@@ -48,7 +48,7 @@ def content() -> Results:
 def test_markdown_marks_what_was_trained_on_and_escapes(content: Results) -> None:
     text = tables.markdown(tables.tables(content))
     assert "| model | a\\|b | m:f_1 |" in text
-    assert "| tgo_1 | 1.25 [1.15, 1.35] † | 1.25 [1.15, 1.35] |" in text
+    assert "| tgo_1 | 1.250 [1.150, 1.350] † | 1.250 [1.150, 1.350] |" in text
     assert "| tgo_1 | 62.5% [52.5, 72.5] † | 62.5% [52.5, 72.5] |" in text
     assert "| base |  | 62.5% [52.5, 72.5] | 62.5% [52.5, 72.5] |" in text
     assert "| R&D (2) | 50.0% [40.0, 60.0] | 50.0% [40.0, 60.0] |" in text
@@ -58,7 +58,7 @@ def test_markdown_marks_what_was_trained_on_and_escapes(content: Results) -> Non
 
 def test_latex_escapes(content: Results) -> None:
     text = tables.latex(tables.tables(content))
-    assert r"tgo\_1 & 1.25 [1.15, 1.35] $^\dagger$ & 1.25 [1.15, 1.35] \\" in text
+    assert r"tgo\_1 & 1.250 [1.150, 1.350] $^\dagger$ & 1.250 [1.150, 1.350] \\" in text
     assert r"R\&D (2) & 50.0\% [40.0, 60.0]" in text
     assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\begin{tabular}") - 3
     assert text.count(r"\end{tabular}") == 8

@@ -55,8 +55,9 @@ def win_rates(prompt_sets: Results) -> bytes:
                 bar.set_hatch("//" if mark else "")
         axes.axhline(0.5, color="black", linewidth=0.8)
         axes.set_xticks(range(len(scorers)), [_plain(scorer) for scorer in scorers])
-        axes.set(ylim=(0, 1), ylabel=f"win rate against {BASE}", title=_plain(name))
-        axes.legend(frameon=False, ncols=4)
+        axes.set_yticks(np.linspace(0, 1, 6))
+        axes.set(ylim=(0, 1.2), ylabel=f"win rate against {BASE}", title=_plain(name))
+        axes.legend(frameon=False, ncols=4, loc="upper left")
     return _png(figure)
 
 

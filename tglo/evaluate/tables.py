@@ -74,7 +74,8 @@ def _categories(title: str, scorer: str, models: Sequence[str], categories: Resu
 
 def estimate(entry: Results) -> str:
     """ "0.2860 [0.2811, 0.2905]": four significant digits."""
-    return f"{entry['value']:.4g} [{entry['low']:.4g}, {entry['high']:.4g}]"
+    value, low, high = (f"{entry[key]:#.4g}".rstrip(".") for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _score(entry: Results, statistic: str) -> str:
