@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -107,7 +108,7 @@ def generate_images(
         "model": model_digest(models.resolve(model)),
         "lora": "none" if lora is None else file_digest(lora),
         "steps": str(steps),
-        "guidance": f"{guidance:g}",
+        "guidance": str(float(guidance)),
         "height": str(size[0] or "default"),
         "width": str(size[1] or "default"),
         "seed": str(seed),
@@ -117,8 +118,7 @@ def generate_images(
     folder = output / "images"
     folder.mkdir(exist_ok=True)
     collect(folder)
-    there = set(os.listdir(folder))
-    missing = [image for image in planned if image.name not in there]
+    missing = _missing(planned, folder)
     place = process_device(device)
     sizes = _BatchSize(batch_size, grows=place.type == "cuda")
     # Whole batches go to a process, so that what is computed together does not depend on how many.
@@ -131,46 +131,42 @@ def generate_images(
         family = models.load(model, dtype=DTYPES[dtype], device=place)
         if lora is not None:
             family.load_lora(lora)
+        options = {"steps": steps, "guidance": guidance, "height": size[0], "width": size[1]}
         with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
-            for batch in _batches(family, mine, sizes, seed, steps, guidance, size, folder):
-                bar.update(batch)
-    while missing := [image for image in missing if not (folder / image.name).exists()]:
+            for made in _make(family, mine, seed, sizes, folder, options):
+                bar.update(made)
+    while missing := _missing(missing, folder):
         if not wait:
             return output / MANIFEST
         time.sleep(POLL_SECONDS)
-    rows = [
-        Row(sample_id(image.prompt, f"images/{image.name}"), image.prompt,
-            f"images/{image.name}", None, line)
-        for line, image in enumerate(planned, start=2)
-    ]  # fmt: skip
+    rows = []
+    for line, image in enumerate(planned, start=2):
+        path = f"images/{image.name}"
+        rows.append(Row(sample_id(image.prompt, path), image.prompt, path, None, line))
     write_manifest(output / MANIFEST, rows)
     return output / MANIFEST
 
 
-def _batches(
+def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
+    there = set(os.listdir(folder))
+    return [image for image in images if image.name not in there]
+
+
+def _make(
     family: Family,
     images: Sequence[Planned],
-    sizes: _BatchSize,
     seed: int,
-    steps: int,
-    guidance: float,
-    size: tuple[int | None, int | None],
+    sizes: _BatchSize,
     folder: Path,
+    options: dict[str, Any],
 ) -> Iterator[int]:
     """Make the images batch by batch; yields how many each time."""
     start = 0
     while start < len(images):
         batch = images[start : start + sizes.value]
+        prompts, seeds = [image.prompt for image in batch], [image.seed(seed) for image in batch]
         try:
-            pictures = family.generate(
-                [image.prompt for image in batch],
-                [image.seed(seed) for image in batch],
-                steps=steps,
-                guidance=guidance,
-                height=size[0],
-                width=size[1],
-                batch_size=len(batch),
-            )
+            pictures = family.generate(prompts, seeds, batch_size=len(batch), **options)
         except torch.OutOfMemoryError as error:
             sizes.shrink(error)
             continue
