@@ -359,7 +359,7 @@ def evaluate(
         base: Pipeline folder (leading ./ or /) or hub id.
         prompts: NAME=FILE. pickapic, parti and hpsv2 are the published sets, whose size is checked;
             other names take a text, JSON, JSON lines, CSV or TSV file.
-        scorers: Built-in scorers or module:function.
+        scorers: As `tglo score` takes them.
         output: Folder for all of it.
         models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
         trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
@@ -376,7 +376,12 @@ def evaluate(
         dtype: Of the sampling.
     """
     from tglo.evaluate.run import evaluate as run
-    from tglo.evaluate.settings import Settings, parse_named, parse_trained_on
+    from tglo.evaluate.settings import (
+        Settings,
+        parse_named,
+        parse_scorers,
+        parse_trained_on,
+    )
 
     named = parse_named(models, "--models")
     sys.path.insert(0, os.getcwd())  # for a scorer in the working folder
@@ -386,7 +391,7 @@ def evaluate(
             base,
             named,
             {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
-            scorers,
+            parse_scorers(scorers),
             parse_trained_on(trained_on, list(named)),
             count=count,
             steps=steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import signal
 import subprocess
 import sys
@@ -18,14 +19,15 @@ from PIL import Image
 
 from tests import tiny
 from tests.models.helpers import perturb
-from tglo import cli, models
+from tglo import cli, models, rewards
+from tglo.evaluate import diversity
+from tglo.evaluate import run as run_module
 from tglo.evaluate import samples as samples_module
 from tglo.evaluate.run import evaluate
 from tglo.evaluate.settings import Settings
 from tglo.files import read_json
-from tglo.rewards import score as score_module
 
-SCORERS = ("ink", "colourfulness")
+SCORERS = {"ink": "ink", "colourfulness": "colourfulness"}
 
 
 @pytest.fixture(scope="module")
@@ -143,28 +145,29 @@ def test_going_on_after_faults_gives_the_same_bits(
     whole: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the sampling of the second model, in both scorers, and before the last file."""
-    monkeypatch.setattr(score_module, "SAVE_SECONDS", 0.0)
-    places = [
-        (samples_module, "generate_images", 2),
-        (score_module, "_score", 3),
-        (score_module, "_score", 17),
-        (samples_module.diversity, "mean_distance", 9),
-    ]
-    for module, name, number in places:
-        left = [number]
-        function = getattr(module, name)
 
-        def stopping(*a: Any, left: Any = left, function: Any = function, **k: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
+    def stop(owner: Any, name: str, number: int) -> None:
+        function, left = owner[name], number
+
+        @functools.wraps(function)
+        def stopping(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
                 raise KeyboardInterrupt
-            return function(*a, **k)
+            return function(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, stopping)
+            patch.setitem(owner, name, stopping)
             with pytest.raises(KeyboardInterrupt):
                 evaluate(settings, tmp_path / "out")
         assert not (tmp_path / "out/evaluation.json").exists()
+
+    stop(vars(samples_module), "generate_images", 2)
+    stop(rewards.SCORERS, "ink", 3)
+    stop(rewards.SCORERS, "colourfulness", 7)
+    stop(vars(diversity), "mean_distance", 9)
+    stop(vars(run_module), "write_json", 1)
     evaluate(settings, tmp_path / "out")
     equal(tmp_path / "out", whole)
 
@@ -207,7 +210,7 @@ def test_what_is_there_is_not_made_again_and_more_is_added(
         settings,
         models={"tgo": settings.models["tgo"]},
         prompts={"plain": settings.prompts["plain"]},
-        scorers=("ink",),
+        scorers={"ink": "ink"},
         count=2,
     )
     evaluate(fewer, tmp_path / "out")
@@ -219,7 +222,9 @@ def test_what_is_there_is_not_made_again_and_more_is_added(
     )
     again = evaluate(settings, tmp_path / "out")
     monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(score_module, "_score", lambda *a: pytest.fail("an image was scored"))
+    for name in SCORERS:
+        again_scored = functools.wraps(rewards.SCORERS[name])(lambda *a: pytest.fail("scored"))
+        monkeypatch.setitem(rewards.SCORERS, name, again_scored)
     assert evaluate(settings, tmp_path / "out") == again
 
 
@@ -253,7 +258,7 @@ def test_images_of_other_settings_are_refused_by_name(
 
 
 def test_files_of_something_else_are_refused_by_name(settings: Settings, tmp_path: Path) -> None:
-    alone = replace(settings, models={}, trained_on={}, scorers=("ink",))
+    alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
     evaluate(alone, tmp_path)
     scores = tmp_path / "scores/base/ink.json"
     kept = scores.read_text()
@@ -267,7 +272,7 @@ def test_files_of_something_else_are_refused_by_name(settings: Settings, tmp_pat
 
 
 def test_a_changed_image_is_scored_again(settings: Settings, tmp_path: Path) -> None:
-    alone = replace(settings, models={}, trained_on={}, scorers=("ink",))
+    alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
     before = evaluate(alone, tmp_path)
     first = next((tmp_path / "images/base/images").iterdir())
     Image.new("RGB", (16, 16)).save(first)
@@ -284,9 +289,8 @@ def test_a_changed_image_is_scored_again(settings: Settings, tmp_path: Path) -> 
         ({"models": {"base": "./x"}}, "'base' is the name of --base"),
         ({"models": {"a/b": "./x"}}, r"letters, digits and \. \+ - _, not \['a/b'\]"),
         ({"prompts": {}}, "there is no prompt set"),
-        ({"scorers": ("ink", "ink")}, "at least one, each once"),
-        ({"scorers": ()}, "at least one, each once"),
-        ({"scorers": ("inc",)}, "did you mean 'ink'"),
+        ({"scorers": {}}, "there is no scorer"),
+        ({"scorers": {"inc": "inc"}}, "did you mean 'ink'"),
         ({"trained_on": {"tgo": ["sharpness"]}}, r"trained_on names 'tgo' and \['sharpness'\]"),
         ({"trained_on": {"sft": ["ink"]}}, r"trained_on names 'sft'"),
         ({"count": 0}, "count is 0"),

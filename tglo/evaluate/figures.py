@@ -68,9 +68,8 @@ def histograms(sets: Sequence[PromptSet], samples: Samples, scorers: Sequence[st
     size = (max(4.5, 3.2 * len(scorers)), 2.7 * len(sets))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(sets), len(scorers), squeeze=False)
-    place = {prompt: row for row, prompt in enumerate(samples.prompts)}
     for line, chosen in zip(panels, sets, strict=True):
-        rows = [place[prompt] for prompt in chosen.prompts]
+        rows = samples.rows(chosen.prompts)
         for axes, scorer in zip(line, scorers, strict=True):
             scores = {m: mine[scorer][rows].ravel() for m, mine in samples.scores.items()}
             bins = _bins(np.concatenate([*scores.values()]))
@@ -92,7 +91,6 @@ def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def side_by_side(samples: Samples, prompts: Sequence[str]) -> bytes:
     """PNG: a row for each model, a column for each of `prompts`, under the same seed."""
-    place = {prompt: row for row, prompt in enumerate(samples.prompts)}
     text = max(len(model) for model in samples.manifests)
     label, top = 12 + 11 * text, 24
     size = (label + TILE * len(prompts), top + TILE * len(samples.manifests))
@@ -103,9 +101,8 @@ def side_by_side(samples: Samples, prompts: Sequence[str]) -> bytes:
     for line, (model, manifest) in enumerate(samples.manifests.items()):
         height = top + TILE * line
         draw.text((6, height + TILE // 2 - 9), model, fill=colour(line), font_size=18)
-        for column, prompt in enumerate(prompts):
-            image = decode_image(manifest.open_image(samples.row(model, place[prompt], 0)))
-            tile = _fit(image)
+        for column, row in enumerate(samples.rows(prompts)):
+            tile = _fit(decode_image(manifest.open_image(samples.image(model, row, 0))))
             page.paste(tile, (label + TILE * column + (TILE - tile.width) // 2, height))
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")

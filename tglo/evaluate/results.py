@@ -31,16 +31,11 @@ Results = dict[str, Any]
 
 def results(settings: Settings, sets: Sequence[PromptSet], samples: Samples) -> Results:
     """The numbers of each prompt set, by its name."""
-    place = {prompt: row for row, prompt in enumerate(samples.prompts)}
-    return {
-        chosen.name: _set(settings, chosen, samples, np.array([place[p] for p in chosen.prompts]))
-        for chosen in sets
-    }
+    return {chosen.name: _set(settings, chosen, samples) for chosen in sets}
 
 
-def _set(
-    settings: Settings, chosen: PromptSet, samples: Samples, rows: NDArray[np.int64]
-) -> Results:
+def _set(settings: Settings, chosen: PromptSet, samples: Samples) -> Results:
+    rows = samples.rows(chosen.prompts)
     counts = statistics.resample(len(rows), settings.resamples, settings.seed)
     trained = {(model, s) for model, scorers in settings.trained_on.items() for s in scorers}
     models = {}

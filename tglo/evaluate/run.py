@@ -41,8 +41,8 @@ def evaluate(
         if len(chosen.prompts) < 2:
             raise ValueError(f"{chosen.name} has one prompt; an interval needs at least 2")
     if rank == 0:
-        for scorer in settings.scorers:
-            load_scorer(scorer)  # a wrong name is known before hours of sampling
+        for text in settings.scorers.values():
+            load_scorer(text)  # a wrong name is known before hours of sampling
     prompts = tuple(dict.fromkeys(prompt for chosen in sets for prompt in chosen.prompts))
     log.info(
         "evaluate: %d models, %d prompts, %d images", len(settings.names), len(prompts),
@@ -69,7 +69,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {
         **plain,
         "prompts": {name: str(path) for name, path in settings.prompts.items()},
-        "scorers": list(settings.scorers),
         "size": list(settings.size),
     }
 
@@ -85,7 +84,7 @@ def _write_report(
     write_bytes(output / "tables.md", tables.markdown(found).encode())
     write_bytes(output / "tables.tex", tables.latex(found).encode())
     write_bytes(output / "estimates.csv", tables.long_csv(content["prompt_sets"]).encode())
-    pictures = {"Score distributions": figures.histograms(sets, samples, settings.scorers)}
+    pictures = {"Score distributions": figures.histograms(sets, samples, list(settings.scorers))}
     if settings.models:
         rates = figures.win_rates(content["prompt_sets"])
         pictures = {"Win rates (hatched: trained on this reward)": rates, **pictures}
@@ -109,18 +108,17 @@ def _write_report(
 
 def _samples_csv(sets: Sequence[PromptSet], samples: Samples, settings: Settings) -> str:
     """Every image of every set with its scores, paired by (prompt, index) over the models."""
-    place = {prompt: row for row, prompt in enumerate(samples.prompts)}
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     header = ["prompt_set", "category", "prompt", "index", "model", "image"]
     writer.writerow([*header, *settings.scorers])
     for chosen in sets:
         categories = chosen.categories or ("",) * len(chosen.prompts)
-        for prompt, category in zip(chosen.prompts, categories, strict=True):
+        rows = samples.rows(chosen.prompts)
+        for prompt, category, row in zip(chosen.prompts, categories, rows, strict=True):
             for index in range(samples.count):
                 for model in settings.names:
-                    row = place[prompt]
-                    image = f"images/{model}/{samples.row(model, row, index).image}"
+                    image = f"images/{model}/{samples.image(model, row, index).image}"
                     mine = samples.scores[model]
                     scores = [float(mine[scorer][row, index]) for scorer in settings.scorers]
                     writer.writerow([chosen.name, category, prompt, index, model, image, *scores])

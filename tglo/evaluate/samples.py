@@ -48,7 +48,13 @@ class Samples:
     diversity: dict[str, Floats] = field(default_factory=dict)
     """Model -> (P,); empty where there is one image of each prompt."""
 
-    def row(self, model: str, prompt: int, index: int) -> Row:
+    def rows(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        """Their rows in the arrays."""
+        place = {prompt: row for row, prompt in enumerate(self.prompts)}
+        return np.array([place[prompt] for prompt in prompts])
+
+    def image(self, model: str, prompt: int, index: int) -> Row:
+        """An image, as the manifest has it, of the prompt in this row."""
         return self.manifests[model].rows[index * len(self.prompts) + prompt]
 
 
@@ -83,8 +89,8 @@ def generate(
 
 def score(settings: Settings, samples: Samples, output: Path) -> None:
     """Fill in scores and diversity."""
-    for scorer in settings.scorers:
-        function = load_scorer(scorer)
+    for scorer, text in settings.scorers.items():
+        function = load_scorer(text)
         for name, manifest in samples.manifests.items():
             partial = output / "scores" / name / f"{file_name(scorer)}.json"
             partial.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +128,7 @@ def _diversity(samples: Samples, name: str, path: Path) -> Floats:
     saved = time.monotonic()
 
     def measure(prompt: int) -> tuple[str, float]:
-        rows = [samples.row(name, prompt, index) for index in range(samples.count)]
+        rows = [samples.image(name, prompt, index) for index in range(samples.count)]
         data = [manifest.open_image(row) for row in rows]
         digest = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in data)).hexdigest()
         if digest not in known:

@@ -21,7 +21,8 @@ class Settings:
     """Name -> pipeline folder, hub id, or a LoRA of the base (leading ./ or /)."""
     prompts: Mapping[str, Path]
     """Name -> file; see tglo.evaluate.prompts."""
-    scorers: Sequence[str]
+    scorers: Mapping[str, str]
+    """Name -> what tglo.rewards.load_scorer takes."""
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model -> the scorers that it was trained on."""
     count: int = 4
@@ -48,8 +49,8 @@ class Settings:
             raise ValueError("there is no prompt set; give one as NAME=PATH")
         if BASE in self.models:
             raise ValueError(f"{BASE!r} is the name of --base; give the other model another one")
-        if not self.scorers or len({*self.scorers}) < len(self.scorers):
-            raise ValueError(f"scorers are {list(self.scorers)}; give at least one, each once")
+        if not self.scorers:
+            raise ValueError("there is no scorer; give at least one")
         for model, scorers in self.trained_on.items():
             unknown = [name for name in scorers if name not in self.scorers]
             if model not in self.models or unknown:
@@ -77,11 +78,23 @@ def parse_named(texts: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
+def parse_scorers(texts: Sequence[str]) -> dict[str, str]:
+    """What load_scorer takes, by the scorer's name: what comes before the places of its files."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name = text.partition("=")[0].partition(",")[0]
+        if name in found:
+            raise ValueError(f"scorer {name} is given twice; leave one")
+        found[name] = text
+    return found
+
+
 def parse_trained_on(texts: Sequence[str], models: Sequence[str]) -> dict[str, list[str]]:
     """ "scorer" (of all models) or "model=scorer" -> scorers by model."""
     found: dict[str, list[str]] = {}
     for text in texts:
-        model, equals, scorer = text.partition("=")
-        for name in [model] if equals else models:
-            found.setdefault(name, []).append(scorer if equals else text)
+        model, _, scorer = text.partition("=")
+        one = model in models
+        for name in [model] if one else models:
+            found.setdefault(name, []).append(scorer if one else text)
     return found
