@@ -83,6 +83,7 @@ def test_pickapic_takes_distinct_captions(small: None, tmp_path: Path) -> None:
         ("a.json", '["a cat", "a dog"]'),
         ("a.json", '[{"prompt": "a cat"}, {"caption": "a dog"}]'),
         ("a.jsonl", '{"prompt": "a cat"}\n{"prompt": "a dog"}\n'),
+        ("a.txt", "a cat\r\na dog\r\n"),
         ("a.csv", "Prompt,score\na cat,1\na dog,2\n"),
         ("a.tsv", "\ufeffid\ttext\n1\ta cat\n2\ta dog\n"),
     ],
@@ -90,6 +91,12 @@ def test_pickapic_takes_distinct_captions(small: None, tmp_path: Path) -> None:
 def test_files_of_ones_own(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert read_prompts(tmp_path / name) == ["a cat", "a dog"]
+
+
+def test_other_line_separators_are_part_of_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a\u2028cat"}\n', encoding="utf-8")
+    (tmp_path / "a.txt").write_text("a\u2028cat\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "a.jsonl") == read_prompts(tmp_path / "a.txt") == ["a\u2028cat"]
 
 
 def test_repeated_prompts_are_taken_once_with_their_category(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
                 raise ValueError(f"holds a {type(content).__name__}, not a list")
             pairs = _pairs(content)
         elif suffix == ".jsonl":
-            lines = path.read_text("utf-8").splitlines()
+            lines = path.read_text("utf-8").split("\n")  # splitlines takes U+2028, too
             pairs = _pairs([json.loads(line) for line in lines if line.strip()])
         elif suffix in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
                 pairs = _pairs(csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t"))
         else:
-            pairs = [(line.strip(), "") for line in path.read_text("utf-8-sig").splitlines()]
+            pairs = [(line.strip(), "") for line in path.read_text("utf-8-sig").split("\n")]
     except (ValueError, csv.Error) as error:
         raise ValueError(f"no prompts can be read from {path}: {error}") from None
     pairs = [pair for pair in pairs if pair[0]]
@@ -111,7 +111,7 @@ def _pickapic(path: Path) -> list[tuple[str, str]]:
             captions += _parquet_column(file, "caption")
         else:
             captions += read_prompts(file)
-    return [(caption, "") for caption in dict.fromkeys(captions)]
+    return [(caption, "") for caption in dict.fromkeys(captions) if caption]
 
 
 def _parquet_column(path: Path, name: str) -> list[str]:
