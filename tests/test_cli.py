@@ -151,6 +151,21 @@ def test_plan_prints_a_table_or_json(
     assert "gpus is 0; it must be at least 1" in capsys.readouterr().err
 
 
+def test_generate_takes_its_share_of_the_images_from_the_launcher(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        "generate", "--model", str(work / "model"), "--prompts", str(work / "prompts.txt"),
+        "--output", str(tmp_path), "--steps", "1", "--batch-size", "1", "--device", "cpu",
+    ]  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in ((1, "process 1 is done"), (0, f"wrote {tmp_path / 'manifest.csv'}")):
+        monkeypatch.setenv("RANK", str(rank))
+        assert cli.main(command) == 0
+        assert said in capsys.readouterr().out
+    assert len(list((tmp_path / "images").iterdir())) == 2
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
