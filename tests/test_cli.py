@@ -90,9 +90,16 @@ def test_from_prompts_to_an_aligned_model(
     for lora in ("run/export", "again"):
         run(*common, "--output", f"{lora}-images", "--lora", lora)
     pictures = [
-        np.asarray(Image.open(work / folder / "images" / "000000.png")).astype(int)
+        np.asarray(Image.open(work / folder / scored[0]["image"])).astype(int)
         for folder in ("images", "run/export-images", "again-images")
     ]
+    report = run(
+        "evaluate", "--base", "./model", "--models", "tgo=./run/export", "--prompts",
+        "mine=prompts.txt", "--scorers", "my_scorer:brightness", "ink", "--trained-on",
+        "my_scorer:brightness", "--count", "2", "--output", "evaluation", *sampling,
+    )  # fmt: skip
+    assert "win rate against base" in report and "†" in report
+    assert (work / "evaluation" / "report.html").is_file()
     assert np.abs(pictures[0] - pictures[1]).max() > 0
     assert np.array_equal(pictures[1], pictures[2])
 
@@ -142,6 +149,21 @@ def test_plan_prints_a_table_or_json(
     assert answer["best"]["memory"]["total"] < 80e9
     assert cli.main(["plan", "--gpus", "0"]) == 1
     assert "gpus is 0; it must be at least 1" in capsys.readouterr().err
+
+
+def test_generate_takes_its_share_of_the_images_from_the_launcher(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        "generate", "--model", str(work / "model"), "--prompts", str(work / "prompts.txt"),
+        "--output", str(tmp_path), "--steps", "1", "--batch-size", "1", "--device", "cpu",
+    ]  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in ((1, "process 1 is done"), (0, f"wrote {tmp_path / 'manifest.csv'}")):
+        monkeypatch.setenv("RANK", str(rank))
+        assert cli.main(command) == 0
+        assert said in capsys.readouterr().out
+    assert len(list((tmp_path / "images").iterdir())) == 2
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,16 +47,19 @@ def generate(
     guidance: float = 5.0,
     height: int | None = None,
     width: int | None = None,
-    batch_size: int = 4,
+    batch_size: int = 0,
     seed: int = 0,
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
 ) -> None:
     """Sample images for a file of prompts; writes PNG files and a manifest.
 
+    The same command goes on after an interruption, and adds to a folder what more prompts or a larger
+    count ask for. Under torchrun the processes share the images.
+
     Args:
         model: Pipeline folder (leading ./ or /) or hub id.
-        prompts: Text file, one prompt per line.
+        prompts: Text file with a prompt per line, or a JSON list, JSON lines, CSV or TSV.
         output: Folder for images/ and manifest.csv.
         count: Images per prompt.
         lora: LoRA folder or file to load first.
@@ -64,13 +67,14 @@ def generate(
         guidance: Classifier-free guidance scale; 1 is off.
         height: Pixels; the model's own size by default.
         width: Pixels; the model's own size by default.
-        batch_size: Images at once; does not change them.
-        seed: Image i is sampled from seed + i.
+        batch_size: Images at once; does not change them but for rounding. 0 finds it on a GPU.
+        seed: An image's noise follows from this, its prompt and its index among the prompt's.
         device: cpu, cuda or auto.
         dtype: Precision of the model.
     """
     from tglo.generation import generate_images
 
+    rank, world_size = _process()
     manifest = generate_images(
         model,
         prompts,
@@ -84,8 +88,13 @@ def generate(
         seed=seed,
         device=device,
         dtype=dtype,
+        rank=rank,
+        world_size=world_size,
     )
-    print(f"wrote {manifest}")
+    if manifest.exists():
+        print(f"wrote {manifest}")
+    else:
+        print(f"process {rank} is done; the one that ends last writes {manifest}")
 
 
 def score(
@@ -312,7 +321,7 @@ def sweep(
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
         batch_size: Images at once.
-        seed: Sample i is made from seed + i.
+        seed: Of the samples; another than that of the training images.
         device: Of the sampling: cpu, cuda or auto.
         dtype: Of the sampling.
         launch: Start each training with this command: "torchrun --nproc-per-node 8 -m".
@@ -347,6 +356,92 @@ def export(run: Positional[Path], output: Path) -> None:
     processes.leave()
 
 
+def evaluate(
+    base: str,
+    prompts: tuple[str, ...],
+    scorers: tuple[str, ...],
+    output: Path,
+    models: tuple[str, ...] = (),
+    trained_on: tuple[str, ...] = (),
+    count: int = 4,
+    steps: int = 30,
+    guidance: float = 5.0,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 0,
+    score_batch: int = 32,
+    seed: int = 1_000_000_000,
+    resamples: int = 2000,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> None:
+    """Compare trained models with their base by several scorers, under the same prompts and seeds.
+
+    For example: tglo evaluate --base ./sdxl --models tgo=./run/export --prompts parti=PartiPrompts.tsv
+    --scorers sharpness colourfulness --trained-on sharpness --output evaluation
+
+    Writes report.html, tables.md, tables.tex, estimates.csv, samples.csv, pictures and
+    evaluation.json. The same command goes on after an interruption; with more models, prompts or
+    scorers it adds them. Under torchrun the processes share the sampling.
+
+    Args:
+        base: Pipeline folder (leading ./ or /) or hub id.
+        prompts: NAME=FILE. pickapic, parti and hpsv2 are the published sets, whose size is checked;
+            other names take a text, JSON, JSON lines, CSV or TSV file.
+        scorers: As `tglo score` takes them.
+        output: Folder for all of it.
+        models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
+        trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
+        count: Images per prompt.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance scale; 1 is off.
+        height: Pixels; the model's own size by default.
+        width: Pixels; the model's own size by default.
+        batch_size: Images at once; 0 finds it on a GPU.
+        score_batch: Images scored at once.
+        seed: Of samples and bootstrap; another than that of the training images.
+        resamples: Of the bootstrap.
+        device: Of the sampling: cpu, cuda or auto.
+        dtype: Of the sampling.
+    """
+    from tglo.evaluate.run import evaluate as run
+    from tglo.evaluate.settings import (
+        Settings,
+        parse_named,
+        parse_scorers,
+        parse_trained_on,
+    )
+
+    named = parse_named(models, "--models")
+    sys.path.insert(0, os.getcwd())  # for a scorer in the working folder
+    rank, world_size = _process()
+    content = run(
+        Settings(
+            base,
+            named,
+            {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
+            parse_scorers(scorers),
+            parse_trained_on(trained_on, list(named)),
+            count=count,
+            steps=steps,
+            guidance=guidance,
+            size=(height, width),
+            batch_size=batch_size,
+            score_batch=score_batch,
+            seed=seed,
+            resamples=resamples,
+            device=device,
+            dtype=dtype,
+        ),
+        output,
+        rank=rank,
+        world_size=world_size,
+    )
+    if content is not None:
+        print((output / "tables.md").read_text())
+        print(f"wrote {output}/report.html, tables, pictures and evaluation.json")
+
+
 def bench(
     output: Path | None = None,
     sizes: tuple[str, ...] = (),
@@ -372,8 +467,26 @@ def bench(
 
 COMMANDS = {
     f.__name__: f
-    for f in (demo, doctor, generate, score, threshold, cache, plan, train, sweep, export, bench)
+    for f in (
+        demo,
+        doctor,
+        generate,
+        score,
+        threshold,
+        cache,
+        plan,
+        train,
+        export,
+        evaluate,
+        sweep,
+        bench,
+    )
 }
+
+
+def _process() -> tuple[int, int]:
+    """This process's number and how many there are, as a launcher says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _train(arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,31 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"{path} is not valid JSON ({error}); it may be torn: make it again"
         ) from None
+
+
+def claim_folder(path: Path, settings: Mapping[str, str]) -> None:
+    """Bind the folder of the file `path` to settings: written there, or compared with what is there.
+
+    ValueError naming each setting that differs, with both values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        write_json(path, dict(settings))
+        return
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} is no file of settings; give another folder")
+    names = dict.fromkeys([*settings, *held])
+    differing = [
+        f"{name} is {held.get(name)!r} there and {settings.get(name)!r} here"
+        for name in names
+        if held.get(name) != settings.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path.parent} belongs to other settings: {'; '.join(differing)}. Give another folder, "
+            "go back to those settings, or remove it"
+        )
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

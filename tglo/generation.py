@@ -1,20 +1,75 @@
-"""Images from a model folder and a file of prompts, and the manifest that lists them."""
+"""Images from a model folder and prompts, and the manifest that lists them.
+
+An image is named and seeded by its prompt and its index among that prompt's images. So more prompts
+or a larger count change no image that is there, and processes share the work without a word: each
+makes the images of its numbers, and whichever finds all of them there writes the manifest.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
-from tglo.devices import DTYPES, choose_device
-from tglo.files import publish, temporary_name
+from tglo.devices import DTYPES, process_device
+from tglo.evaluate.prompts import read_prompts
+from tglo.files import claim_folder
+from tglo.image_files import collect, publish_images
+from tglo.models.base import Family
+from tglo.models.fingerprint import file_digest, model_digest
 
 MANIFEST = "manifest.csv"
+SETTINGS = "generation.json"
+FIRST_BATCH = 4  # images at once where the size is found; on a CPU it stays
+LARGEST_BATCH = 64
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One image: its prompt, its index among the prompt's images, its file's name in images/."""
+
+    prompt: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(self.prompt.encode()).hexdigest()
+        return f"{digest[:16]}-{self.index:04d}.png"
+
+    def seed(self, seed: int) -> int:
+        """What the image's own generator starts from, in [0, 2^32): torch's takes no more.
+
+        The images of a prompt count up from a place that the prompt and `seed` choose, so no two of
+        them are equal.
+        """
+        digest = hashlib.sha256(f"{seed}\0{self.prompt}".encode()).digest()
+        return (int.from_bytes(digest[:4], "big") + self.index) % 2**32
+
+
+def plan_images(prompts: Sequence[str], count: int) -> list[Planned]:
+    """Every prompt once, `count` times over; a prompt that comes twice gets twice as many."""
+    seen: Counter[str] = Counter()
+    planned = []
+    for prompt in [*prompts] * count:
+        planned.append(Planned(prompt, seen[prompt]))
+        seen[prompt] += 1
+    return planned
 
 
 def generate_images(
     model: str,
-    prompts: Path,
+    prompts: Path | Sequence[str],
     output: Path,
     *,
     count: int = 1,
@@ -22,51 +77,127 @@ def generate_images(
     steps: int = 30,
     guidance: float = 5.0,
     size: tuple[int | None, int | None] = (None, None),
-    batch_size: int = 4,
+    batch_size: int = 0,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "fp32",
+    rank: int = 0,
+    world_size: int = 1,
+    wait: bool = False,
 ) -> Path:
-    """Sample ``count`` images for each line of ``prompts``; returns the manifest's path.
+    """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
-    Image i of the list (all prompts, ``count`` times over) is made from seed + i and written to
-    images/i.png; images that are already there are kept, so an interrupted call goes on. Raises
-    ValueError for an empty file of prompts, and what :func:`tglo.models.load` raises.
+    prompts: texts, or a file as of tglo.evaluate.prompts.read_prompts. batch_size: images at once;
+    0 finds it on a GPU (doubled until memory is short, halved then) and takes 4 on a CPU. Images
+    that are there are kept, so an interrupted call goes on; at a fixed batch size, and on a CPU, it
+    ends with the same bits as one that was never interrupted, whatever the number of processes.
+    rank, world_size: this process makes the images of its share. The manifest is written by the
+    process that finds all images there, so without ``wait`` it may be missing when this returns.
+
+    Raises ValueError for no prompts, a count below 1, a folder with images of other settings
+    (naming what differs), and what tglo.models.load raises.
     """
-    lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
-    if not lines or count < 1:
+    texts = read_prompts(prompts) if isinstance(prompts, Path) else list(prompts)
+    if not texts or count < 1 or batch_size < 0:
         raise ValueError(
-            f"{prompts} has {len(lines)} prompts and count is {count}; at least one of each is needed"
+            f"{len(texts)} prompts, count {count} and batch_size {batch_size}; needed are a prompt, "
+            "a count of at least 1, and a batch_size of at least 1, or 0 to find it"
         )
-    names = [f"images/{number:06d}.png" for number in range(len(lines) * count)]
-    texts = lines * count
-    (output / "images").mkdir(parents=True, exist_ok=True)
-    missing = [number for number, name in enumerate(names) if not (output / name).exists()]
+    planned = plan_images(texts, count)
+    settings = {
+        "model": model_digest(models.resolve(model)),
+        "lora": "none" if lora is None else file_digest(lora),
+        "steps": str(steps),
+        "guidance": str(float(guidance)),
+        "height": str(size[0] or "default"),
+        "width": str(size[1] or "default"),
+        "seed": str(seed),
+        "dtype": dtype,
+    }
+    claim_folder(output / SETTINGS, settings)
+    folder = output / "images"
+    folder.mkdir(exist_ok=True)
+    collect(folder)
+    missing = _missing(planned, folder)
+    place = process_device(device)
+    sizes = _BatchSize(batch_size, grows=place.type == "cuda")
+    # Whole batches go to a process, so that what is computed together does not depend on how many.
+    unit = batch_size or (1 if sizes.grows else FIRST_BATCH)
+    shares = {image: number // unit % world_size for number, image in enumerate(planned)}
+    mine = [image for image in missing if shares[image] == rank]
     if missing:
-        family = models.load(model, dtype=DTYPES[dtype], device=choose_device(device))
+        (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
+    if mine:
+        family = models.load(model, dtype=DTYPES[dtype], device=place)
         if lora is not None:
             family.load_lora(lora)
-        chunk = 8 * batch_size
-        for start in range(0, len(missing), chunk):
-            numbers = missing[start : start + chunk]
-            images = family.generate(
-                [texts[number] for number in numbers],
-                [seed + number for number in numbers],
-                steps=steps,
-                guidance=guidance,
-                height=size[0],
-                width=size[1],
-                batch_size=batch_size,
-                progress=True,
-            )
-            for number, image in zip(numbers, images, strict=True):
-                path = output / names[number]
-                temporary = temporary_name(path)
-                image.save(temporary, format="PNG")
-                publish(temporary, path)
-    rows = [
-        Row(sample_id(text, name), text, name, None, number)
-        for number, (text, name) in enumerate(zip(texts, names, strict=True), start=2)
-    ]
+        options = {"steps": steps, "guidance": guidance, "height": size[0], "width": size[1]}
+        with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
+            for made in _make(family, mine, seed, sizes, folder, options):
+                bar.update(made)
+    while missing := _missing(missing, folder):
+        if not wait:
+            return output / MANIFEST
+        time.sleep(POLL_SECONDS)
+    rows = []
+    for line, image in enumerate(planned, start=2):
+        path = f"images/{image.name}"
+        rows.append(Row(sample_id(image.prompt, path), image.prompt, path, None, line))
     write_manifest(output / MANIFEST, rows)
     return output / MANIFEST
+
+
+def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
+    there = set(os.listdir(folder))
+    return [image for image in images if image.name not in there]
+
+
+def _make(
+    family: Family,
+    images: Sequence[Planned],
+    seed: int,
+    sizes: _BatchSize,
+    folder: Path,
+    options: dict[str, Any],
+) -> Iterator[int]:
+    """Make the images batch by batch; yields how many each time."""
+    start = 0
+    while start < len(images):
+        batch = images[start : start + sizes.value]
+        prompts, seeds = [image.prompt for image in batch], [image.seed(seed) for image in batch]
+        try:
+            pictures = family.generate(prompts, seeds, batch_size=len(batch), **options)
+        except torch.OutOfMemoryError as error:
+            sizes.shrink(error)
+            continue
+        sizes.grow()
+        names = [image.name for image in batch]
+        publish_images(folder, dict(zip(names, pictures, strict=True)))
+        start += len(batch)
+        yield len(batch)
+
+
+class _BatchSize:
+    """Images at once: as given, or found by doubling until memory is short."""
+
+    def __init__(self, wanted: int, *, grows: bool) -> None:
+        self.value = wanted or FIRST_BATCH
+        self.grows = grows and not wanted
+        self._fixed = wanted > 0
+
+    def grow(self) -> None:
+        if self.grows:
+            self.value = min(2 * self.value, LARGEST_BATCH)
+
+    def shrink(self, error: torch.OutOfMemoryError) -> None:
+        """Half as many from now on. RuntimeError where one is too many, or the size was given."""
+        if self._fixed or self.value == 1:
+            remedy = (
+                "a batch_size of 0 finds one that fits" if self._fixed else "use a smaller dtype"
+            )
+            raise RuntimeError(
+                f"no memory for {self.value} images at once ({error}); {remedy}"
+            ) from error
+        self.grows, self.value = False, self.value // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -13,7 +13,7 @@ SCORER = "tglo.demo.scorer:score"
 GUIDANCE = 1.5
 BATCH = 64
 EVALUATION_SEED = 1_000_000_000  # far from every training seed: the samples are unseen
-SEED_STRIDE = 1_000_000  # images that a seed of the demo has for itself
+SEED_STRIDE = 1_000_000  # between the sampling seeds of two seeds of the demo
 LEARNING_RATE = {"tgo": 1e-4, "sft": 3e-4}  # for SFT the best of six from 1e-5 to 1e-3
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "StableDiffusion",
     "StableDiffusionXL",
     "load",
+    "local_path",
     "resolve",
 ]
 
@@ -64,15 +65,22 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     that a model brings along is never run. Raises ValueError when there is no such model, its
     pipeline class is unknown, or it brings code.
     """
-    name = str(path_or_hub_id)
-    if isinstance(path_or_hub_id, Path) or name.startswith(("path:", *_LOCAL)):
-        path = Path(name.removeprefix("path:")).expanduser()
+    name, path = str(path_or_hub_id), local_path(path_or_hub_id)
+    if path is not None:
         if not (path / "model_index.json").is_file():
             raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
     else:
         path = _download(name, revision)
     _family(path)
     return path
+
+
+def local_path(path_or_hub_id: str | Path) -> Path | None:
+    """The path that a model's name stands for, or None for a hub id; see `resolve`."""
+    name = str(path_or_hub_id)
+    if isinstance(path_or_hub_id, Path) or name.startswith(("path:", *_LOCAL)):
+        return Path(name.removeprefix("path:")).expanduser()
+    return None
 
 
 def _download(name: str, revision: str | None) -> Path:

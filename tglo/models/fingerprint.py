@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from tglo.files import sha256_file
+
 # Besides the weights: what turns a prompt into token ids.
 _VOCABULARY = ("vocab.json", "merges.txt", "spiece.model")
 # What saving a folder writes into these files; a tokenizer also keeps how it was last called.
@@ -19,6 +21,26 @@ def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
     What differs between two savings of the same part does not count.
     """
     return {part: _part_digest(folder / part) for part in parts}
+
+
+def model_digest(folder: Path) -> str:
+    """Hexadecimal digest of all that a model's images depend on: its parts and its scheduler."""
+    digest = hashlib.sha256()
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if not part.name.startswith("."):
+            digest.update(f"{part.name}\0{_part_digest(part)}\0".encode())
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    ours = {key: value for key, value in scheduler.items() if key != "_diffusers_version"}
+    digest.update(json.dumps(ours, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal digest of a LoRA: a safetensors file, or those of a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise ValueError(f"{path} holds no safetensors file; give the folder or file of a LoRA")
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
 def _part_digest(folder: Path) -> str:

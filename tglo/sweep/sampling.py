@@ -27,7 +27,7 @@ class Sampling:
     guidance: float = 5.0
     batch_size: int = 4
     seed: int = 1_000_000_000
-    """Image i is sampled from seed + i; far from the seeds of a training set."""
+    """Of the samples; another than that of the training images."""
     device: str = "auto"
     dtype: str = "fp32"
 

@@ -1,0 +1,188 @@
+"""Sets of prompts: the published ones from their files, and your own from a text, JSON or CSV file.
+
+    name       prompts  file
+    pickapic       424  test split of yuvalkirstain/pickapic_v2: a Parquet file or a folder of them
+                        (or CSV, JSON lines) with the column caption; its distinct captions
+    parti        1,632  PartiPrompts.tsv of github.com/google-research/parti; Category
+    hpsv2        3,200  folder with anime.json, concept-art.json, paintings.json and photo.json of
+                        the data set zhwang/HPDv2, 800 each; the file's name is the category
+
+The counts are those of arXiv 2605.04653. A set of another size is refused under these names, so that
+no number is compared with a published one that was measured on something else.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
+HPSV2_EACH = 800
+COLUMNS = ("prompt", "caption", "text")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Distinct prompts under a name; categories has one for each prompt, or is empty."""
+
+    name: str
+    prompts: tuple[str, ...]
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published set: how many prompts it has, and (path) -> (prompt, category) pairs."""
+
+    count: int
+    read: Callable[[Path], list[tuple[str, str]]]
+
+
+def load_prompts(name: str, path: Path) -> PromptSet:
+    """The set `name`: one of PUBLISHED, of which the count is checked, or a file of your own.
+
+    A prompt that a file repeats is taken once. Raises ValueError for a missing file or column, a
+    file without prompts, and a published set of another count.
+    """
+    published = PUBLISHED.get(name)
+    pairs = read_pairs(path) if published is None else published.read(path)
+    if published is not None and len(pairs) != published.count:
+        raise ValueError(
+            f"{path} has {len(pairs)} prompts, {abs(published.count - len(pairs))} "
+            f"{'fewer' if len(pairs) < published.count else 'more'} than the {published.count} of "
+            f"{name}; get the published file, or give yours another name than {name}"
+        )
+    distinct: dict[str, str] = {}
+    for prompt, category in pairs:
+        distinct.setdefault(prompt, category)
+    categories = tuple(distinct.values()) if all(distinct.values()) else ()
+    return PromptSet(name, tuple(distinct), categories)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file of your own, repeated ones too; see `read_pairs`."""
+    return [prompt for prompt, _ in read_pairs(path)]
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """(prompt, category or "") from a file, by its suffix, without white space around them.
+
+    .json: a list of texts or of objects; .jsonl: an object a line; .csv, .tsv: a header. Objects and
+    headers name a prompt (or caption, or text) and may name a category. Anything else is text with a
+    prompt on each line; empty lines do not count. ValueError when the file is missing, cannot be
+    read so, or has no prompt.
+    """
+    _need(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".json":
+            content = json.loads(path.read_text("utf-8"))
+            if not isinstance(content, list):
+                raise ValueError(f"holds a {type(content).__name__}, not a list")
+            pairs = _pairs(content)
+        elif suffix == ".jsonl":
+            lines = path.read_text("utf-8").split("\n")  # splitlines takes U+2028, too
+            pairs = _pairs([json.loads(line) for line in lines if line.strip()])
+        elif suffix in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                pairs = _pairs(csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t"))
+        else:
+            pairs = [(line.strip(), "") for line in path.read_text("utf-8-sig").split("\n")]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"no prompts can be read from {path}: {error}") from None
+    pairs = [pair for pair in pairs if pair[0]]
+    if not pairs:
+        raise ValueError(f"{path} has no prompts; write one on each line")
+    return pairs
+
+
+def _pickapic(path: Path) -> list[tuple[str, str]]:
+    _need(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path} holds no Parquet files; give those of Pick-a-Pic's test split")
+    captions: list[str] = []
+    for file in files:
+        if file.suffix.lower() == ".parquet":
+            captions += _parquet_column(file, "caption")
+        else:
+            captions += read_prompts(file)
+    return [(caption, "") for caption in dict.fromkeys(captions) if caption]
+
+
+def _parquet_column(path: Path, name: str) -> list[str]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return [
+            str(value).strip()
+            for value in parquet.read_table(path, columns=[name])[name].to_pylist()
+        ]
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"{path} gives no column {name!r}: {error}") from None
+
+
+def _parti(path: Path) -> list[tuple[str, str]]:
+    _need(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        # A quotation mark in this file is part of the prompt.
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = {"Prompt", "Category"} - set(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {sorted(missing)}; give PartiPrompts.tsv")
+        return [(row["Prompt"].strip(), (row["Category"] or "").strip()) for row in rows]
+
+
+def _hpsv2(path: Path) -> list[tuple[str, str]]:
+    files = {style: path / f"{style}.json" for style in HPSV2_STYLES}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)} of the HPSv2 benchmark")
+    pairs = []
+    for style, file in files.items():
+        prompts = read_prompts(file)
+        if len(prompts) != HPSV2_EACH:
+            raise ValueError(f"{file} has {len(prompts)} prompts; the benchmark's has {HPSV2_EACH}")
+        pairs += [(prompt, style) for prompt in prompts]
+    return pairs
+
+
+PUBLISHED = {
+    "pickapic": Published(424, _pickapic),
+    "parti": Published(1632, _parti),
+    "hpsv2": Published(4 * HPSV2_EACH, _hpsv2),
+}
+
+
+def _need(path: Path) -> None:
+    if not path.exists():
+        raise ValueError(f"the file of prompts {path} does not exist")
+
+
+def _pairs(entries: Iterable[Any]) -> list[tuple[str, str]]:
+    """Texts, or mappings whose keys are compared without case."""
+    pairs = []
+    for number, entry in enumerate(entries, start=1):
+        if isinstance(entry, str):
+            pairs.append((entry.strip(), ""))
+            continue
+        fields = {str(key).lower(): value for key, value in _mapping(entry, number).items()}
+        column = next((name for name in COLUMNS if name in fields), None)
+        prompt = None if column is None else fields[column]
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"entry {number} has no text as {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+            )
+        pairs.append((prompt.strip(), str(fields.get("category") or "").strip()))
+    return pairs
+
+
+def _mapping(entry: Any, number: int) -> dict[Any, Any]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"entry {number} is a {type(entry).__name__}, not a text or an object")
+    return entry

@@ -1,0 +1,109 @@
+"""From scores to the numbers of an evaluation: what evaluation.json holds and all else is drawn from.
+
+    prompt_sets: SET:
+        prompts, images         distinct prompts; images of each model
+        models: MODEL:
+            diversity           estimate, or null for one image of each prompt
+            scores: SCORER:     trained_on, mean and median (estimates), deviation, quantiles
+        win_rates: SCORER: MODEL: OTHER: estimate
+        categories: CATEGORY:   prompts, win_rates: SCORER: MODEL: estimate against the base
+
+An estimate is {value, low, high}; see tglo.evaluate.statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tglo.evaluate import statistics
+from tglo.evaluate.prompts import PromptSet
+from tglo.evaluate.samples import Samples
+from tglo.evaluate.settings import BASE, Settings
+
+QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)
+Results = dict[str, Any]
+
+
+def results(settings: Settings, sets: Sequence[PromptSet], samples: Samples) -> Results:
+    """The numbers of each prompt set, by its name."""
+    return {chosen.name: _set(settings, chosen, samples) for chosen in sets}
+
+
+def _set(settings: Settings, chosen: PromptSet, samples: Samples) -> Results:
+    rows = samples.rows(chosen.prompts)
+    counts = statistics.resample(len(rows), settings.resamples, settings.seed)
+    trained = {(model, s) for model, scorers in settings.trained_on.items() for s in scorers}
+    models = {}
+    for model in settings.names:
+        scores = {
+            scorer: {"trained_on": (model, scorer) in trained, **_describe(values[rows], counts)}
+            for scorer, values in samples.scores[model].items()
+        }
+        found = samples.diversity.get(model)
+        diversity = None if found is None else asdict(statistics.mean(found[rows], counts))
+        models[model] = {"diversity": diversity, "scores": scores}
+    win_rates = {
+        scorer: {
+            model: {
+                other: _win_rate(samples, scorer, model, other, rows, counts)
+                for other in settings.names
+                if other != model
+            }
+            for model in settings.names
+        }
+        for scorer in settings.scorers
+    }
+    return {
+        "prompts": len(rows),
+        "images": len(rows) * samples.count,
+        "models": models,
+        "win_rates": win_rates,
+        "categories": _categories(settings, chosen, samples, rows),
+    }
+
+
+def _describe(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> Results:
+    return {
+        "mean": asdict(statistics.mean(scores.mean(axis=1), counts)),
+        "median": asdict(statistics.median(scores, counts)),
+        "deviation": float(scores.std(ddof=1)),
+        "quantiles": {f"{q:g}": float(np.quantile(scores, q)) for q in QUANTILES},
+    }
+
+
+def _win_rate(
+    samples: Samples,
+    scorer: str,
+    model: str,
+    other: str,
+    rows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> Results:
+    mine, others = (samples.scores[name][scorer][rows] for name in (model, other))
+    return asdict(statistics.mean(statistics.wins(mine, others), counts))
+
+
+def _categories(
+    settings: Settings, chosen: PromptSet, samples: Samples, rows: NDArray[np.int64]
+) -> Results:
+    """Categories of at least 2 prompts, which an interval needs."""
+    found = {}
+    for category in dict.fromkeys(chosen.categories):
+        mine = rows[np.array(chosen.categories) == category]
+        if len(mine) < 2:
+            continue
+        counts = statistics.resample(len(mine), settings.resamples, settings.seed)
+        win_rates = {
+            scorer: {
+                model: _win_rate(samples, scorer, model, BASE, mine, counts)
+                for model in settings.models
+            }
+            for scorer in settings.scorers
+        }
+        found[category] = {"prompts": len(mine), "win_rates": win_rates}
+    return found

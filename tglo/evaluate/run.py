@@ -1,0 +1,126 @@
+"""`tglo evaluate`: sample and score every model, compare them, write tables, pictures and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tglo.evaluate import figures, html, tables
+from tglo.evaluate.prompts import PromptSet, load_prompts
+from tglo.evaluate.results import Results, results
+from tglo.evaluate.samples import Samples, generate, score
+from tglo.evaluate.settings import Settings
+from tglo.files import write_bytes, write_json
+from tglo.rewards import load_scorer
+
+log = logging.getLogger("tglo")
+FORMAT, VERSION = "tglo.evaluation", 1
+COLUMNS = 8  # prompts of a set that are shown side by side
+
+
+def evaluate(
+    settings: Settings, output: Path, *, rank: int = 0, world_size: int = 1
+) -> Results | None:
+    """Compare the models; returns what evaluation.json holds, or None in a process other than 0.
+
+    Processes share the sampling; process 0 scores. What is there already is kept: the same call goes
+    on after an interruption, to the same numbers, and a call with more models, prompts, scorers or a
+    larger count makes what is missing. ValueError for settings that cannot be, before anything is
+    sampled, and for images or scores in `output` that belong to other settings.
+    """
+    settings.check()
+    sets = [load_prompts(name, path) for name, path in settings.prompts.items()]
+    for chosen in sets:
+        if len(chosen.prompts) < 2:
+            raise ValueError(f"{chosen.name} has one prompt; an interval needs at least 2")
+    if rank == 0:
+        for text in settings.scorers.values():
+            # A wrong name, or weights that are missing, are known before hours of sampling.
+            load_scorer(text, device=settings.device, dtype=settings.dtype)
+    prompts = tuple(dict.fromkeys(prompt for chosen in sets for prompt in chosen.prompts))
+    log.info(
+        "evaluate: %d models, %d prompts, %d images", len(settings.names), len(prompts),
+        len(settings.names) * len(prompts) * settings.count,
+    )  # fmt: skip
+    samples = generate(settings, prompts, output, rank=rank, world_size=world_size)
+    if rank != 0:
+        return None
+    score(settings, samples, output)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": _plain(settings),
+        "prompt_sets": results(settings, sets, samples),
+    }
+    write_bytes(output / "samples.csv", _samples_csv(sets, samples, settings).encode())
+    _write_report(settings, sets, samples, content, output)
+    write_json(output / "evaluation.json", content)
+    return content
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    plain = asdict(settings)
+    return {
+        **plain,
+        "prompts": {name: str(path) for name, path in settings.prompts.items()},
+        "size": list(settings.size),
+    }
+
+
+def _write_report(
+    settings: Settings,
+    sets: Sequence[PromptSet],
+    samples: Samples,
+    content: Results,
+    output: Path,
+) -> None:
+    found = tables.tables(content["prompt_sets"])
+    write_bytes(output / "tables.md", tables.markdown(found).encode())
+    write_bytes(output / "tables.tex", tables.latex(found).encode())
+    write_bytes(output / "estimates.csv", tables.long_csv(content["prompt_sets"]).encode())
+    pictures = {"Score distributions": figures.histograms(sets, samples, list(settings.scorers))}
+    if settings.models:
+        rates = figures.win_rates(content["prompt_sets"])
+        pictures = {"Win rates (hatched: trained on this reward)": rates, **pictures}
+        write_bytes(output / "win_rates.png", rates)
+    write_bytes(output / "scores.png", pictures["Score distributions"])
+    shown = {}
+    for chosen in sets:
+        spread = np.linspace(0, len(chosen.prompts) - 1, COLUMNS).round().astype(int)
+        prompts = [chosen.prompts[place] for place in dict.fromkeys(spread.tolist())]
+        picture = figures.side_by_side(samples, prompts)
+        write_bytes(output / f"samples-{chosen.name}.png", picture)
+        shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
+    facts = [
+        *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
+        f"{settings.count} images of each prompt, {settings.steps} steps, guidance "
+        f"{settings.guidance:g}, {settings.dtype}, seed {settings.seed}",
+        f"intervals from {settings.resamples} resamples of the prompts",
+    ]
+    write_bytes(output / "report.html", html.page(facts, found, pictures, shown).encode())
+
+
+def _samples_csv(sets: Sequence[PromptSet], samples: Samples, settings: Settings) -> str:
+    """Every image of every set with its scores, paired by (prompt, index) over the models."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    header = ["prompt_set", "category", "prompt", "index", "model", "image"]
+    writer.writerow([*header, *settings.scorers])
+    for chosen in sets:
+        categories = chosen.categories or ("",) * len(chosen.prompts)
+        rows = samples.rows(chosen.prompts)
+        for prompt, category, row in zip(chosen.prompts, categories, rows, strict=True):
+            for index in range(samples.count):
+                for model in settings.names:
+                    image = f"images/{model}/{samples.image(model, row, index).image}"
+                    mine = samples.scores[model]
+                    scores = [float(mine[scorer][row, index]) for scorer in settings.scorers]
+                    writer.writerow([chosen.name, category, prompt, index, model, image, *scores])
+    return text.getvalue()

@@ -1,0 +1,157 @@
+"""Images of every model for all prompts, their scores and their diversity: made once, then kept.
+
+    images/MODEL/            as `tglo generate` makes it, for the prompts of all sets together
+    scores/MODEL/SCORER.json
+    diversity/MODEL.json
+
+Each of them goes on where it was stopped, and knows the images it belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tglo import models
+from tglo.data.images import decode_image
+from tglo.data.manifest import Manifest, Row, read_manifest
+from tglo.data.prefetch import in_order
+from tglo.evaluate import diversity
+from tglo.evaluate.settings import BASE, Settings
+from tglo.files import read_json, write_json
+from tglo.generation import generate_images
+from tglo.rewards import load_scorer, score_manifest
+
+FORMAT = f"tglo.diversity, {diversity.SIDE} pixels"
+SAVE_SECONDS = 30.0
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Samples:
+    """Prompt i of `prompts` is row i of every array; n images of each."""
+
+    prompts: Sequence[str]
+    count: int
+    manifests: dict[str, Manifest]
+    """Model -> its images, prompt by prompt, `count` times over."""
+    scores: dict[str, dict[str, Floats]] = field(default_factory=dict)
+    """Model -> scorer -> (P, n)."""
+    diversity: dict[str, Floats] = field(default_factory=dict)
+    """Model -> (P,); empty where there is one image of each prompt."""
+
+    def rows(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        """Their rows in the arrays."""
+        place = {prompt: row for row, prompt in enumerate(self.prompts)}
+        return np.array([place[prompt] for prompt in prompts])
+
+    def image(self, model: str, prompt: int, index: int) -> Row:
+        """An image, as the manifest has it, of the prompt in this row."""
+        return self.manifests[model].rows[index * len(self.prompts) + prompt]
+
+
+def generate(
+    settings: Settings, prompts: Sequence[str], output: Path, *, rank: int = 0, world_size: int = 1
+) -> Samples:
+    """The images, without scores. Process 0 waits for the others'; only its result is complete."""
+    manifests = {}
+    for name in settings.names:
+        model, lora = _model(settings, name)
+        path = generate_images(
+            model,
+            prompts,
+            output / "images" / name,
+            count=settings.count,
+            lora=lora,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            size=settings.size,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            device=settings.device,
+            dtype=settings.dtype,
+            rank=rank,
+            world_size=world_size,
+            wait=rank == 0,
+        )
+        if rank == 0:
+            manifests[name] = read_manifest(path, require_scores=False)
+    return Samples(prompts, settings.count, manifests)
+
+
+def score(settings: Settings, samples: Samples, output: Path) -> None:
+    """Fill in scores and diversity."""
+    for scorer, text in settings.scorers.items():
+        function = load_scorer(text, device=settings.device, dtype=settings.dtype)
+        for name, manifest in samples.manifests.items():
+            partial = output / "scores" / name / f"{file_name(scorer)}.json"
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            scored = score_manifest(manifest, function, settings.score_batch, partial=partial)
+            scores = scored.scores().reshape(samples.count, len(samples.prompts)).T
+            samples.scores.setdefault(name, {})[scorer] = scores
+    if samples.count > 1:
+        (output / "diversity").mkdir(exist_ok=True)
+        for name in samples.manifests:
+            path = output / "diversity" / f"{name}.json"
+            samples.diversity[name] = _diversity(samples, name, path)
+
+
+def file_name(scorer: str) -> str:
+    """A scorer's name as a file's, which tells any two apart."""
+    plain = re.sub(r"[^\w.+-]", "-", scorer)
+    digest = hashlib.sha256(scorer.encode()).hexdigest()[:8]
+    return plain if plain == scorer else f"{plain}-{digest}"
+
+
+def _model(settings: Settings, name: str) -> tuple[str, Path | None]:
+    """The pipeline of a model, and its LoRA if that is what it is."""
+    if name == BASE:
+        return settings.base, None
+    value = settings.models[name]
+    path = models.local_path(value)
+    if path is None or (path / "model_index.json").is_file():
+        return value, None
+    return settings.base, path
+
+
+def _diversity(samples: Samples, name: str, path: Path) -> Floats:
+    """(P,) diversity of each prompt's images; what `path` holds for these very images is taken."""
+    manifest, known = samples.manifests[name], _read(path)
+    saved = time.monotonic()
+
+    def measure(prompt: int) -> tuple[str, float]:
+        rows = [samples.image(name, prompt, index) for index in range(samples.count)]
+        data = [manifest.open_image(row) for row in rows]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in data)).hexdigest()
+        if digest not in known:
+            found = diversity.mean_distance([diversity.features(decode_image(d)) for d in data])
+            return digest, found
+        return digest, known[digest]
+
+    values = []
+    with ThreadPoolExecutor(4) as pool:
+        for digest, value in in_order(pool, measure, range(len(samples.prompts)), 8):
+            known[digest] = value
+            values.append(value)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                write_json(path, {"format": FORMAT, "values": known})
+                saved = time.monotonic()
+    write_json(path, {"format": FORMAT, "values": known})
+    return np.array(values, dtype=np.float64)
+
+
+def _read(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no diversity of this kind; remove it")
+    return dict(content["values"])

@@ -1,0 +1,102 @@
+"""What is evaluated, on what, and how its images are sampled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tglo.rewards import scorer_name
+
+BASE = "base"
+_NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One evaluation. Prompts and seeds are the same for every model."""
+
+    base: str
+    """Pipeline folder (leading ./ or /) or hub id."""
+    models: Mapping[str, str]
+    """Name -> pipeline folder, hub id, or a LoRA of the base (leading ./ or /)."""
+    prompts: Mapping[str, Path]
+    """Name -> file; see tglo.evaluate.prompts."""
+    scorers: Mapping[str, str]
+    """Name -> what tglo.rewards.load_scorer takes."""
+    trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Model -> the scorers that it was trained on."""
+    count: int = 4
+    """Images of each prompt."""
+    steps: int = 30
+    guidance: float = 5.0
+    size: tuple[int | None, int | None] = (None, None)
+    """Height and width in pixels; the models' own by default."""
+    batch_size: int = 0
+    score_batch: int = 32
+    seed: int = 1_000_000_000
+    """Of samples and bootstrap; another than that of the training images."""
+    resamples: int = 2000
+    """Of the bootstrap."""
+    device: str = "auto"
+    dtype: str = "fp32"
+
+    def check(self) -> None:
+        """ValueError for what cannot be evaluated, naming it, before anything is sampled."""
+        bad = [name for name in (*self.models, *self.prompts) if not _NAME.fullmatch(name)]
+        if bad:
+            raise ValueError(f"names are letters, digits and . + - _, not {bad}")
+        if not self.prompts:
+            raise ValueError("there is no prompt set; give one as NAME=PATH")
+        if BASE in self.models:
+            raise ValueError(f"{BASE!r} is the name of --base; give the other model another one")
+        if not self.scorers:
+            raise ValueError("there is no scorer; give at least one")
+        for model, scorers in self.trained_on.items():
+            unknown = [name for name in scorers if name not in self.scorers]
+            if model not in self.models or unknown:
+                raise ValueError(
+                    f"trained_on names {model!r} and {list(scorers)}; models are "
+                    f"{list(self.models)}, scorers {list(self.scorers)}"
+                )
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; it must be at least 1")
+
+    @property
+    def names(self) -> list[str]:
+        """All models, the base first."""
+        return [BASE, *self.models]
+
+
+def parse_named(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """ "name=path" and its like -> paths by name. ValueError for another form or a repeated name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in found:
+            raise ValueError(f"{flag} {text}: write NAME=PATH, every name once")
+        found[name] = path
+    return found
+
+
+def parse_scorers(texts: Sequence[str]) -> dict[str, str]:
+    """What load_scorer takes, by the scorer's name: what comes before the places of its files."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name = scorer_name(text)
+        if name in found:
+            raise ValueError(f"scorer {name} is given twice; leave one")
+        found[name] = text
+    return found
+
+
+def parse_trained_on(texts: Sequence[str], models: Sequence[str]) -> dict[str, list[str]]:
+    """ "scorer" (of all models) or "model=scorer" -> scorers by model."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        model, _, scorer = text.partition("=")
+        one = model in models
+        for name in [model] if one else models:
+            found.setdefault(name, []).append(scorer if one else text)
+    return found

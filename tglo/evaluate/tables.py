@@ -1,0 +1,178 @@
+"""The tables of an evaluation, as Markdown and LaTeX, and all numbers in long form as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tglo.evaluate.results import Results
+from tglo.evaluate.settings import BASE
+
+MARK = "†"
+NOTE = f"Intervals: 95%, bootstrap over prompts. {MARK}: the reward that the model was trained on."
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts; the first column names the rows."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(prompt_sets: Results) -> list[Table]:
+    """For each prompt set: means, medians, win rates, those of every two models, of categories."""
+    found: list[Table] = []
+    for name, content in prompt_sets.items():
+        title = f"{name} ({content['prompts']} prompts, {content['images']} images a model)"
+        models, win_rates = content["models"], content["win_rates"]
+        scorers, trained = list(win_rates), [model for model in models if model != BASE]
+        for statistic in ("mean", "median"):
+            rows = [
+                [model, *(_score(entry["scores"][s], statistic) for s in scorers)]
+                for model, entry in models.items()
+            ]
+            found.append(Table(f"{title}: {statistic} score", ["model", *scorers], rows))
+        if any(entry["diversity"] for entry in models.values()):
+            rows = [[model, estimate(entry["diversity"])] for model, entry in models.items()]
+            found.append(Table(f"{title}: diversity", ["model", "mean distance"], rows))
+        if trained:
+            rows = [
+                [
+                    model,
+                    *(_win(win_rates[s][model][BASE], _mark(models, model, s)) for s in scorers),
+                ]
+                for model in trained
+            ]
+            found.append(Table(f"{title}: win rate against {BASE}", ["model", *scorers], rows))
+        if len(trained) > 1:
+            found += [_duel(title, scorer, win_rates[scorer]) for scorer in scorers]
+        if content["categories"] and trained:
+            found += [_categories(title, s, trained, content["categories"]) for s in scorers]
+    return found
+
+
+def _duel(title: str, scorer: str, win_rates: Results) -> Table:
+    rows = [
+        [model, *(_win(others[other]) if other in others else "" for other in win_rates)]
+        for model, others in win_rates.items()
+    ]
+    return Table(f"{title}: win rate of row against column, {scorer}", ["", *win_rates], rows)
+
+
+def _categories(title: str, scorer: str, models: Sequence[str], categories: Results) -> Table:
+    rows = [
+        [f"{name} ({entry['prompts']})", *(_win(entry["win_rates"][scorer][m]) for m in models)]
+        for name, entry in categories.items()
+    ]
+    return Table(f"{title}: win rate against {BASE} by category, {scorer}", ["", *models], rows)
+
+
+def estimate(entry: Results) -> str:
+    """ "0.2860 [0.2811, 0.2905]": four significant digits."""
+    value, low, high = (f"{entry[key]:#.4g}".rstrip(".") for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _score(entry: Results, statistic: str) -> str:
+    return estimate(entry[statistic]) + (f" {MARK}" if entry["trained_on"] else "")
+
+
+def _win(entry: Results, mark: str = "") -> str:
+    """In percent."""
+    value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]{mark}"
+
+
+def _mark(models: Results, model: str, scorer: str) -> str:
+    return f" {MARK}" if models[model]["scores"][scorer]["trained_on"] else ""
+
+
+def markdown(found: Iterable[Table]) -> str:
+    """All tables under headings."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    blocks = [NOTE]
+    for table in found:
+        rule = ["---", *["---:"] * (len(table.header) - 1)]
+        lines = [line(cells) for cells in (table.header, rule, *table.rows)]
+        blocks.append(f"## {table.title}\n\n" + "\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def latex(found: Iterable[Table]) -> str:
+    """A tabular for each table; needs no package."""
+    blocks = [f"% {NOTE.replace(MARK, 'dagger')}"]
+    for table in found:
+        header, *rows = (
+            " & ".join(latex_escape(cell) for cell in cells) + r" \\"
+            for cells in (table.header, *table.rows)
+        )
+        columns = "l" + "r" * (len(table.header) - 1)
+        blocks.append(
+            "\n".join(
+                [
+                    f"% {' '.join(table.title.split())}",
+                    rf"\begin{{tabular}}{{{columns}}}",
+                    r"\hline",
+                    header,
+                    r"\hline",
+                    *rows,
+                    r"\hline",
+                    r"\end{tabular}",
+                ]
+            )
+        )
+    return "\n\n".join(blocks) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    MARK: r"$^\dagger$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def latex_escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def long_csv(prompt_sets: Results) -> str:
+    """Every estimate on a line of its own, at full precision."""
+    header = ["prompt_set", "category", "model", "against", "scorer", "trained_on", "statistic"]
+    lines: list[list[Any]] = [[*header, "value", "low", "high"]]
+
+    def add(entry: Results, *where: Any) -> None:
+        lines.append([*where, *(entry[key] for key in ("value", "low", "high"))])
+
+    for name, content in prompt_sets.items():
+        models = content["models"]
+        for model, entry in models.items():
+            if entry["diversity"]:
+                add(entry["diversity"], name, "", model, "", "", "", "diversity")
+            for scorer, score in entry["scores"].items():
+                for statistic in ("mean", "median"):
+                    mine = (name, "", model, "", scorer, int(score["trained_on"]), statistic)
+                    add(score[statistic], *mine)
+        for scorer, rates in content["win_rates"].items():
+            for model, others in rates.items():
+                trained = int(models[model]["scores"][scorer]["trained_on"])
+                for other, rate in others.items():
+                    add(rate, name, "", model, other, scorer, trained, "win_rate")
+        for category, entry in content["categories"].items():
+            for scorer, rates in entry["win_rates"].items():
+                for model, rate in rates.items():
+                    trained = int(models[model]["scores"][scorer]["trained_on"])
+                    add(rate, name, category, model, BASE, scorer, trained, "win_rate")
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    return text.getvalue()

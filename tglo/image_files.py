@@ -1,0 +1,45 @@
+"""A batch of images appears as a whole, so that what is made together is never made half again.
+
+The files are written into a hidden folder, which is renamed when they are complete; moving them to
+their places from there can be interrupted and is taken up by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from tglo.files import publish
+
+_COMPLETE = ".batch"
+
+
+def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
+    """Write images, by file name, as PNG into `folder`: after a crash all of them or none appear.
+
+    Another process may write other images into the folder at the same time.
+    """
+    first = next(iter(images))
+    staged = folder / f".{first}.tmp"
+    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process
+    staged.mkdir()
+    for name, image in images.items():
+        image.save(staged / f"{name}.part", format="PNG")
+        publish(staged / f"{name}.part", staged / name)
+    staged.rename(folder / f".{first}{_COMPLETE}")
+    collect(folder)
+
+
+def collect(folder: Path) -> None:
+    """Move the images of complete batches to their places."""
+    for batch in folder.glob(f".*{_COMPLETE}"):
+        with suppress(FileNotFoundError):  # another process moves the same ones
+            for name in os.listdir(batch):
+                with suppress(FileNotFoundError):
+                    os.replace(batch / name, folder / name)
+            batch.rmdir()
