@@ -154,6 +154,7 @@ def cache(
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     max_bad_fraction: float = 0.01,
+    markers: tuple[str, ...] = (),
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
@@ -181,6 +182,8 @@ def cache(
         device: cpu, cuda or auto.
         dtype: Precision of the encoders.
         max_bad_fraction: Share of unreadable images that may be left out.
+        markers: Encode every prompt also behind each of these, for objective.name = csft:
+            --markers "good image: " "bad image: ".
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
@@ -209,6 +212,7 @@ def cache(
                 device=device,
                 dtype=dtype,
                 max_bad_fraction=max_bad_fraction,
+                markers=markers,
             )
         )
     if reference:
