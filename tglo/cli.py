@@ -200,7 +200,7 @@ def cache(
     from tglo.draws import DrawRule
     from tglo.reference_caching import build_reference, wait_for_latents
 
-    if not reference or not (output / LAST).is_file():
+    if not reference or markers or not (output / LAST).is_file():
         print(
             build(
                 model,

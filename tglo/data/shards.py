@@ -34,7 +34,9 @@ def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
     path = folder / FINGERPRINT
     foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
     if path.is_file():  # looked for after the listing: another rank may be claiming it right now
-        check_fingerprint(folder, read_json(path), fingerprint)
+        found = read_json(path)
+        # What only the folder has differs too: a cache with markers is none without.
+        check_fingerprint(folder, found, {**dict.fromkeys(found, "nothing"), **fingerprint})
     elif foreign:
         raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
     else:
