@@ -53,8 +53,8 @@ def test_published_defaults() -> None:
     given = make_given()
     for name, beta in (("dpo", 5000.0), ("dspo", 0.001)):
         kind = OBJECTIVES[name]
-        assert kind.temperature is not None and kind.beta == 1.0
-        _, stats = kind()(given, kind.temperature)
+        assert kind.default_temperature is not None and kind.default_beta == 1.0
+        _, stats = kind()(given, kind.default_temperature)
         expected = margin(given.policy_pred.detach(), given, beta)
         torch.testing.assert_close(stats.log_ratio[:3], expected, rtol=1e-5, atol=1e-7)
 

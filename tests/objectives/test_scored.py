@@ -98,7 +98,7 @@ def test_statistics(name: str) -> None:
 def test_beta_is_the_settings_where_given() -> None:
     for name, kind in OBJECTIVES.items():
         assert kind(Settings(beta=0.3)).beta == 0.3
-        assert kind().beta == kind(Settings()).beta == (0.1 if name == "qrpo" else 1.0)
+        assert kind().beta == kind.default_beta == (0.1 if name == "qrpo" else 1.0)
 
 
 @pytest.mark.parametrize(("shared", "expected"), [(0.7, 0.7), (-0.7, 0.0)])
@@ -120,7 +120,7 @@ def test_the_baseline_of_kto_is_that_of_all_processes(shared: float, expected: f
 def test_the_published_strength_of_kto_is_t_0_001() -> None:
     """1000 times -(e_theta - e_ref), without 0.5."""
     given = make_given()
-    assert OBJECTIVES["kto"].temperature is None  # the family's: 0.001 for SD1.5
+    assert OBJECTIVES["kto"].default_temperature is None  # the family's: 0.001 for SD1.5
     _, stats = OBJECTIVES["kto"]()(given, 1e-3)
     expected = 1000 * gain(given.policy_pred.detach(), given)
     torch.testing.assert_close(stats.log_ratio, expected, rtol=1e-5, atol=1e-4)

@@ -197,7 +197,7 @@ def test_two_processes_share_the_baselines(
     names, files, folders = ("kto", "bco", "dpo"), [], {}
     common = {"model": {"train": "full"}, "data": {"cache": str(square_cache)}}
     for name in names:
-        objective = {"name": name, "temperature": 0.02}
+        objective = {"name": name, "temperature": 0.005}
         alone = make_config(
             folder=f"{name}-1",
             **common,
@@ -220,7 +220,7 @@ def test_two_processes_share_the_baselines(
     for name in names:
         alone, two = (losses(folder) for folder in folders[name])
         # The ranks' rows differ, so without a shared baseline the losses would.
-        assert two == pytest.approx(alone, rel=1e-4), name
+        assert two == pytest.approx(alone, rel=2e-5), name
 
 
 def test_thresholds_per_prompt_from_the_config(make_config: Make) -> None:

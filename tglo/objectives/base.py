@@ -18,6 +18,11 @@ Average = Callable[[Tensor], Tensor]
 """A tensor's mean over the processes, each of which has as many samples."""
 
 
+def alone(mean: Tensor) -> Tensor:
+    """The average of one process."""
+    return mean
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """One micro batch of B samples with one draw each, predicted.
@@ -70,16 +75,15 @@ class Objective(ABC):
     """Prompts are prefixed by whether the sample is good or bad."""
     saturates: ClassVar[bool] = True
     """A sigmoid of r: samples of large |r| teach little."""
-    beta: ClassVar[float] = 1.0
-    """Default."""
-    temperature: ClassVar[float | None] = None
-    """Default; None is the model family's."""
+    default_beta: ClassVar[float] = 1.0
+    default_temperature: ClassVar[float | None] = None
+    """None is the model family's."""
 
-    def __init__(self, settings: Settings | None = None, average: Average = lambda mean: mean):
+    def __init__(self, settings: Settings | None = None, average: Average = alone) -> None:
         self.settings = settings or Settings()
         self.average = average
-        if self.settings.beta is not None:
-            self.beta = self.settings.beta  # type: ignore[misc]
+        beta = self.settings.beta
+        self.beta = self.default_beta if beta is None else beta
 
     @abstractmethod
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:

@@ -21,7 +21,7 @@ class DPO(Objective):
     """
 
     takes_pairs = True
-    temperature = 2 / 5000
+    default_temperature = 2 / 5000
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
         ratio = self.ratio(given, temperature)
@@ -45,7 +45,7 @@ class DSPO(Objective):
     """
 
     takes_pairs = True
-    temperature = 2 / 0.001
+    default_temperature = 2 / 0.001
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
         p, q, y = given.policy_pred, given.reference_pred, given.target

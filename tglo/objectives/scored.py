@@ -15,7 +15,16 @@ from torch.nn.functional import logsigmoid
 from tglo.log_ratios import LogRatio, policy_error
 from tglo.loss_types import TGOStats
 from tglo.losses import sft_loss, tgo_loss
-from tglo.objectives.base import Given, Objective, mean_loss, sign_of, statistics
+from tglo.objectives.base import (
+    Average,
+    Given,
+    Objective,
+    Settings,
+    alone,
+    mean_loss,
+    sign_of,
+    statistics,
+)
 
 
 class TGO(Objective):
@@ -100,8 +109,8 @@ class BCO(Objective):
     in TRL's trainer. A checkpoint keeps it.
     """
 
-    def __init__(self, *arguments: object, **options: object):
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+    def __init__(self, settings: Settings | None = None, average: Average = alone) -> None:
+        super().__init__(settings, average)
         self._sum_and_count = torch.zeros(2, dtype=torch.float64)
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
@@ -131,7 +140,7 @@ class QRPO(Objective):
     for small beta: too large by -log(1 - exp(-1 / beta)), 5e-5 at 0.1 and 0.15 at 0.5.
     """
 
-    beta = 0.1
+    default_beta = 0.1
     saturates = False
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:

@@ -113,7 +113,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         threshold=threshold,
         temperature=Temperature(
             config.objective.temperature,
-            objective.temperature or family.default_temperature,
+            objective.default_temperature or family.default_temperature,
             optimizer.steps,
         ),
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
