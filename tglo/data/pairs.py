@@ -11,6 +11,7 @@ Pairs = NDArray[np.int64]
 
 
 def form_pairs(
+    ids: Sequence[int],
     prompts: Sequence[str],
     buckets: Sequence[Hashable],
     scores: NDArray[np.float64],
@@ -21,12 +22,13 @@ def form_pairs(
     The m rows of one prompt and one bucket (a pair is one batch) are sorted by score, ties in an order
     that follows from the seed, and each of the lower half meets the one half the rows above it. So
     every pair differs in score wherever any way of pairing allows it, by much where scores do, and a
-    row is left out only if m is odd or its score is that of more than half of the rows.
+    row is left out only if m is odd or its score is that of more than half of the rows. An image that
+    was scored twice (two rows of one id) is no pair with itself.
 
     Raises ValueError when there is no pair, saying how many prompts have several rows and how many
     of those different scores.
     """
-    stream = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
+    stream = np.random.Philox(key=np.array([seed, 1 << 63], dtype=np.uint64))
     order = np.argsort(stream.random_raw(len(prompts)), kind="stable")
     order = order[np.argsort(scores[order], kind="stable")]
     groups: dict[tuple[str, Hashable], list[int]] = {}
@@ -36,7 +38,7 @@ def form_pairs(
         (winner, loser)
         for _, rows in sorted(groups.items(), key=lambda item: min(item[1]))
         for loser, winner in zip(rows, rows[(len(rows) + 1) // 2 :], strict=False)
-        if scores[winner] > scores[loser]
+        if scores[winner] > scores[loser] and ids[winner] != ids[loser]
     ]
     if not pairs:
         raise ValueError(_why_none(prompts, scores, len(groups)))

@@ -35,9 +35,9 @@ class DSPO(Objective):
 
         omega mean((p - y - g (p - q))^2),  g = 2 beta / T * (1 - sigmoid(r_winner - r_loser))
 
-    This is the paper's loss and the released code's for SD1.5, with beta_dspo = 2 beta / T and the
-    0.001 of its launcher; the gradient also goes through g. The released branch for SDXL, which drops p - y
-    and changes its form at a threshold, is not offered. With d = mean((p - q)^2) the square is
+    This is the score-matching loss as in the released code for SD1.5, where beta_dspo = 2 beta / T, 0.001
+    in its launcher, and the gradient also goes through g. The released branch for SDXL, which drops
+    p - y and changes its form at a threshold, is not offered. With d = mean((p - q)^2) the square is
 
         e_theta - g (e_theta - e_ref) + g (g - 1) d
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tglo.data.cache import LatentCache
 from tglo.data.errors import CacheError
@@ -50,13 +51,13 @@ def choose(
         samples = replace(samples, captions=_marked(config, rows, samples, cache))
     if objective.takes_pairs:
         buckets = cache.buckets(samples.ids)
-        pairs = form_pairs(rows.prompts(), buckets, scores[kept], config.seed)
+        pairs = form_pairs(samples.ids, rows.prompts(), buckets, scores[kept], config.seed)
         log.info("%d pairs from %d rows", len(pairs), len(kept))
         samples = replace(samples, units=pairs)
     return samples
 
 
-def _cached(manifest: Manifest, cache: LatentCache) -> np.ndarray:
+def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:
     """Indices of the rows that the cache holds, (rows,) int64."""
     here = cache.has(manifest.sample_ids())
     quarantined = {entry.image for entry in cache.quarantined}
