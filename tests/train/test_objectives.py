@@ -194,10 +194,11 @@ def test_two_processes_share_the_baselines(
     make_config: Make, square_cache: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed")
-    names, files, folders = ("kto", "bco", "dpo"), [], {}
+    files, folders = [], {}
     common = {"model": {"train": "full"}, "data": {"cache": str(square_cache)}}
-    for name in names:
-        objective = {"name": name, "temperature": 0.005}
+    # KTO's baseline is cut off at 0, where every r is soon at a small T.
+    for name, temperature in (("kto", 0.02), ("bco", 0.005), ("dpo", 0.005)):
+        objective = {"name": name, "temperature": temperature}
         alone = make_config(
             folder=f"{name}-1",
             **common,
@@ -217,8 +218,8 @@ def test_two_processes_share_the_baselines(
     process = start(str(WORKER), *files)
     output = finish(process)
     assert process.returncode == 0, output[-3000:]
-    for name in names:
-        alone, two = (losses(folder) for folder in folders[name])
+    for name, pair in folders.items():
+        alone, two = map(losses, pair)
         # The ranks' rows differ, so without a shared baseline the losses would.
         assert two == pytest.approx(alone, rel=2e-5), name
 

@@ -36,7 +36,8 @@ def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
     if path.is_file():  # looked for after the listing: another rank may be claiming it right now
         found = read_json(path)
         # What only the folder has differs too: a cache with markers is none without.
-        check_fingerprint(folder, found, {**dict.fromkeys(found, "nothing"), **fingerprint})
+        extra = dict.fromkeys(found.keys() - fingerprint.keys(), "nothing")
+        check_fingerprint(folder, found, {**fingerprint, **extra})
     elif foreign:
         raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
     else:
