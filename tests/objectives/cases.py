@@ -10,7 +10,7 @@ from torch import Tensor
 from tglo import ops
 from tglo.objectives import Given, Objective
 
-BACKENDS = [name for name, problem in ops.backends().items() if not problem]
+BACKENDS = [name for name in ("reference", "cpu") if not ops.backends()[name]]
 T = 0.05
 Formula = Callable[[Tensor, Given], Tensor]
 """(the policy's prediction in float64, the batch) -> the mean loss."""

@@ -275,6 +275,8 @@ def _choices(kind: Any) -> list[str]:
 
 
 def _check(config: TrainConfig) -> None:
+    from tglo.train.objective import check_objective  # here: reading a configuration needs no torch
+
     model, data, objective = config.model, config.data, config.objective
     optimizer, engine, output = config.optimizer, config.engine, config.output
     for name, value in [
@@ -323,7 +325,7 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             f"objective.temperature is {temperature}; it must be positive, or auto or default"
         )
-    _check_objective(config)
+    check_objective(config)
     if objective.reference == "adapter-off" and model.train == "full":
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
@@ -348,32 +350,6 @@ def _check(config: TrainConfig) -> None:
     if engine.offload_optimizer and not engine.zero_stage:
         raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
     _check_speed(optimizer, engine)
-
-
-def _check_objective(config: TrainConfig) -> None:
-    from tglo.objectives import OBJECTIVES  # here: reading a configuration does not need torch
-
-    data, objective, kind = config.data, config.objective, OBJECTIVES[config.objective.name]
-    if data.threshold is not None and data.per_prompt:
-        raise ValueError(
-            f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
-            "leave one out (`tglo threshold --per-prompt` writes a file with a threshold per prompt)"
-        )
-    if kind.takes_pairs and config.optimizer.micro_batch % 2:
-        raise ValueError(
-            f"optimizer.micro_batch is {config.optimizer.micro_batch}, but objective {objective.name} "
-            "takes pairs: it must be even, two samples per pair"
-        )
-    if kind.takes_pairs and objective.reference == "cached":
-        raise ValueError(
-            f"objective.reference is cached, but objective {objective.name} takes pairs: the two images "
-            "of a pair share timestep and noise, and the cache holds errors of each sample's own; use "
-            "copy, or adapter-off with a LoRA"
-        )
-    if kind.marks_prompts and objective.good_marker == objective.bad_marker:
-        raise ValueError(
-            f"objective.good_marker and bad_marker are both {objective.good_marker!r}; they must differ"
-        )
 
 
 def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:

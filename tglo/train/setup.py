@@ -17,13 +17,14 @@ from tglo.devices import DTYPES
 from tglo.draws import Drawer, DrawRule
 from tglo.models.base import Family
 from tglo.models.compiling import compile_denoiser
-from tglo.objectives import OBJECTIVES, Objective, Settings
+from tglo.objectives import Objective
 from tglo.threshold import Threshold, describe, estimate
 from tglo.train import memory, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
 from tglo.train.engine import Engine, make_engine
+from tglo.train.objective import make_objective
 from tglo.train.reference_policy import AdapterOffReference, CopyReference, Reference
 from tglo.train.samples import choose
 from tglo.train.temperature import Temperature
@@ -119,19 +120,6 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
         steps_per_epoch=sampler.steps_per_epoch,
     )
-
-
-def make_objective(config: TrainConfig, threshold: Threshold) -> Objective:
-    """The objective with the run's constants; its means go over the processes."""
-    given = config.objective
-    settings = Settings(
-        beta=None if given.beta == "default" else given.beta,
-        confidence=threshold.confidence(given.confidence),
-        positive_weight=given.positive_weight,
-        negative_weight=given.negative_weight,
-        backend=given.backend,
-    )
-    return OBJECTIVES[given.name](settings, processes.mean)
 
 
 def _weights_dtype(module: nn.Module) -> torch.dtype:
