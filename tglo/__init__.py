@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tglo.log_ratios import log_ratio, policy_error
     from tglo.loss_module import TGOLoss
     from tglo.losses import (
         TGOStats,
@@ -30,6 +31,7 @@ _LOSSES = (
     "tgo_loss",
     "tgo_loss_from_log_probs",
 )
+_LOG_RATIOS = ("log_ratio", "policy_error")
 _MODULES = (
     "data",
     "demo",
@@ -37,6 +39,7 @@ _MODULES = (
     "losses",
     "models",
     "noise",
+    "objectives",
     "ops",
     "philox",
     "reference",
@@ -49,7 +52,9 @@ __all__ = [
     "TGOLoss",
     "TGOStats",
     "__version__",
+    "log_ratio",
     "loss_and_grad",
+    "policy_error",
     "prediction_error",
     "sft_loss",
     "tgo_loss",
@@ -62,6 +67,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("tglo.loss_module").TGOLoss
     if name in _LOSSES:
         return getattr(importlib.import_module("tglo.losses"), name)
+    if name in _LOG_RATIOS:
+        return getattr(importlib.import_module("tglo.log_ratios"), name)
     if name in _MODULES:
         return importlib.import_module(f"tglo.{name}")
     raise AttributeError(f"module 'tglo' has no attribute {name!r}")

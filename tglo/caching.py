@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tglo import models
@@ -40,6 +41,7 @@ def build(
     device: str = "auto",
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
+    markers: Sequence[str] = (),
 ) -> Report:
     """Read the manifest, load the model, encode; see :func:`tglo.data.cache.build_cache`.
 
@@ -57,4 +59,5 @@ def build(
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         max_bad_fraction=max_bad_fraction,
+        markers=markers,
     )

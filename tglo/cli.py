@@ -191,6 +191,7 @@ def cache(
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     max_bad_fraction: float = 0.01,
+    markers: tuple[str, ...] = (),
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
@@ -218,6 +219,8 @@ def cache(
         device: cpu, cuda or auto.
         dtype: Precision of the encoders.
         max_bad_fraction: Share of unreadable images that may be left out.
+        markers: Encode every prompt also behind each of these, for objective.name = csft:
+            --markers "good image: " "bad image: ".
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
@@ -233,7 +236,7 @@ def cache(
     from tglo.draws import DrawRule
     from tglo.reference_caching import build_reference, wait_for_latents
 
-    if not reference or not is_made_of(output, manifest, resolution, buckets):
+    if not reference or markers or not is_made_of(output, manifest, resolution, buckets):
         print(
             build(
                 model,
@@ -245,6 +248,7 @@ def cache(
                 device=device,
                 dtype=dtype,
                 max_bad_fraction=max_bad_fraction,
+                markers=markers,
             )
         )
     if reference:

@@ -3,14 +3,15 @@ cache take it from here, so that a cached error belongs to the very prediction t
 
 Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sample of the VAE's
 posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
-rate, and noise and target come from the same key (tglo.noise).
+rate, and noise and target come from the same key (tglo.noise). In a pair the loser takes timestep,
+noise and dropped caption of the winner's key.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +65,8 @@ class Read:
 
     ids: Tensor
     """(B,) int64."""
+    keys: Tensor
+    """(B,) int64: whose timestep and noise each row takes; its own, or in a pair the winner's."""
     draws: int | Tensor
     """One draw for all, or (B,) int64."""
     mean: Tensor
@@ -116,15 +119,25 @@ class Drawer:
         dropped = " ".join(empty.values()) if self.rule.caption_dropout else "none"
         return {**self.rule.fingerprint(), "dropped_caption": dropped}
 
-    def read(self, ids: Sequence[int], draws: int | Tensor) -> Read:
+    def read(
+        self,
+        ids: Sequence[int],
+        draws: int | Tensor,
+        *,
+        keys: Sequence[int] | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> Read:
         """Read B samples of one bucket; touches no accelerator, so any thread may call it.
 
-        draws: one for all, or (B,) int64. Errors as of LatentCache.
+        draws: one for all, or (B,) int64. keys: sample ids whose timestep, noise and dropped caption
+        the rows take, by default their own. captions: prompts in place of the samples' own. Errors as
+        of LatentCache.
         """
         stored = self.cache.batch(ids)
-        text = dict(self.cache.text(ids))
+        text = dict(self.cache.text(ids if captions is None else captions))
         known = torch.tensor(ids, dtype=torch.int64)
-        chance = philox.uniform(self.rule.seed, known, draws, philox.DROPOUT, 1)[:, 0]
+        keyed = known if keys is None else torch.tensor(keys, dtype=torch.int64)
+        chance = philox.uniform(self.rule.seed, keyed, draws, philox.DROPOUT, 1)[:, 0]
         dropped = chance < self.rule.caption_dropout
         if bool(dropped.any()):
             for name, value in text.items():
@@ -134,6 +147,7 @@ class Drawer:
                 )
         return Read(
             ids=self.pinned(known),
+            keys=self.pinned(keyed),
             draws=draws if isinstance(draws, int) else self.pinned(draws),
             mean=self.pinned(stored["mean"]),
             std=self.pinned(stored["std"]),
@@ -146,8 +160,8 @@ class Drawer:
     def draw(self, read: Read) -> Drawn:
         """Draw what was read, on the device; nothing is waited for."""
         draws = read.draws if isinstance(read.draws, int) else self._moved(read.draws)
-        key = noise.Key(self.rule.seed, self._moved(read.ids), draws)
-        posterior = replace(key, purpose=philox.POSTERIOR)
+        key = noise.Key(self.rule.seed, self._moved(read.keys), draws)
+        posterior = noise.Key(self.rule.seed, self._moved(read.ids), draws, philox.POSTERIOR)
         epsilon = noise.normal(posterior, read.mean.shape[1:], device=self.device)
         mean, std = self._moved(read.mean).float(), self._moved(read.std).float()
         latents = (mean + std * epsilon).to(self.dtype)

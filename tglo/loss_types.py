@@ -52,3 +52,17 @@ def wide(value: Tensor | float) -> Tensor | float:
 
 def number(value: Tensor | float) -> Tensor | float:
     return constant(value) if isinstance(value, Tensor) else float(value)
+
+
+def promote(
+    policy_pred: Tensor, target: Tensor, reference_pred: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The predictions in the dtype that holds each of theirs (bf16 and fp16 together: float32)."""
+    dtype = policy_pred.dtype
+    if target.dtype == dtype and (reference_pred is None or reference_pred.dtype == dtype):
+        return policy_pred, target, reference_pred
+    dtype = torch.promote_types(dtype, target.dtype)
+    if reference_pred is not None:
+        dtype = torch.promote_types(dtype, reference_pred.dtype)
+        reference_pred = reference_pred.to(dtype)
+    return policy_pred.to(dtype), target.to(dtype), reference_pred

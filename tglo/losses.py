@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 
 from tglo import checks, ops, reference
-from tglo.loss_types import Reduction, TGOStats, constant, number, wide
+from tglo.loss_types import Reduction, TGOStats, constant, number, promote, wide
 from tglo.plain_losses import sft_loss, tgo_loss_from_log_probs
 
 __all__ = [
@@ -19,20 +18,6 @@ __all__ = [
     "tgo_loss",
     "tgo_loss_from_log_probs",
 ]
-
-
-def _promote(
-    policy_pred: Tensor, target: Tensor, reference_pred: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The predictions in the dtype that holds each of theirs (bf16 and fp16 together: float32)."""
-    dtype = policy_pred.dtype
-    if target.dtype == dtype and (reference_pred is None or reference_pred.dtype == dtype):
-        return policy_pred, target, reference_pred
-    dtype = torch.promote_types(dtype, target.dtype)
-    if reference_pred is not None:
-        dtype = torch.promote_types(dtype, reference_pred.dtype)
-        reference_pred = reference_pred.to(dtype)
-    return policy_pred.to(dtype), target.to(dtype), reference_pred
 
 
 @overload
@@ -239,7 +224,7 @@ def _arguments(
     checks.check_number("temperature", temperature, above=0)
     checks.check_number("confidence", confidence, at_least=0)
 
-    policy_pred, target, reference_pred = _promote(policy_pred, target, reference_pred)
+    policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
     return ops.LossArguments(
         policy_pred,
         target,
@@ -280,5 +265,5 @@ def prediction_error(
     checks.check_prediction("prediction", prediction)
     checks.check_like_policy("target", target, prediction)
     checks.check_mask(mask, prediction)
-    prediction, target, _ = _promote(prediction.detach(), target, None)
+    prediction, target, _ = promote(prediction.detach(), target, None)
     return ops.prediction_error(prediction, target, mask, backend=backend)

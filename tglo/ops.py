@@ -26,7 +26,9 @@ __all__ = [
     "backend_for",
     "backends",
     "check_backend",
+    "log_ratio",
     "operator",
+    "policy_error",
     "prediction_error",
     "tgo_loss",
     "tgo_loss_and_grad",
@@ -89,14 +91,11 @@ class LossArguments(NamedTuple):
         """loss_scale * d loss / d policy_pred by its formula, and the loss."""
         result = self.by_reference()
         batch, mask = self.scores.shape[0], self.mask
-        elements: Tensor | float = self.policy_pred.shape[1:].numel()
-        if mask is not None:
-            elements = reference.row_weight(self.policy_pred, mask)
         coefficient = reference.prediction_coefficient(
             result.log_ratio,
             self.scores,
             wide(self.threshold),
-            elements,
+            _elements(self.policy_pred, mask),
             beta=self.beta,
             temperature=self.temperature,
             confidence=self.confidence,
@@ -136,18 +135,20 @@ class LossArguments(NamedTuple):
         return tensors, numbers
 
 
-class _TGOLoss(torch.autograd.Function):
-    """Ties a loss that an operator has computed to the prediction it came from.
+class _Tied(torch.autograd.Function):
+    """Ties a value that an operator has computed to the prediction it came from.
 
-    (policy_pred, loss, coefficient, target, mask, (triton, mask_inner, draws)) -> loss. The operator
-    is called outside: what apply() does for each argument and result takes time.
+    (policy_pred, value, coefficient, target, mask, (triton, mask_inner, draws)) -> value, with
+    d value_b / d p = coefficient m (p - y). value is (rows / draws,) or, if it is their sum, 0-d;
+    coefficient (rows,). The operator is called outside: what apply() does for each argument and
+    result takes time.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         policy_pred: Tensor,
-        loss: Tensor,
+        value: Tensor,
         coefficient: Tensor,
         target: Tensor,
         mask: Tensor | None,
@@ -155,13 +156,13 @@ class _TGOLoss(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(coefficient, policy_pred, target, mask)
         ctx.settings = settings
-        return loss.view_as(loss)
+        return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        arguments = (*ctx.settings, grad_loss, *ctx.saved_tensors)
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        arguments = (*ctx.settings, grad_value, *ctx.saved_tensors)
         # with create_graph=True the gradient becomes a node of its own
-        run = _TGOLossGradient.apply if torch.is_grad_enabled() else _gradient
+        run = _Gradient.apply if torch.is_grad_enabled() else _gradient
         return run(*arguments), None, None, None, None, None
 
 
@@ -170,7 +171,7 @@ def _gradient(triton: bool, mask_inner: int, draws: int, *tensors: Tensor | None
     return run(*tensors, mask_inner, draws)  # type: ignore[no-any-return]
 
 
-class _TGOLossGradient(torch.autograd.Function):
+class _Gradient(torch.autograd.Function):
     """The gradient as a node of its own: under create_graph a second derivative then raises instead
     of being 0.
     """
@@ -197,7 +198,7 @@ def tgo_loss(arguments: LossArguments, backend: str) -> reference.TGOResult:
     loss, log_ratio, coefficient, *errors = run(policy.detach(), target, *others, mask, *numbers)
     if policy.requires_grad and torch.is_grad_enabled():
         settings = triton, numbers[0], arguments.draws
-        loss = _TGOLoss.apply(policy, loss, coefficient, target, mask, settings)
+        loss = _Tied.apply(policy, loss, coefficient, target, mask, settings)
     return reference.TGOResult(loss, log_ratio, *errors)
 
 
@@ -231,3 +232,57 @@ def prediction_error(
         weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
         run = operator("prediction_error", chosen == "triton")
         return run(prediction, shared, weights, inner)  # type: ignore[no-any-return]
+
+
+def log_ratio(arguments: LossArguments, backend: str) -> reference.TGOResult:
+    """log_ratio is ell (B,) float64 with a gradient; of the arguments, beta must be 1 and the
+    reduction "none". The loss means nothing.
+    """
+    chosen = choose("tgo_loss", arguments.policy_pred, backend)
+    if chosen == "reference":
+        return arguments.by_reference()
+    tensors, numbers = arguments.for_kernel()
+    triton, mask_inner, draws = chosen == "triton", numbers[0], arguments.draws
+    policy, target, *others, mask = tensors
+    assert policy is not None
+    run = operator("tgo_loss", triton)
+    loss, ratio, _, *errors = run(policy.detach(), target, *others, mask, *numbers)
+    if policy.requires_grad and torch.is_grad_enabled():
+        per_row = reference.log_ratio_coefficient(
+            _elements(policy, arguments.mask),
+            temperature=arguments.temperature,
+            timestep_weight=wide(arguments.timestep_weight),
+            draws=draws,
+        )
+        settings = triton, mask_inner, draws
+        ratio = _Tied.apply(policy, ratio, _per_row(per_row, policy), target, mask, settings)
+    return reference.TGOResult(loss, ratio, *errors)
+
+
+def policy_error(
+    policy_pred: Tensor, target: Tensor, mask: Tensor | None, *, backend: str
+) -> Tensor:
+    """`prediction_error` with a gradient to policy_pred."""
+    chosen = choose("prediction_error", policy_pred, backend)
+    if chosen == "reference":
+        return reference.prediction_error(policy_pred, target, mask)
+    policy, shared, _ = share_layout(policy_pred, target, None)
+    weights, inner = (None, 1) if mask is None else memory_mask(mask, policy)
+    triton = chosen == "triton"
+    error = operator("prediction_error", triton)(policy.detach(), shared, weights, inner)
+    if policy.requires_grad and torch.is_grad_enabled():
+        per_row = _per_row(reference.error_coefficient(_elements(policy, mask)), policy)
+        error = _Tied.apply(policy, error, per_row, shared, weights, (triton, inner, 1))
+    return error  # type: ignore[no-any-return]
+
+
+def _elements(prediction: Tensor, mask: Tensor | None) -> Tensor | float:
+    """What a row's mean divides by: n, or sum m, (rows,) float64."""
+    if mask is None:
+        return prediction.shape[1:].numel()
+    return reference.row_weight(prediction, mask)
+
+
+def _per_row(coefficient: Tensor, prediction: Tensor) -> Tensor:
+    """(rows,) float64 on the prediction's device, of one number or a vector."""
+    return prediction.new_zeros(prediction.shape[:1], dtype=torch.float64) + coefficient

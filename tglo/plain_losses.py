@@ -1,4 +1,4 @@
-"""The losses that need no kernel: TGO over log-probabilities, and supervised fine-tuning."""
+"""The losses without a reference prediction: TGO over log-probabilities, supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tglo import checks, reference
+from tglo.log_ratios import policy_error as error_of
 from tglo.loss_types import Reduction, TGOStats, wide
 
 
@@ -76,6 +77,7 @@ def sft_loss(
     draws: int = 1,
     reduction: Reduction = "mean",
     return_stats: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, TGOStats]:
     """Supervised fine-tuning on the positives: the baseline without a reference.
 
@@ -94,7 +96,7 @@ def sft_loss(
 
     scores, threshold = wide(scores), wide(threshold)
     positive = reference.label(scores, threshold)
-    error = reference.prediction_error(policy_pred, target)
+    error = error_of(policy_pred, target, backend=backend)
     weighted = error if timestep_weight is None else error * wide(timestep_weight)
     per_sample = reference.average_draws(weighted, draws) * positive
     dtype = torch.promote_types(policy_pred.dtype, torch.float32)

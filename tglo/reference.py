@@ -198,6 +198,26 @@ def tgo_loss(
     )
 
 
+def log_ratio_coefficient(
+    elements: Tensor | float,
+    *,
+    temperature: float = 1e-3,
+    timestep_weight: Tensor | float = 1.0,
+    draws: int = 1,
+) -> Tensor:
+    """coeff with d ell_b / d p = coeff m (p - y), float64: -omega / T * 2 / n / K.
+
+    `elements` as in `prediction_coefficient`; (B * K,) if elements or omega are, else 0-d.
+    """
+    return -(timestep_weight / temperature) / draws * error_coefficient(elements)
+
+
+def error_coefficient(elements: Tensor | float) -> Tensor:
+    """coeff with d e / d p = coeff m (p - y), float64, like `elements`: 2 / n, or 0 where n is 0."""
+    count = torch.as_tensor(elements, dtype=torch.float64)
+    return torch.where(count == 0, 0.0, 2.0 / count)
+
+
 def prediction_coefficient(
     scaled_log_ratio: Tensor,
     scores: Tensor,
@@ -216,11 +236,11 @@ def prediction_coefficient(
 
     coeff = w z sigmoid(-z r) * beta * omega / T * 2 / n, and 1 / K of it for each of K draws.
     """
-    slope = loss_slope(scaled_log_ratio, scores, threshold, confidence)
-    per_draw = slope.repeat_interleave(draws) / draws
-    scale = torch.as_tensor(elements, dtype=torch.float64)
-    scale = torch.where(scale == 0, 0.0, 2.0 / scale).to(per_draw.device)
-    return -per_draw * beta * (timestep_weight / temperature) * scale
+    slope = loss_slope(scaled_log_ratio, scores, threshold, confidence).repeat_interleave(draws)
+    per_row = log_ratio_coefficient(
+        elements, temperature=temperature, timestep_weight=timestep_weight, draws=draws
+    )
+    return slope * beta * per_row.to(slope.device)
 
 
 def prediction_gradient(

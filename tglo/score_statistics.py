@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,22 @@ def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
             'equal, or they overflow), and weights cannot be divided by it; use "std" or "none"'
         )
     return scale
+
+
+def quantiles_within(scores: NDArray[np.float64], prompts: Sequence[str]) -> NDArray[np.float64]:
+    """The share of a prompt's scores that are at most a row's own, (N,) in (0, 1].
+
+    A prompt with one row has nothing to compare with: its score is ranked among all rows.
+    """
+    result = _quantiles(scores)
+    groups: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    for rows in groups.values():
+        if len(rows) > 1:
+            result[rows] = _quantiles(scores[rows])
+    return result
+
+
+def _quantiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.searchsorted(np.sort(scores), scores, side="right") / len(scores)

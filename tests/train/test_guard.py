@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tglo import philox
-from tglo.objectives import OBJECTIVES
+from tglo.objectives import OBJECTIVES, Given
 from tglo.train import TrainConfig, loop, train
 from tglo.train.setup import Parts
 
@@ -130,26 +130,27 @@ def test_a_bad_step_is_named_and_changes_nothing(
     """Fault 7 between two lines of metrics: the host looks late, the weights stay all the same."""
     bad_step = 3
     state: dict[str, Any] = {}
-    objective, prepare = OBJECTIVES["tgo"], loop.prepare
+    prepare = loop.prepare
 
     def keep(*args: Any) -> Parts:
         state["parts"] = prepare(*args)
         state["ids"] = []
         return state["parts"]
 
-    def spoiled(prediction: torch.Tensor, *args: Any, **options: Any) -> Any:
-        step = len(state["ids"])
-        weights = state["parts"].engine.trained
-        if step == bad_step:
-            state["before"] = {name: p.detach().clone() for name, p in weights.items()}
-            if what == "gradient":
-                prediction.register_hook(lambda gradient: gradient * float("inf"))
-        state["ids"].append(step)
-        loss, stats = objective(prediction, *args, **options)
-        return (loss * float("nan") if step == bad_step and what == "loss" else loss), stats
+    class Spoiled(OBJECTIVES["tgo"]):
+        def __call__(self, given: Given, temperature: float) -> Any:
+            step = len(state["ids"])
+            weights = state["parts"].engine.trained
+            if step == bad_step:
+                state["before"] = {name: p.detach().clone() for name, p in weights.items()}
+                if what == "gradient":
+                    given.policy_pred.register_hook(lambda gradient: gradient * float("inf"))
+            state["ids"].append(step)
+            loss, stats = super().__call__(given, temperature)
+            return (loss * float("nan") if step == bad_step and what == "loss" else loss), stats
 
     monkeypatch.setattr(loop, "prepare", keep)
-    monkeypatch.setitem(OBJECTIVES, "tgo", spoiled)
+    monkeypatch.setitem(OBJECTIVES, "tgo", Spoiled)
     config = make_config(
         optimizer={"steps": 8, "name": optimizer}, output={"log_every": 8, "save_every": 8}
     )

@@ -150,6 +150,10 @@ class LatentCache:
         names = sorted(self._shard(located[0][0]))
         return {name: self._gather(name, located) for name in names}
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """CacheError unless every prompt's embedding is here."""
+        self._find_prompts(prompts)
+
     def unconditional(self) -> dict[str, Tensor]:
         """Embeddings of the empty prompt, (1, ...) each: for caption dropout and guidance."""
         if self._unconditional is None:

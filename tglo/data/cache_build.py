@@ -67,6 +67,7 @@ def build_cache(
     world_size: int = 1,
     max_bad_fraction: float = 0.01,
     dtype: torch.dtype = torch.float32,
+    markers: Sequence[str] = (),
     progress: bool = True,
 ) -> Report:
     """Encode every distinct image and prompt of a manifest into out_dir.
@@ -75,6 +76,7 @@ def build_cache(
     rank of world_size: makes the shards rank, rank + world_size, ...; the last to finish completes
         the cache.
     dtype: of the latents; embeddings stay as the encoder returns them.
+    markers: every prompt is also encoded behind each of these, as conditional fine-tuning needs it.
 
     Finished shards that match their checksum are kept, unless an image that was quarantined can be
     read by now. Images that cannot be read are quarantined and listed in cache.json.
@@ -99,12 +101,13 @@ def build_cache(
         buckets=buckets,
         shard_size=shard_size,
         dtype=dtype,
+        markers=markers,
     )
     sizes = choose_buckets(encoder, resolution, buckets)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()
     rows = sorted(distinct, key=lambda row: (row.image, row.prompt))
-    prompts = sorted({"", *(row.prompt for row in rows)})
+    prompts = sorted({"", *(start + row.prompt for row in rows for start in ("", *markers))})
     row_by_image = {row.image: row for row in rows}
 
     folder = Path(out_dir)

@@ -11,6 +11,7 @@ cache.json                  written last: with it the cache is complete
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,6 +73,7 @@ def fingerprint_of(
     buckets: bool = True,
     shard_size: int = 512,
     dtype: torch.dtype = torch.float32,
+    markers: Sequence[str] = (),
 ) -> dict[str, str]:
     """All that a cache's bytes depend on, save the images' bytes (their sha256 is recorded)."""
     names = {value: name for name, value in DTYPES.items()}
@@ -85,6 +87,8 @@ def fingerprint_of(
         "shard_size": str(shard_size),
         "samples": manifest.identity,
     }
+    if markers:  # without, as before there were any
+        own["markers"] = json.dumps(sorted(markers))
     model = encoder.fingerprint()
     if model.keys() & own.keys():
         raise ValueError(f"the encoder's fingerprint may not have fields named {sorted(own)}")

@@ -16,6 +16,7 @@ class BatchSampler:
     sample_buckets: the bucket of each row, in row order.
     micro_batch: rows per forward; accumulation: micro batches per rank and step; world_size: ranks.
     seed: in [0, 2^32); each epoch has an order of its own.
+    unit: what a row is, for errors: "rows", or "pairs" of them.
 
     An epoch: every bucket's rows are shuffled and cut into micro batches; the buckets take turns in
     a random order. Each bucket's order goes round: its last micro batch is filled with its own
@@ -34,6 +35,7 @@ class BatchSampler:
         accumulation: int,
         world_size: int,
         seed: int,
+        unit: str = "rows",
     ) -> None:
         for name, value in (
             ("micro_batch", micro_batch),
@@ -46,12 +48,12 @@ class BatchSampler:
             raise ValueError(f"seed must be in [0, 2^32), got {seed}")
         count, global_batch = len(sample_buckets), micro_batch * accumulation * world_size
         if count == 0:
-            raise ValueError("the data set is empty: there is no row to train on")
+            raise ValueError(f"the data set is empty: there are no {unit} to train on")
         if count < global_batch:
             raise ValueError(
-                f"{count} rows are fewer than the global batch of {global_batch} (micro_batch "
-                f"{micro_batch} x accumulation {accumulation} x {world_size} ranks): "
-                "make the batch smaller or give more rows"
+                f"{count} {unit} are fewer than the global batch of {global_batch} ({micro_batch} in "
+                f"a micro_batch x accumulation {accumulation} x {world_size} ranks): "
+                f"make the batch smaller or give more {unit}"
             )
         numbers: dict[Hashable, int] = {}
         self._bucket_of_row = np.array(

@@ -35,7 +35,10 @@ def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
     path = folder / FINGERPRINT
     foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
     if path.is_file():  # looked for after the listing: another rank may be claiming it right now
-        check_fingerprint(folder, read_json(path), fingerprint)
+        found = read_json(path)
+        # What only the folder has differs too: a cache with markers is none without.
+        extra = dict.fromkeys(found.keys() - fingerprint.keys(), "nothing")
+        check_fingerprint(folder, found, {**fingerprint, **extra})
     elif foreign:
         raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tglo.files import read_json, write_json
+from tglo.objectives import OBJECTIVES
 from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
 from tglo.sweep.sampling import Sampling, sample_scores
@@ -39,8 +40,11 @@ def sweep(
     anything is trained; RuntimeError when a started process fails or a signal stops a run.
     """
     grid = points(config, variations, output)
-    if reference_mode(config) != "cached" and config.objective.name == "tgo":
+    objective = OBJECTIVES[config.objective.name]
+    if reference_mode(config) not in ("none", "cached") and not objective.takes_pairs:
         log.info('objective.reference = "cached" would spare every run its reference')
+    if sampling is not None and objective.marks_prompts:
+        log.warning("prompts are sampled as given: put the good marker before each of them")
     base: dict[str, float] | None = None
     if sampling is not None:
         folder = _samples_folder(output / "base", sampling)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tglo.data.reference_errors import ReferenceErrors
@@ -23,7 +24,7 @@ from tglo.train.config import TrainConfig
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The rows that are trained on: sample ids, lines of the manifest, scores, thresholds."""
+    """The rows that are trained on, and how they come together."""
 
     ids: list[int]
     lines: list[int]
@@ -31,11 +32,19 @@ class Samples:
     """(rows,) float64."""
     thresholds: Tensor
     """(rows,) float64."""
+    quantiles: Tensor
+    """(rows,) float64, each score's among those of its prompt."""
+    captions: list[str] | None
+    """Prompts in place of the cached ones."""
+    units: NDArray[np.int64]
+    """(units, 1 or 2) what the sampler shuffles: rows, or pairs of winner and loser."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One micro batch of B samples with one draw each, on the training device."""
+    """One micro batch of B samples with one draw each, on the training device; of pairs the winners
+    come first.
+    """
 
     ids: list[int]
     lines: list[int]
@@ -43,6 +52,8 @@ class Batch:
     scores: Tensor
     """(B,) float64."""
     threshold: Tensor
+    """(B,) float64."""
+    quantile: Tensor
     """(B,) float64."""
     reference_error: Tensor | None
     """(B,) float64, the reference's cached error of this draw, where it is cached."""
@@ -117,21 +128,30 @@ class Batches:
 
     def _read(self, step: int, micro: int) -> _Row:
         numbers, epoch = self.sampler.batch(step, micro, self.rank)
-        draw = self.drawer.rule.draw(int(epoch))
-        rows = torch.from_numpy(np.asarray(numbers, dtype=np.int64))
-        ids = [self.samples.ids[row] for row in numbers]
+        draw, samples = self.drawer.rule.draw(int(epoch)), self.samples
+        units = samples.units[np.asarray(numbers, dtype=np.int64)]
+        order = units.T.reshape(-1)  # of pairs all winners, then all losers
+        rows = torch.from_numpy(order)
+        ids = [samples.ids[row] for row in order]
+        first = np.tile(units[:, 0], units.shape[1])  # a pair shares the winner's draw
         vectors: dict[str, Tensor | None] = {
-            "scores": self.drawer.pinned(self.samples.scores[rows]),
-            "threshold": self.drawer.pinned(self.samples.thresholds[rows]),
+            "scores": self.drawer.pinned(samples.scores[rows]),
+            "threshold": self.drawer.pinned(samples.thresholds[rows]),
+            "quantile": self.drawer.pinned(samples.quantiles[rows]),
             "reference_error": None,
         }
         if self.reference_errors is not None:
             vectors["reference_error"] = self.drawer.pinned(self.reference_errors.of(ids, draw))
         return _Row(
             ids=ids,
-            lines=[self.samples.lines[row] for row in numbers],
+            lines=[samples.lines[row] for row in order],
             vectors=vectors,
-            read=self.drawer.read(ids, draw),
+            read=self.drawer.read(
+                ids,
+                draw,
+                keys=[samples.ids[row] for row in first],
+                captions=samples.captions and [samples.captions[row] for row in order],
+            ),
         )
 
 

@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -51,6 +51,10 @@ class DataConfig:
     """Percentile of the scores for the threshold, if it is estimated here."""
     score_scale: Literal["none", "std", "mad", "iqr"] = "none"
     """Unit of the distance from the threshold, if it is estimated here."""
+    per_prompt: bool = False
+    """A threshold for each prompt, shrunk towards the global one, if it is estimated here."""
+    kappa: float = 10.0
+    """Strength of that shrinkage, in samples."""
     prompt_column: str = "prompt"
     image_column: str = "image"
     score_column: str = "score"
@@ -74,14 +78,25 @@ class DataConfig:
 class ObjectiveConfig:
     """The loss and its constants; the paper's symbols in brackets."""
 
-    name: Literal["tgo", "sft"] = "tgo"
-    """tgo, or sft: supervised fine-tuning on the samples at or above the threshold."""
-    beta: float = 1.0
-    """Strength of the implicit score r = beta * log-ratio (beta)."""
+    name: Literal["tgo", "sft", "csft", "kto", "bco", "qrpo", "dpo", "dspo"] = "tgo"
+    """tgo; of single samples also sft (on those at or above the threshold), csft (on all, with marked
+    prompts), kto (Diffusion-KTO), bco, qrpo; of pairs dpo (Diffusion-DPO), dspo."""
+    beta: float | Literal["default"] = "default"
+    """Strength of the implicit score r = beta * log-ratio (beta): a number, or the objective's
+    default, 1 (qrpo: 0.1)."""
     temperature: float | Literal["auto", "default"] = "default"
-    """Scale of the squared errors (T): a number, the model family's default, or auto (measured)."""
+    """Scale of the squared errors (T): a number, auto (measured), or the objective's published value
+    (dpo, dspo), else the model family's default."""
     confidence: float = 5.0
     """Weight of the distance from the threshold, w = 1 + c |s - tau| (c)."""
+    positive_weight: float = 1.0
+    """kto: weight of samples at or above the threshold (lambda_D)."""
+    negative_weight: float = 1.0
+    """kto: weight of the others (lambda_U)."""
+    good_marker: str = "good image: "
+    """csft: put before the prompts of samples at or above the threshold; `tglo cache --markers`."""
+    bad_marker: str = "bad image: "
+    """csft: put before the other prompts."""
     timestep_weight: Literal["none", "min_snr"] = "none"
     """Weight of a timestep (omega_t)."""
     min_snr_gamma: float = 5.0
@@ -116,7 +131,7 @@ class OptimizerConfig:
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm; 0 switches clipping off."""
     micro_batch: int = 4
-    """Samples per process and forward pass."""
+    """Samples per process and forward pass; of pairs twice their number."""
     accumulation: int = 1
     """Forward passes per update; global batch = micro_batch * accumulation * processes."""
     ema_decay: float = 0.0
@@ -235,6 +250,7 @@ def _decode(kind: type, value: Any) -> Any:
 
 def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) -> None:
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    kinds = get_type_hints(kind)
     for key, value in data.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
@@ -245,9 +261,22 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
             if not isinstance(value, dict):
                 raise ValueError(f"{source}: [{prefix}{key}] must be a table, got {value!r}")
             _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
+        choices = _choices(kinds[key])
+        if choices and isinstance(value, str) and value not in choices:
+            near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(choices)}"
+            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {hint}")
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words that a Literal of words allows; none for another type."""
+    words = list(get_args(kind)) if get_origin(kind) is Literal else []
+    return words if all(isinstance(word, str) for word in words) else []
 
 
 def _check(config: TrainConfig) -> None:
+    from tglo.train.objective import check_objective  # here: reading a configuration needs no torch
+
     model, data, objective = config.model, config.data, config.objective
     optimizer, engine, output = config.optimizer, config.engine, config.output
     for name, value in [
@@ -266,7 +295,10 @@ def _check(config: TrainConfig) -> None:
         ("data.caption_dropout", data.caption_dropout, 0, 1),
         ("data.draws", data.draws, 0, 2**32 - 1),
         ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
+        ("data.kappa", data.kappa, 0, None),
         ("objective.confidence", objective.confidence, 0, None),
+        ("objective.positive_weight", objective.positive_weight, 0, None),
+        ("objective.negative_weight", objective.negative_weight, 0, None),
         ("optimizer.steps", optimizer.steps, 1, None),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
         ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
@@ -282,7 +314,7 @@ def _check(config: TrainConfig) -> None:
             limit = f"at least {low}" if high is None else f"from {low} to {high}"
             raise ValueError(f"{name} is {number}; it must be {limit}")
     for name, number in [
-        ("objective.beta", objective.beta),
+        ("objective.beta", 1.0 if isinstance(objective.beta, str) else objective.beta),
         ("objective.min_snr_gamma", objective.min_snr_gamma),
         ("optimizer.learning_rate", optimizer.learning_rate),
     ]:
@@ -293,6 +325,7 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             f"objective.temperature is {temperature}; it must be positive, or auto or default"
         )
+    check_objective(config)
     if objective.reference == "adapter-off" and model.train == "full":
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
@@ -354,10 +387,12 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
 
 
 def reference_mode(config: TrainConfig) -> str:
-    """The reference policy's mode after `auto` is resolved: none (SFT), copy, adapter-off or
+    """The reference policy's mode after `auto` is resolved: none (SFT, CSFT), copy, adapter-off or
     cached.
     """
-    if config.objective.name == "sft":
+    from tglo.objectives import OBJECTIVES
+
+    if not OBJECTIVES[config.objective.name].needs_reference:
         return "none"
     if config.objective.reference != "auto":
         return config.objective.reference

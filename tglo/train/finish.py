@@ -26,13 +26,14 @@ def validate(parts: Parts, step: int) -> None:
     def sample() -> None:
         if not sharded and processes.rank() != 0:
             return
-        output = parts.config.output
+        output, objective = parts.config.output, parts.config.objective
+        marker = objective.good_marker if parts.objective.marks_prompts else ""
         averaged = parts.ema.applied() if parts.ema and not sharded else nullcontext()
         # Sampling has other sizes than training: compiling for them would take longer.
         uncompiled = torch.compiler.set_stance("force_eager")
         with averaged, uncompiled, parts.engine.autocast():
             images = parts.family.generate(
-                list(output.validation_prompts),
+                [marker + prompt for prompt in output.validation_prompts],
                 list(range(len(output.validation_prompts))),
                 steps=output.validation_steps,
                 guidance=output.validation_guidance,

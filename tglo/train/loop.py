@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tglo.files import read_json, write_json
-from tglo.objectives import OBJECTIVES
+from tglo.objectives import Given
 from tglo.train import finish, processes, resume
 from tglo.train.config import TrainConfig, parse_config, to_plain
 from tglo.train.engine import start_processes
@@ -90,7 +90,6 @@ def _step(
 ) -> tuple[bool, Tensor | float]:
     """One update. Returns whether a signal asks to stop, and the gradient's norm."""
     config, engine, reference = parts.config, parts.engine, parts.reference
-    objective = OBJECTIVES[config.objective.name]
     if config.engine.cuda_graphs:
         torch.compiler.cudagraph_mark_step_begin()
     seen: list[Seen] = []
@@ -106,19 +105,17 @@ def _step(
         with clock.part("policy"), engine.autocast():
             policy_pred = parts.family.predict(engine.model, *inputs)
         with clock.part("loss"):
-            loss, stats = objective(
+            given = Given(
                 policy_pred,
                 batch.target,
                 batch.scores,
                 batch.threshold,
                 reference_pred=reference_pred,
                 reference_error=batch.reference_error,
-                beta=config.objective.beta,
-                temperature=parts.temperature.value,
-                confidence=parts.threshold.confidence(config.objective.confidence),
+                quantile=batch.quantile,
                 timestep_weight=batch.timestep_weight,
-                backend=config.objective.backend,
             )
+            loss, stats = parts.objective(given, parts.temperature.value)
             losses += loss.detach()
             health.add(loss, stats)
         with clock.part("backward"):

@@ -84,6 +84,12 @@ def reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes, as a new one where there are several."""
+    count = world_size()
+    return reduce_sum(values.clone()) / count if count > 1 else values
+
+
 def reduce_max(values: torch.Tensor) -> torch.Tensor:
     """Elementwise maximum of a tensor over the processes, in place."""
     if world_size() > 1:

@@ -64,7 +64,7 @@ class Reports:
         self._step, self._time, self.last = step, now, values
         if self._file is None or self._trackers is None:
             return
-        if parts.config.objective.name == "tgo":
+        if parts.objective.saturates:
             parts.temperature.warn_if_saturated(step, values["saturated"])
         self._file.write(step, values)
         self._trackers.write(step, values)

@@ -39,6 +39,7 @@ def save(parts: Parts, step: int) -> Path:
     state = {
         "step": step,
         "temperature": parts.temperature.state(),
+        "objective": parts.objective.state(),
         "engine": parts.engine.name,
         "world_size": processes.world_size(),
         "config": to_plain(parts.config),
@@ -57,6 +58,7 @@ def load(parts: Parts) -> int:
     _warn_of_changes(parts, state["config"])
     parts.engine.load(folder)
     parts.temperature.restore(state["temperature"])
+    parts.objective.restore(state.get("objective", {}))
     if parts.ema is not None:
         parts.ema.load(folder)
     if parts.config.objective.update_reference_every_epoch:

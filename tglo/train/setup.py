@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,18 +17,21 @@ from tglo.devices import DTYPES
 from tglo.draws import Drawer, DrawRule
 from tglo.models.base import Family
 from tglo.models.compiling import compile_denoiser
+from tglo.objectives import Objective
 from tglo.threshold import Threshold, describe, estimate
 from tglo.train import memory, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
 from tglo.train.engine import Engine, make_engine, wants_deepspeed
+from tglo.train.objective import make_objective
 from tglo.train.reference_policy import (
     AdapterOffReference,
     CopyReference,
     Reference,
     keep_products_in,
 )
+from tglo.train.samples import choose
 from tglo.train.temperature import Temperature
 
 log = logging.getLogger("tglo")
@@ -43,6 +45,7 @@ class Parts:
     family: Family
     engine: Engine
     reference: Reference | None
+    objective: Objective
     batches: Batches
     threshold: Threshold
     temperature: Temperature
@@ -58,16 +61,17 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     manifest = processes.together(lambda: _manifest(config))
     threshold = processes.together(lambda: _threshold(config, manifest))
     cache = processes.together(lambda: LatentCache(data.cache))
-    samples = processes.together(lambda: _samples(manifest, cache, threshold))
+    samples = processes.together(lambda: choose(config, manifest, cache, threshold))
     mode = reference_mode(config)
     errors, rule = processes.together(lambda: _draws(config, mode, cache, samples))
     sampler = processes.together(
         lambda: BatchSampler(
-            cache.buckets(samples.ids),
-            micro_batch=optimizer.micro_batch,
+            cache.buckets([samples.ids[row] for row in samples.units[:, 0]]),
+            micro_batch=optimizer.micro_batch // samples.units.shape[1],
             accumulation=optimizer.accumulation,
             world_size=processes.world_size(),
             seed=config.seed,
+            unit="rows" if samples.units.shape[1] == 1 else "pairs",
         )
     )
     if processes.rank() == 0:
@@ -106,15 +110,19 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
     drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
+    objective = make_objective(config, threshold)
     return Parts(
         config=config,
         family=family,
         engine=engine,
         reference=reference,
+        objective=objective,
         batches=batches,
         threshold=threshold,
         temperature=Temperature(
-            config.objective.temperature, family.default_temperature, optimizer.steps
+            config.objective.temperature,
+            objective.default_temperature or family.default_temperature,
+            optimizer.steps,
         ),
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
         steps_per_epoch=sampler.steps_per_epoch,
@@ -138,32 +146,16 @@ def _manifest(config: TrainConfig) -> Manifest:
 def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
     data = config.data
     if data.threshold is None:
-        return estimate(manifest.scores(), data.percentile, score_scale=data.score_scale)
+        return estimate(
+            manifest.scores(),
+            data.percentile,
+            prompts=manifest.prompts() if data.per_prompt else None,
+            kappa=data.kappa if data.per_prompt else None,
+            score_scale=data.score_scale,
+        )
     threshold = Threshold.load(data.threshold)
     threshold.check(manifest.scores())
     return threshold
-
-
-def _samples(manifest: Manifest, cache: LatentCache, threshold: Threshold) -> Samples:
-    """The manifest's rows that the cache holds; rows it quarantined are left out."""
-    here = cache.has(manifest.sample_ids())
-    quarantined = {entry.image for entry in cache.quarantined}
-    absent = [row for row, known in zip(manifest.rows, here, strict=True) if not known]
-    missing = [row.line for row in absent if row.image not in quarantined]
-    if missing:
-        raise ValueError(
-            f"cache {cache.path} lacks {len(missing)} rows of {manifest.path} (lines "
-            f"{missing[:5]}...): it was made from another manifest; make one with `tglo cache`"
-        )
-    if absent:
-        log.warning("%d rows are left out: the cache quarantined their images", len(absent))
-    kept = manifest.select(np.flatnonzero(here).tolist())
-    return Samples(
-        ids=kept.sample_ids().tolist(),
-        lines=[row.line for row in kept.rows],
-        scores=torch.from_numpy(kept.scores()),
-        thresholds=torch.from_numpy(threshold.for_prompts(kept.prompts())),
-    )
 
 
 def _draws(

@@ -1,0 +1,59 @@
+"""Pairs of a better and a worse image of one prompt, from scored rows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pairs = NDArray[np.int64]
+
+
+def form_pairs(
+    ids: Sequence[int],
+    prompts: Sequence[str],
+    buckets: Sequence[Hashable],
+    scores: NDArray[np.float64],
+    seed: int,
+) -> Pairs:
+    """(P, 2) rows, winner and loser of each pair, P >= 1; no row is in two pairs.
+
+    The m rows of one prompt and one bucket (a pair is one batch) are sorted by score, ties in an order
+    that follows from the seed, and each of the lower half meets the one half the rows above it. So
+    every pair differs in score wherever any way of pairing allows it, by much where scores do, and a
+    row is left out only if m is odd or its score is that of more than half of the rows. An image that
+    was scored twice (two rows of one id) is no pair with itself.
+
+    Raises ValueError when there is no pair, saying how many prompts have several rows and how many
+    of those different scores.
+    """
+    stream = np.random.Philox(key=np.array([seed, 1 << 63], dtype=np.uint64))
+    order = np.argsort(stream.random_raw(len(prompts)), kind="stable")
+    order = order[np.argsort(scores[order], kind="stable")]
+    groups: dict[tuple[str, Hashable], list[int]] = {}
+    for row in order.tolist():
+        groups.setdefault((prompts[row], buckets[row]), []).append(row)
+    pairs = [
+        (winner, loser)
+        for _, rows in sorted(groups.items(), key=lambda item: min(item[1]))
+        for loser, winner in zip(rows, rows[(len(rows) + 1) // 2 :], strict=False)
+        if scores[winner] > scores[loser] and ids[winner] != ids[loser]
+    ]
+    if not pairs:
+        raise ValueError(_why_none(prompts, scores, len(groups)))
+    return np.array(pairs, dtype=np.int64)
+
+
+def _why_none(prompts: Sequence[str], scores: NDArray[np.float64], groups: int) -> str:
+    found: dict[str, list[float]] = {}
+    for prompt, score in zip(prompts, scores.tolist(), strict=True):
+        found.setdefault(prompt, []).append(score)
+    several = [values for values in found.values() if len(values) > 1]
+    different = sum(len(set(values)) > 1 for values in several)
+    return (
+        f"no pairs: of {len(found)} prompts {len(several)} have two rows or more, {different} of those "
+        f"with different scores, and 0 with both in one of the {groups} groups of a prompt and an "
+        "image size. Score several images of each prompt, make the cache with --no-buckets, or use an "
+        "objective of single samples (tgo, kto, bco, qrpo)"
+    )
