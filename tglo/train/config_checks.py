@@ -1,0 +1,119 @@
+"""Which values of a configuration cannot work, alone or together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
+from tglo.train.objective import check_objective
+
+
+def check(config: TrainConfig) -> None:
+    """ValueError with the value, the limit and the remedy for the first that cannot work."""
+    model, data, objective = config.model, config.data, config.objective
+    optimizer, engine, output = config.optimizer, config.engine, config.output
+    for name, value in [
+        ("model.path", model.path),
+        ("data.manifest", data.manifest),
+        ("data.cache", data.cache),
+        ("output.folder", output.folder),
+    ]:
+        if value in ("", Path()):
+            raise ValueError(f"{name} is required: set it in the TOML file or as --{name} VALUE")
+    for name, number, low, high in [
+        ("seed", config.seed, 0, 2**32 - 1),
+        ("model.lora_rank", model.lora_rank, 1, 4096),
+        ("model.lora_dropout", model.lora_dropout, 0, 0.99),
+        ("data.percentile", data.percentile, 0, 100),
+        ("data.caption_dropout", data.caption_dropout, 0, 1),
+        ("data.draws", data.draws, 0, 2**32 - 1),
+        ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
+        ("data.kappa", data.kappa, 0, None),
+        ("objective.confidence", objective.confidence, 0, None),
+        ("objective.positive_weight", objective.positive_weight, 0, None),
+        ("objective.negative_weight", objective.negative_weight, 0, None),
+        ("optimizer.steps", optimizer.steps, 1, None),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
+        ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
+        ("optimizer.accumulation", optimizer.accumulation, 1, None),
+        ("optimizer.ema_decay", optimizer.ema_decay, 0, 0.999999),
+        ("optimizer.max_gradient_norm", optimizer.max_gradient_norm, 0, None),
+        ("output.save_every", output.save_every, 1, None),
+        ("output.keep", output.keep, 1, None),
+        ("output.log_every", output.log_every, 1, None),
+        ("output.validation_every", output.validation_every, 1, None),
+    ]:
+        if not (low <= number and (high is None or number <= high)):
+            limit = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ValueError(f"{name} is {number}; it must be {limit}")
+    for name, number in [
+        ("objective.beta", 1.0 if isinstance(objective.beta, str) else objective.beta),
+        ("objective.min_snr_gamma", objective.min_snr_gamma),
+        ("optimizer.learning_rate", optimizer.learning_rate),
+    ]:
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name} is {number}; it must be positive and finite")
+    temperature = objective.temperature
+    if not isinstance(temperature, str) and not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"objective.temperature is {temperature}; it must be positive, or auto or default"
+        )
+    check_objective(config)
+    if objective.reference == "adapter-off" and model.train == "full":
+        raise ValueError(
+            "objective.reference = adapter-off needs model.train = lora; else use copy"
+        )
+    if data.stratified and not data.draws and reference_mode(config) != "cached":
+        raise ValueError(
+            "data.stratified needs data.draws: how many draws of a sample are to cover the schedule"
+        )
+    if objective.update_reference_every_epoch and reference_mode(config) != "copy":
+        raise ValueError(
+            "objective.update_reference_every_epoch needs objective.reference = copy: "
+            "switching the LoRA off, or a cache, always gives the first reference back"
+        )
+    if engine.kind == "plain" and engine.zero_stage:
+        raise ValueError(
+            f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
+        )
+    if engine.offload_parameters and engine.zero_stage != 3:
+        raise ValueError(
+            f"engine.offload_parameters needs zero_stage 3, which is {engine.zero_stage}"
+        )
+    if engine.offload_optimizer and not engine.zero_stage:
+        raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
+    _check_speed(optimizer, engine)
+
+
+def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
+    if engine.cuda_graphs and engine.compile != "whole":
+        raise ValueError(
+            f"engine.cuda_graphs needs engine.compile = whole, which is {engine.compile}"
+        )
+    if engine.cuda_graphs and (engine.kind == "deepspeed" or engine.device == "cpu"):
+        raise ValueError(
+            f"engine.cuda_graphs needs engine.kind = plain and a CUDA device, not {engine.kind} on "
+            f"{engine.device}; set cuda_graphs = false"
+        )
+    if engine.cuda_graphs and optimizer.accumulation > 1:
+        raise ValueError(
+            f"engine.cuda_graphs needs optimizer.accumulation = 1, which is {optimizer.accumulation}: "
+            "each micro step would be recorded apart; raise micro_batch, or set cuda_graphs = false"
+        )
+    if engine.compile != "none" and engine.zero_stage == 3:
+        raise ValueError(
+            f"engine.compile is {engine.compile} and zero_stage 3: DeepSpeed gathers weights inside "
+            "the forward pass, which breaks the graph at every layer; use zero_stage 2 or "
+            "compile = none"
+        )
+    if optimizer.name == "adafactor" and engine.zero_stage:
+        raise ValueError(
+            f"optimizer.name is adafactor and zero_stage {engine.zero_stage}: ZeRO flattens the "
+            "weights, of which adafactor needs rows and columns; use zero_stage 0 or adamw"
+        )
+    if optimizer.name == "adamw8bit" and (engine.offload_optimizer or engine.zero_stage == 3):
+        raise ValueError(
+            f"optimizer.name is adamw8bit, zero_stage {engine.zero_stage} and offload_optimizer "
+            f"{engine.offload_optimizer}: 8-bit state goes with zero_stage 0 to 2 on the GPU; "
+            "use adamw"
+        )
