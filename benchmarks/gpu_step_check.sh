@@ -8,7 +8,7 @@
 # they are unpacked into the output folder and come first on PYTHONPATH, and nothing is installed:
 #
 #     pip download --no-deps -c constraints.txt -d wheels \
-#         diffusers importlib_metadata zipp safetensors msgspec filelock tqdm
+#         diffusers importlib_metadata zipp safetensors msgspec filelock tqdm pytest scikit-learn tomli_w
 #     WHEELS=wheels bash benchmarks/gpu_step_check.sh
 #
 # The fused loss runs on the CUDA kernels where tglo/_C.so has them (benchmarks/gpu_check.sh builds it), else on
@@ -70,6 +70,9 @@ part imports 60 "$python" -c 'import benchmarks.step.suite' || {
   say "step: not run; bring what is missing as WHEELS"
   exit "${#failed[@]}"
 }
+# The GPU tests of training and models: attention, checkpointing, CUDA graphs, a step without device reads.
+part tests 70 "$python" -m pytest -m gpu -q -ra -o addopts= --import-mode=importlib -p no:cacheprovider \
+  -W ignore::pytest.PytestConfigWarning tests/train tests/models
 # Forking saves every process its imports, if none of them has looked at CUDA.
 fork=--no-fork
 "$python" -c '
