@@ -215,7 +215,8 @@ print("equal")
 
 def test_triton_interpreted() -> None:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
         [sys.executable, "-c", INTERPRET], env=environment, capture_output=True, text=True
     )
