@@ -114,7 +114,7 @@ def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0
     if not (cache / LAST).is_file():
         log.info("waiting for other processes to finish %s", cache)
     while not (cache / LAST).is_file():
-        newest = max(entry.stat().st_mtime for entry in [cache, *cache.iterdir()])
+        newest = cache.stat().st_mtime  # of the last file that was made or renamed in it
         if time.time() - newest > patience:
             raise CacheError(
                 f"{cache} is not complete and has not changed for {patience:.0f} s: another process "

@@ -55,7 +55,8 @@ def score_file(
     if output is None:
         scored = manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
         output = manifest / "scored.csv" if manifest.is_dir() else scored
-    sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # at the end: no file in it takes the place of a package
     rows = read_manifest(manifest, require_scores=False)
     rows.check_output(output)
     loaded = {

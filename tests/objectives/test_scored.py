@@ -156,3 +156,17 @@ def test_extreme_log_ratios_stay_finite() -> None:
             (gradient,) = torch.autograd.grad(loss, given.policy_pred)
             assert stats.log_ratio.abs().max() > 1e3 and loss.isfinite()
             assert gradient.isfinite().all()
+
+
+def test_delta_of_bco_follows_a_changed_temperature() -> None:
+    """It is a mean of errors' differences: r at another T, or of a renewed reference, is not mixed in."""
+    bco, given = OBJECTIVES["bco"](), make_given()
+    _, first = bco(given, T)
+    _, second = bco(given, 1000 * T)
+    assert second.log_ratio.mean() == pytest.approx(first.log_ratio.mean() / 1000)
+    fresh = OBJECTIVES["bco"]()
+    expected, _ = fresh(given, 1000 * T)
+    found, _ = bco(given, 1000 * T)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    bco.restore({})
+    assert bco.state() == {"sum": 0.0, "count": 0.0}

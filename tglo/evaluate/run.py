@@ -15,7 +15,7 @@ import numpy as np
 from tglo.evaluate import figures, html, tables
 from tglo.evaluate.prompts import PromptSet, load_prompts
 from tglo.evaluate.results import Results, results
-from tglo.evaluate.samples import Samples, generate, score
+from tglo.evaluate.samples import Samples, check_models, generate, score
 from tglo.evaluate.settings import Settings
 from tglo.files import write_bytes, write_json
 from tglo.rewards import load_scorer
@@ -40,6 +40,7 @@ def evaluate(
     for chosen in sets:
         if len(chosen.prompts) < 2:
             raise ValueError(f"{chosen.name} has one prompt; an interval needs at least 2")
+    check_models(settings)
     if rank == 0:
         for text in settings.scorers.values():
             # A wrong name, or weights that are missing, are known before hours of sampling.

@@ -58,6 +58,18 @@ class Samples:
         return self.manifests[model].rows[index * len(self.prompts) + prompt]
 
 
+def check_models(settings: Settings) -> None:
+    """ValueError for a model or a LoRA that is not there, before the others are sampled."""
+    for name in settings.names:
+        model, lora = _model(settings, name)
+        models.resolve(model)
+        if lora is not None and not lora.is_file() and not any(lora.glob("*.safetensors")):
+            raise ValueError(
+                f"model {name}: {lora} is neither a diffusers model folder nor a LoRA: it has no "
+                "model_index.json and no .safetensors file"
+            )
+
+
 def generate(
     settings: Settings, prompts: Sequence[str], output: Path, *, rank: int = 0, world_size: int = 1
 ) -> Samples:

@@ -60,8 +60,13 @@ class Settings:
                     f"trained_on names {model!r} and {list(scorers)}; models are "
                     f"{list(self.models)}, scorers {list(self.scorers)}"
                 )
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}; it must be at least 1")
+        for name, number, least in (
+            ("count", self.count, 1),
+            ("score_batch", self.score_batch, 1),
+            ("resamples", self.resamples, 100),
+        ):
+            if number < least:
+                raise ValueError(f"{name} is {number}; it must be at least {least}")
 
     @property
     def names(self) -> list[str]:

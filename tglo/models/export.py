@@ -96,7 +96,7 @@ def save_lora(
             **{
                 f"{part}_lora_layers": convert_state_dict_to_diffusers(weights),
                 # Without it a loader takes alpha = rank.
-                f"{part}_lora_adapter_metadata": lora.config(trained).to_dict(),
+                f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(trained).to_dict()),
             },
         )
         like = next(trained.parameters())
@@ -109,6 +109,11 @@ def save_lora(
             )
         _compare(family, trained, loaded, folder, _TOLERANCE)
     return folder
+
+
+def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
+    """So that the same LoRA gives the same bytes."""
+    return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}
 
 
 @contextmanager

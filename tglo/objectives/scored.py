@@ -106,7 +106,7 @@ class BCO(Objective):
     """Binary classifier optimization (arXiv 2404.04656): -log sigmoid(z (r - delta)).
 
     delta is the mean of r over all samples so far, on all processes, this micro batch included, as
-    in TRL's trainer. A checkpoint keeps it.
+    in TRL's trainer; kept without the temperature, which may change. A checkpoint keeps it.
     """
 
     def __init__(self, settings: Settings | None = None, average: Average = alone) -> None:
@@ -117,9 +117,9 @@ class BCO(Objective):
         ratio = self.ratio(given, temperature)
         r, sign = self.beta * ratio.log_ratio, sign_of(given)
         mean = self.average(r.detach().mean())
-        seen = self._sum_and_count.to(mean.device) + torch.stack([mean, torch.ones_like(mean)])
-        self._sum_and_count = seen
-        loss = -logsigmoid(sign * (r - seen[0] / seen[1]))
+        new = torch.stack([mean * temperature, torch.ones_like(mean)])
+        seen = self._sum_and_count = self._sum_and_count.to(mean.device) + new
+        loss = -logsigmoid(sign * (r - seen[0] / seen[1] / temperature))
         return mean_loss(loss, given), statistics(given, ratio, r)
 
     def state(self) -> dict[str, float]:

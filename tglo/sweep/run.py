@@ -66,7 +66,8 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
         kept = read_json(folder / RESULT)
         if kept["sampling"] == wanted:
             return dict(kept["row"])
-    _train(point, launch)
+    else:
+        _train(point, launch)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     row: dict[str, Any] = {"values": point.values, "metrics": json.loads(lines[-1])}
     if sampling is not None:

@@ -27,6 +27,12 @@ def check_objective(config: TrainConfig) -> None:
             "of a pair share timestep and noise, and the cache holds errors of each sample's own; use "
             "copy, or adapter-off with a LoRA"
         )
+    if objective.name == "dspo" and objective.temperature == "auto":
+        raise ValueError(
+            "objective.temperature is auto, which only raises T from its default, and dspo's "
+            f"{kind.default_temperature:g} is far above what auto aims at; leave it at default or give "
+            "a number"
+        )
     if kind.marks_prompts and objective.good_marker == objective.bad_marker:
         raise ValueError(
             f"objective.good_marker and bad_marker are both {objective.good_marker!r}; they must differ"

@@ -69,9 +69,10 @@ def load(parts: Parts) -> int:
 
 
 def renew_reference(parts: Parts) -> None:
-    """pi_ref <- pi_theta; collective."""
+    """pi_ref <- pi_theta; collective. What an objective knows of r begins anew with it."""
     assert isinstance(parts.reference, CopyReference)
     parts.reference.update(parts.engine.state_dict())
+    parts.objective.restore({})
 
 
 def _refuse_other_processes(parts: Parts, folder: Path, state: dict[str, Any]) -> None:
