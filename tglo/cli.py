@@ -417,7 +417,8 @@ def evaluate(
     )
 
     named = parse_named(models, "--models")
-    sys.path.insert(0, os.getcwd())  # for a scorer in the working folder
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for a scorer in the working folder; it shadows no package
     rank, world_size = _process()
     content = run(
         Settings(
