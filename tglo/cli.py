@@ -415,10 +415,10 @@ def evaluate(
         parse_scorers,
         parse_trained_on,
     )
+    from tglo.rewards import search_working_folder
 
     named = parse_named(models, "--models")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # for a scorer in the working folder; it shadows no package
+    search_working_folder()
     rank, world_size = _process()
     content = run(
         Settings(

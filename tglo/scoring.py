@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tglo.data.manifest import Manifest, read_manifest, write_manifest
-from tglo.rewards import load_scorer, mix, parse_mixture, score_manifest, scorer_name
+from tglo.rewards import (
+    load_scorer,
+    mix,
+    parse_mixture,
+    score_manifest,
+    scorer_name,
+    search_working_folder,
+)
 from tglo.rewards.mixture import Scale
 
 
@@ -55,8 +61,7 @@ def score_file(
     if output is None:
         scored = manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
         output = manifest / "scored.csv" if manifest.is_dir() else scored
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end: no file in it takes the place of a package
+    search_working_folder()
     rows = read_manifest(manifest, require_scores=False)
     rows.check_output(output)
     loaded = {

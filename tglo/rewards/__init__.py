@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -29,6 +31,7 @@ __all__ = [
     "parse_mixture",
     "score_manifest",
     "scorer_name",
+    "search_working_folder",
 ]
 
 
@@ -60,6 +63,14 @@ def scorer_name(text: str) -> str:
     """The name of a scorer, which is also its column: what `load_scorer` takes, without places."""
     name, _, _ = text.partition("=")
     return name.partition(",")[0]
+
+
+def search_working_folder() -> None:
+    """Let `load_scorer` find a module of the working folder, after all installed packages: no file
+    there takes the place of one.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scorer:
