@@ -43,6 +43,7 @@ def generate(
     output: Path,
     count: int = 1,
     lora: Path | None = None,
+    prefix: str = "",
     steps: int = 30,
     guidance: float = 5.0,
     height: int | None = None,
@@ -63,6 +64,7 @@ def generate(
         output: Folder for images/ and manifest.csv.
         count: Images per prompt.
         lora: LoRA folder or file to load first.
+        prefix: Given to the model before each prompt, as a csft model needs its good marker.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
         height: Pixels; the model's own size by default.
@@ -81,6 +83,7 @@ def generate(
         output,
         count=count,
         lora=lora,
+        prefix=prefix,
         steps=steps,
         guidance=guidance,
         size=(height, width),
@@ -366,6 +369,7 @@ def evaluate(
     scorers: tuple[str, ...],
     output: Path,
     models: tuple[str, ...] = (),
+    prefixes: tuple[str, ...] = (),
     trained_on: tuple[str, ...] = (),
     count: int = 4,
     steps: int = 30,
@@ -395,6 +399,7 @@ def evaluate(
         scorers: As `tglo score` takes them.
         output: Folder for all of it.
         models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
+        prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
         trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
         count: Images per prompt.
         steps: Denoising steps.
@@ -427,6 +432,7 @@ def evaluate(
             {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
             parse_scorers(scorers),
             parse_trained_on(trained_on, list(named)),
+            prefixes=parse_named(prefixes, "--prefixes", "MODEL=TEXT"),
             count=count,
             steps=steps,
             guidance=guidance,

@@ -74,6 +74,7 @@ def generate_images(
     *,
     count: int = 1,
     lora: Path | None = None,
+    prefix: str = "",
     steps: int = 30,
     guidance: float = 5.0,
     size: tuple[int | None, int | None] = (None, None),
@@ -87,7 +88,9 @@ def generate_images(
 ) -> Path:
     """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
-    prompts: texts, or a file as of tglo.evaluate.prompts.read_prompts. batch_size: images at once;
+    prompts: texts, or a file as of tglo.evaluate.prompts.read_prompts. prefix: what the model is given
+    before each prompt, as a model of objective "csft" needs its good marker; names, seeds and manifest
+    are of the prompts without it. batch_size: images at once;
     0 finds it on a GPU (doubled until memory is short, halved then) and takes 4 on a CPU. Images
     that are there are kept, so an interrupted call goes on; at a fixed batch size, and on a CPU, it
     ends with the same bits as one that was never interrupted, whatever the number of processes.
@@ -114,6 +117,8 @@ def generate_images(
         "seed": str(seed),
         "dtype": dtype,
     }
+    if prefix:
+        settings["prefix"] = prefix
     claim_folder(output / SETTINGS, settings)
     folder = output / "images"
     folder.mkdir(exist_ok=True)
@@ -133,7 +138,7 @@ def generate_images(
             family.load_lora(lora)
         options = {"steps": steps, "guidance": guidance, "height": size[0], "width": size[1]}
         with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
-            for made in _make(family, mine, seed, sizes, folder, options):
+            for made in _make(family, mine, prefix, seed, sizes, folder, options):
                 bar.update(made)
     while missing := _missing(missing, folder):
         if not wait:
@@ -155,6 +160,7 @@ def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
 def _make(
     family: Family,
     images: Sequence[Planned],
+    prefix: str,
     seed: int,
     sizes: _BatchSize,
     folder: Path,
@@ -164,7 +170,8 @@ def _make(
     start = 0
     while start < len(images):
         batch = images[start : start + sizes.value]
-        prompts, seeds = [image.prompt for image in batch], [image.seed(seed) for image in batch]
+        prompts = [prefix + image.prompt for image in batch]
+        seeds = [image.seed(seed) for image in batch]
         try:
             pictures = family.generate(prompts, seeds, batch_size=len(batch), **options)
         except torch.OutOfMemoryError as error:

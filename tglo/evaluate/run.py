@@ -101,6 +101,7 @@ def _write_report(
         shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
+        *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
         f"{settings.count} images of each prompt, {settings.steps} steps, guidance "
         f"{settings.guidance:g}, {settings.dtype}, seed {settings.seed}",
         f"intervals from {settings.resamples} resamples of the prompts",

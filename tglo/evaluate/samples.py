@@ -83,6 +83,7 @@ def generate(
             output / "images" / name,
             count=settings.count,
             lora=lora,
+            prefix=settings.prefixes.get(name, ""),
             steps=settings.steps,
             guidance=settings.guidance,
             size=settings.size,

@@ -27,6 +27,8 @@ class Settings:
     """Name -> what tglo.rewards.load_scorer takes."""
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model -> the scorers that it was trained on."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Model -> what it is given before each prompt, as the good marker of objective csft."""
     count: int = 4
     """Images of each prompt."""
     steps: int = 30
@@ -60,6 +62,9 @@ class Settings:
                     f"trained_on names {model!r} and {list(scorers)}; models are "
                     f"{list(self.models)}, scorers {list(self.scorers)}"
                 )
+        for model in self.prefixes:
+            if model not in self.models:
+                raise ValueError(f"prefixes name {model!r}; models are {list(self.models)}")
         for name, number, least in (
             ("count", self.count, 1),
             ("score_batch", self.score_batch, 1),
@@ -74,14 +79,14 @@ class Settings:
         return [BASE, *self.models]
 
 
-def parse_named(texts: Sequence[str], flag: str) -> dict[str, str]:
-    """ "name=path" and its like -> paths by name. ValueError for another form or a repeated name."""
+def parse_named(texts: Sequence[str], flag: str, form: str = "NAME=PATH") -> dict[str, str]:
+    """ "name=path" and its like -> values by name. ValueError for another form or a repeated name."""
     found: dict[str, str] = {}
     for text in texts:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path) or name in found:
-            raise ValueError(f"{flag} {text}: write NAME=PATH, every name once")
-        found[name] = path
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise ValueError(f"{flag} {text}: write {form}, every name once")
+        found[name] = value
     return found
 
 

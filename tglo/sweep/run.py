@@ -43,8 +43,6 @@ def sweep(
     objective = OBJECTIVES[config.objective.name]
     if reference_mode(config) not in ("none", "cached") and not objective.takes_pairs:
         log.info('objective.reference = "cached" would spare every run its reference')
-    if sampling is not None and objective.marks_prompts:
-        log.warning("prompts are sampled as given: put the good marker before each of them")
     base: dict[str, float] | None = None
     if sampling is not None:
         folder = _samples_folder(output / "base", sampling)
@@ -78,10 +76,17 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
                 sampling,
                 _samples_folder(folder, sampling),
                 lora=folder / "export" if lora else None,
+                prefix=_prefix(point.config),
             )
         )
     write_json(folder / RESULT, {"sampling": wanted, "row": row})
     return row
+
+
+def _prefix(config: TrainConfig) -> str:
+    """What a model trained like this is sampled with before each prompt."""
+    marks = OBJECTIVES[config.objective.name].marks_prompts
+    return config.objective.good_marker if marks else ""
 
 
 def _refuse_other_settings(point: Point) -> None:

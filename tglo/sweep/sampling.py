@@ -47,15 +47,19 @@ class Scores:
 
 
 def sample_scores(
-    model: str, sampling: Sampling, output: Path, *, lora: Path | None = None
+    model: str, sampling: Sampling, output: Path, *, lora: Path | None = None, prefix: str = ""
 ) -> Scores:
-    """Sample a model (with a LoRA, if any) into `output` and score it; goes on where it was."""
+    """Sample a model (with a LoRA, if any) into `output` and score it; goes on where it was.
+
+    prefix: what the model, but not the scorer, is given before each prompt.
+    """
     manifest = generate_images(
         model,
         sampling.prompts,
         output,
         count=sampling.count,
         lora=lora,
+        prefix=prefix,
         steps=sampling.steps,
         guidance=sampling.guidance,
         batch_size=sampling.batch_size,

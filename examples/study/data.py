@@ -1,0 +1,99 @@
+"""The study's data: for each seed a pool of scored images of the base model, encoded once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from examples.study.plan import ABLATION_REWARD, DEFAULTS, REWARDS, Job, Size
+from tglo.caching import build
+from tglo.data.manifest import read_manifest, write_manifest
+from tglo.draws import DrawRule
+from tglo.generation import generate_images
+from tglo.reference_caching import build_reference
+from tglo.rewards import score_manifest
+from tglo.shapes import BASE, drawing, rewards, scenes
+
+CAPTION_DROPOUT = 0.1
+SEED_STRIDE = 1_000_000
+EVALUATION_SEED = 1_000_000_000  # far from every training seed: the samples are unseen
+BATCH = 64
+
+
+class Pool:
+    """Images of one seed, `SEED-N/` in the study's folder, and what training needs of them."""
+
+    def __init__(self, folder: Path, seed: int, size: Size) -> None:
+        self.folder, self.seed, self.size = folder / f"seed-{seed}", seed, size
+
+    @property
+    def cache(self) -> Path:
+        """Latents, and embeddings of the prompts with and without CSFT's markers."""
+        return self.folder / "cache"
+
+    def reference(self, draws: int) -> Path:
+        """The base model's errors for `draws` draws of every image."""
+        return self.folder / f"reference-{draws}"
+
+    def manifest(self, reward: str, error: float | None, used: int | None) -> Path:
+        """The scored images that a job trains on: those of the first prompts, all of each."""
+        name = reward if error is None else f"{reward}-{error:g}"
+        count = used or self.size.used
+        path = self.folder / "data" / f"{name}-{count}.csv"
+        if path.is_file():
+            return path
+        rows = read_manifest(self.folder / "data" / "scored.csv")
+        kept = set(scenes.prompt_set("train", self.size.prompts)[: count // self.size.images])
+        chosen = rows.select([i for i, row in enumerate(rows.rows) if row.prompt in kept])
+        scored = [replace(row, score=float(row.extra[name])) for row in chosen.rows]
+        write_manifest(path, chosen.with_rows(scored))
+        return path
+
+    def make(self, jobs: list[Job]) -> None:
+        """Everything that these jobs need; what is there is kept."""
+        prompts = scenes.prompt_set("train", self.size.prompts)
+        made = generate_images(
+            str(BASE),
+            prompts,
+            self.folder / "data",
+            count=self.size.images,
+            steps=self.size.sampling_steps,
+            guidance=self.size.guidance,
+            batch_size=BATCH,
+            seed=self.seed * SEED_STRIDE,
+        )
+        scored = made.with_name("scored.csv")
+        scorers = {name: getattr(rewards, name) for name in REWARDS}
+        for error in sorted({job.rater_error for job in jobs if job.rater_error is not None}):
+            scorers[f"{ABLATION_REWARD}-{error:g}"] = rater(error)
+        rows = read_manifest(made, require_scores=False)
+        write_manifest(scored, score_manifest(rows, scorers, 256))
+        build(
+            str(BASE),
+            scored,
+            self.cache,
+            resolution=drawing.SIZE,
+            batch_size=BATCH,
+            markers=(DEFAULTS["objective.good_marker"], DEFAULTS["objective.bad_marker"]),
+        )
+        for draws in sorted({self.size.draws if job.draws is None else job.draws for job in jobs}):
+            if draws:
+                build_reference(
+                    str(BASE),
+                    self.cache,
+                    self.reference(draws),
+                    DrawRule(self.seed, CAPTION_DROPOUT, draws, stratified=draws > 1),
+                    batch_size=BATCH,
+                )
+        for job in jobs:
+            self.manifest(job.reward, job.rater_error, job.used)
+
+
+def rater(error: float) -> rewards.Scorer:
+    """The simulated person with another error."""
+
+    def stars(images: list[rewards.Image.Image], prompts: list[str]) -> rewards.Scores:
+        return rewards.rate(images, prompts, error)
+
+    stars.__qualname__ = f"stars with an error of {error:g}"
+    return stars

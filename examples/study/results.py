@@ -1,0 +1,100 @@
+"""From the jobs' scores to gains over the base model, with intervals over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from examples.study import runs
+from examples.study.plan import Job, Size
+from tglo.evaluate.statistics import Estimate
+
+LEVEL = 0.95
+COLUMNS = ("method", "trained_on", "seed", "changes", "prompts", "set", "scorer")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One job on one set by one scorer, against the base model on the same prompts and noise."""
+
+    job: Job
+    set: str
+    scorer: str
+    base: float
+    mean: float
+    deviation: float
+    """Of the base model's scores: the unit of `value`."""
+
+    @property
+    def value(self) -> float:
+        """Mean gain in standard deviations of the base model's scores."""
+        return (self.mean - self.base) / self.deviation if self.deviation else 0.0
+
+
+def gains(folder: Path, job: Job, size: Size) -> list[Gain]:
+    """All of a finished job; FileNotFoundError for one that is not."""
+    result = runs.result_of(folder, job)
+    if result is None:
+        raise FileNotFoundError(f"{job.name} is not done; the same command makes it")
+    base = runs.base_result(folder, job.prompts, job.seed, size)["scores"]
+    return [
+        Gain(
+            job,
+            name,
+            scorer,
+            float(np.mean(base[name][scorer])),
+            float(np.mean(scores)),
+            float(np.std(base[name][scorer])),
+        )
+        for name, by_scorer in result["scores"].items()
+        for scorer, scores in by_scorer.items()
+    ]
+
+
+def interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Mean of one value for each seed, with Student's 95% interval: seeds are what is drawn anew.
+
+    ValueError for fewer than 2, which have no interval.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} seeds have no interval; run at least 2")
+    mean = float(np.mean(values))
+    error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
+    return Estimate(mean, mean - half, mean + half)
+
+
+def as_csv(found: Sequence[Gain]) -> str:
+    """A line for each gain, at six digits."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "base", "mean", "base_deviation", "gain"])
+    for gain in found:
+        job = gain.job
+        extra = {
+            key: value
+            for key in ("used", "draws", "rater_error")
+            if (value := getattr(job, key)) is not None
+        }
+        changes = " ".join(f"{key}={value}" for key, value in {**job.changes, **extra}.items())
+        numbers = [f"{x:.6g}" for x in (gain.base, gain.mean, gain.deviation, gain.value)]
+        writer.writerow(
+            [
+                job.method,
+                job.reward,
+                job.seed,
+                changes,
+                job.prompts,
+                gain.set,
+                gain.scorer,
+                *numbers,
+            ]
+        )
+    return text.getvalue()

@@ -1,0 +1,144 @@
+"""One job of the study: train, sample the three prompt sets, score by everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_STRIDE, Pool
+from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, SETS, Job, Size
+from tglo.data.manifest import read_manifest
+from tglo.files import read_json, write_json
+from tglo.generation import generate_images
+from tglo.objectives import OBJECTIVES
+from tglo.rewards import score_manifest
+from tglo.shapes import BASE, rewards, scenes
+from tglo.train import train
+from tglo.train.config import parse_config
+
+Result = dict[str, Any]
+RESULT = "result.json"
+SCORERS = {name: getattr(rewards, name) for name in (*rewards.NAMES, "accuracy")}
+METRICS = ("loss", "implicit_accuracy", "saturated")
+
+
+def result_of(folder: Path, job: Job) -> Result | None:
+    """What the job gave, if it is done."""
+    path = folder / "runs" / job.name / RESULT
+    return read_json(path) if path.is_file() else None
+
+
+def run(folder: Path, job: Job, size: Size) -> Result:
+    """Train and evaluate a job in a folder of its own; kept, so that it is done once.
+
+    The trained weights are removed in the end: a job takes about 10 s to repeat.
+    """
+    if done := result_of(folder, job):
+        return done
+    here = folder / "runs" / job.name
+    pool = Pool(folder, job.seed, size)
+    config = parse_config(settings(pool, job, here / "train"), job.name)
+    config.check()
+    if not train(config).finished:
+        raise RuntimeError("stopped by a signal; the same command goes on")
+    lines = (here / "train" / "metrics.jsonl").read_text().splitlines()
+    metrics = json.loads(lines[-1])
+    marks = OBJECTIVES[METHODS[job.method].objective].marks_prompts
+    prefix = DEFAULTS["objective.good_marker"] if marks else ""
+    result = {
+        "job": job.plain(),
+        "metrics": {name: metrics[name] for name in METRICS if name in metrics},
+        "scores": sample(here / "train" / "export", here, job.prompts, job.seed, size, prefix),
+    }
+    write_json(here / RESULT, result)
+    shutil.rmtree(here / "train")
+    return result
+
+
+def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
+    """The base model's scores on the same prompts and seeds as a job's."""
+    here = folder / "runs" / f"base-{prompts}-{seed}"
+    if not (here / RESULT).is_file():
+        write_json(here / RESULT, {"scores": sample(BASE, here, prompts, seed, size)})
+    return read_json(here / RESULT)
+
+
+def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
+    """Prompts by set, of the evaluation or of tuning's validation."""
+    names = SETS if prompts == "evaluation" else ("validation",)
+    return {name: scenes.prompt_set(name, size.evaluation) for name in names}
+
+
+def sample(
+    model: Path, output: Path, prompts: str, seed: int, size: Size, prefix: str = ""
+) -> dict[str, dict[str, list[float]]]:
+    """Set -> scorer -> the score of each prompt's image."""
+    sets = prompt_sets(prompts, size)
+    manifest = generate_images(
+        str(model),
+        [prompt for several in sets.values() for prompt in several],
+        output / "samples",
+        prefix=prefix,
+        steps=size.sampling_steps,
+        guidance=size.guidance,
+        batch_size=BATCH,
+        seed=EVALUATION_SEED + seed * SEED_STRIDE,
+    )
+    rows = score_manifest(
+        read_manifest(manifest, require_scores=False), SCORERS, 256, progress=False
+    ).rows
+    found, start = {}, 0
+    for name, several in sets.items():
+        part = rows[start : start + len(several)]
+        found[name] = {scorer: [float(row.extra[scorer]) for row in part] for scorer in SCORERS}
+        start += len(several)
+    return found
+
+
+def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
+    """The training configuration, as nested plain data."""
+    size = pool.size
+    draws = size.draws if job.draws is None else job.draws
+    objective = OBJECTIVES[METHODS[job.method].objective]
+    cached = objective.needs_reference and not objective.takes_pairs and draws != FRESH_DRAWS
+    flat = {
+        "seed": job.seed,
+        "model.path": str(BASE),
+        "model.train": "full",
+        "data.manifest": str(pool.manifest(job.reward, job.rater_error, job.used)),
+        "data.cache": str(pool.cache),
+        "data.caption_dropout": CAPTION_DROPOUT,
+        "data.draws": draws,
+        "objective.name": METHODS[job.method].objective,
+        "optimizer.steps": size.steps,
+        "optimizer.micro_batch": size.batch,
+        "optimizer.schedule": "cosine",
+        "engine.kind": "plain",
+        "output.folder": str(output),
+        "output.save_every": size.steps,
+        "output.log_every": max(1, size.steps // 4),
+        "output.progress": False,
+        **DEFAULTS,
+        **job.changes,
+    }
+    if draws:
+        flat["data.stratified"] = draws > 1
+    if cached:
+        flat["objective.reference"] = "cached"
+        flat["data.reference_cache"] = str(pool.reference(draws))
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        place = nested
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return nested
+
+
+def quiet() -> None:
+    """Only warnings of training and of the libraries: hundreds of runs follow each other."""
+    logging.getLogger("tglo").setLevel(logging.WARNING)

@@ -1,0 +1,67 @@
+"""Processes that run the study's jobs. They are started afresh, which a main module cannot be asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from examples.study import runs
+from examples.study.data import Pool
+from examples.study.plan import Job, Size
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Workers:
+    """Processes that run jobs, one thread each where there are several."""
+
+    def __init__(self, folder: Path, size: Size, count: int) -> None:
+        self.folder, self.size = folder, size
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(count, context, _start, (count,))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, stage: str, jobs: Iterable[Job]) -> None:
+        """Make the data that the jobs need, then run those that are not done, seed by seed."""
+        by_name = {job.name: job for job in jobs}
+        missing = [j for j in by_name.values() if runs.result_of(self.folder, j) is None]
+        seeds = sorted({(job.seed, job.prompts) for job in by_name.values()})
+        self._all(
+            f"{stage}: data",
+            [
+                (_prepare, (self.folder, seed, prompts, [j for j in missing if j.seed == seed]))
+                for seed, prompts in seeds
+            ],
+        )
+        self._all(stage, [(runs.run, (self.folder, job)) for job in missing])
+
+    def _all(self, stage: str, calls: Sequence[Call]) -> None:
+        started = time.perf_counter()
+        waiting = [self._pool.submit(function, *given, self.size) for function, given in calls]
+        for number, done in enumerate(as_completed(waiting), start=1):
+            done.result()  # raises what the job raised
+            seconds = time.perf_counter() - started
+            print(f"{stage}: {number} of {len(calls)}, {seconds:.0f} s", flush=True)
+
+
+def _start(count: int) -> None:
+    import torch
+
+    runs.quiet()
+    if count > 1:
+        torch.set_num_threads(1)
+
+
+def _prepare(folder: Path, seed: int, prompts: str, jobs: list[Job], size: Size) -> None:
+    if jobs:
+        Pool(folder, seed, size).make(jobs)
+    runs.base_result(folder, prompts, seed, size)

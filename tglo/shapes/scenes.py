@@ -1,0 +1,195 @@
+"""What the drawings show, and the sentences that ask for it.
+
+A scene is two things, each of a size, a colour and a shape, one above or left of the other. A plain
+sentence says so in one form ("a small red circle above a large blue square"); a paraphrase says the
+same with other words or in another order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+SIZES = ("small", "large")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
+SHAPES = ("circle", "square", "triangle", "cross")
+AXES = ("vertical", "horizontal")
+
+HELD_OUT = (
+    ("purple", "circle"),
+    ("green", "square"),
+    ("blue", "triangle"),
+    ("orange", "cross"),
+)
+"""Colours of shapes that no drawing of the base model's training showed."""
+
+_RELATIONS = {
+    "above": ("vertical", False),
+    "below": ("vertical", True),
+    "left of": ("horizontal", False),
+    "right of": ("horizontal", True),
+}
+"""Words between two things -> axis, and whether the thing named first is the second of the scene."""
+_SYNONYMS = {
+    "tiny": "small",
+    "big": "large",
+    "over": "above",
+    "under": "below",
+    "to the left of": "left of",
+    "to the right of": "right of",
+}
+_THING = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+_RELATION = f"({'|'.join(_RELATIONS)})"
+_PLAIN = re.compile(f"{_THING} {_RELATION} {_THING}")
+_WITH = re.compile(f"{_THING} with {_THING} {_RELATION} it")
+_THERE = re.compile(f"{_RELATION} {_THING} there is {_THING}")
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One coloured shape."""
+
+    size: str
+    colour: str
+    shape: str
+
+    def __str__(self) -> str:
+        return f"a {self.size} {self.colour} {self.shape}"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the base model never saw its colour on its shape."""
+        return (self.colour, self.shape) in HELD_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """``first`` is above ``second`` (axis vertical), or left of it (horizontal)."""
+
+    axis: str
+    first: Thing
+    second: Thing
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it has a thing that is held out."""
+        return self.first.held_out or self.second.held_out
+
+    def codes(self) -> tuple[int, ...]:
+        """Seven class numbers: axis, then size, colour and shape of the first and of the second."""
+        codes = [AXES.index(self.axis)]
+        for thing in (self.first, self.second):
+            codes += [
+                SIZES.index(thing.size),
+                COLOURS.index(thing.colour),
+                SHAPES.index(thing.shape),
+            ]
+        return tuple(codes)
+
+
+THINGS = tuple(Thing(*words) for words in product(SIZES, COLOURS, SHAPES))
+
+
+@lru_cache(maxsize=2)
+def all_scenes(held_out: bool) -> tuple[Scene, ...]:
+    """Every scene of two different things that has a held-out one, or that has none."""
+    scenes = (Scene(axis, a, b) for axis, a, b in product(AXES, THINGS, THINGS) if a != b)
+    return tuple(scene for scene in scenes if scene.held_out == held_out)
+
+
+def plain(scene: Scene) -> tuple[str, str]:
+    """Its two plain sentences, one naming the first thing first."""
+    forward, backward = _words(scene.axis)
+    return (
+        f"{scene.first} {forward} {scene.second}",
+        f"{scene.second} {backward} {scene.first}",
+    )
+
+
+def paraphrases(scene: Scene) -> tuple[str, ...]:
+    """Its other sentences: synonyms, and two other orders of the words."""
+    forward, backward = _words(scene.axis)
+    a, b = scene.first, scene.second
+    return (
+        *(_with_synonyms(sentence) for sentence in plain(scene)),
+        f"{a} with {b} {backward} it",
+        f"{b} with {a} {forward} it",
+        f"{forward} {b} there is {a}",
+        f"{backward} {a} there is {b}",
+    )
+
+
+def parse(prompt: str) -> Scene:
+    """The scene that a plain sentence or a paraphrase asks for. ValueError for another text."""
+    text = prompt
+    for word, meaning in _SYNONYMS.items():
+        text = re.sub(rf"\b{word}\b", meaning, text)
+    if match := _PLAIN.fullmatch(text):
+        words = match.groups()
+        a, relation, b = words[:3], words[3], words[4:]
+    elif match := _WITH.fullmatch(text):
+        words = match.groups()
+        b, a, relation = words[:3], words[3:6], words[6]
+    elif match := _THERE.fullmatch(text):
+        words = match.groups()
+        relation, b, a = words[0], words[1:4], words[4:]
+    else:
+        raise ValueError(
+            f"{prompt!r} asks for no scene of this world; write for example {plain(EXAMPLE)[0]!r} "
+            "(the words are in tglo.shapes.scenes), or score other prompts with another scorer"
+        )
+    axis, swapped = _RELATIONS[relation]
+    named, other = Thing(*a), Thing(*b)
+    return Scene(axis, other, named) if swapped else Scene(axis, named, other)
+
+
+def prompt_set(name: str, count: int, seed: int = 0) -> list[str]:
+    """``count`` sentences for different scenes. The sets of one seed share no scene.
+
+    train, validation and seen: plain sentences of scenes as the base model knows them. unseen:
+    plain sentences with a held-out thing. paraphrases: of scenes as the base model knows them.
+    """
+    names = ("train", "validation", "seen", "paraphrases", "unseen")
+    if name not in names:
+        raise ValueError(f"there is no prompt set {name!r}; known are {', '.join(names)}")
+    generator = np.random.default_rng((seed, 29))
+    scenes = all_scenes(held_out=name == "unseen")
+    order = generator.permutation(len(scenes))
+    share = len(scenes) if name == "unseen" else len(scenes) // 4
+    start = 0 if name == "unseen" else names.index(name) * share
+    if not 0 < count <= share:
+        raise ValueError(f"the set {name} has from 1 to {share} prompts, got {count}")
+    sentences = paraphrases if name == "paraphrases" else plain
+    chosen = []
+    for index in order[start : start + count]:
+        choices = sentences(scenes[index])
+        chosen.append(choices[generator.integers(len(choices))])
+    return chosen
+
+
+def sentences() -> Iterator[str]:
+    """Texts that together hold every word of the world."""
+    for thing in THINGS:
+        for axis in AXES:
+            for scene in (Scene(axis, thing, EXAMPLE.second), Scene(axis, EXAMPLE.first, thing)):
+                yield from plain(scene)
+                yield from paraphrases(scene)
+
+
+def _words(axis: str) -> tuple[str, str]:
+    """The axis's two relations: of the first to the second, and of the second to the first."""
+    return ("above", "below") if axis == "vertical" else ("left of", "right of")
+
+
+def _with_synonyms(sentence: str) -> str:
+    for word, meaning in _SYNONYMS.items():
+        sentence = re.sub(rf"\b{meaning}\b", word, sentence)
+    return sentence
+
+
+EXAMPLE = Scene("vertical", Thing("small", "red", "circle"), Thing("large", "blue", "square"))
