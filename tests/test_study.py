@@ -42,11 +42,11 @@ def test_main_jobs_are_every_method_reward_and_seed() -> None:
 def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
     size = SIZES["cpu"]
     found = plan.ablation_jobs(TUNED["TGO"], 2, size)
-    default = next(j for j in plan.main_jobs(TUNED, 1) if (j.method, j.reward) == ("TGO", "stars"))
+    tuned = {j.name for j in plan.main_jobs(TUNED, 1) if j.method == "TGO"}
     for name, values in found.items():
         names = [jobs[0].name for jobs in values.values()]
         assert len(set(names)) == len(names) >= 3, name
-        assert names.count(default.name) == 1, name
+        assert len(tuned & set(names)) == 1, name
         assert all([job.seed for job in jobs] == [0, 1] for jobs in values.values())
 
 
@@ -108,7 +108,7 @@ def test_training_data_is_the_first_prompts_all_images(study: Path) -> None:
 def test_marked_prompts_are_sampled_behind_the_good_marker(study: Path) -> None:
     (csft,) = study.glob("runs/CSFT*")
     (dpo,) = study.glob("runs/DPO*")
-    assert read_json(csft / "samples/generation.json")["prefix"] == "+ "
+    assert read_json(csft / "samples/generation.json")["prefix"] == "there "
     assert "prefix" not in read_json(dpo / "samples/generation.json")
     names = [sorted(p.name for p in (f / "samples/images").iterdir()) for f in (csft, dpo)]
     assert names[0] == names[1]  # paired: named and seeded by the prompt alone

@@ -53,8 +53,10 @@ DEFAULTS: Changes = {
     "data.percentile": 50.0,
     "data.score_scale": "std",  # the rewards have units of their own
     "objective.confidence": 5.0,
-    "objective.good_marker": "+ ",
-    "objective.bad_marker": "- ",
+    # Words that the frozen text encoder knows: with signs that it never saw, CSFT's models were told
+    # nothing.
+    "objective.good_marker": "there ",
+    "objective.bad_marker": "with ",
 }
 
 _RATES = (5e-5, 1e-4, 2e-4)
@@ -146,7 +148,10 @@ def main_jobs(tuned: Mapping[str, Changes], seeds: int) -> list[Job]:
 
 
 def ablation_jobs(tuned: Changes, seeds: int, size: Size) -> dict[str, dict[str, list[Job]]]:
-    """For each ablation, value -> its jobs, a seed each; the tuned TGO is one of the values."""
+    """For each ablation, value -> its jobs, a seed each; the tuned TGO is one of the values.
+
+    On stars, but for one: faithfulness has scores with a long tail below the median.
+    """
     default = Job("TGO", ABLATION_REWARD, 0, dict(tuned))
     temperature = tuned["objective.temperature"]
 
@@ -159,6 +164,14 @@ def ablation_jobs(tuned: Changes, seeds: int, size: Size) -> dict[str, dict[str,
         "confidence c": {
             f"{c:g}": default if c == 5 else changed(objective__confidence=c)
             for c in (0.0, 1.0, 5.0, 20.0)
+        },
+        "confidence c, on faithfulness": {
+            f"{c:g}": replace(job, reward="faithfulness")
+            for c, job in (
+                (0.0, changed(objective__confidence=0.0)),
+                (1.0, changed(objective__confidence=1.0)),
+                (5.0, default),
+            )
         },
         "temperature T": {
             f"{temperature * f:g}": default

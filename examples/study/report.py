@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.report import fill
 from examples.study import runs
 from examples.study.plan import (
-    ABLATION_REWARD,
     METHODS,
     REWARDS,
     SETS,
@@ -149,23 +148,20 @@ def _ablations(ablations: Mapping[str, Mapping[str, Sequence[Gain]]]) -> str:
     lines = []
     for ablation, values in ablations.items():
         for number, (value, found) in enumerate(values.items()):
-            seeds = sorted({gain.job.seed for gain in found})
+            own = found[0].job.reward
+            scorers = (own, "faithfulness", "vividness")
+            cells = [cell(_by_seed(found, scorer)) for scorer in scorers]
+            lines.append([ablation if number == 0 else "", value, *cells])
+    return markdown(["", "", "reward trained on", "faithfulness", "vividness"], lines)
 
-            def over_sets(scorer: str, *, mine: Sequence[Gain], of: Sequence[int]) -> list[float]:
-                return [
-                    float(
-                        np.mean([g.value for g in mine if g.scorer == scorer and g.job.seed == s])
-                    )
-                    for s in of
-                ]
 
-            stars = over_sets(ABLATION_REWARD, mine=found, of=seeds)
-            faithful = over_sets("faithfulness", mine=found, of=seeds)
-            vivid = over_sets("vividness", mine=found, of=seeds)
-            lines.append(
-                [ablation if number == 0 else "", value, cell(stars), cell(faithful), cell(vivid)]
-            )
-    return markdown(["", "", ABLATION_REWARD, "faithfulness", "vividness"], lines)
+def _by_seed(found: Sequence[Gain], scorer: str) -> list[float]:
+    """Gains over all sets, one for each seed."""
+    seeds = sorted({gain.job.seed for gain in found})
+    return [
+        float(np.mean([g.value for g in found if g.scorer == scorer and g.job.seed == seed]))
+        for seed in seeds
+    ]
 
 
 def bars(table: Table) -> bytes:
