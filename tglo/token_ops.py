@@ -98,14 +98,9 @@ def _detached(head: TokenHead) -> TokenHead:
     return TokenHead(*(None if x is None else x.detach() for x in head))  # type: ignore[arg-type]
 
 
-def _backend(name: str, tensor: Tensor, requested: str) -> str:
-    choose(name, tensor, requested)
-    return "reference"  # until the row kernels are there
-
-
 def token_log_prob(head: TokenHead, max_masked: int | None, backend: str) -> Tensor:
     """log p of the true token at masked positions, 0 elsewhere: (B, N), differentiable."""
-    settings = max_masked, _backend("token_log_prob", head.hidden, backend)
+    settings = max_masked, choose("token_log_prob", head.hidden, backend)
     log_prob, logsumexp = _OPERATORS["token_log_prob"](*_detached(head), *settings)
     return _tie(head, log_prob, logsumexp, None, settings)
 
@@ -114,7 +109,7 @@ def token_error(head: TokenHead, max_masked: int | None, backend: str) -> Tensor
     """Minus the mean of it over each sample's mask, (B,) float64: by the sums of the loss, so that
     equal inputs give equal bits.
     """
-    settings = max_masked, _backend("tgo_token_loss", head.hidden, backend)
+    settings = max_masked, choose("tgo_token_loss", head.hidden, backend)
     zeros = head.hidden.new_zeros(len(head.mask), dtype=torch.float64)
     numbers = 0.0, 1.0, 1.0, 0.0, _REDUCTIONS["sum"]
     results = _OPERATORS["tgo_token_loss"](
@@ -136,7 +131,7 @@ def tgo_token_loss(
     backend: str,
 ) -> reference.TGOResult:
     """The reduced loss with its per-sample results."""
-    settings = max_masked, _backend("tgo_token_loss", head.hidden, backend)
+    settings = max_masked, choose("tgo_token_loss", head.hidden, backend)
     limit = (threshold, 0.0) if isinstance(threshold, Tensor) else (None, threshold)
     numbers = beta, temperature, confidence, _REDUCTIONS[reduction]
     _, logsumexp, loss, ratio, coefficient, *errors = _OPERATORS["tgo_token_loss"](

@@ -1,7 +1,8 @@
 """The operators of masked tokens and their shapes.
 
-`token_log_prob`, `tgo_token_loss` and `token_gradient` hold the whole loop over chunks, so that
-torch.compile sees one operator; `backend` names the row kernel inside.
+`token_log_prob`, `tgo_token_loss` and `token_gradient` hold the whole loop over chunks
+(tglo/token_chunks.py), so that torch.compile sees one operator; `backend` names the row kernel inside.
+The row kernels are operators that C++ and Triton implement, and tglo/token_rows.py in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tglo import token_chunks, token_rows
-from tglo.schemas import _library
+from tglo.schemas import define, implement, register_triton
 from tglo.token_chunks import TokenHead
 
 _HEAD = "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor mask, int? max_masked, "
@@ -21,11 +22,16 @@ _LOSS = (
     "Tensor? reference_log_prob, Tensor? reference_error, Tensor scores, Tensor? threshold, "
     "float threshold_value, float beta, float temperature, float confidence, int reduction"
 )
+_RESULTS = (
+    "Tensor loss, Tensor log_ratio, Tensor coefficient, Tensor policy_error, Tensor reference_error"
+)
+_CHUNK = (
+    "Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor order, Tensor count, int first, {more}"
+)
+_ROWS = _CHUNK.format(more="Tensor(b!) log_prob, Tensor(c!) logsumexp")
 SCHEMAS = {
     "token_log_prob": f"({_HEAD}str backend) -> (Tensor log_prob, Tensor logsumexp)",
-    "tgo_token_loss": f"({_HEAD}str backend, {_LOSS}) -> (Tensor log_prob, Tensor logsumexp, "
-    "Tensor loss, Tensor log_ratio, Tensor coefficient, Tensor policy_error, "
-    "Tensor reference_error)",
+    "tgo_token_loss": f"({_HEAD}str backend, {_LOSS}) -> (Tensor log_prob, Tensor logsumexp, {_RESULTS})",
     "token_gradient": f"({_HEAD}str backend, Tensor logsumexp, Tensor grad, bool[3] needs) -> "
     "(Tensor hidden, Tensor weight, Tensor bias)",
 }
@@ -33,12 +39,32 @@ SCHEMAS = {
 int64, mask bool, scores and the like float32 or float64. `needs` says which gradients are wanted; the
 others are empty.
 """
+ROW_SCHEMAS = {
+    "token_rows": f"({_ROWS}) -> ()",
+    "token_rows_loss": f"({_ROWS}, Tensor mask, {_LOSS}) -> ({_RESULTS})",
+    "token_rows_gradient": f"({_CHUNK.format(more='Tensor logsumexp, Tensor grad, ')}"
+    "Tensor(b!) gradient) -> ()",
+}
+"""logits (R, V) float32; targets, log_prob, logsumexp, grad one for each position, order int64, count
+0-d int64; all contiguous. What the operators do is said in tglo/token_rows.py. gradient is float32, on
+a GPU also bfloat16 or float16; it may be logits itself.
+"""
+
+for _name, _schema in ROW_SCHEMAS.items():
+    define(_name, _schema)
+    register_triton(_name, "tokens")
+_ROW_KERNELS = {
+    name + suffix: getattr(torch.ops.tglo, name + suffix).default
+    for name in ROW_SCHEMAS
+    for suffix in ("", "_triton")
+}
 
 
 def row_kernel(name: str, backend: str) -> Callable[..., Any]:
     """`token_rows`, `token_rows_loss` or `token_rows_gradient` of a backend."""
-    assert backend == "reference"
-    return getattr(token_rows, name)  # type: ignore[no-any-return]
+    if backend == "reference":
+        return getattr(token_rows, name)  # type: ignore[no-any-return]
+    return _ROW_KERNELS[f"{name}_triton" if backend == "triton" else name]
 
 
 def _outside_autocast(head: TokenHead) -> Any:
@@ -69,8 +95,9 @@ def _tgo_token_loss(*arguments: Any) -> tuple[Tensor, ...]:
 def _token_gradient(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, (max_masked, backend) = arguments[:5], arguments[5:7]
     head, run = TokenHead(*tensors), row_kernel("token_rows_gradient", backend)
+    logsumexp, grad, needs = arguments[7:]
     with _outside_autocast(head):
-        found = token_chunks.backward(head, max_masked, *arguments[7:10], run)
+        found = token_chunks.backward(head, max_masked, logsumexp, grad, needs, run)
     return tuple(head.hidden.new_empty(0) if one is None else one for one in found)
 
 
@@ -105,6 +132,5 @@ _IMPLEMENTATIONS = {
     "token_gradient": (_token_gradient, _gradient_fake),
 }
 for _name, (_run, _fake) in _IMPLEMENTATIONS.items():
-    _library.define(_name + SCHEMAS[_name])
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    implement(_name, SCHEMAS[_name], _run)
     torch.library.register_fake(f"tglo::{_name}")(_fake)
