@@ -210,7 +210,8 @@ def tgo_token_loss(
     if reference_hidden is not None:
         if reference_weight is None:
             reference_weight = weight.detach()
-            reference_bias = bias.detach() if bias is not None else reference_bias
+            if reference_bias is None and bias is not None:
+                reference_bias = bias.detach()
         other = _head(
             reference_hidden,
             reference_weight,
