@@ -60,7 +60,7 @@ class Chunks:
         self.head = head
         self.order, self.count, self.exact = masked_positions(head.mask, max_masked)
         self.bias = None if head.bias is None else head.bias.to(head.dtype).contiguous()
-        self.targets = head.targets.reshape(-1)
+        self.targets = head.targets.reshape(-1).contiguous()
         self.size = chunk_rows(head.weight.shape[0])
         rows = min(self.size, len(self.order))
         self.buffer = head.hidden.new_empty((rows, head.weight.shape[0]), dtype=head.dtype)
@@ -158,7 +158,7 @@ def backward(
     hidden, weight, dtype = head.hidden, head.weight, head.dtype
     chunks = Chunks(head, max_masked)
     narrow = hidden.is_cuda and hidden.dtype in HALVES
-    grad, logsumexp = grad.to(dtype).reshape(-1), logsumexp.reshape(-1)
+    grad, logsumexp = (x.to(dtype).reshape(-1).contiguous() for x in (grad, logsumexp))
     scale = _scale(grad) if narrow else None
     if scale is not None:
         grad = grad * scale

@@ -35,6 +35,7 @@ for form in ("hidden", "log_prob", "error"):
         case = make_token_case((3, 6, 8, 37), torch.float32, beta=0.7, temperature=0.3,
                                reduction=reduction)
         case.mask[1], case.mask[2] = False, True
+        case.targets[2] = 5  # repeated
         assert_loss_is_right(case, backend="reference", form=form)
         same = make_token_case((3, 6, 8, 37), torch.float32, distance=0.0)
         _, stats = same.loss(form, backend="reference", return_stats=True)
