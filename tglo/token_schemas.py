@@ -79,15 +79,12 @@ def _token_log_prob(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _tgo_token_loss(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, (max_masked, backend), loss = arguments[:5], arguments[5:7], arguments[7:]
+    tensors, (max_masked, backend) = arguments[:5], arguments[5:7]
     head, run = TokenHead(*tensors), row_kernel("token_rows_loss", backend)
-    mask, loss = (
-        head.mask.contiguous(),
-        [x.contiguous() if isinstance(x, Tensor) else x for x in loss],
-    )
+    others = [x.contiguous() if isinstance(x, Tensor) else x for x in (head.mask, *arguments[7:])]
 
     def last(*chunk: Any) -> Any:
-        return run(*chunk, mask, *loss)
+        return run(*chunk, *others)
 
     with _outside_autocast(head):
         log_prob, logsumexp, result = token_chunks.forward(

@@ -66,5 +66,8 @@ def usage(
         "stack": resource("STACK"),
         "local": len(re.findall(r"\b(?:LDL|STL)\b", code)),
         "wide_loads": len(re.findall(r"LDG\.E\S*\.128", code)),
-        "float_atomics": len(re.findall(r"(?:ATOM|RED)\S*\.(?:F16|F32|F64|BF16)", code)),
+        # REDUX, a reduction within a warp, is none
+        "float_atomics": len(
+            re.findall(r"\b(?:ATOM|RED)[GS]?\.(?:\S*\.)?(?:F16|F32|F64|BF16)", code)
+        ),
     }
