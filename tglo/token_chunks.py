@@ -159,10 +159,10 @@ def backward(
     chunks = Chunks(head, max_masked)
     narrow = hidden.is_cuda and hidden.dtype in HALVES
     grad, logsumexp = (x.to(dtype).reshape(-1).contiguous() for x in (grad, logsumexp))
-    scale = _scale(grad) if narrow else None
+    scale = _scale(grad) if narrow and hidden.dtype == torch.float16 else None
     if scale is not None:
         grad = grad * scale
-    grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+    grad_hidden = hidden.new_zeros(hidden.shape if needs[0] else 0)
     grad_weight = weight.new_zeros(weight.shape if needs[1] else 0, dtype=dtype)
     grad_bias = weight.new_zeros(weight.shape[0] if needs[2] else 0, dtype=dtype)
     for first in chunks.firsts:

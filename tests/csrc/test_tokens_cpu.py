@@ -122,15 +122,25 @@ def test_exponential_is_accurate_over_its_whole_range() -> None:
 
 
 def test_bitwise_repeatable_whatever_the_threads() -> None:
+    """Of the row kernels; with the matrix products between them, on one number of threads."""
     case = make_token_case((2, 40, 8, 5000), torch.bfloat16)
-    before, results = torch.get_num_threads(), []
+    logits, bias, targets, order, count = _chunk(40, 5000, 40)
+    before, results, rows = torch.get_num_threads(), [], []
     try:
         for threads in (1, 2, 3, 2):
             torch.set_num_threads(threads)
-            loss = case.loss()
-            results.append((loss.detach(), *torch.autograd.grad(loss, case.inputs)))
+            out, lse, gradient = torch.zeros(80), torch.zeros(80), torch.empty_like(logits)
+            arguments = bias, targets, order, count, 0
+            torch.ops.tglo.token_rows(logits, *arguments, out, lse)
+            torch.ops.tglo.token_rows_gradient(logits, *arguments, lse, out, gradient)
+            rows.append((out, lse, gradient))
+            if threads == 2:
+                loss = case.loss()
+                results.append((loss.detach(), *torch.autograd.grad(loss, case.inputs)))
     finally:
         torch.set_num_threads(before)
+    for result in rows[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, rows[0], strict=True))
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
