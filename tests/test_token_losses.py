@@ -132,6 +132,32 @@ def test_log_ratio_of_equal_inputs_is_exactly_zero(
         assert all(g.abs().max() > 0 for g in torch.autograd.grad(loss, case.inputs))
 
 
+@pytest.mark.parametrize("rows", [1024, 5])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_host_that_does_not_know_the_count(
+    backend: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens on a GPU: rows of positions that are not masked, even NaN, change nothing, and a
+    bound that is too low gives NaN.
+    """
+    monkeypatch.setattr(token_chunks, "CHUNK_ROWS", rows)
+    case = make_token_case(SMALL, torch.float32)
+    with torch.no_grad():
+        case.hidden[~case.mask] = float("nan")
+    case.mask[1] = False
+    count, results = int(case.mask.sum()), []
+    for bound in (count, None, 36, count + 2, count):
+        if results:  # the first is counted
+            monkeypatch.setattr(token_chunks, "masked_positions", token_chunks.uncounted_positions)
+        loss = case.loss(backend=backend, max_masked=bound)
+        results.append((loss.detach(), *torch.autograd.grad(loss, case.inputs)))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert case.loss(backend=backend, max_masked=count - 1).isnan()
+    assert case.log_prob(backend=backend, max_masked=count - 1).isnan().any()
+
+
 def test_reference_weight_is_the_policys_by_default() -> None:
     case = make_token_case(SMALL, torch.float32)
     arguments = case.hidden, case.weight, case.targets, case.mask, case.scores, 0.5

@@ -115,17 +115,22 @@ def masked_positions(mask: Tensor, max_masked: int | None) -> tuple[Tensor, Tens
     """Positions in the flattened mask, masked ones first and in order; their number, 0-d int64 on the
     device; whether these are all and only them.
     """
-    flat, limit = mask.reshape(-1), mask.numel() if max_masked is None else max_masked
-    if not mask.is_cuda:
-        order = flat.nonzero().squeeze(1)
-        if len(order) > limit:
-            raise ValueError(
-                f"{len(order)} positions are masked but max_masked is {limit}; pass at least the "
-                "largest number of masked positions of a batch, or None"
-            )
-        return order, torch.tensor(len(order), device=mask.device), True
+    if mask.is_cuda:
+        return uncounted_positions(mask, max_masked)
+    order = mask.reshape(-1).nonzero().squeeze(1)
+    if max_masked is not None and len(order) > max_masked:
+        raise ValueError(
+            f"{len(order)} positions are masked but max_masked is {max_masked}; pass at least the "
+            "largest number of masked positions of a batch, or None"
+        )
+    return order, torch.tensor(len(order), device=mask.device), True
+
+
+def uncounted_positions(mask: Tensor, max_masked: int | None) -> tuple[Tensor, Tensor, bool]:
+    """The same without waiting for the count: as many positions as could be masked."""
+    flat = mask.reshape(-1)
     order = torch.sort(flat.to(torch.uint8), descending=True, stable=True).indices
-    return order[:limit], flat.sum(), False
+    return order[:max_masked], flat.sum(), False
 
 
 def forward(

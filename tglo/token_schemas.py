@@ -122,7 +122,7 @@ def _gradient_fake(
     needs = others[-1]
     like = (hidden, weight, bias)
     return tuple(
-        hidden.new_empty(0 if x is None or not need else x.shape)
+        x.new_empty(x.shape) if x is not None and need else hidden.new_empty(0)
         for x, need in zip(like, needs, strict=True)
     )
 
