@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from tglo.models.amused import Amused
 from tglo.models.base import Family
 from tglo.models.export import ExportError
 from tglo.models.stable_diffusion import StableDiffusion, StableDiffusionXL
 
 __all__ = [
     "FAMILIES",
+    "Amused",
     "ExportError",
     "Family",
     "StableDiffusion",
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "AmusedPipeline": Amused,
 }
 
 _LOCAL = ("./", "../", "/", "~/")

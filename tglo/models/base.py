@@ -94,9 +94,14 @@ class Family(ABC):
             local_files_only=True,
             **self.unused_parts,
             **left_out,
+            **self._own_parts(dtype),
         )
         self.pipeline_config = dict(pipeline.config)
         return pipeline.components
+
+    def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Parts that the family loads itself, by name."""
+        return {}
 
     def _training_schedule(self) -> Any:
         return Schedule.from_scheduler(self.scheduler)
@@ -189,6 +194,11 @@ class Family(ABC):
         """Image sides must be a multiple of this many pixels: then no denoiser level pads."""
         levels = len(getattr(self.denoiser.config, "block_out_channels", (0,)))
         return self.vae_scale * 2 ** (levels - 1)
+
+    @property
+    def size_step(self) -> int:
+        """Generated images' sides must be a multiple of this many pixels."""
+        return self.vae_scale
 
     @property
     def default_temperature(self) -> float:
@@ -339,6 +349,26 @@ class Family(ABC):
         self._need_encoders()
         return sampling.generate(self, prompts, seeds, **options)
 
+    def sample(
+        self,
+        denoiser: Callable[..., Any],
+        scheduler: Any,
+        conditions: dict[str, Tensor],
+        generators: list[torch.Generator],
+        size: tuple[int, int],
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """One image per generator, (B, 3, H, W) in [-1, 1]; see tglo.models.sampling.generate.
+
+        conditions: of B rows, with guidance of 2 B, the empty prompts' first. size: (H, W) in pixels.
+        """
+        shape = (self.latent_channels, size[0] // self.vae_scale, size[1] // self.vae_scale)
+        latents = sampling.denoise(
+            self, denoiser, scheduler, conditions, generators, shape, steps, guidance
+        )
+        return autoencoder.decode(self.vae, latents)
+
     def drop_encoders(self) -> None:
         """Frees the VAE and the text encoders. `latents`, `text` and `generate` no longer work."""
         self.vae, self.text_encoders = None, [None] * len(self.text_encoders)
@@ -361,6 +391,9 @@ class Family(ABC):
             self.device = torch.device(device)
             self.schedule = self.schedule.to(device)
         return self
+
+    def set_loss_backend(self, backend: str) -> None:  # noqa: B027 (most compute none)
+        """Backend of what the denoiser computes of the loss in its forward pass."""
 
     def set_gradient_checkpointing(self, mode: checkpointing.Mode) -> None:
         """Which activations the forward keeps: none, selective or full checkpointing."""
