@@ -19,16 +19,18 @@ class Amused(MaskedFamily):
     pipeline_class: ClassVar[Any] = AmusedPipeline
     denoiser_class: ClassVar[Any] = UVit2DModel
 
-    def forward(
+    def call(
         self,
         denoiser: Callable[..., Any],
-        tokens: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
+        """As MaskedFamily.call; this model is not told how much is hidden."""
         dtype = dtype_of(denoiser, self.denoiser)
         return denoiser(
-            tokens,
+            noisy,
             encoder_hidden_states=conditions["encoder_hidden_states"].to(dtype),
             pooled_text_emb=conditions["pooled_prompt_embeds"].to(dtype),
             micro_conds=conditions["micro_conds"],

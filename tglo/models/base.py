@@ -162,7 +162,11 @@ class Family(ABC):
         conditions: dict[str, Tensor],
     ) -> Tensor:
         """The prediction (B, C, h, w) at schedule indices (B,) int64; see `call`."""
-        return self.call(denoiser, noisy, self.schedule.model_timestep(index), conditions)
+        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions)
+
+    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
+        """What `call` is told of the noise, (B,) float32, of a draw's index and noisy."""
+        return self.schedule.model_timestep(index)
 
     def example(self, batch: int, height: int, width: int) -> Drawn:
         """B draws of random numbers, always the same, for images of height x width pixels."""
@@ -189,6 +193,11 @@ class Family(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.denoiser.parameters()).dtype
 
+    def parts(self) -> list[str]:
+        """The folder's parts, by the names of their subfolders."""
+        index = json.loads((self.path / "model_index.json").read_text())
+        return [n for n, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+
     @property
     def bucket_step(self) -> int:
         """Image sides must be a multiple of this many pixels: then no denoiser level pads."""
@@ -204,6 +213,10 @@ class Family(ABC):
     def default_temperature(self) -> float:
         """The paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
         return _TEMPERATURE_TIMES_ELEMENTS / (self.latent_channels * self._latent_side**2)
+
+    def temperature(self, published: float | None) -> float:
+        """T for an objective whose publication gives a T for square errors, or None."""
+        return published or self.default_temperature
 
     @property
     def default_resolution(self) -> int:

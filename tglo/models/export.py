@@ -8,7 +8,6 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -155,8 +154,17 @@ def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
         return denoiser
     dtype = next(iter(state_dict.values())).dtype
     denoiser = family.load_denoiser(family.path, dtype)
-    denoiser.load_state_dict(state_dict)
+    denoiser.load_state_dict(_with_shared(denoiser, state_dict))
     return denoiser
+
+
+def _with_shared(denoiser: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by every name: an engine has those of several names by the first one only."""
+    first: dict[int, str] = {}
+    names = {}
+    for name, parameter in denoiser.named_parameters(remove_duplicate=False):
+        names[name] = first.setdefault(id(parameter), name)
+    return weights | {name: weights[one] for name, one in names.items() if one in weights}
 
 
 def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
@@ -198,13 +206,13 @@ def _adapter_weights(denoiser: Any) -> dict[str, Tensor]:
 
 
 def _copy_other_parts(family: Family, target: Path) -> None:
-    index = json.loads((family.path / "model_index.json").read_text())
-    shutil.copy(family.path / "model_index.json", target)
-    for name, entry in index.items():
-        is_part = isinstance(entry, list) and entry[0] is not None
-        if not is_part or name == family.denoiser_part:
-            continue
-        shutil.copytree(family.path / name, target / name, ignore=shutil.ignore_patterns(*_PICKLES))
+    index = family.path / "model_index.json"
+    if index.is_file():
+        shutil.copy(index, target)
+    ignored = shutil.ignore_patterns(*_PICKLES)
+    for name in family.parts():
+        if name != family.denoiser_part:
+            shutil.copytree(family.path / name, target / name, ignore=ignored)
 
 
 def _in_float32(denoiser: Any) -> Any:
@@ -221,7 +229,8 @@ def _compare(family: Family, trained: Any, loaded: Any, folder: Path, tolerance:
     drawn = family.example(2, side, side)
     # Of a gathered model on the CPU, whose family computes elsewhere.
     device = next(trained.parameters()).device
-    inputs = (drawn.noisy.to(device), family.schedule.model_timestep(drawn.index).to(device))
+    timesteps = family.timesteps(drawn.index, drawn.noisy)
+    inputs = (drawn.noisy.to(device), timesteps.to(device))
     conditions = {name: tensor.to(device) for name, tensor in drawn.conditions.items()}
     outputs = []
     for denoiser in (_in_float32(trained), _in_float32(loaded)):

@@ -36,48 +36,41 @@ class MaskedFamily(Family):
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         ("objective.name", "dspo"): "it needs the distance of two predictions, and masked models "
         "compare log-probabilities; use dpo, or an objective of single samples",
-        ("objective.timestep_weight", "min_snr"): "masked tokens have no signal-to-noise ratio; use "
-        "none",
+        (
+            "objective.timestep_weight",
+            "min_snr",
+        ): "masked tokens have no signal-to-noise ratio; use none",
         **{
-            ("model.gradient_checkpointing", mode): "its blocks cannot be recomputed here; use none "
+            (
+                "model.gradient_checkpointing",
+                mode,
+            ): "its blocks cannot be recomputed here; use none "
             "and a smaller optimizer.micro_batch with more accumulation"
             for mode in ("selective", "full", "auto")
         },
         **{
-            ("engine.compile", how): "it was not tried with the token head inside the forward pass; "
-            "use none"
+            (
+                "engine.compile",
+                how,
+            ): "it was not tried with the token head inside the forward pass; use none"
             for how in ("blocks", "whole")
         },
     }
 
     @abstractmethod
-    def forward(
-        self,
-        denoiser: Callable[..., Any],
-        tokens: Tensor,
-        conditions: dict[str, Tensor],
-        **known: Tensor,
-    ) -> Tensor:
-        """One forward pass of the denoiser (or a wrapper of it) on tokens (B, h, w) int64.
-
-        Logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
-        """
-
-    def logits(
-        self, denoiser: Callable[..., Any], tokens: Tensor, conditions: dict[str, Tensor]
-    ) -> Tensor:
-        """Of all tokens, (B, V, h, w), in the denoiser's dtype."""
-        return self.forward(denoiser, tokens, conditions)
-
     def call(
         self,
         denoiser: Callable[..., Any],
         noisy: Tensor,
         timesteps: Tensor,
         conditions: dict[str, Tensor],
+        **known: Tensor,
     ) -> Tensor:
-        """Logits (B, V, h, w); these models are not told how much is hidden."""
-        return self.logits(denoiser, noisy, conditions)
+        """One forward pass of the denoiser (or a wrapper of it) on tokens (B, h, w) int64.
+
+        Logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
+        timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
+        """
 
     def predict(
         self,
@@ -88,10 +81,14 @@ class MaskedFamily(Family):
         target: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, V, h, w); with target, the true tokens (B, h, w) int64, the error (B,) float64."""
-        if target is None:
-            return self.logits(denoiser, noisy, conditions)
-        mask = noisy == self.schedule.mask_token
-        return self.forward(denoiser, noisy, conditions, targets=target, mask=mask)
+        known = {}
+        if target is not None:
+            known = {"targets": target, "mask": noisy == self.schedule.mask_token}
+        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions, **known)
+
+    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
+        """1000 x the share of hidden tokens, (B,) float32, of their number (B,) int64."""
+        return 1000 * index.float() / noisy[0].numel()
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -167,6 +164,10 @@ class MaskedFamily(Family):
     def default_temperature(self) -> float:
         """1: the error is in natural units, of the log-probability of a token."""
         return 1.0
+
+    def temperature(self, published: float | None) -> float:
+        """The default: published ones belong to square errors."""
+        return self.default_temperature
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """TypeError: masked models have tokens; see `encode`."""

@@ -51,9 +51,14 @@ class TokenHead(nn.Conv2d):
         if self._known is None:
             return super().forward(hidden)
         targets, mask = (tensor.flatten(1) for tensor in self._known)
-        rows, weight = hidden.flatten(2).transpose(1, 2), self.weight.flatten(1)  # (B, N, D), (V, D)
+        rows, weight = (
+            hidden.flatten(2).transpose(1, 2),
+            self.weight.flatten(1),
+        )  # (B, N, D), (V, D)
         kind = hidden.device.type
-        if torch.is_autocast_enabled(kind):  # which knows nothing of operators that are not PyTorch's
+        if torch.is_autocast_enabled(
+            kind
+        ):  # which knows nothing of operators that are not PyTorch's
             dtype = torch.get_autocast_dtype(kind)
             rows, weight = rows.to(dtype), weight.to(dtype)
         return token_error(rows, weight, targets, mask, bias=self.bias, backend=self.backend)

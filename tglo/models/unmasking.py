@@ -36,7 +36,8 @@ def unmask(
     for timestep in scheduler.timesteps:
         tokens = torch.cat(rows)
         tokens = torch.cat([tokens, tokens]) if guidance > 1 else tokens
-        logits = family.logits(denoiser, tokens, conditions).float()
+        timesteps = timestep.to(torch.float32).expand(tokens.shape[0])
+        logits = family.call(denoiser, tokens, timesteps, conditions).float()
         if guidance > 1:
             empty, prompted = logits.chunk(2)
             logits = empty + guidance * (prompted - empty)
