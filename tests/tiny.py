@@ -1,4 +1,5 @@
-"""Tiny, offline pipeline folders in the true architectures: SD1.x, SD2.x (v-prediction), SDXL, aMUSEd.
+"""Tiny, offline pipeline folders in the true architectures: SD1.x, SD2.x (v-prediction), SDXL,
+aMUSEd and Meissonic.
 
 Each builds in about 0.1 s with fixed random weights. The VAE halves the sides and has 4 latent
 channels, so a 16x16 image has 4x8x8 latents; every bucket side is a multiple of 4.
@@ -28,6 +29,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
+
+from tglo.models.meissonic_transformer import Transformer2DModel
 
 WIDTH = 16  # of the text encoders
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -120,6 +123,33 @@ def build_amused(folder: Path | str, *, seed: int = 0, **options: Any) -> Path:
         )
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+def build_meissonic(folder: Path | str, *, seed: int = 0) -> Path:
+    """A Meissonic folder of the published layout, parts side by side, without model_index.json."""
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = Transformer2DModel(
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            axes_dims_rope=(2, 2, 4),
+            vocab_size=CODEBOOK + 8,
+            codebook_size=CODEBOOK,
+            downsample=True,
+            upsample=True,
+        )
+        transformer.eval().save_pretrained(folder / "transformer")
+        build_vqvae().save_pretrained(folder / "vqvae")
+        encoder = CLIPTextModelWithProjection(_text_config("quick_gelu")).eval()
+        encoder.save_pretrained(folder / "text_encoder")
+        build_tokenizer().save_pretrained(folder / "tokenizer")
+        AmusedScheduler(mask_token_id=CODEBOOK + 7).save_pretrained(folder / "scheduler")
+    return folder
 
 
 def build_vqvae() -> VQModel:
