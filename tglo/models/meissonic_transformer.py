@@ -5,6 +5,8 @@ names of the published checkpoints.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
@@ -30,12 +32,14 @@ _EPS = 1e-6
 _MICRO_WIDTH = 256  # of each of five numbers
 
 
-class Transformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
+):
     """Of the original's name, which a saved configuration states; its arguments, too, are the
     original's. patch_size and in_channels have no part in it.
     """
 
-    _no_split_modules = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
+    mlm_layer: Any
 
     @register_to_config
     def __init__(
@@ -87,6 +91,7 @@ class Transformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMix
 
     @property
     def head(self) -> TokenHead:
+        """The last layer, which computes the loss."""
         return self.mlm_layer.conv2
 
     def forward(

@@ -14,13 +14,17 @@ from tglo.models.token_head import TokenHead
 class UVit2DModel(diffusers.UVit2DModel):
     """The same model, weights and files; of its name, which a saved configuration states."""
 
-    @functools.wraps(diffusers.UVit2DModel.__init__)  # the signature is read for the configuration
+    mlm_layer: Any
+
+    # For diffusers, which reads the constructor's signature for the configuration.
+    @functools.wraps(diffusers.UVit2DModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mlm_layer.conv2 = TokenHead.like(self.mlm_layer.conv2)
 
     @property
     def head(self) -> TokenHead:
+        """The last layer, which computes the loss."""
         return self.mlm_layer.conv2
 
     def forward(
@@ -30,4 +34,4 @@ class UVit2DModel(diffusers.UVit2DModel):
         mask (B, h, w) bool, minus the mean log-probability of the masked ones, (B,) float64.
         """
         with self.head.scoring(targets, mask):
-            return super().forward(*args, **kwargs)
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
