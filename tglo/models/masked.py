@@ -183,9 +183,10 @@ class MaskedFamily(Family):
         generator = torch.Generator().manual_seed(0)
         vectors = self.denoiser.config.codebook_size
         tokens = torch.randint(vectors, (batch, *shape), generator=generator)
+        key = noise.Key(0, torch.arange(batch, device=self.device))
         return MaskedDrawn.make(
             {"tokens": tokens.to(self.device)},
-            key := noise.Key(0, torch.arange(batch, device=self.device)),
+            key,
             key,
             self.schedule,
             1,
