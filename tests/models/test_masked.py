@@ -166,7 +166,7 @@ def test_an_export_computes_what_was_trained(
     perturb(family.denoiser)
     drawn = family.example(2, 16, 16)
     expected = family.predict(family.denoiser, *drawn.inputs)
-    weights = dict(family.denoiser.named_parameters())  # shared ones by one name, as of an engine
+    weights = dict(family.denoiser.named_parameters())  # as an engine gathers them
     for number, state in enumerate((None, weights)):
         folder = family.save(tmp_path / str(number), state_dict=state)
         again = models.load(folder)
@@ -248,7 +248,7 @@ def test_meissonic_has_the_published_names(folders: dict[str, Path]) -> None:
         "encoder_proj_layer_norm.weight",
         "project_to_hidden_norm.weight",
         "project_from_hidden.weight",
-        "down_block.downsample.Conv2d_0.weight",
+        "down_block.downsample.conv.weight",
         "down_block.downsample.norm.weight",
         "up_block.upsample.conv.weight",
         "mlm_layer.conv1.weight",

@@ -154,17 +154,8 @@ def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
         return denoiser
     dtype = next(iter(state_dict.values())).dtype
     denoiser = family.load_denoiser(family.path, dtype)
-    denoiser.load_state_dict(_with_shared(denoiser, state_dict))
+    denoiser.load_state_dict(state_dict)
     return denoiser
-
-
-def _with_shared(denoiser: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by every name: an engine has those of several names by the first one only."""
-    first: dict[int, str] = {}
-    names = {}
-    for name, parameter in denoiser.named_parameters(remove_duplicate=False):
-        names[name] = first.setdefault(id(parameter), name)
-    return weights | {name: weights[one] for name, one in names.items() if one in weights}
 
 
 def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

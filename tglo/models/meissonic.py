@@ -37,6 +37,14 @@ class Meissonic(MaskedFamily):
     pipeline_class: ClassVar[Any] = None
     denoiser_class: ClassVar[Any] = Transformer2DModel
 
+    def __init__(self, path: Path | str, **options: Any) -> None:
+        missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)}: a Meissonic folder has {', '.join(PARTS)}"
+            )
+        super().__init__(path, **options)
+
     def call(
         self,
         denoiser: Callable[..., Any],
@@ -68,11 +76,6 @@ class Meissonic(MaskedFamily):
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
         """Each part by its class: what the folder says of others is not looked at."""
-        missing = [name for name in PARTS if not (self.path / name).is_dir()]
-        if missing:
-            raise ValueError(
-                f"{self.path} lacks {', '.join(missing)}: a Meissonic folder has {', '.join(PARTS)}"
-            )
         config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
         parts: dict[str, Any] = {
             **self._own_parts(dtype),
@@ -80,7 +83,8 @@ class Meissonic(MaskedFamily):
                 self.path / "tokenizer", local_files_only=True
             ),
             "scheduler": AmusedScheduler(
-                config["mask_token_id"], config.get("masking_schedule", "cosine")
+                mask_token_id=config["mask_token_id"],
+                masking_schedule=config.get("masking_schedule", "cosine"),
             ),
             "vqvae": None,
             "text_encoder": None,
