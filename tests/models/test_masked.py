@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 import tglo
 from tests import tiny
 from tests.models.helpers import perturb
-from tglo import models, reference
+from tglo import models, philox, reference
+from tglo.models import compiling
+from tglo.models.checkpointing import MODES
 from tglo.models.export import ExportError
 from tglo.models.masked import MaskedFamily
 
@@ -198,14 +201,52 @@ def test_a_lora_exports_merged_and_alone(
     torch.testing.assert_close(again.predict(again.denoiser, *inputs), expected, rtol=1e-6, atol=0)
 
 
-def test_refusals_name_what_to_do(family: MaskedFamily) -> None:
-    with pytest.raises(ValueError, match="gradient checkpointing full does not fit"):
-        family.set_gradient_checkpointing("full")
-    family.set_gradient_checkpointing("none")
+def gradients(family: MaskedFamily) -> list[Tensor]:
+    family.denoiser.zero_grad()
+    torch.manual_seed(4)  # dropout
+    family.predict(family.denoiser, *family.example(2, 16, 16).inputs).sum().backward()
+    found = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
+    return [gradient.clone() for gradient in found]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_checkpointing_gives_the_same_gradients(family: MaskedFamily, lora: bool) -> None:
+    if lora:
+        family.add_lora(2, 4.0, dropout=0.3)
+    perturb(family.denoiser)
+    family.denoiser.train()
+    results, layers = [], []
+    count = nn.Linear.forward
+    for mode in MODES:
+        family.set_gradient_checkpointing(mode)
+        assert family.denoiser.is_gradient_checkpointing == (mode != "none")
+        with pytest.MonkeyPatch.context() as patch:
+            calls: list[int] = []
+            patch.setattr(nn.Linear, "forward", lambda *a, c=calls: (c.append(1), count(*a))[1])
+            results.append(gradients(family))
+        layers.append(len(calls))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+    assert layers[2] > layers[0]  # the blocks ran twice
+    assert not family.reference_copy().is_gradient_checkpointing
+
+
+def test_compiled_blocks_and_another_attention_compute_the_same(
+    family: MaskedFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    counters.clear()
+    family.add_lora(2, 4.0)
+    perturb(family.denoiser)
+    family.denoiser.train()
+    expected = gradients(family)
     family.set_attention("sdpa")
-    drawn = family.example(1, 16, 16)
-    expected = family.predict(models.load(family.path).denoiser, *drawn.inputs)
-    torch.testing.assert_close(family.predict(family.denoiser, *drawn.inputs), expected)
+    torch.testing.assert_close(gradients(family), expected)
+    compiling.compile_denoiser(family.denoiser, "blocks")
+    torch.testing.assert_close(gradients(family), expected)
+    assert counters["stats"]["unique_graphs"] >= 1
+    torch._dynamo.reset()
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -277,3 +318,15 @@ def test_a_meissonic_folder_needs_all_its_parts(tmp_path: Path) -> None:
     (folder / "vqvae").rename(folder / "vae")
     with pytest.raises(ValueError, match="lacks vqvae: a Meissonic folder has transformer"):
         models.load(folder)
+
+
+def test_meissonic_computes_what_the_published_code_does(folders: dict[str, Path]) -> None:
+    """Logits that src/transformer.py of github.com/viiika/Meissonic (aeba85e) gave for these weights."""
+    family = models.load(folders["meissonic"])
+    with torch.no_grad():
+        for number, (_, parameter) in enumerate(sorted(family.denoiser.named_parameters())):
+            numbers = philox.normal(1, torch.tensor([number]), 0, parameter.shape)
+            parameter.copy_(0.6 * numbers[0])
+    logits = family.predict(family.denoiser, *family.example(2, 16, 24).inputs[:3])
+    expected = torch.tensor([[3.228039, 0.591541, 2.861775], [3.155222, 0.559825, 2.776119]])
+    torch.testing.assert_close(logits[:, 5, [0, 3, 7], [0, 8, 11]], expected, rtol=0, atol=1e-3)

@@ -131,8 +131,7 @@ def test_objectives(name: str, make: Make) -> None:
     [
         ("objective", {"name": "dspo"}, "objective.name is dspo.*use dpo"),
         ("objective", {"timestep_weight": "min_snr"}, "timestep_weight is min_snr.*use none"),
-        ("model", {"gradient_checkpointing": "full"}, "gradient_checkpointing is full.*use none"),
-        ("engine", {"compile": "whole"}, "engine.compile is whole.*use none"),
+        ("engine", {"compile": "whole"}, "engine.compile is whole.*use blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 
 from tglo import masking, noise
 from tglo.drawn import Drawn, MaskedDrawn
-from tglo.models import checkpointing, codebook, lora, unmasking
+from tglo.models import codebook, lora, unmasking
 from tglo.models.base import Family
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
+
+
+_NO_DISTANCE = (
+    "it needs the distance of two predictions, and masked models compare log-probabilities; use dpo, "
+    "or an objective of single samples"
+)
+_NO_NOISE = "masked tokens have no signal-to-noise ratio; use none"
+_UNTRIED = "it was not tried with the loss inside the forward pass; use blocks, or none"
 
 
 class MaskedFamily(Family):
@@ -34,27 +42,9 @@ class MaskedFamily(Family):
     text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
     denoiser_class: ClassVar[Any]
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
-        ("objective.name", "dspo"): "it needs the distance of two predictions, and masked models "
-        "compare log-probabilities; use dpo, or an objective of single samples",
-        (
-            "objective.timestep_weight",
-            "min_snr",
-        ): "masked tokens have no signal-to-noise ratio; use none",
-        **{
-            (
-                "model.gradient_checkpointing",
-                mode,
-            ): "its blocks cannot be recomputed here; use none "
-            "and a smaller optimizer.micro_batch with more accumulation"
-            for mode in ("selective", "full", "auto")
-        },
-        **{
-            (
-                "engine.compile",
-                how,
-            ): "it was not tried with the token head inside the forward pass; use none"
-            for how in ("blocks", "whole")
-        },
+        ("objective.name", "dspo"): _NO_DISTANCE,
+        ("objective.timestep_weight", "min_snr"): _NO_NOISE,
+        ("engine.compile", "whole"): _UNTRIED,
     }
 
     @abstractmethod
@@ -223,12 +213,6 @@ class MaskedFamily(Family):
 
     def set_loss_backend(self, backend: str) -> None:
         self.denoiser.head.backend = backend
-
-    def set_gradient_checkpointing(self, mode: checkpointing.Mode) -> None:
-        """ValueError for another mode than none."""
-        if mode != "none":
-            reason = self.unsupported["model.gradient_checkpointing", mode]
-            raise ValueError(f"gradient checkpointing {mode} does not fit {self.name}: {reason}")
 
     def write_lora(self, folder: Path, denoiser: Any) -> None:
         """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself

@@ -5,6 +5,7 @@ names of the published checkpoints.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
     """
 
     mlm_layer: Any
+    _supports_gradient_checkpointing = True
+    _repeated_blocks = ["FluxTransformerBlock", "FluxSingleTransformerBlock"]  # noqa: RUF012
+    _gradient_checkpointing_func: Any
 
     @register_to_config
     def __init__(
@@ -86,6 +90,7 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
         self.project_to_hidden = nn.Linear(width, width, bias=False)
         self.project_from_hidden_norm = RMSNorm(width, _EPS)
         self.project_from_hidden = nn.Linear(width, width, bias=False)
+        self.gradient_checkpointing = False
         self.down_block = _resample(width, downsample=downsample)
         self.up_block = _resample(width, upsample=upsample)
 
@@ -120,12 +125,10 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
         temb = self.time_text_embed(timestep.float() * 1000, pooled)
         rotary = self._rotary(context.shape[1], grid.shape[2], grid.shape[3], hidden.device)
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            context, hidden = block(
-                hidden_states=hidden,
-                encoder_hidden_states=context,
-                temb=temb,
-                image_rotary_emb=rotary,
-            )
+            run = block
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                run = partial(self._gradient_checkpointing_func, block)
+            context, hidden = run(hidden, context, temb, rotary)
         hidden = self.project_from_hidden(self.project_from_hidden_norm(hidden))
         grid = self.up_block(hidden.transpose(1, 2).reshape(grid.shape), None, None, None)
         with self.head.scoring(targets, mask):
