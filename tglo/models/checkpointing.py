@@ -47,11 +47,11 @@ def _keep(_: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _full(block: Callable[..., Any], *inputs: Any) -> Any:
+def _full(block: Any, *inputs: Any) -> Any:
     return checkpoint(block.__call__, *inputs, use_reentrant=False)
 
 
-def _selective(block: Callable[..., Any], *inputs: Any) -> Any:
+def _selective(block: Any, *inputs: Any) -> Any:
     contexts = partial(create_selective_checkpoint_contexts, _keep)
     return checkpoint(block.__call__, *inputs, use_reentrant=False, context_fn=contexts)
 

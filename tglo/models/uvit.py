@@ -23,9 +23,9 @@ class Block(BasicTransformerBlock):
 
     checkpoint: Callable[..., Tensor] | None = None
 
-    def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:  # type: ignore[override]
         """As BasicTransformerBlock."""
-        run = functools.partial(super().forward, **given)
+        run: Any = functools.partial(super().forward, **given)
         if self.checkpoint is None or not torch.is_grad_enabled():
             return run(hidden_states)
         return self.checkpoint(run, hidden_states)
