@@ -15,6 +15,8 @@ import tglo
 from tests import tiny
 from tests.models.helpers import perturb
 from tglo import models, philox, reference
+from tglo.data.manifest import read_manifest
+from tglo.generation import generate_images
 from tglo.models import compiling
 from tglo.models.checkpointing import MODES
 from tglo.models.export import ExportError
@@ -160,6 +162,20 @@ def test_images_follow_from_prompt_and_seed_whatever_the_batch(family: MaskedFam
     assert together[0].tobytes() != together[2].tobytes()
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
         family.generate(["a"], [0], height=18, width=16)
+
+
+def test_the_command_makes_images_with_a_lora(
+    family: MaskedFamily, kind: str, tmp_path: Path
+) -> None:
+    family.add_lora(2, 4.0)
+    perturb(family.denoiser)
+    family.save_lora(tmp_path / "lora")
+    options = {"steps": 2, "guidance": 2.0, "size": (16, 16), "device": "cpu"}
+    for name, lora in (("base", None), ("tuned", tmp_path / "lora")):
+        made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=lora, **options)
+        assert len(read_manifest(made, require_scores=False).rows) == 1
+    with pytest.raises(ValueError, match="lora"):
+        generate_images(str(family.path), ["a cat"], tmp_path / "tuned", **options)
 
 
 def test_an_export_computes_what_was_trained(
