@@ -5,9 +5,9 @@
 #     bash benchmarks/gpu_check.sh [OUTPUT_FOLDER]
 #
 # Builds the extension if tglo/_C.so is absent; GPU tests; resources of every kernel; the benchmark suite with its
-# accuracy table; compute-sanitizer (memcheck and racecheck) on the tests named small. Goes on after a failure; the exit
-# status is the number of failed parts. The folder gets eight files: summary.txt, checks.log, memcheck.log, racecheck.log,
-# benchmarks.log, benchmarks.json, resources.json and resources.md.
+# accuracy table; time, memory and accuracy of the token losses; compute-sanitizer (memcheck and racecheck) on the tests
+# named small. Goes on after a failure; the exit status is the number of failed parts. The folder gets eight files:
+# summary.txt, checks.log, memcheck.log, racecheck.log, benchmarks.log, benchmarks.json, resources.json and resources.md.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 out=${1:-gpu-check}
@@ -90,6 +90,7 @@ from pathlib import Path
 from tglo.bench.suite import bench
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
 sys.exit(min(bench(output=Path(sys.argv[1])), 1))' "$out/benchmarks.json"
+  part tokens benchmarks.log 60 "$python" benchmarks/tokens.py --device cuda --dtype bfloat16 --backend cuda
   if command -v compute-sanitizer > /dev/null; then
     # One allocation for each tensor, so that a step beyond it is seen.
     part memcheck memcheck.log 110 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \

@@ -72,17 +72,18 @@ def cuda_kernels(library: str) -> list[dict[str, Any]]:
 
 
 def triton_kernels() -> list[dict[str, Any]]:
-    """A row for each variant of the loss's Triton kernels and each architecture."""
-    from tests.kernels.test_loss_triton import COMPILE
+    """A row for each variant of the losses' Triton kernels and each architecture."""
+    from tests.kernels import test_loss_triton, test_tokens_triton
 
     path = os.pathsep.join(p for p in sys.path if p)
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = []
+    for code in (test_loss_triton.COMPILE, test_tokens_triton.COMPILE):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        rows += [json.loads(line) for line in done.stdout.splitlines()]
     for row in rows:
         row["kernel"] = f"Triton {row['kernel']}"
         row["variant"] = f"{row['element']}, {row['variant']}"

@@ -102,28 +102,12 @@ Tensor gradient(
   return gradient;
 }
 
-// Loss, statistics and, where they are asked for, the coefficients.
-void head(const LossCall& call, const std::vector<PartialSums>& sums) {
-  double total = 0.0;
-  for (int64_t sample = 0; sample < call.batch; ++sample) {
-    const int64_t first = sample * call.draws;
-    double ell = 0.0;
-    for (int64_t row = first; row < first + call.draws; ++row)
-      ell += finish_row(call, row, sums[row], true);
-    const SampleLoss result = finish_sample(call, sample, ell, true);
-    total += result.loss;
-    for (int64_t row = first; row < first + call.draws; ++row)
-      call.coefficient[row] = row_coefficient(call, row, result.slope, sums[row].weight);
-  }
-  if (call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
   const LossInputs inputs(TGLO_LOSS_NAMES);
   LossOutputs outputs(inputs, policy);
   Tensor coefficient = new_vector(policy, inputs.rows.rows, ScalarType::Double);
   outputs.call.coefficient = doubles(coefficient);
-  head(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference));
+  finish_batch(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference).data());
   return {outputs.loss, outputs.log_ratio, coefficient, outputs.policy_error, outputs.reference_error};
 }
 
@@ -133,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_A
   outputs.set_scale(loss_scale, loss_scale_value);
   std::vector<double> coefficients(static_cast<size_t>(inputs.rows.rows));
   outputs.call.coefficient = coefficients.data();
-  head(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference));
+  finish_batch(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference).data());
   const double scale = outputs.call.scale();
   Tensor grad = gradient(inputs.rows, inputs.mask, policy, target, [&](int64_t row) {
     return scale * coefficients[row];

@@ -6,32 +6,30 @@
 #include <tuple>
 #include <utility>
 
+#include "cuda_counters.h"
 #include "cuda_stream.h"
 #include "loss_call.h"
 #include "loss_cuda.h"
 
 namespace tglo {
-namespace {
 
-void check(int error, const char* what) {
+void check_cuda(int error, const char* what) {
   STD_TORCH_CHECK(error == 0, "tglo: ", what, ": CUDA error ", error, ", ", error_text(error));
 }
 
-// Zeros that a launch leaves as zeros: the same ones for all launches of a stream, since those take turns. A CUDA graph
-// gets its own, zeroed in the graph: it may be replayed on any stream.
-Tensor counters_of(const Tensor& like, int64_t count, void* stream) {
+Tensor arrival_counters(const Tensor& like, int64_t count, void* stream) {
   // Never destroyed: at exit CUDA may be gone before static objects are.
   static auto& kept = *new std::map<std::pair<int, void*>, Tensor>;
   static auto& mutex = *new std::mutex;
   const auto zeros = [&] {
     Tensor counters = new_vector(like, count, ScalarType::Int);
-    check(
+    check_cuda(
         zero_counters(static_cast<uint32_t*>(counters.mutable_data_ptr()), count, stream),
         "zeroing the arrival counters");
     return counters;
   };
   bool capturing = false;
-  check(is_capturing(stream, &capturing), "asking for a stream capture");
+  check_cuda(is_capturing(stream, &capturing), "asking for a stream capture");
   if (capturing) return zeros();
   const std::lock_guard<std::mutex> lock(mutex);
   const std::pair<int, void*> key(like.get_device_index(), stream);
@@ -41,6 +39,8 @@ Tensor counters_of(const Tensor& like, int64_t count, void* stream) {
   kept.insert_or_assign(key, counters);
   return counters;
 }
+
+namespace {
 
 // What every launch needs besides the call: pointers to the predictions, device and stream.
 CudaLoss describe(const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target) {
@@ -64,7 +64,7 @@ struct Memory {
 
   Memory(CudaLoss& loss, const Plan& plan, const Tensor& like)
       : workspace(new_vector(like, plan.workspace, ScalarType::Double)),
-        counters(counters_of(like, plan.counters, loss.stream)) {
+        counters(arrival_counters(like, plan.counters, loss.stream)) {
     loss.workspace = doubles(workspace);
     loss.counters = static_cast<uint32_t*>(counters.mutable_data_ptr());
   }
@@ -73,7 +73,7 @@ struct Memory {
 // The loss of an empty batch is 0.
 void write_zero(const CudaLoss& loss, const Tensor& value) {
   if (value.dim() == 0)
-    check(zero_counters(static_cast<uint32_t*>(value.mutable_data_ptr()), 1, loss.stream), "writing the loss");
+    check_cuda(zero_counters(static_cast<uint32_t*>(value.mutable_data_ptr()), 1, loss.stream), "writing the loss");
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS)
     write_zero(loss, outputs.loss);
   } else {
     const Memory memory(loss, plan_loss(loss.rows, loss.call.elements), policy);
-    check(launch_loss(loss), "launching the loss");
+    check_cuda(launch_loss(loss), "launching the loss");
   }
   return {outputs.loss, outputs.log_ratio, coefficient, outputs.policy_error, outputs.reference_error};
 }
@@ -108,9 +108,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_A
   } else {
     int error = 0;
     const Plan plan = plan_loss_and_grad(loss, &error);
-    check(error, "planning loss_and_grad");
+    check_cuda(error, "planning loss_and_grad");
     const Memory memory(loss, plan, policy);
-    check(launch_loss_and_grad(loss, plan), "launching loss_and_grad");
+    check_cuda(launch_loss_and_grad(loss, plan), "launching loss_and_grad");
   }
   return {outputs.loss, outputs.log_ratio, gradient, outputs.policy_error, outputs.reference_error};
 }
@@ -128,7 +128,7 @@ Tensor tgo_loss_backward(
   loss.gradient = gradient.mutable_data_ptr();
   loss.call.draws = draws;
   if (rows.rows)
-    check(launch_backward(loss, outer, coefficients), "launching the backward");
+    check_cuda(launch_backward(loss, outer, coefficients), "launching the backward");
   return gradient;
 }
 
@@ -144,7 +144,7 @@ Tensor prediction_error(
   CudaLoss loss = describe(rows, weights, prediction, target);
   loss.call = errors_call(rows, weights, error);
   const Memory memory(loss, plan_loss(rows.rows, rows.elements), prediction);
-  check(launch_loss(loss), "launching prediction_error");
+  check_cuda(launch_loss(loss), "launching prediction_error");
   return error;
 }
 

@@ -20,6 +20,7 @@ struct LossCall {
   int64_t batch, draws, elements;
   Reduction reduction;
   bool masked;
+  bool tokens;  // a row is a sample's tokens, its error minus a mean of log-probabilities, and not of squares
   // outputs
   float* loss;          // [1], or [batch] without reduction
   double* log_ratio;    // [batch]
@@ -75,13 +76,31 @@ TGLO_HOST_DEVICE inline SampleLoss finish_sample(
   return result;
 }
 
-// coeff with d loss / d p = coeff m (p - y) for one row, the reduction's share included.
+// coeff with d loss / d p = coeff m (p - y) for one row, the reduction's share included; of tokens, with d loss / d log p =
+// coeff at every masked one: a mean of -log p has slope -1 / n where a mean of squares has 2 / n (p - y).
 TGLO_HOST_DEVICE inline double row_coefficient(
     const LossCall& call, int64_t row, double slope, double weight) {
   const double count = call.masked ? weight : static_cast<double>(call.elements);
   if (!(count > 0.0)) return 0.0;
-  return call.share() *
-         prediction_coefficient(slope, call.omega(row), call.parameters, call.draws, count);
+  const double coefficient =
+      call.share() * prediction_coefficient(slope, call.omega(row), call.parameters, call.draws, count);
+  return call.tokens ? -0.5 * coefficient : coefficient;
+}
+
+// The same for a whole batch on the CPU, coefficients included, from one sum a row.
+inline void finish_batch(const LossCall& call, const PartialSums* sums) {
+  double total = 0.0;
+  for (int64_t sample = 0; sample < call.batch; ++sample) {
+    const int64_t first = sample * call.draws;
+    double ell = 0.0;
+    for (int64_t row = first; row < first + call.draws; ++row)
+      ell += finish_row(call, row, sums[row], true);
+    const SampleLoss result = finish_sample(call, sample, ell, true);
+    total += result.loss;
+    for (int64_t row = first; row < first + call.draws; ++row)
+      call.coefficient[row] = row_coefficient(call, row, result.slope, sums[row].weight);
+  }
+  if (call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
 }
 
 }  // namespace tglo

@@ -17,7 +17,7 @@ enum class Element : int32_t { bfloat16, float16, float32 };
 enum class Reduction : int32_t { none, mean, sum };
 
 // Raised when an operator's arguments change; tglo/extension.py refuses an extension of another version.
-constexpr int64_t interface_version = 2;
+constexpr int64_t interface_version = 3;
 
 // A vector of float32 or float64, read as float64. Null data: none; stride 0: one number for all.
 struct Numbers {
@@ -59,6 +59,21 @@ struct CpuKernels {
       double coefficient, const Mask& mask, int64_t first);
 };
 
+// Of one row of logits, bias included.
+struct TokenRow {
+  float log_prob;   // of the true token; NaN if that is not in the vocabulary
+  float logsumexp;
+};
+
+struct CpuTokenKernels {
+  // `bias` may be null.
+  TokenRow (*log_prob)(const float* logits, const float* bias, int64_t vocabulary, int64_t token);
+  // gradient[v] = scale ([v == token] - exp(logits[v] + bias[v] - logsumexp)); it may be logits itself.
+  void (*gradient)(
+      const float* logits, const float* bias, float* gradient, int64_t vocabulary, int64_t token,
+      float logsumexp, float scale);
+};
+
 // out = scale * latents + noise_scale * noise over blocks of four elements; see philox.h for the noise.
 struct NoiseRow {
   float scale, noise_scale;
@@ -75,11 +90,13 @@ struct CpuNoiseKernels {
 namespace baseline {
 extern const CpuKernels cpu_kernels;
 extern const CpuNoiseKernels cpu_noise_kernels;
+extern const CpuTokenKernels cpu_token_kernels;
 }
 #ifdef TGLO_HAS_AVX2
 namespace avx2 {
 extern const CpuKernels cpu_kernels;
 extern const CpuNoiseKernels cpu_noise_kernels;
+extern const CpuTokenKernels cpu_token_kernels;
 }
 #endif
 

@@ -1,7 +1,7 @@
 // The loss in one launch and its gradient in another, for every GPU from sm_80 on.
 #include <cstdint>
 
-#include "rows.cuh"
+#include "finish.cuh"
 
 namespace tglo {
 namespace {
@@ -23,33 +23,11 @@ int64_t parts_of(int64_t elements) {
 // What the last block does: partial sums of every row -> statistics, loss, coefficients.
 template <bool with_reference, bool masked>
 __device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
-  const LossCall& call = loss.call;
   const int64_t blocks = loss.rows * parts;
   const double* partials = loss.workspace;
-  double *ells = loss.workspace + 3 * blocks, *weights = ells + loss.rows;
-  const int lane = threadIdx.x % threads_per_warp, warp = threadIdx.x / threads_per_warp;
-  for (int64_t row = warp; row < loss.rows; row += threads / threads_per_warp) {
-    const PartialSums sum = gather_sums<with_reference, masked>(partials + row * parts, parts, blocks);
-    if (lane == 0) {
-      ells[row] = finish_row(call, row, sum, true);
-      weights[row] = sum.weight;
-    }
-  }
-  if (!call.loss) return;  // only the errors are asked for
-  __syncthreads();
-  double total = 0.0;
-  for (int64_t sample = threadIdx.x; sample < call.batch; sample += threads) {
-    const int64_t first = sample * call.draws;
-    double ell = 0.0;
-    for (int64_t row = first; row < first + call.draws; ++row) ell += ells[row];
-    const SampleLoss result = finish_sample(call, sample, ell, true);
-    total += result.loss;
-    if (call.coefficient)
-      for (int64_t row = first; row < first + call.draws; ++row)
-        call.coefficient[row] = row_coefficient(call, row, result.slope, weights[row]);
-  }
-  total = block_sum<threads>(total, scratch);
-  if (threadIdx.x == 0 && call.reduction != Reduction::none) *call.loss = static_cast<float>(total * call.share());
+  finish_rows<threads>(loss.call, loss.rows, loss.workspace + 3 * blocks, scratch, [&](int64_t row) {
+    return gather_sums<with_reference, masked>(partials + row * parts, parts, blocks);
+  });
 }
 
 // Two blocks a multiprocessor let a thread have 128 registers: the loads in flight, and a head without spills.

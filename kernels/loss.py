@@ -33,6 +33,18 @@ def _log1p(x):
 
 
 @triton.jit
+def sample_loss(b_r, b_score, b_tau, confidence):
+    """Loss and its slope d loss / d r of samples, float64."""
+    b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
+    b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
+    b_x = -b_sign * b_r
+    b_tail = tl.exp(-tl.abs(b_x))
+    b_loss = b_weight * (tl.where(b_x > 0.0, b_x, 0.0) + _log1p(b_tail))
+    b_slope = -b_weight * b_sign * tl.where(b_x >= 0.0, 1.0, b_tail) / (1.0 + b_tail)
+    return b_loss, b_slope
+
+
+@triton.jit
 def _row_sum(partials, i_row, valid, parts, S: tl.constexpr, C: tl.constexpr):
     """Sum of `parts` numbers of each row: [S]."""
     b_sum = tl.zeros([S], tl.float64)
@@ -171,12 +183,7 @@ def _forward(
                 b_tau = tl.load(threshold + i_sample * threshold_stride, mask=valid, other=0.0)
                 b_tau = b_tau.to(tl.float64)
             b_score = tl.load(scores + i_sample, mask=valid, other=0.0).to(tl.float64)
-            b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
-            b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
-            b_x = -b_sign * b_r
-            b_tail = tl.exp(-tl.abs(b_x))
-            b_loss = b_weight * (tl.where(b_x > 0.0, b_x, 0.0) + _log1p(b_tail))
-            b_slope = -b_weight * b_sign * tl.where(b_x >= 0.0, 1.0, b_tail) / (1.0 + b_tail)
+            b_loss, b_slope = sample_loss(b_r, b_score, b_tau, confidence)
             if REDUCED:
                 total += tl.where(valid, b_loss, 0.0)
             else:
@@ -238,7 +245,7 @@ def _backward(
 _counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def _arrival_counter(device: torch.device) -> Tensor:
+def arrival_counter(device: torch.device) -> Tensor:
     """An int32 zero that each launch leaves as zero: one per stream, since launches there take turns.
 
     A CUDA graph gets its own, with its zeroing in the graph: it may be replayed on any stream.
@@ -253,7 +260,7 @@ def _arrival_counter(device: torch.device) -> Tensor:
     return _counters[key]
 
 
-def _stride(tensor: Tensor | None) -> int:
+def stride_of(tensor: Tensor | None) -> int:
     """0 for a tensor of one number, which is meant for every row."""
     return 0 if tensor is None or tensor.ndim == 0 else tensor.stride(0)
 
@@ -308,15 +315,15 @@ def tgo_loss(
             timestep_weight,
             mask,
             partials,
-            _arrival_counter(device),
+            arrival_counter(device),
             loss,
             *wide,
             rows,
             elements,
             parts,
             draws,
-            _stride(threshold),
-            _stride(timestep_weight),
+            stride_of(threshold),
+            stride_of(timestep_weight),
             *_mask_numbers(mask, mask_inner),
             threshold_value,
             timestep_weight_value,
@@ -363,7 +370,7 @@ def tgo_loss_backward(
             policy_pred[0].numel(),
             parts,
             draws,
-            _stride(grad_loss),
+            stride_of(grad_loss),
             *_mask_numbers(mask, mask_inner),
             BLOCK=BLOCK,
             STEPS=STEPS,

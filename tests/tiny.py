@@ -1,4 +1,5 @@
-"""Tiny, offline pipeline folders in the true architectures: SD1.x, SD2.x (v-prediction) and SDXL.
+"""Tiny, offline pipeline folders in the true architectures: SD1.x, SD2.x (v-prediction), SDXL,
+aMUSEd and Meissonic.
 
 Each builds in about 0.1 s with fixed random weights. The VAE halves the sides and has 4 latent
 channels, so a 16x16 image has 4x8x8 latents; every bucket side is a multiple of 4.
@@ -11,12 +12,16 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AmusedPipeline,
+    AmusedScheduler,
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UVit2DModel,
+    VQModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -24,6 +29,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
+
+from tglo.models.meissonic_transformer import Transformer2DModel
 
 WIDTH = 16  # of the text encoders
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -79,6 +86,85 @@ def build_sdxl(folder: Path | str, *, seed: int = 0, force_upcast: bool = True) 
         )
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+CODEBOOK = 32  # tokens of a masked model; the mask's is the next
+
+
+def build_amused(folder: Path | str, *, seed: int = 0, **options: Any) -> Path:
+    """An aMUSEd folder; options of its UVit2DModel. A 16x16 image has 8x8 tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes: dict[str, Any] = {
+            "hidden_size": 16,
+            "cond_embed_dim": WIDTH,
+            "micro_cond_encode_dim": 8,
+            "micro_cond_embed_dim": 40,
+            "encoder_hidden_size": WIDTH,
+            "vocab_size": CODEBOOK + 8,
+            "codebook_size": CODEBOOK,
+            "in_channels": 12,
+            "block_out_channels": 12,
+            "num_res_blocks": 1,
+            "downsample": True,
+            "upsample": True,
+            "block_num_heads": 2,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "sample_size": 8,
+        }
+        pipeline = AmusedPipeline(
+            vqvae=build_vqvae(),
+            tokenizer=build_tokenizer(),
+            text_encoder=CLIPTextModelWithProjection(_text_config("quick_gelu")).eval(),
+            transformer=UVit2DModel(**{**sizes, **options}).eval(),
+            scheduler=AmusedScheduler(mask_token_id=CODEBOOK + 7),
+        )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def build_meissonic(folder: Path | str, *, seed: int = 0) -> Path:
+    """A Meissonic folder of the published layout, parts side by side, without model_index.json."""
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = Transformer2DModel(
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            axes_dims_rope=(2, 2, 4),
+            vocab_size=CODEBOOK + 8,
+            codebook_size=CODEBOOK,
+            downsample=True,
+            upsample=True,
+        )
+        transformer.eval().save_pretrained(folder / "transformer")
+        build_vqvae().save_pretrained(folder / "vqvae")
+        encoder = CLIPTextModelWithProjection(_text_config("quick_gelu")).eval()
+        encoder.save_pretrained(folder / "text_encoder")
+        build_tokenizer().save_pretrained(folder / "tokenizer")
+        AmusedScheduler(mask_token_id=CODEBOOK + 7).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def build_vqvae() -> VQModel:
+    """Halves the sides; its codebook is spread out, so that images take different tokens."""
+    vqvae = VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        num_vq_embeddings=CODEBOOK,
+        norm_num_groups=4,
+        lookup_from_codebook=True,
+    ).eval()
+    torch.nn.init.normal_(vqvae.quantize.embedding.weight)
+    return vqvae
 
 
 def build_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:

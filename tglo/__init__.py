@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         tgo_loss,
         tgo_loss_from_log_probs,
     )
+    from tglo.token_losses import tgo_token_loss, token_error, token_log_prob
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _LOSSES = (
     "tgo_loss_from_log_probs",
 )
 _LOG_RATIOS = ("log_ratio", "policy_error")
+_TOKEN_LOSSES = ("tgo_token_loss", "token_error", "token_log_prob")
 _MODULES = (
     "data",
     "demo",
@@ -59,6 +61,9 @@ __all__ = [
     "sft_loss",
     "tgo_loss",
     "tgo_loss_from_log_probs",
+    "tgo_token_loss",
+    "token_error",
+    "token_log_prob",
 ]
 
 
@@ -69,6 +74,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("tglo.losses"), name)
     if name in _LOG_RATIOS:
         return getattr(importlib.import_module("tglo.log_ratios"), name)
+    if name in _TOKEN_LOSSES:
+        return getattr(importlib.import_module("tglo.token_losses"), name)
     if name in _MODULES:
         return importlib.import_module(f"tglo.{name}")
     raise AttributeError(f"module 'tglo' has no attribute {name!r}")

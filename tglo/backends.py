@@ -15,7 +15,14 @@ from tglo.schemas import EXTENSION
 logger = logging.getLogger("tglo")
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
-OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse")
+OPERATORS = (
+    "tgo_loss",
+    "tgo_loss_and_grad",
+    "prediction_error",
+    "diffuse",
+    "token_log_prob",
+    "tgo_token_loss",
+)
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # In the order of preference. The CUDA and Triton kernels have been compiled, and their arithmetic and

@@ -3,8 +3,9 @@ cache take it from here, so that a cached error belongs to the very prediction t
 
 Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sample of the VAE's
 posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
-rate, and noise and target come from the same key (tglo.noise). In a pair the loser takes timestep,
-noise and dropped caption of the winner's key.
+rate, and noise and target come from the same key (tglo.noise). Of a masked model's tokens the share
+that is hidden stands for the timestep, and the places for the noise (tglo.masking). In a pair the
+loser takes timestep, noise and dropped caption of the winner's key.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from tglo import noise, philox
-from tglo.data.cache import LatentCache
+from tglo.data.cache import SIZES, LatentCache
+from tglo.drawn import Drawn
 
 if TYPE_CHECKING:
     from tglo.models.base import Family
@@ -69,27 +71,14 @@ class Read:
     """(B,) int64: whose timestep and noise each row takes; its own, or in a pair the winner's."""
     draws: int | Tensor
     """One draw for all, or (B,) int64."""
-    mean: Tensor
-    """(B, C, h, w) of the posterior."""
-    std: Tensor
-    """(B, C, h, w) of the posterior."""
+    stored: dict[str, Tensor]
+    """The image as the cache has it: the posterior's mean and std, (B, C, h, w) each, or tokens,
+    (B, h, w).
+    """
     text: dict[str, Tensor]
     """Embeddings by name, (B, ...) each; the empty prompt's where the caption is dropped."""
     sizes: dict[str, Tensor]
     """original_size, crop and target_size, (B, 2) int64 each."""
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """B draws on the device: what the denoiser is called with, and what it should answer."""
-
-    index: Tensor
-    """(B,) int64, timesteps as indices into the schedule."""
-    noisy: Tensor
-    """(B, C, h, w) latents at that timestep."""
-    target: Tensor
-    """(B, C, h, w)."""
-    conditions: dict[str, Tensor]
 
 
 class Drawer:
@@ -149,30 +138,28 @@ class Drawer:
             ids=self.pinned(known),
             keys=self.pinned(keyed),
             draws=draws if isinstance(draws, int) else self.pinned(draws),
-            mean=self.pinned(stored["mean"]),
-            std=self.pinned(stored["std"]),
-            text={name: self.pinned(value) for name, value in text.items()},
-            sizes={
-                name: self.pinned(stored[name]) for name in ("original_size", "crop", "target_size")
+            stored={
+                name: self.pinned(value) for name, value in stored.items() if name not in SIZES
             },
+            text={name: self.pinned(value) for name, value in text.items()},
+            sizes={name: self.pinned(stored[name]) for name in SIZES},
         )
 
     def draw(self, read: Read) -> Drawn:
         """Draw what was read, on the device; nothing is waited for."""
         draws = read.draws if isinstance(read.draws, int) else self._moved(read.draws)
         key = noise.Key(self.rule.seed, self._moved(read.keys), draws)
-        posterior = noise.Key(self.rule.seed, self._moved(read.ids), draws, philox.POSTERIOR)
-        epsilon = noise.normal(posterior, read.mean.shape[1:], device=self.device)
-        mean, std = self._moved(read.mean).float(), self._moved(read.std).float()
-        latents = (mean + std * epsilon).to(self.dtype)
-        index = noise.draw_index(key, self.schedule, self.rule.strata)
+        own = noise.Key(self.rule.seed, self._moved(read.ids), draws, philox.POSTERIOR)
         text = {name: self._cast(self._moved(value)) for name, value in read.text.items()}
         sizes = {name: self._moved(value) for name, value in read.sizes.items()}
-        return Drawn(
-            index=index,
-            noisy=noise.diffuse(latents, index, key, self.schedule),
-            target=noise.target(latents, index, key, self.schedule),
-            conditions=self.family.conditions(text, sizes),
+        return self.family.drawn.make(
+            {name: self._moved(value) for name, value in read.stored.items()},
+            key,
+            own,
+            self.schedule,
+            self.rule.strata,
+            self.dtype,
+            self.family.conditions(text, sizes),
         )
 
     def pinned(self, tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-INTERFACE_VERSION = 2
+INTERFACE_VERSION = 3
 """Counterpart of `interface_version` in csrc/launch.h."""
 
 REINSTALL = (

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from tglo import checks, ops
+from tglo import checks, ops, reference
 from tglo.loss_types import constant, number, promote
 
 
@@ -105,6 +105,24 @@ def log_ratio(
     if not return_errors:
         return result.log_ratio
     return LogRatio(result.log_ratio, result.policy_error.detach(), result.reference_error.detach())
+
+
+def log_ratio_of_errors(
+    policy_error: Tensor,
+    reference_error: Tensor,
+    *,
+    temperature: float = 1.0,
+    timestep_weight: Tensor | float | None = None,
+) -> LogRatio:
+    """The log-ratio where the errors themselves are given, (B,) each, of one draw a sample.
+
+    policy_error is a differentiable error, such as `tglo.token_error`; reference_error gets no
+    gradient. Exactly 0 where they are equal.
+    """
+    policy, other = policy_error.double(), reference_error.detach().double()
+    weight = 1.0 if timestep_weight is None else timestep_weight
+    ratio = reference.log_ratio(policy - other, temperature=temperature, timestep_weight=weight)
+    return LogRatio(ratio, policy.detach(), other)
 
 
 def policy_error(

@@ -218,12 +218,18 @@ class Key:
 
 
 def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
-    """The key's timesteps as indices into the schedule, (B,) int64: floor(u T), u uniform, whatever
-    the key's purpose.
+    """The key's timesteps as indices into the schedule, (B,) int64: floor(u T), u as of `draw_unit`."""
+    # exact enough in float64 that it cannot round up to T
+    return (draw_unit(key, strata) * len(schedule)).long()
+
+
+def draw_unit(key: Key, strata: int = 1) -> Tensor:
+    """The key's uniform numbers u in (0, 1), (B,) float64, whatever its purpose: where in the schedule
+    a draw lies.
 
     strata = K: of a sample's draws, each K in turn (0 to K - 1, K to 2K - 1, ...) fall into K
-    different K-ths of the schedule, in an order of their own; one draw alone is still uniform.
-    ValueError for a key out of range or strata below 1.
+    different K-ths of (0, 1), in an order of their own; one draw alone is still uniform. ValueError
+    for a key out of range or strata below 1.
     """
     if strata < 1:
         raise ValueError(f"strata must be at least 1, not {strata}")
@@ -234,7 +240,7 @@ def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
         words = philox.bits(key.seed, key.sample_ids, turn, philox.STRATUM, strata)
         order = words.argsort(dim=1, stable=True)  # a random permutation for each row
         unit = (order.gather(1, place[:, None])[:, 0] + unit) / strata
-    return (unit * len(schedule)).long()  # exact enough in float64 that it cannot round up to T
+    return unit
 
 
 def diffuse(

@@ -97,6 +97,43 @@ def log_ratio(
     return average_draws(-(timestep_weight / temperature) * difference.to(torch.float64), draws)
 
 
+def token_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """hidden (..., D) times weight (V, D), plus bias (V,): (..., V), at least float32."""
+    logits = _at_least_float32(hidden) @ _at_least_float32(weight).T
+    return logits if bias is None else logits + _at_least_float32(bias)
+
+
+def picked_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log softmax(logits) at the true token: logits (..., V), tokens (...) int64 give (...)."""
+    log_probs = functional.log_softmax(_at_least_float32(logits), dim=-1)
+    return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def token_log_prob(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """log p(true token) at masked positions, 0 elsewhere; holds the logits of all positions.
+
+    hidden (B, N, D), weight (V, D), bias (V,), tokens (B, N) int64 and mask (B, N) bool give (B, N).
+    What lies under False is not looked at, be it NaN or no token.
+    """
+    logits = token_logits(torch.where(mask.unsqueeze(-1), hidden, 0.0), weight, bias)
+    return torch.where(mask, picked_log_prob(logits, torch.where(mask, tokens, 0)), 0.0)
+
+
+def token_error(log_prob: Tensor, mask: Tensor) -> Tensor:
+    """e = -mean of log p(true token) over each sample's mask: (B, N) -> (B,) float64; 0 for a sample
+    without masked positions.
+    """
+    return _row_mean(torch.where(mask, -log_prob, 0.0), mask)
+
+
+def token_coefficient(mask: Tensor) -> Tensor:
+    """-d e / d log p of every masked position, (B, N) -> (B,) float64: 1 / |M|, or 0 where M is empty."""
+    count = row_weight(mask, mask)
+    return torch.where(count == 0, 0.0, 1.0 / count)
+
+
 def masked_log_prob(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """log pi(y | x) = mean over masked positions of log p(true token), for masked generative
     models.
@@ -104,10 +141,7 @@ def masked_log_prob(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     logits (B, N, V), tokens (B, N) int64 and mask (B, N) bool give (B,) float64. A row without
     masked positions is 0.
     """
-    log_probs = functional.log_softmax(_at_least_float32(logits), dim=-1)
-    picked = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(torch.float64)
-    count = mask.sum(-1).clamp(min=1)
-    return torch.where(mask, picked, 0.0).sum(-1) / count
+    return -token_error(picked_log_prob(logits, tokens), mask)
 
 
 def loss_from_log_ratio(
@@ -190,6 +224,40 @@ def tgo_loss(
         difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws
     )
     scaled = beta * ratio
+    return TGOResult(
+        loss_from_log_ratio(scaled, scores, threshold, confidence),
+        scaled,
+        policy_error,
+        reference_error,
+    )
+
+
+def tgo_token_loss(
+    log_prob: Tensor,
+    mask: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    reference_log_prob: Tensor | None = None,
+    reference_error: Tensor | None = None,
+    beta: float = 1.0,
+    temperature: float = 1.0,
+    confidence: float = 5.0,
+) -> TGOResult:
+    """The per-sample loss of masked generative models, ell = -(e_theta - e_ref) / T with e the
+    `token_error`, with the reference's log-probabilities (B, N) or its error (B,) (exactly one).
+
+    log_prob and mask are (B, N), scores (B,). A sample without masked positions has ell = 0.
+    """
+    policy_error = token_error(log_prob, mask)
+    if reference_log_prob is not None:
+        difference = token_error(log_prob - reference_log_prob, mask)
+        reference_error = token_error(reference_log_prob, mask)
+    else:
+        assert reference_error is not None
+        reference_error = reference_error.to(torch.float64)
+        difference = torch.where(mask.any(-1), policy_error - reference_error, 0.0)
+    scaled = beta * log_ratio(difference, temperature=temperature)
     return TGOResult(
         loss_from_log_ratio(scaled, scores, threshold, confidence),
         scaled,

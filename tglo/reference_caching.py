@@ -18,7 +18,6 @@ from tglo.data.errors import CacheError
 from tglo.data.reference_errors import ReferenceReport, build_reference_errors
 from tglo.devices import DTYPES, process_device
 from tglo.draws import Drawer, DrawRule
-from tglo.losses import prediction_error
 from tglo.models.base import Family
 from tglo.models.compiling import compile_denoiser
 
@@ -100,10 +99,8 @@ class ReferenceForward:
         drawn = self.drawer.draw(self.drawer.read(ids, draws))
         half = self.autocast and self.drawer.dtype != torch.float32
         with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
-            prediction = self.family.predict(
-                self.family.denoiser, drawn.noisy, drawn.index, drawn.conditions
-            )
-        return prediction_error(prediction, drawn.target)
+            answer = self.family.predict(self.family.denoiser, *drawn.inputs)
+        return drawn.error(answer)
 
 
 def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:

@@ -6,6 +6,7 @@ Triton kernels implement operators of their own, `<name>_triton`, so that both c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,9 +43,22 @@ contiguous, scale and noise_scale (B,) float32, sample_ids and draws (B,) int64.
 """
 
 _library = torch.library.Library("tglo", "DEF")
+
+
+def define(name: str, schema: str) -> None:
+    """An operator for the extension and one for Triton."""
+    for suffix in ("", "_triton"):
+        _library.define(name + suffix + schema)
+
+
+def implement(name: str, schema: str, run: Callable[..., Any]) -> None:
+    """An operator that is Python on every device."""
+    _library.define(name + schema)
+    _library.impl(name, run, "CompositeExplicitAutograd")
+
+
 for _name, _schema in SCHEMAS.items():
-    for _suffix in ("", "_triton"):
-        _library.define(_name + _suffix + _schema)
+    define(_name, _schema)
 _library.define("_philox(Tensor counter, int key0, int key1) -> Tensor")  # of the C++ header
 _library.define("_extension_version() -> int")
 _library.define("_cpu_instructions() -> int")
@@ -94,16 +108,15 @@ _FAKES = {
     "prediction_error": _prediction_error_fake,
     "diffuse": _diffuse_fake,
 }
-_TRITON_FILES = {name: "noise" if name == "diffuse" else "loss" for name in SCHEMAS}
 
 
-def _register_triton(name: str) -> None:
-    """The function of that name under kernels/, which is imported by its first call."""
+def register_triton(name: str, file: str) -> None:
+    """The function of that name in a file under kernels/, which is imported by its first call."""
 
     def run(*arguments: Any) -> Any:
         from importlib import import_module
 
-        return getattr(import_module(f"tglo.kernels.{_TRITON_FILES[name]}"), name)(*arguments)
+        return getattr(import_module(f"tglo.kernels.{file}"), name)(*arguments)
 
     _library.impl(f"{name}_triton", run, "CUDA")
 
@@ -111,6 +124,6 @@ def _register_triton(name: str) -> None:
 for _name, _fake in _FAKES.items():
     for _suffix in ("", "_triton"):
         torch.library.register_fake(f"tglo::{_name}{_suffix}")(_fake)
-    _register_triton(_name)
+    register_triton(_name, "noise" if _name == "diffuse" else "loss")
 
 EXTENSION = extension.load()

@@ -31,6 +31,7 @@ def test_no_kernel_has_a_stack_or_spills(resources: ModuleType) -> None:
     if shutil.which("c++filt"):
         names = {row["kernel"] for row in rows}
         assert {"CUDA forward", "CUDA backward", "CUDA loss_and_grad", "CUDA diffuse_rows"} <= names
+        assert {"CUDA token_rows", "CUDA token_rows_gradient"} <= names
     for row in rows:
         assert row["stack"] == 0 and row["local"] == 0, row
         assert row["registers"] <= 128, row

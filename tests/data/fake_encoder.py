@@ -32,6 +32,9 @@ class FakeEncoder:
         mean = avg_pool2d(pixels, 4)
         return mean.to(self.dtype), mean.abs().add(0.5).to(self.dtype)
 
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("mean", "std"), self.latents(pixels), strict=True))
+
     def text(self, prompts: list[str]) -> dict[str, Tensor]:
         self.calls["text"] += 1
         counts = [np.bincount(list(p.encode()), minlength=256) for p in prompts]

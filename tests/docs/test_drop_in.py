@@ -209,6 +209,20 @@ def test_masked_columns_count_for_nothing(space: dict[str, Any]) -> None:
     torch.testing.assert_close(loss, tgo_loss(*kept[:2], *scores, reference_pred=kept[2]))
 
 
+def test_tokens_block(space: dict[str, Any]) -> None:
+    head = nn.Linear(5, 11, bias=False)
+    space |= {
+        "head": head,
+        "true_tokens": torch.randint(11, (4, 6)),
+        "masked": torch.rand(4, 6) < 0.6,
+    }
+    space["hidden"] = torch.randn(4, 6, 5, requires_grad=True)
+    space["reference_hidden"] = space["hidden"].detach() + 0.1
+    loss = run("tokens", space)["loss"]
+    gradients = torch.autograd.grad(loss, (space["hidden"], head.weight))
+    assert all(g.isfinite().all() and g.abs().max() > 0 for g in gradients)
+
+
 def test_draws_block(space: dict[str, Any]) -> None:
     assert run("draws", space)["noise"].shape == (8, 4, 8, 8)
     gradient(space)

@@ -130,61 +130,20 @@ print("PASSED")
 """
 
 COMPILE = """
-import json, os, re, subprocess, tempfile
-import triton.backends.nvidia
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+import json
+from tests.kernels import triton_usage
 from tglo.kernels import loss as kernels
 
-tools = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin")
 wide = ("cached_error scores threshold timestep_weight partials log_ratio coefficient policy_error "
         "reference_error").split()
 blocks = dict(BLOCK=kernels.BLOCK, STEPS=kernels.STEPS)
 
-def signature(kernel, element, constants):
-    types = {}
-    for parameter in kernel.params:
-        name = parameter.name
-        if name in constants or parameter.is_constexpr:
-            types[name] = "constexpr"
-        elif name in ("P", "Q", "Y", "gradient"):
-            types[name] = "*" + element
-        elif name in wide:
-            types[name] = "*fp64"
-        elif name == "counter":
-            types[name] = "*i32"
-        elif name in ("loss", "grad_loss"):
-            types[name] = "*fp32"
-        elif name == "weights":
-            types[name] = "*fp32"
-        else:
-            types[name] = parameter.annotation_type or "i32"
-    return types
-
 def usage(kernel, element, capability, constants, options):
-    types = signature(kernel, element, constants)
-    aligned = [i for i, name in enumerate(types) if types[name][0] == "*" or name == "elements"]
-    source = ASTSource(kernel, types, constexprs=constants,
-                       attrs={(i,): [["tt.divisibility", 16]] for i in aligned})
-    binary = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        def tool(name, flag):
-            command = [os.path.join(tools, name), flag, file.name]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        resources = tool("cuobjdump", "--dump-resource-usage")
-        code = tool("nvdisasm", "-c")
-    return {
-        "kernel": kernel.__name__, "element": element, "sm": capability,
-        "variant": "-".join(sorted(n for n, v in constants.items() if v is None)) or "all inputs",
-        "shared": binary.metadata.shared,
-        "registers": int(re.search(r"REG:(\\d+)", resources).group(1)),
-        "stack": int(re.search(r"STACK:(\\d+)", resources).group(1)),
-        "local": len(re.findall(r"\\b(?:LDL|STL)\\b", code)),
-        "wide_loads": len(re.findall(r"LDG\\.E\\S*\\.128", code)),
-        "float_atomics": len(re.findall(r"(?:ATOM|RED)\\S*\\.(?:F16|F32|F64|BF16)", code)),
-    }
+    types = {"P": "*" + element, "Q": "*" + element, "Y": "*" + element, "gradient": "*" + element,
+             "counter": "*i32", "loss": "*fp32", "grad_loss": "*fp32", "weights": "*fp32",
+             **{name: "*fp64" for name in wide}}
+    aligned = ("elements",)
+    return triton_usage.usage(kernel, element, capability, types, constants, options, aligned)
 
 forward = dict(num_warps=kernels.WARPS, maxnreg=kernels.REGISTERS)
 for capability in (80, 90, 100):

@@ -37,6 +37,8 @@ from tglo.files import read_json
 __all__ = ["Encoder", "LatentCache", "Quarantined", "Report", "build_cache", "fingerprint_of"]
 
 OPEN_SHARDS = 64  # mapped at a time
+SIZES = ("original_size", "crop", "target_size")
+"""What a batch holds besides the image itself, (B, 2) int64 each."""
 
 
 class LatentCache:
@@ -116,7 +118,8 @@ class LatentCache:
         return tuple(original), tuple(crop), self._bucket_list[self._index["bucket"][place]]
 
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
-        """mean, std (B, C, h, w); original_size, crop, target_size (B, 2) int64, all on the CPU.
+        """The image as it was encoded (mean and std (B, C, h, w), or tokens (B, h, w)), and
+        original_size, crop, target_size (B, 2) int64, all on the CPU.
 
         CacheError for a sample that is not here; ValueError for samples of several buckets.
         """
@@ -129,9 +132,10 @@ class LatentCache:
         shards = self._index["shard"][places].tolist()
         rows = self._index["position"][places].tolist()
         located = [(shard_name("latents", s), row) for s, row in zip(shards, rows, strict=True)]
+        ending = f".{bucket_name(bucket)}"
+        names = [name for name in self._shard(located[0][0]) if name.endswith(ending)]
         return {
-            "mean": self._gather(f"mean.{bucket_name(bucket)}", located),
-            "std": self._gather(f"std.{bucket_name(bucket)}", located),
+            **{name.removesuffix(ending): self._gather(name, located) for name in names},
             "original_size": torch.from_numpy(self._index["original"][places]),
             "crop": torch.from_numpy(self._index["crop"][places]),
             "target_size": torch.tensor([bucket] * len(places), dtype=torch.int64),

@@ -53,8 +53,10 @@ def encode_latents(
     dtype: torch.dtype,
     pool: Executor,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A shard's tensors mean.HxW and std.HxW (n, C, h, w), and the samples part of its record."""
-    stacks: dict[Size, list[tuple[Tensor, Tensor]]] = {}
+    """A shard's tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples part of
+    its record.
+    """
+    stacks: dict[Size, list[dict[str, Tensor]]] = {}
     counts: dict[Size, int] = {}
     waiting: dict[Size, list[Prepared]] = {}
     samples: list[dict[str, Any]] = []
@@ -90,30 +92,36 @@ def encode_latents(
 
     tensors = {}
     for bucket, batches in stacks.items():
-        tensors[f"mean.{bucket_name(bucket)}"] = torch.cat([mean for mean, _ in batches])
-        tensors[f"std.{bucket_name(bucket)}"] = torch.cat([std for _, std in batches])
+        for name in batches[0]:
+            tensors[f"{name}.{bucket_name(bucket)}"] = torch.cat([batch[name] for batch in batches])
     return tensors, {"samples": samples, "quarantined": [asdict(entry) for entry in quarantined]}
 
 
-def _encode_batch(
-    encoder: Encoder, batch: list[Prepared], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The images by name of the tensor; floating-point ones in dtype."""
     pixels = torch.stack([to_tensor(entry.image) for entry in batch])
     with torch.no_grad():
-        mean, std = (t.detach().to("cpu", dtype).contiguous() for t in encoder.latents(pixels))
-    names = [entry.row.image for entry in batch]
-    if mean.shape != std.shape or mean.ndim != 4 or len(mean) != len(batch):
+        encoded = {
+            name: tensor.detach()
+            .to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+            .contiguous()
+            for name, tensor in encoder.encode(pixels).items()
+        }
+    shapes = {tuple(tensor.shape) for tensor in encoded.values()}
+    if len(shapes) != 1 or any(len(s) not in (3, 4) or s[0] != len(batch) for s in shapes):
+        found = " and ".join(f"{name} {tuple(t.shape)}" for name, t in encoded.items())
         raise CacheError(
-            f"the encoder returned mean {tuple(mean.shape)} and std {tuple(std.shape)} for "
-            f"{tuple(pixels.shape)} pixels; both must be ({len(batch)}, C, h, w)"
+            f"the encoder returned {found} for {tuple(pixels.shape)} pixels; all must be "
+            f"({len(batch)}, C, h, w), tokens ({len(batch)}, h, w)"
         )
-    finite = mean.isfinite().flatten(1).all(1) & std.isfinite().flatten(1).all(1)
+    finite = torch.stack([t.isfinite().flatten(1).all(1) for t in encoded.values()]).all(0)
     if not finite.all():
+        names = [entry.row.image for entry in batch]
         bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
         raise CacheError(
             f"the encoder returned NaN or inf (as {dtype}) for {bad}; run the VAE in float32"
         )
-    return mean, std
+    return encoded
 
 
 def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 fingerprint.json            everything that the bytes depend on; written first
 text-00000.safetensors      embeddings of shard_size distinct prompts (sorted: "" is the first)
-latents-00000.safetensors   mean.HxW and std.HxW, stacked, of shard_size images (sorted by name)
+latents-00000.safetensors   mean.HxW and std.HxW (of masked models tokens.HxW), stacked, of
+                            shard_size images (sorted by name)
 latents-00000.json          the shard's record: size, sha256, samples, quarantined images
 index.safetensors           sample id -> shard, bucket, position, sizes, prompt
 cache.json                  written last: with it the cache is complete
@@ -40,8 +41,10 @@ class Encoder(Protocol):
         """All that latents and embeddings depend on: family, hashes of weights and configs."""
         ...
 
-    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) float32 in [-1, 1] to mean and std (B, C, h, w) of the scaled posterior."""
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) float32 in [-1, 1] to tensors by name, (B, ...) each: mean and std
+        (B, C, h, w) of the scaled posterior, or tokens (B, h, w) of an integer dtype.
+        """
         ...
 
     def text(self, prompts: list[str]) -> dict[str, Tensor]:

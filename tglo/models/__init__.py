@@ -11,16 +11,22 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from tglo.models import meissonic
+from tglo.models.amused import Amused
 from tglo.models.base import Family
 from tglo.models.export import ExportError
+from tglo.models.meissonic import Meissonic
 from tglo.models.stable_diffusion import StableDiffusion, StableDiffusionXL
 
 __all__ = [
     "FAMILIES",
+    "Amused",
     "ExportError",
     "Family",
+    "Meissonic",
     "StableDiffusion",
     "StableDiffusionXL",
+    "family_of",
     "load",
     "local_path",
     "resolve",
@@ -28,10 +34,13 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Pipeline class in a folder's model_index.json -> family.
+# Pipeline class in a folder's model_index.json -> family. Meissonic's own pipeline is no part of
+# diffusers, and its folders are known by their transformer.
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "AmusedPipeline": Amused,
+    "Meissonic": Meissonic,
 }
 
 _LOCAL = ("./", "../", "/", "~/")
@@ -53,7 +62,7 @@ def load(
     encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates.
     """
     path = resolve(path_or_hub_id, revision=revision)
-    return _family(path)(path, dtype=dtype, device=device, encoders=encoders)
+    return family_of(path)(path, dtype=dtype, device=device, encoders=encoders)
 
 
 def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -67,11 +76,11 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     """
     name, path = str(path_or_hub_id), local_path(path_or_hub_id)
     if path is not None:
-        if not (path / "model_index.json").is_file():
+        if not (path / "model_index.json").is_file() and not meissonic.is_folder(path):
             raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
     else:
         path = _download(name, revision)
-    _family(path)
+    family_of(path)
     return path
 
 
@@ -100,7 +109,10 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _family(path: Path) -> type[Family]:
+def family_of(path: Path) -> type[Family]:
+    """The family of a local folder; ValueError where `resolve` raises one."""
+    if meissonic.is_folder(path):
+        return Meissonic
     index = json.loads((path / "model_index.json").read_text())
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Decoding one 1024 x 1024 image in float32 takes about 4 GB of activations.
-_PIXELS_AT_ONCE = 1024 * 1024
+PIXELS_AT_ONCE = 1024 * 1024
 
 
 def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
@@ -27,7 +27,7 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 @torch.no_grad()
 def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """pixels (B, 3, H, W) in [-1, 1] -> mean, standard deviation of scaled latents, float32."""
-    with _own_precision(vae):
+    with own_precision(vae):
         posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     shift, factor = _scaling(vae)
     return (posterior.mean.float() - shift) * factor, posterior.std.float() * factor
@@ -40,13 +40,13 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     latents = (latents.float() / factor + shift).to(vae.dtype)
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = latents.shape[-2] * latents.shape[-1] * scale**2
-    chunks = latents.split(max(1, _PIXELS_AT_ONCE // pixels))
-    with _own_precision(vae):
+    chunks = latents.split(max(1, PIXELS_AT_ONCE // pixels))
+    with own_precision(vae):
         decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
     return torch.cat(decoded).clamp_(-1, 1)
 
 
-def _own_precision(vae: Any) -> AbstractContextManager[None]:
+def own_precision(vae: Any) -> AbstractContextManager[None]:
     """No autocast inside: it would bring back the half precision that overflows."""
     return torch.autocast(vae.device.type, enabled=False)
 

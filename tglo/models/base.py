@@ -1,7 +1,8 @@
 """What the cache, the training loop and the export ask of a model family.
 
 A new family is a subclass of Family in a file of its own (its class variables, `text`,
-`conditions`, `call` and `example_text`) and one entry in tglo.models.FAMILIES.
+`conditions`, `call` and `example_text`) and one entry in tglo.models.FAMILIES. Of masked models it is
+a subclass of MaskedFamily (tglo.models.masked).
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tglo import philox
+from tglo.drawn import Drawn
 from tglo.models import attention, autoencoder, checkpointing, export, lora, sampling
 from tglo.models.fingerprint import folder_fingerprint
+from tglo.models.tokens import tokenize
 from tglo.noise import Schedule
 
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
@@ -38,6 +42,11 @@ class Family(ABC):
     name: ClassVar[str]
     pipeline_class: ClassVar[Any]
     denoiser_part: ClassVar[str] = "unet"
+    vae_part: ClassVar[str] = "vae"
+    drawn: ClassVar[type[Drawn]] = Drawn
+    """What a draw becomes for this denoiser."""
+    unsupported: ClassVar[dict[tuple[str, str], str]] = {}
+    """(key, value) of a training's configuration that does not fit -> why, and what to do."""
     text_parts: ClassVar[tuple[tuple[str, str], ...]]  # (tokenizer, text encoder), in order
     unused_parts: ClassVar[dict[str, Any]] = {}  # what the pipeline is loaded without
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
@@ -51,24 +60,12 @@ class Family(ABC):
         encoders: bool = True,
     ) -> None:
         self.path = Path(path)
-        self._vae_config = json.loads((self.path / "vae" / "config.json").read_text())
-        left_out: dict[str, Any] = {}
-        if not encoders:
-            left_out = dict.fromkeys(("vae", *(encoder for _, encoder in self.text_parts)))
-        pipeline = self.pipeline_class.from_pretrained(
-            self.path,
-            dtype={"default": dtype, "vae": autoencoder.vae_dtype(self._vae_config, dtype)},
-            use_safetensors=True,  # the other format is pickle, which can run code
-            local_files_only=True,
-            **self.unused_parts,
-            **left_out,
-        )
-        parts = pipeline.components
-        self.pipeline_config = dict(pipeline.config)
+        self._vae_config = json.loads((self.path / self.vae_part / "config.json").read_text())
+        parts = self._load_parts(dtype, encoders)
         self.denoiser: Any = parts[self.denoiser_part]
         self.scheduler: Any = parts["scheduler"]
-        self.schedule = Schedule.from_scheduler(self.scheduler)
-        self.vae: Any = parts["vae"]
+        self.schedule: Any = self._training_schedule()
+        self.vae: Any = parts[self.vae_part]
         self.tokenizers: list[Any] = [parts[tokenizer] for tokenizer, _ in self.text_parts]
         self.text_encoders: list[Any] = [parts[encoder] for _, encoder in self.text_parts]
         self.truncated_prompts = 0
@@ -77,18 +74,49 @@ class Family(ABC):
         levels = len(self._vae_config.get("block_out_channels", (64,)))
         self.vae_scale: int = 2 ** (levels - 1)
         self.latent_channels: int = self._vae_config.get("latent_channels", 4)
-        if self.denoiser.config.in_channels != self.latent_channels:
-            raise ValueError(
-                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels "
-                f"and the VAE gives {self.latent_channels}; models that take more than latents, "
-                "such as inpainting models, are not supported"
-            )
+        self._check_parts()
         self.device = torch.device("cpu")
         for encoder in (self.vae, *self.text_encoders):
             if encoder is not None:
                 encoder.eval().requires_grad_(False)
         self.denoiser.eval()
         self.to(device)
+
+    def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
+        """The folder's parts by name; None for those that are left on disk."""
+        left_out: dict[str, Any] = {}
+        if not encoders:
+            left_out = dict.fromkeys((self.vae_part, *(encoder for _, encoder in self.text_parts)))
+        pipeline = self.pipeline_class.from_pretrained(
+            self.path,
+            dtype={"default": dtype, self.vae_part: self._vae_dtype(dtype)},
+            use_safetensors=True,  # the other format is pickle, which can run code
+            local_files_only=True,
+            **self.unused_parts,
+            **left_out,
+            **self._own_parts(dtype),
+        )
+        self.pipeline_config = dict(pipeline.config)
+        return pipeline.components
+
+    def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Parts that the family loads itself, by name."""
+        return {}
+
+    def _training_schedule(self) -> Any:
+        return Schedule.from_scheduler(self.scheduler)
+
+    def _vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return autoencoder.vae_dtype(self._vae_config, dtype)
+
+    def _check_parts(self) -> None:
+        """ValueError unless the parts fit each other."""
+        if self.denoiser.config.in_channels != self.latent_channels:
+            raise ValueError(
+                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels "
+                f"and the VAE gives {self.latent_channels}; models that take more than latents, "
+                "such as inpainting models, are not supported"
+            )
 
     # What each family states about itself.
 
@@ -134,11 +162,41 @@ class Family(ABC):
         conditions: dict[str, Tensor],
     ) -> Tensor:
         """The prediction (B, C, h, w) at schedule indices (B,) int64; see `call`."""
-        return self.call(denoiser, noisy, self.schedule.model_timestep(index), conditions)
+        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions)
+
+    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
+        """What `call` is told of the noise, (B,) float32, of a draw's index and noisy."""
+        return self.schedule.model_timestep(index)
+
+    def example(self, batch: int, height: int, width: int) -> Drawn:
+        """B draws of random numbers, always the same, for images of height x width pixels."""
+        shape = (self.latent_channels, height // self.vae_scale, width // self.vae_scale)
+        ids = torch.arange(batch)
+        last = len(self.schedule) - 1
+        noisy = philox.normal(0, ids, 0, shape, device=self.device)
+        return Drawn(
+            index=torch.linspace(last / 4, last, batch).long().to(self.device),
+            noisy=noisy,
+            target=noisy,
+            conditions=self._example_conditions(batch, height, width),
+        )
+
+    def _example_conditions(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        sizes = sampling.image_sizes(batch, height, width, self.device)
+        conditions = self.conditions(self.example_text(batch), sizes)
+        return {name: tensor.to(self.device) for name, tensor in conditions.items()}
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.denoiser.parameters()).dtype
+
+    def parts(self) -> list[str]:
+        """The folder's parts, by the names of their subfolders."""
+        index = json.loads((self.path / "model_index.json").read_text())
+        return [n for n, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
 
     @property
     def bucket_step(self) -> int:
@@ -147,9 +205,18 @@ class Family(ABC):
         return self.vae_scale * 2 ** (levels - 1)
 
     @property
+    def size_step(self) -> int:
+        """Generated images' sides must be a multiple of this many pixels."""
+        return self.vae_scale
+
+    @property
     def default_temperature(self) -> float:
         """The paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
         return _TEMPERATURE_TIMES_ELEMENTS / (self.latent_channels * self._latent_side**2)
+
+    def temperature(self, published: float | None) -> float:
+        """T for an objective whose publication gives a T for square errors, or None."""
+        return published or self.default_temperature
 
     @property
     def default_resolution(self) -> int:
@@ -169,6 +236,23 @@ class Family(ABC):
         self._need_encoders()
         return autoencoder.encode(self.vae, pixels)
 
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What a cache keeps of images (B, 3, H, W) in [-1, 1]: mean and std of `latents`."""
+        return dict(zip(("mean", "std"), self.latents(pixels), strict=True))
+
+    def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask (B, length) for the text encoder with that number.
+
+        Prompts beyond the tokenizer's length are cut, counted in truncated_prompts and reported once.
+        """
+        if self.text_encoders[part] is None:
+            self._need_encoders()
+        ids, mask, truncated = tokenize(
+            self.tokenizers[part], prompts, count=part == 0, report=not self.truncated_prompts
+        )
+        self.truncated_prompts += truncated
+        return ids.to(self.device), mask.to(self.device)
+
     def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What guidance starts from and caption dropout puts in, each tensor (1, ...).
 
@@ -178,17 +262,16 @@ class Family(ABC):
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that the bytes of cached latents and embeddings depend on, name -> text."""
-        vae_dtype = autoencoder.vae_dtype(self._vae_config, self.dtype)
         return {
             **self.encoders_fingerprint(),
-            "vae_dtype": str(vae_dtype).removeprefix("torch."),
+            "vae_dtype": str(self._vae_dtype(self.dtype)).removeprefix("torch."),
             "text_dtype": str(self.dtype).removeprefix("torch."),
         }
 
     def encoders_fingerprint(self) -> dict[str, str]:
         """What their meaning depends on: `fingerprint` without precisions, which may differ."""
         if self._fingerprint is None:
-            parts = ["vae", *(part for pair in self.text_parts for part in pair)]
+            parts = [self.vae_part, *(part for pair in self.text_parts for part in pair)]
             self._fingerprint = folder_fingerprint(self.path, parts)
         return {"family": self.name, **self._fingerprint}
 
@@ -227,6 +310,27 @@ class Family(ABC):
         """Load an exported LoRA (of tglo or any that the pipeline loads) into the denoiser."""
         export.load_lora_weights(self, Path(folder))
 
+    def load_denoiser(
+        self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Any:
+        """The denoiser of a folder of this family's layout; without a LoRA."""
+        denoiser = type(self.denoiser).from_pretrained(
+            folder,
+            subfolder=self.denoiser_part,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        return denoiser.to(device)
+
+    def write_lora(self, folder: Path, denoiser: Any) -> None:
+        """Write a denoiser's LoRA as the pipeline's `load_lora_weights` takes it."""
+        export.write_pipeline_lora(self, folder, denoiser)
+
+    def attach_lora(self, denoiser: Any, folder: Path) -> None:
+        """Load a folder's LoRA into a denoiser as users do."""
+        export.attach_pipeline_lora(self, denoiser, folder)
+
     def adapters_off(self) -> AbstractContextManager[None]:
         """Inside, the denoiser (also behind a wrapper) computes the base model's prediction."""
         return lora.adapters_off(self.denoiser)
@@ -258,6 +362,26 @@ class Family(ABC):
         self._need_encoders()
         return sampling.generate(self, prompts, seeds, **options)
 
+    def sample(
+        self,
+        denoiser: Callable[..., Any],
+        scheduler: Any,
+        conditions: dict[str, Tensor],
+        generators: list[torch.Generator],
+        size: tuple[int, int],
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """One image per generator, (B, 3, H, W) in [-1, 1]; see tglo.models.sampling.generate.
+
+        conditions: of B rows, with guidance of 2 B, the empty prompts' first. size: (H, W) in pixels.
+        """
+        shape = (self.latent_channels, size[0] // self.vae_scale, size[1] // self.vae_scale)
+        latents = sampling.denoise(
+            self, denoiser, scheduler, conditions, generators, shape, steps, guidance
+        )
+        return autoencoder.decode(self.vae, latents)
+
     def drop_encoders(self) -> None:
         """Frees the VAE and the text encoders. `latents`, `text` and `generate` no longer work."""
         self.vae, self.text_encoders = None, [None] * len(self.text_encoders)
@@ -268,7 +392,7 @@ class Family(ABC):
         """Moves and converts the loaded parts in place; the VAE stays float32 where it must."""
         parts = [(self.denoiser, dtype)]
         if self.vae is not None:
-            vae_dtype = None if dtype is None else autoencoder.vae_dtype(self._vae_config, dtype)
+            vae_dtype = None if dtype is None else self._vae_dtype(dtype)
             parts += [(self.vae, vae_dtype), *((encoder, dtype) for encoder in self.text_encoders)]
         for module, new in parts:
             if device is not None:
@@ -280,6 +404,9 @@ class Family(ABC):
             self.device = torch.device(device)
             self.schedule = self.schedule.to(device)
         return self
+
+    def set_loss_backend(self, backend: str) -> None:  # noqa: B027 (most compute none)
+        """Backend of what the denoiser computes of the loss in its forward pass."""
 
     def set_gradient_checkpointing(self, mode: checkpointing.Mode) -> None:
         """Which activations the forward keeps: none, selective or full checkpointing."""

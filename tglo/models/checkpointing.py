@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -48,11 +47,11 @@ def _keep(_: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _full(block: nn.Module, *inputs: Any) -> Any:
+def _full(block: Any, *inputs: Any) -> Any:
     return checkpoint(block.__call__, *inputs, use_reentrant=False)
 
 
-def _selective(block: nn.Module, *inputs: Any) -> Any:
+def _selective(block: Any, *inputs: Any) -> Any:
     contexts = partial(create_selective_checkpoint_contexts, _keep)
     return checkpoint(block.__call__, *inputs, use_reentrant=False, context_fn=contexts)
 

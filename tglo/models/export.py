@@ -8,7 +8,6 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,10 +19,8 @@ import torch
 from diffusers.utils import convert_state_dict_to_diffusers, logging
 from torch import Tensor
 
-from tglo import philox
 from tglo.models import lora
 from tglo.models.modes import evaluating
-from tglo.models.sampling import image_sizes
 
 if TYPE_CHECKING:
     from tglo.models.base import Family
@@ -60,7 +57,7 @@ def save_pipeline(
             weights = lora.state_dict(trained)
             # In float32: rounding a merged weight to half precision would cost part of the update.
             like = next(trained.parameters())
-            merged = _in_float32(_load_denoiser(family, family.path, like.dtype, like.device))
+            merged = _in_float32(family.load_denoiser(family.path, like.dtype, like.device))
             lora.attach(merged, lora.config(trained))
             lora.load_state_dict(merged, weights)
             merged.fuse_lora()
@@ -68,7 +65,7 @@ def save_pipeline(
         _copy_other_parts(family, temporary)
         merged.save_pretrained(temporary / family.denoiser_part)
         like = next(merged.parameters())
-        loaded = _load_denoiser(family, temporary, like.dtype, like.device)
+        loaded = family.load_denoiser(temporary, like.dtype, like.device)
         tolerance = _TOLERANCE if merged is trained else _MERGED_TOLERANCE
         _compare(family, trained, loaded, folder, tolerance)
     return folder
@@ -90,15 +87,7 @@ def save_lora(
     with _publishing(folder, overwrite) as temporary:
         trained = _trained(family, state_dict)
         weights = lora.state_dict(trained)
-        part = family.denoiser_part
-        family.pipeline_class.save_lora_weights(
-            temporary,
-            **{
-                f"{part}_lora_layers": convert_state_dict_to_diffusers(weights),
-                # Without it a loader takes alpha = rank.
-                f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(trained).to_dict()),
-            },
-        )
+        family.write_lora(temporary, trained)
         like = next(trained.parameters())
         loaded = _load_lora(family, temporary, like.dtype, like.device)
         names = set(_adapter_weights(loaded))
@@ -109,6 +98,19 @@ def save_lora(
             )
         _compare(family, trained, loaded, folder, _TOLERANCE)
     return folder
+
+
+def write_pipeline_lora(family: Family, folder: Path, denoiser: Any) -> None:
+    """Writes a denoiser's LoRA by the pipeline's own `save_lora_weights`."""
+    part = family.denoiser_part
+    family.pipeline_class.save_lora_weights(
+        folder,
+        **{
+            f"{part}_lora_layers": convert_state_dict_to_diffusers(lora.state_dict(denoiser)),
+            # Without it a loader takes alpha = rank.
+            f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
+        },
+    )
 
 
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
@@ -146,34 +148,20 @@ def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
     if state_dict is None:
         return family.denoiser
     if lora.has(family.denoiser):
-        denoiser = _load_denoiser(family, family.path, family.dtype, "cpu")
+        denoiser = family.load_denoiser(family.path, family.dtype)
         lora.attach(denoiser, lora.config(family.denoiser))
         lora.load_state_dict(denoiser, lora.state_dict(family.denoiser, state_dict))
         return denoiser
     dtype = next(iter(state_dict.values())).dtype
-    denoiser = _load_denoiser(family, family.path, dtype, "cpu")
+    denoiser = family.load_denoiser(family.path, dtype)
     denoiser.load_state_dict(state_dict)
     return denoiser
 
 
-def _load_denoiser(
-    family: Family, folder: Path, dtype: torch.dtype, device: torch.device | str
-) -> Any:
-    """The denoiser of a diffusers folder; in the original one, what a LoRA was trained on."""
-    denoiser = type(family.denoiser).from_pretrained(
-        folder,
-        subfolder=family.denoiser_part,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    return denoiser.to(device)
-
-
 def _load_lora(family: Family, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The base denoiser in float32 with the exported LoRA, loaded by the pipeline as users do."""
-    denoiser = _in_float32(_load_denoiser(family, family.path, dtype, device))
-    _attach_lora(family, denoiser, folder)
+    denoiser = _in_float32(family.load_denoiser(family.path, dtype, device))
+    family.attach_lora(denoiser, folder)
     return denoiser
 
 
@@ -182,12 +170,13 @@ def load_lora_weights(family: Family, folder: Path) -> None:
     before = set(getattr(family.denoiser, "peft_config", None) or {})
     if not folder.exists():
         raise ValueError(f"{folder} does not exist; give the folder or file of a LoRA")
-    _attach_lora(family, family.denoiser, folder)
+    family.attach_lora(family.denoiser, folder)
     if set(getattr(family.denoiser, "peft_config", None) or {}) == before:
         raise ValueError(f"the LoRA in {folder} has no weights for this model's denoiser")
 
 
-def _attach_lora(family: Family, denoiser: Any, folder: Path) -> None:
+def attach_pipeline_lora(family: Family, denoiser: Any, folder: Path) -> None:
+    """Loads a folder's LoRA into a denoiser by the pipeline's own `load_lora_weights`."""
     names = family.pipeline_class._get_signature_keys(family.pipeline_class)[0]
     parts: dict[str, Any] = dict.fromkeys(names) | family.unused_parts
     parts |= {family.denoiser_part: denoiser, "scheduler": family.scheduler}
@@ -208,13 +197,13 @@ def _adapter_weights(denoiser: Any) -> dict[str, Tensor]:
 
 
 def _copy_other_parts(family: Family, target: Path) -> None:
-    index = json.loads((family.path / "model_index.json").read_text())
-    shutil.copy(family.path / "model_index.json", target)
-    for name, entry in index.items():
-        is_part = isinstance(entry, list) and entry[0] is not None
-        if not is_part or name == family.denoiser_part:
-            continue
-        shutil.copytree(family.path / name, target / name, ignore=shutil.ignore_patterns(*_PICKLES))
+    index = family.path / "model_index.json"
+    if index.is_file():
+        shutil.copy(index, target)
+    ignored = shutil.ignore_patterns(*_PICKLES)
+    for name in family.parts():
+        if name != family.denoiser_part:
+            shutil.copytree(family.path / name, target / name, ignore=ignored)
 
 
 def _in_float32(denoiser: Any) -> Any:
@@ -227,19 +216,17 @@ def _in_float32(denoiser: Any) -> Any:
 @torch.no_grad()
 def _compare(family: Family, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
     """ExportError unless both predict the same, in float32, relative to the largest element."""
+    side = 4 * family.bucket_step
+    drawn = family.example(2, side, side)
+    # Of a gathered model on the CPU, whose family computes elsewhere.
     device = next(trained.parameters()).device
-    side = 2 ** len(getattr(trained.config, "block_out_channels", (0,))) * 2
-    ids = torch.arange(2)
-    noisy = philox.normal(0, ids, 0, (family.latent_channels, side, side), device=device)
-    index = torch.tensor([len(family.schedule) // 4, len(family.schedule) - 1])
-    timesteps = family.schedule.to("cpu").model_timestep(index).to(device)
-    sizes = image_sizes(2, 1024, 1024, device)
-    conditions = family.conditions(family.example_text(2), sizes)
-    conditions = {name: tensor.to(device) for name, tensor in conditions.items()}
+    timesteps = family.timesteps(drawn.index, drawn.noisy)
+    inputs = (drawn.noisy.to(device), timesteps.to(device))
+    conditions = {name: tensor.to(device) for name, tensor in drawn.conditions.items()}
     outputs = []
     for denoiser in (_in_float32(trained), _in_float32(loaded)):
         with evaluating(denoiser):
-            outputs.append(family.call(denoiser, noisy, timesteps, conditions).float())
+            outputs.append(family.call(denoiser, *inputs, conditions).float())
     expected, output = outputs
     difference = (expected - output).abs().max().item()
     limit = tolerance * expected.abs().max().item()

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from tglo.models import autoencoder
 from tglo.models.modes import evaluating
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ def generate(
     """
     denoiser = family.denoiser if denoiser is None else denoiser
     height, width = height or family.default_resolution, width or family.default_resolution
-    _check(prompts, seeds, steps, batch_size, height, width, family.vae_scale)
-    shape = (family.latent_channels, height // family.vae_scale, width // family.vae_scale)
+    _check(prompts, seeds, steps, batch_size, height, width, family.size_step)
     scheduler = type(family.scheduler).from_config(family.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
     images: list[Image.Image] = []
@@ -62,10 +60,10 @@ def generate(
             sizes = image_sizes(rows, height, width, family.device)
             conditions = family.conditions(text, sizes)
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
-            latents = _denoise(
-                family, denoiser, scheduler, conditions, generators, shape, steps, guidance
+            size = (height, width)
+            images += to_images(
+                family.sample(denoiser, scheduler, conditions, generators, size, steps, guidance)
             )
-            images += to_images(autoencoder.decode(family.vae, latents))
             bar.update(count)
     return images
 
@@ -84,7 +82,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def _denoise(
+def denoise(
     family: Family,
     denoiser: Callable[..., Any],
     scheduler: Any,
@@ -137,7 +135,7 @@ def _check(
     batch_size: int,
     height: int,
     width: int,
-    vae_scale: int,
+    step: int,
 ) -> None:
     if isinstance(prompts, str) or len(prompts) != len(seeds):
         raise ValueError(
@@ -146,7 +144,5 @@ def _check(
         )
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps {steps} and batch_size {batch_size} must be at least 1")
-    if height % vae_scale or width % vae_scale:
-        raise ValueError(
-            f"height {height} and width {width} must be multiples of {vae_scale} pixels"
-        )
+    if height % step or width % step:
+        raise ValueError(f"height {height} and width {width} must be multiples of {step} pixels")

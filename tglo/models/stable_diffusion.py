@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,8 +10,6 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from tglo.models.base import Family
-
-log = logging.getLogger(__name__)
 
 
 class StableDiffusion(Family):
@@ -30,11 +27,7 @@ class StableDiffusion(Family):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """prompt_embeds (B, 77, width), in the text encoder's dtype.
-
-        Prompts beyond the tokenizer's length are cut, counted in truncated_prompts and reported
-        once.
-        """
+        """prompt_embeds (B, 77, width), in the text encoder's dtype; of long prompts see `_tokens`."""
         ids, mask = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
@@ -75,35 +68,6 @@ class StableDiffusion(Family):
     def example_text(self, batch: int) -> dict[str, Tensor]:
         width = self.denoiser.config.cross_attention_dim
         return {"prompt_embeds": self._random(batch, 77, width)}
-
-    def _random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-
-    def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask (B, length) for the text encoder with that number."""
-        tokenizer = self.tokenizers[part]
-        if self.text_encoders[part] is None:
-            self._need_encoders()
-        prompts = list(prompts)
-        limit = tokenizer.model_max_length
-        if part == 0:
-            # verbose=False: transformers would warn about the length that is being measured here.
-            whole = tokenizer(prompts, verbose=False)["input_ids"]
-            self._report_truncated(sum(len(ids) > limit for ids in whole), limit)
-        tokens = tokenizer(
-            prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
-        return tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-
-    def _report_truncated(self, count: int, limit: int) -> None:
-        if count and not self.truncated_prompts:
-            log.warning(
-                "%d prompts of this batch are longer than %d tokens and are cut there; "
-                "further ones are only counted, in truncated_prompts",
-                count,
-                limit,
-            )
-        self.truncated_prompts += count
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tglo.log_ratios import LogRatio, log_ratio
+from tglo.log_ratios import LogRatio, log_ratio, log_ratio_of_errors, policy_error
 from tglo.loss_types import TGOStats
 from tglo.reference import label
 
@@ -31,9 +31,11 @@ class Given:
     """
 
     policy_pred: Tensor
-    """(B, ...) floating point, the only tensor that gets a gradient."""
-    target: Tensor
-    """(B, ...) what the policy is trained to predict."""
+    """(B, ...) floating point, the only tensor that gets a gradient: a prediction or, without a
+    target, its error, (B,).
+    """
+    target: Tensor | None
+    """(B, ...) what the policy is trained to predict; None where errors are given."""
     scores: Tensor
     """(B,) float64."""
     threshold: Tensor
@@ -41,7 +43,7 @@ class Given:
     reference_pred: Tensor | None = None
     """(B, ...), or None where the error stands for it, or no reference is needed."""
     reference_error: Tensor | None = None
-    """(B,) float64, cached."""
+    """(B,) float64, cached, or given with the policy's."""
     quantile: Tensor | None = None
     """(B,) float64 in [0, 1], the score's among the scores of its prompt."""
     timestep_weight: Tensor | float | None = None
@@ -98,6 +100,14 @@ class Objective(ABC):
 
     def ratio(self, given: Given, temperature: float) -> LogRatio:
         """ell with a gradient, and the errors."""
+        if given.target is None:
+            assert given.reference_error is not None
+            return log_ratio_of_errors(
+                given.policy_pred,
+                given.reference_error,
+                temperature=temperature,
+                timestep_weight=given.timestep_weight,
+            )
         return log_ratio(
             given.policy_pred,
             given.target,
@@ -108,6 +118,12 @@ class Objective(ABC):
             return_errors=True,
             backend=self.settings.backend,
         )
+
+    def error(self, given: Given) -> Tensor:
+        """The policy's error with a gradient, (B,) float64."""
+        if given.target is None:
+            return given.policy_pred.double()
+        return policy_error(given.policy_pred, given.target, backend=self.settings.backend)
 
 
 def mean_loss(per_sample: Tensor, given: Given) -> Tensor:

@@ -49,7 +49,7 @@ class DSPO(Objective):
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
         p, q, y = given.policy_pred, given.reference_pred, given.target
-        assert q is not None
+        assert q is not None and y is not None
         ratio = self.ratio(given, temperature)
         winner, loser = (self.beta * ratio.log_ratio).chunk(2)
         margin = winner - loser

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tglo.log_ratios import LogRatio, policy_error
+from tglo import reference
+from tglo.log_ratios import LogRatio
 from tglo.loss_types import TGOStats
 from tglo.losses import sft_loss, tgo_loss
 from tglo.objectives.base import (
@@ -31,6 +32,8 @@ class TGO(Objective):
     """Threshold-guided optimization (arXiv 2605.04653): (1 + c |s - tau|) softplus(-z r)."""
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
+        if given.target is None:
+            return self._of_errors(given, temperature)
         return tgo_loss(
             given.policy_pred,
             given.target,
@@ -46,6 +49,13 @@ class TGO(Objective):
             backend=self.settings.backend,
         )
 
+    def _of_errors(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
+        ratio, c = self.ratio(given, temperature), self.settings.confidence
+        r = self.beta * ratio.log_ratio
+        loss = reference.loss_from_log_ratio(r, given.scores, given.threshold, c)
+        weight = reference.confidence_weight(given.scores, given.threshold, c)
+        return mean_loss(loss, given), statistics(given, ratio, r, weight)
+
 
 class SFT(Objective):
     """Supervised fine-tuning on the samples at or above the threshold: omega e_theta."""
@@ -55,6 +65,8 @@ class SFT(Objective):
     saturates = False
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
+        if given.target is None:
+            return self._of_errors(given)
         result = sft_loss(
             given.policy_pred,
             given.target,
@@ -65,6 +77,14 @@ class SFT(Objective):
             backend=self.settings.backend,
         )
         return cast("tuple[Tensor, TGOStats]", result)
+
+    def _of_errors(self, given: Given) -> tuple[Tensor, TGOStats]:
+        error, omega = self.error(given), given.timestep_weight
+        positive = reference.label(given.scores, given.threshold).double()
+        total = (error * positive * (1.0 if omega is None else omega)).sum()
+        zero = torch.zeros_like(error.detach())
+        stats = statistics(given, LogRatio(zero, error.detach(), zero), zero, positive)
+        return total / positive.sum().clamp(min=1), stats
 
 
 class CSFT(Objective):
@@ -77,7 +97,7 @@ class CSFT(Objective):
     saturates = False
 
     def __call__(self, given: Given, temperature: float) -> tuple[Tensor, TGOStats]:
-        error = policy_error(given.policy_pred, given.target, backend=self.settings.backend)
+        error = self.error(given)
         weight = 1.0 if given.timestep_weight is None else given.timestep_weight
         zero = torch.zeros_like(error)
         stats = statistics(given, LogRatio(zero, error.detach(), zero), zero)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ from torch import Tensor
 
 from tglo.data.reference_errors import ReferenceErrors
 from tglo.data.sampler import BatchSampler
+from tglo.drawn import Drawn
 from tglo.draws import Drawer, Read
+from tglo.objectives import Given
 from tglo.train.config import TrainConfig
 
 
@@ -57,15 +58,22 @@ class Batch:
     """(B,) float64."""
     reference_error: Tensor | None
     """(B,) float64, the reference's cached error of this draw, where it is cached."""
-    index: Tensor
-    """(B,) int64, timesteps as indices into the schedule."""
-    noisy: Tensor
-    """(B, C, h, w) latents at that timestep, in the engine's dtype."""
-    target: Tensor
-    """(B, C, h, w) what the denoiser is trained to predict."""
     timestep_weight: Tensor
     """(B,) float64, omega_t."""
-    conditions: dict[str, Any]
+    drawn: Drawn
+    """The denoiser's inputs and its target, in the engine's dtype."""
+
+    def given(self, policy: Tensor, reference: Tensor | None) -> Given:
+        """What the objective is given once policy and, unless cached, reference have answered."""
+        return self.drawn.given(
+            policy,
+            reference,
+            self.reference_error,
+            scores=self.scores,
+            threshold=self.threshold,
+            quantile=self.quantile,
+            timestep_weight=self.timestep_weight,
+        )
 
 
 class Batches:
@@ -102,13 +110,10 @@ class Batches:
             ids=row.ids,
             lines=row.lines,
             **vectors,  # type: ignore[arg-type]
-            index=drawn.index,
-            noisy=drawn.noisy,
-            target=drawn.target,
             timestep_weight=self.drawer.schedule.timestep_weight(
                 drawn.index, objective.timestep_weight, objective.min_snr_gamma
             ),
-            conditions=drawn.conditions,
+            drawn=drawn,
         )
 
     def close(self) -> None:

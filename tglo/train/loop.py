@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tglo.files import read_json, write_json
-from tglo.objectives import Given
 from tglo.train import finish, processes, resume
 from tglo.train.config import TrainConfig, parse_config, to_plain
 from tglo.train.engine import start_processes
@@ -99,22 +98,13 @@ def _step(
             batch = parts.batches.get(step, micro)
             seen.append(Seen(batch.ids, batch.lines))
             seed_dropout(config.seed, step, micro)
-        inputs = (batch.noisy, batch.index, batch.conditions)
+        inputs = batch.drawn.inputs
         with clock.part("reference"), engine.autocast():
-            reference_pred = None if reference is None else reference.predict(*inputs)
+            reference_answer = None if reference is None else reference.predict(*inputs)
         with clock.part("policy"), engine.autocast():
-            policy_pred = parts.family.predict(engine.model, *inputs)
+            policy_answer = parts.family.predict(engine.model, *inputs)
         with clock.part("loss"):
-            given = Given(
-                policy_pred,
-                batch.target,
-                batch.scores,
-                batch.threshold,
-                reference_pred=reference_pred,
-                reference_error=batch.reference_error,
-                quantile=batch.quantile,
-                timestep_weight=batch.timestep_weight,
-            )
+            given = batch.given(policy_answer, reference_answer)
             loss, stats = parts.objective(given, parts.temperature.value)
             losses += loss.detach()
             health.add(loss, stats)

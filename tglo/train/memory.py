@@ -10,7 +10,6 @@ import torch
 from tglo.devices import DTYPES
 from tglo.models.base import Family
 from tglo.models.checkpointing import MODES
-from tglo.models.sampling import image_sizes
 from tglo.train import processes
 from tglo.train.config import TrainConfig
 
@@ -94,17 +93,13 @@ def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype)
 
     Leaves no gradient and no trace in the random generators.
     """
-    device, scale = family.device, family.vae_scale
+    device = family.device
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        shape = (batch, family.latent_channels, size[0] // scale, size[1] // scale)
-        noisy = torch.randn(shape, device=device)
-        index = torch.zeros(batch, dtype=torch.int64, device=device)
-        sizes = image_sizes(batch, *size, device)
-        conditions = family.conditions(family.example_text(batch), sizes)
+    with torch.random.fork_rng(devices=devices):  # dropout
+        drawn = family.example(batch, *size)
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                prediction = family.predict(family.denoiser, noisy, index, conditions)
-            prediction.float().square().mean().backward()
+                answer = family.predict(family.denoiser, *drawn.inputs)
+            answer.float().square().mean().backward()
         finally:
             family.denoiser.zero_grad(set_to_none=True)

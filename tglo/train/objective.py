@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tglo.models.base import Family
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.threshold import Threshold
 from tglo.train import processes
@@ -37,6 +38,14 @@ def check_objective(config: TrainConfig) -> None:
         raise ValueError(
             f"objective.good_marker and bad_marker are both {objective.good_marker!r}; they must differ"
         )
+
+
+def check_family(config: TrainConfig, family: type[Family]) -> None:
+    """ValueError for settings that the model's family cannot work with."""
+    for (key, value), reason in family.unsupported.items():
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) == value:
+            raise ValueError(f"{key} is {value}, which does not fit {family.name}: {reason}")
 
 
 def make_objective(config: TrainConfig, threshold: Threshold) -> Objective:

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 
 class Predict(Protocol):
-    """Family.predict: calls a denoiser on noisy latents."""
+    """Family.predict: calls a denoiser on a draw's inputs (tglo.drawn)."""
 
-    def __call__(
-        self, denoiser: nn.Module, noisy: Tensor, index: Tensor, conditions: dict[str, Any]
-    ) -> Tensor: ...
+    def __call__(self, denoiser: nn.Module, *inputs: Any) -> Tensor: ...
 
 
 def keep_products_in(module: nn.Module, dtype: torch.dtype) -> None:
@@ -37,9 +35,9 @@ class CopyReference:
         self.module = module
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, index: Tensor, conditions: dict[str, Any]) -> Tensor:
-        """The reference's prediction, of the policy's shape."""
-        return self._predict(self.module, noisy, index, conditions)
+    def predict(self, *inputs: Any) -> Tensor:
+        """The reference's answer, of the policy's shape."""
+        return self._predict(self.module, *inputs)
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor]) -> None:
@@ -63,10 +61,10 @@ class AdapterOffReference:
         self._adapters_off = adapters_off
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, index: Tensor, conditions: dict[str, Any]) -> Tensor:
-        """The reference's prediction, of the policy's shape."""
+    def predict(self, *inputs: Any) -> Tensor:
+        """The reference's answer, of the policy's shape."""
         with self._adapters_off():
-            return self._predict(self._module, noisy, index, conditions)
+            return self._predict(self._module, *inputs)
 
 
 Reference = CopyReference | AdapterOffReference

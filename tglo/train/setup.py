@@ -24,7 +24,7 @@ from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.ema import Ema
 from tglo.train.engine import Engine, make_engine, wants_deepspeed
-from tglo.train.objective import make_objective
+from tglo.train.objective import check_family, make_objective
 from tglo.train.reference_policy import (
     AdapterOffReference,
     CopyReference,
@@ -121,7 +121,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         threshold=threshold,
         temperature=Temperature(
             config.objective.temperature,
-            objective.default_temperature or family.default_temperature,
+            family.temperature(objective.default_temperature),
             optimizer.steps,
         ),
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
@@ -198,7 +198,9 @@ def _drawer(
 def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
     model = config.model
     encoders = bool(config.output.validation_prompts)
+    check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
     family = models.load(model.path, revision=model.revision, encoders=encoders)
+    family.set_loss_backend(config.objective.backend)
     cache.check(family.encoders_fingerprint())
     if errors is not None:
         errors.check(family.denoiser_fingerprint())
