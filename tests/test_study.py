@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.study import plan, report, results, runs
+from examples.study import plan, record, report, results, runs, stages
 from examples.study.data import Pool
 from examples.study.plan import METHODS, REWARDS, SETS, SIZES, Job
-from examples.study.results import Gain
+from examples.study.results import Bases, Gain
+from examples.study.workers import Workers
 from tglo.files import read_json, write_json
 from tglo.train.config import parse_config
 
@@ -22,13 +23,15 @@ TUNED = {name: method.grid[3] for name, method in METHODS.items()}
 
 
 def test_methods_are_tuned_with_one_budget_on_data_of_their_own() -> None:
-    grids = plan.tuning_jobs()
-    assert grids.keys() == METHODS.keys()
-    assert {len(grid) for grid in grids.values()} == {6}
-    for grid in grids.values():
-        names = {job.name for jobs in grid for job in jobs}
-        assert len(names) == 12
-        assert all(j.prompts == "validation" and j.seed >= 100 for jobs in grid for j in jobs)
+    for name, method in METHODS.items():
+        assert len(method.grid) == 6 and len({str(setting) for setting in method.grid}) == 6
+        jobs = [j for s in method.grid for j in plan.tuning_jobs(name, s, plan.TUNING_SEEDS)]
+        assert len({job.name for job in jobs}) == len(jobs) == 6 * 3 * 2
+        assert all(job.prompts == "validation" and job.seed >= 100 for job in jobs)
+
+
+def test_best_setting_is_the_best_finalist() -> None:
+    assert stages.best([[0.9], [0.5, 0.1, 0.2], [0.4, 0.4, 0.3], [0.1]]) == 2
 
 
 def test_main_jobs_are_every_method_reward_and_seed() -> None:
@@ -42,29 +45,38 @@ def test_main_jobs_are_every_method_reward_and_seed() -> None:
 def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
     size = SIZES["cpu"]
     found = plan.ablation_jobs(TUNED["TGO"], 2, size)
-    tuned = {j.name for j in plan.main_jobs(TUNED, 1) if j.method == "TGO"}
+    tuned = {j.name: j for j in plan.main_jobs(TUNED, 1) if j.method == "TGO"}
     for name, values in found.items():
-        names = [jobs[0].name for jobs in values.values()]
-        assert len(set(names)) == len(names) >= 3, name
-        assert len(tuned & set(names)) == 1, name
+        first, *others = [jobs[0] for jobs in values.values()]
+        assert len({job.name for job in (first, *others)}) == len(values) >= 3, name
+        assert name.startswith("draws") or first.name in tuned
+        for job in others:
+            differ = {key for key, value in job.plain().items() if value != first.plain()[key]}
+            assert len(differ) == 1, (name, differ)
+            if differ == {"changes"}:
+                settings = {**plan.DEFAULTS, "data.per_prompt": False, "data.kappa": None}
+                before, after = settings | first.changes, settings | job.changes
+                keys = {key for key in after if before[key] != after[key]} - {"data.kappa"}
+                assert len(keys) == 1, (name, keys)
         assert all([job.seed for job in jobs] == [0, 1] for jobs in values.values())
 
 
-@pytest.mark.parametrize("name", [name for name in SIZES])
+@pytest.mark.parametrize("name", list(SIZES))
 def test_every_job_of_every_size_has_a_valid_configuration(name: str, tmp_path: Path) -> None:
     size = SIZES[name]
     pool = Pool(tmp_path, 0, size)
-    for method in METHODS:
-        job = Job(method, "stars", 0, METHODS[method].changes | TUNED[method])
-        path = pool.folder / "data" / f"stars-{size.used}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    (pool.folder / "data").mkdir(parents=True)
+    ablations = plan.ablation_jobs(TUNED["TGO"], 1, size)
+    ablated = [job for values in ablations.values() for jobs in values.values() for job in jobs]
+    for job in (*plan.main_jobs(TUNED, 1), *ablated):
+        scorer = job.reward if job.rater_error is None else f"{job.reward}-{job.rater_error:g}"
+        (pool.folder / "data" / f"{scorer}-{job.used or size.used}.csv").touch()
         config = parse_config(runs.settings(pool, job, tmp_path / "out"))
         config.check()
-        assert config.data.draws == size.draws and config.optimizer.steps == size.steps
-        assert (config.objective.reference == "cached") == (
-            method not in ("SFT", "CSFT", "DPO", "DSPO")
-        )
+        draws = size.draws if job.draws is None else job.draws
+        assert config.data.draws == draws and config.optimizer.steps == size.steps
+        cached = job.method not in ("SFT", "CSFT", "DPO", "DSPO") and draws > 0
+        assert (config.objective.reference == "cached") == cached
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +97,7 @@ def test_job_for_real(study: Path) -> None:
     for path in study.glob("runs/*stars*/result.json"):
         job = Job(**read_json(path)["job"])
         assert path.parent.name == job.name and not (path.parent / "train").exists()
-        gains = results.gains(study, job, QUICK)
+        gains = results.gains(study, job, Bases(study, "evaluation", [0], QUICK))
         assert {(g.set, g.scorer) for g in gains} == {
             (name, scorer) for name in SETS for scorer in (*REWARDS, "accuracy")
         }
@@ -114,23 +126,53 @@ def test_marked_prompts_are_sampled_behind_the_good_marker(study: Path) -> None:
     assert names[0] == names[1]  # paired: named and seeded by the prompt alone
 
 
+def test_record_keeps_results(study: Path, tmp_path: Path) -> None:
+    record.save(study, tmp_path / "record.json", QUICK)
+    done = {path.parent.name: read_json(path) for path in study.glob("runs/*/result.json")}
+    assert record.restore(tmp_path / "record.json", tmp_path / "again", QUICK) == len(done) >= 3
+    again = (tmp_path / "again/runs").glob("*/result.json")
+    assert {path.parent.name: read_json(path) for path in again} == done
+    assert record.restore(tmp_path / "record.json", tmp_path / "again", QUICK) == 0
+    with pytest.raises(ValueError, match="steps is '2' there and '80' here"):
+        record.restore(tmp_path / "record.json", tmp_path / "again", SIZES["cpu"])
+
+
+def test_workers_run_what_is_missing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = [
+        Job(**read_json(path)["job"]) for path in sorted(study.glob("runs/*stars*/result.json"))
+    ]
+    job = Job("SFT", "vividness", 1, TUNED["SFT"])
+    with Workers(study, QUICK, 1) as workers:
+        workers.run("some", [*done, job, job], [0, 1])
+    assert (study / "runs" / job.name / "result.json").is_file()
+    assert (study / "runs/base-evaluation-1/result.json").is_file()
+    assert "some: 1 of 1" in capsys.readouterr().out
+
+
 def test_unfinished_jobs_are_named(study: Path) -> None:
+    bases = Bases(study, "evaluation", [0], QUICK)
     with pytest.raises(FileNotFoundError, match="SFT-stars-0-.* is not done"):
-        results.gains(study, Job("SFT", "stars", 0, {}), QUICK)
+        results.gains(study, Job("SFT", "stars", 0, {}), bases)
 
 
-def test_gain_is_in_deviations_of_the_base(tmp_path: Path) -> None:
-    job = Job("SFT", "stars", 0, {})
-    base = {name: {"stars": [1.0, 3.0]} for name in SETS}
-    mine = {name: {"stars": [3.0, 4.0]} for name in SETS}
-    for name, scores in (("base-evaluation-0", base), (job.name, mine)):
+def test_gain_is_in_one_unit_for_all_seeds(tmp_path: Path) -> None:
+    def keep(name: str, mean: float, **more: float) -> None:
+        content = {"means": mean, **more}
+        every = {k: {s: {"stars": v} for s in SETS} for k, v in content.items()}
         (tmp_path / "runs" / name).mkdir(parents=True)
-        write_json(tmp_path / "runs" / name / "result.json", {"scores": scores})
-    gains = results.gains(tmp_path, job, QUICK)
-    assert [g.value for g in gains] == [1.5] * 3
+        write_json(tmp_path / "runs" / name / "result.json", every)
+
+    jobs = [Job("SFT", "stars", seed, {}) for seed in (0, 1)]
+    for job, mean, deviation in zip(jobs, (2.0, 3.0), (6.0, 8.0), strict=True):
+        keep(runs.base_name("evaluation", job.seed), mean, deviations=deviation)
+        keep(job.name, mean + 5.0)
+    bases = Bases(tmp_path, "evaluation", [0, 1], QUICK)
+    gains = [gain for job in jobs for gain in results.gains(tmp_path, job, bases)]
+    assert [g.unit for g in gains] == pytest.approx([np.sqrt(50.0)] * 6)
+    assert [g.value for g in gains] == pytest.approx([5.0 / np.sqrt(50.0)] * 6)
     lines = results.as_csv(gains).splitlines()
-    assert len(lines) == 4 and lines[0].startswith("method,trained_on,seed,changes,")
-    assert lines[-1] == "SFT,stars,0,,evaluation,unseen,stars,2,3.5,1,1.5"
+    assert len(lines) == 7 and lines[0].startswith("method,trained_on,seed,changes,")
+    assert lines[-1] == "SFT,stars,1,,evaluation,unseen,stars,3,8,7.07107,0.707107"
 
 
 def test_interval_is_students() -> None:
@@ -159,8 +201,8 @@ def test_tables_say_what_was_measured() -> None:
         name: {value: [g for job in values[value] for g in made_up(job, 0.3)] for value in values}
         for name, values in plan.ablation_jobs(TUNED["TGO"], 2, size).items()
     }
-    validation = {name: [0.0, 0.2, 0.1, 0.5, 0.3, 0.4] for name in METHODS}
-    blocks = report.blocks(table, TUNED, validation, ablated)
+    trials = {name: [[0.0], [0.2, 0.1, 0.3], [0.1], [0.5, 0.4, 0.6], [0.3]] for name in METHODS}
+    blocks = report.blocks(table, TUNED, trials, ablated)
     overall = list(csv.reader(io.StringIO(blocks["overall"].replace(" | ", ",").strip("| "))))
     assert overall[2][0].strip("| ") == "DSPO"  # the last has the most
     # Seeds at +0.80 and +0.90: mean 0.85, half of the interval 12.706 * 0.0707 / sqrt(2).
@@ -168,8 +210,10 @@ def test_tables_say_what_was_measured() -> None:
     # TGO is 0.8 below in both seeds: the difference has no spread.
     assert "-0.80 ± 0.00" in blocks["overall"]
     assert "**+0.85 ± 0.64**" in blocks["unseen"]
-    assert "**+0.50**" in blocks["tuning"] and "| TGO | 0.0001 | 0.1 |" in blocks["tuning"]
-    assert "| rater's error in stars | 0 | +0.35 ± 0.64 |" in blocks["ablations"]
+    assert "+0.10; **+0.50 +0.40 +0.60**; +0.30" in blocks["tuning"]
+    assert "| TGO | 5e-05 | 0.1 |" in blocks["tuning"]
+    assert "| rater's error, stars | 0.7 | +0.35 ± 0.64 |  | +0.35" in blocks["ablations"]
+    assert "|  | 3 | +0.35 ± 0.64 | +0.00 ± 0.00 |" in blocks["ablations"]
     assert report.bars(table).startswith(b"\x89PNG")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from examples.study.plan import ABLATION_REWARD, DEFAULTS, REWARDS, Job, Size
+from PIL import Image
+
+from examples.study.plan import DEFAULTS, REWARDS, Job, Size
 from tglo.caching import build
 from tglo.data.manifest import read_manifest, write_manifest
 from tglo.draws import DrawRule
@@ -16,7 +19,7 @@ from tglo.shapes import BASE, drawing, rewards, scenes
 
 CAPTION_DROPOUT = 0.1
 SEED_STRIDE = 1_000_000
-EVALUATION_SEED = 1_000_000_000  # far from every training seed: the samples are unseen
+EVALUATION_SEED = 1_000_000_000  # another than every training seed
 BATCH = 64
 
 
@@ -65,7 +68,7 @@ class Pool:
         scored = made.with_name("scored.csv")
         scorers = {name: getattr(rewards, name) for name in REWARDS}
         for error in sorted({job.rater_error for job in jobs if job.rater_error is not None}):
-            scorers[f"{ABLATION_REWARD}-{error:g}"] = rater(error)
+            scorers[f"stars-{error:g}"] = rater(error)
         rows = read_manifest(made, require_scores=False)
         write_manifest(scored, score_manifest(rows, scorers, 256))
         build(
@@ -89,10 +92,10 @@ class Pool:
             self.manifest(job.reward, job.rater_error, job.used)
 
 
-def rater(error: float) -> rewards.Scorer:
+def rater(error: float) -> Callable[[list[Image.Image], list[str]], rewards.Scores]:
     """The simulated person with another error."""
 
-    def stars(images: list[rewards.Image.Image], prompts: list[str]) -> rewards.Scores:
+    def stars(images: list[Image.Image], prompts: list[str]) -> rewards.Scores:
         return rewards.rate(images, prompts, error)
 
     stars.__qualname__ = f"stars with an error of {error:g}"

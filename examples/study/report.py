@@ -57,12 +57,12 @@ class Table:
 def blocks(
     table: Table,
     tuned: Mapping[str, Changes],
-    validation: Mapping[str, Sequence[float]],
+    trials: Mapping[str, Sequence[Sequence[float]]],
     ablations: Mapping[str, Mapping[str, Sequence[Gain]]],
 ) -> dict[str, str]:
     """Markdown by the name of its markers."""
     return {
-        "tuning": _tuning(tuned, validation),
+        "tuning": _tuning(tuned, trials),
         "overall": _overall(table),
         **{name: _rewards(table, name) for name in SETS},
         "accuracy": _accuracy(table),
@@ -77,19 +77,17 @@ def cell(values: Sequence[float] | np.ndarray[Any, Any], digits: int = 2) -> str
     return f"{found.value:+.{digits}f} ± {found.high - found.value:.{digits}f}"
 
 
-def _tuning(tuned: Mapping[str, Changes], validation: Mapping[str, Sequence[float]]) -> str:
+def _tuning(tuned: Mapping[str, Changes], trials: Mapping[str, Sequence[Sequence[float]]]) -> str:
     lines = []
     for name, changes in tuned.items():
-        values = validation[name]
-        best = max(range(len(values)), key=values.__getitem__)
         chosen = [
             f"{changes['optimizer.learning_rate']:g}",
             f"{changes['objective.temperature']:g}" if "objective.temperature" in changes else "",
         ]
-        tried = ", ".join(
-            f"**{v:+.2f}**" if i == best else f"{v:+.2f}" for i, v in enumerate(values)
-        )
-        lines.append([name, *chosen, tried])
+        best = list(METHODS[name].grid).index(changes)
+        tried = [" ".join(f"{value:+.2f}" for value in gains) for gains in trials[name]]
+        tried[best] = f"**{tried[best]}**"
+        lines.append([name, *chosen, "; ".join(tried)])
     return markdown(["method", "learning rate", "T", "gains of the six settings"], lines)
 
 
@@ -147,21 +145,28 @@ def _transfer(table: Table) -> str:
 def _ablations(ablations: Mapping[str, Mapping[str, Sequence[Gain]]]) -> str:
     lines = []
     for ablation, values in ablations.items():
+        first = next(iter(values.values()))
+        own = first[0].job.reward
+        reference = _by_seed(first, own)
         for number, (value, found) in enumerate(values.items()):
-            own = found[0].job.reward
-            scorers = (own, "faithfulness", "vividness")
-            cells = [cell(_by_seed(found, scorer)) for scorer in scorers]
-            lines.append([ablation if number == 0 else "", value, *cells])
-    return markdown(["", "", "reward trained on", "faithfulness", "vividness"], lines)
+            mine = _by_seed(found, own)
+            difference = "" if number == 0 else cell(mine - reference)
+            others = [cell(_by_seed(found, scorer)) for scorer in ("faithfulness", "vividness")]
+            name = ablation if number == 0 else ""
+            lines.append([name, value, cell(mine), difference, *others])
+    header = ["", "", "reward trained on", "minus the first", "faithfulness", "vividness"]
+    return markdown(header, lines)
 
 
-def _by_seed(found: Sequence[Gain], scorer: str) -> list[float]:
+def _by_seed(found: Sequence[Gain], scorer: str) -> np.ndarray[Any, Any]:
     """Gains over all sets, one for each seed."""
     seeds = sorted({gain.job.seed for gain in found})
-    return [
-        float(np.mean([g.value for g in found if g.scorer == scorer and g.job.seed == seed]))
-        for seed in seeds
-    ]
+    return np.array(
+        [
+            np.mean([g.value for g in found if g.scorer == scorer and g.job.seed == seed])
+            for seed in seeds
+        ]
+    )
 
 
 def bars(table: Table) -> bytes:
@@ -192,8 +197,10 @@ def bars(table: Table) -> bytes:
     return _png(figure)
 
 
-def pictures(folder: Path, jobs: Sequence[Job], size: Size) -> bytes:
-    """PNG: rewards as blocks of rows, a row for each pictured method, the same prompts and noise."""
+def pictures(folder: Path, jobs: Sequence[Job], size: Size) -> bytes | None:
+    """PNG: a panel for each reward, rows for each pictured method, the same prompts and noise; None
+    where the samples are not there, as after going on from a record.
+    """
     from matplotlib.figure import Figure
 
     first = {(job.method, job.reward): job for job in jobs if job.seed == 0}
@@ -204,7 +211,10 @@ def pictures(folder: Path, jobs: Sequence[Job], size: Size) -> bytes:
     for axes, reward in zip(panels, REWARDS, strict=True):
         rows = []
         for method in PICTURED:
-            name = f"base-evaluation-{0}" if method == "base" else first[method, reward].name
+            base = method == "base"
+            name = runs.base_name("evaluation", 0) if base else first[method, reward].name
+            if not (folder / "runs" / name / "samples" / "manifest.csv").is_file():
+                return None
             rows.append(_row(folder / "runs" / name / "samples", shown))
         axes.imshow(np.concatenate(rows, axis=0), interpolation="nearest")
         axes.set_title(f"trained on {reward}", fontsize=9)

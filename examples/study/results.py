@@ -29,32 +29,39 @@ class Gain:
     scorer: str
     base: float
     mean: float
-    deviation: float
-    """Of the base model's scores: the unit of `value`."""
+    unit: float
+    """Standard deviation of the base model's scores, one number for all seeds."""
 
     @property
     def value(self) -> float:
-        """Mean gain in standard deviations of the base model's scores."""
-        return (self.mean - self.base) / self.deviation if self.deviation else 0.0
+        """Mean gain in that unit."""
+        return (self.mean - self.base) / self.unit if self.unit else 0.0
 
 
-def gains(folder: Path, job: Job, size: Size) -> list[Gain]:
+class Bases:
+    """The base model's results on a kind of prompts, for all seeds that are compared."""
+
+    def __init__(self, folder: Path, prompts: str, seeds: Sequence[int], size: Size) -> None:
+        found = {seed: runs.base_result(folder, prompts, seed, size) for seed in seeds}
+        self.means = {seed: result["means"] for seed, result in found.items()}
+        self._deviations = [result["deviations"] for result in found.values()]
+
+    def unit(self, name: str, scorer: str) -> float:
+        """The deviation of a set's scores, pooled over the seeds."""
+        squares = [deviations[name][scorer] ** 2 for deviations in self._deviations]
+        return float(np.sqrt(np.mean(squares)))
+
+
+def gains(folder: Path, job: Job, bases: Bases) -> list[Gain]:
     """All of a finished job; FileNotFoundError for one that is not."""
     result = runs.result_of(folder, job)
     if result is None:
         raise FileNotFoundError(f"{job.name} is not done; the same command makes it")
-    base = runs.base_result(folder, job.prompts, job.seed, size)["scores"]
+    base = bases.means[job.seed]
     return [
-        Gain(
-            job,
-            name,
-            scorer,
-            float(np.mean(base[name][scorer])),
-            float(np.mean(scores)),
-            float(np.std(base[name][scorer])),
-        )
-        for name, by_scorer in result["scores"].items()
-        for scorer, scores in by_scorer.items()
+        Gain(job, name, scorer, base[name][scorer], mean, bases.unit(name, scorer))
+        for name, by_scorer in result["means"].items()
+        for scorer, mean in by_scorer.items()
     ]
 
 
@@ -75,7 +82,7 @@ def as_csv(found: Sequence[Gain]) -> str:
     """A line for each gain, at six digits."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, "base", "mean", "base_deviation", "gain"])
+    writer.writerow([*COLUMNS, "base", "mean", "unit", "gain"])
     for gain in found:
         job = gain.job
         extra = {
@@ -84,7 +91,7 @@ def as_csv(found: Sequence[Gain]) -> str:
             if (value := getattr(job, key)) is not None
         }
         changes = " ".join(f"{key}={value}" for key, value in {**job.changes, **extra}.items())
-        numbers = [f"{x:.6g}" for x in (gain.base, gain.mean, gain.deviation, gain.value)]
+        numbers = [f"{x:.6g}" for x in (gain.base, gain.mean, gain.unit, gain.value)]
         writer.writerow(
             [
                 job.method,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_STRIDE, Pool
+import numpy as np
+
+from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_STRIDE, Pool, rater
 from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, SETS, Job, Size
 from tglo.data.manifest import read_manifest
 from tglo.files import read_json, write_json
@@ -20,9 +22,13 @@ from tglo.train import train
 from tglo.train.config import parse_config
 
 Result = dict[str, Any]
+Scores = dict[str, dict[str, list[float]]]
 RESULT = "result.json"
-SCORERS = {name: getattr(rewards, name) for name in (*rewards.NAMES, "accuracy")}
-METRICS = ("loss", "implicit_accuracy", "saturated")
+SCORERS = {
+    **{name: getattr(rewards, name) for name in (*rewards.NAMES, "accuracy")},
+    # What the simulated person means: the errors made in training would only blur the comparison.
+    "stars": rater(0.0),
+}
 
 
 def result_of(folder: Path, job: Job) -> Result | None:
@@ -44,26 +50,39 @@ def run(folder: Path, job: Job, size: Size) -> Result:
     config.check()
     if not train(config).finished:
         raise RuntimeError("stopped by a signal; the same command goes on")
-    lines = (here / "train" / "metrics.jsonl").read_text().splitlines()
-    metrics = json.loads(lines[-1])
     marks = OBJECTIVES[METHODS[job.method].objective].marks_prompts
     prefix = DEFAULTS["objective.good_marker"] if marks else ""
     result = {
         "job": job.plain(),
-        "metrics": {name: metrics[name] for name in METRICS if name in metrics},
-        "scores": sample(here / "train" / "export", here, job.prompts, job.seed, size, prefix),
+        "means": means(
+            sample(here / "train" / "export", here, job.prompts, job.seed, size, prefix)
+        ),
     }
     write_json(here / RESULT, result)
     shutil.rmtree(here / "train")
     return result
 
 
+def base_name(prompts: str, seed: int) -> str:
+    """The folder of the base model's samples."""
+    return f"base-{prompts}-{seed}"
+
+
 def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
-    """The base model's scores on the same prompts and seeds as a job's."""
-    here = folder / "runs" / f"base-{prompts}-{seed}"
+    """The base model on the same prompts and noise as a job: also the deviations of its scores."""
+    here = folder / "runs" / base_name(prompts, seed)
     if not (here / RESULT).is_file():
-        write_json(here / RESULT, {"scores": sample(BASE, here, prompts, seed, size)})
+        scores = sample(BASE, here, prompts, seed, size)
+        write_json(here / RESULT, {"means": means(scores), "deviations": means(scores, np.std)})
     return read_json(here / RESULT)
+
+
+def means(scores: Scores, statistic: Callable[..., Any] = np.mean) -> dict[str, dict[str, float]]:
+    """Set -> scorer -> the mean (or another statistic) over the prompts."""
+    return {
+        name: {scorer: float(statistic(values)) for scorer, values in by_scorer.items()}
+        for name, by_scorer in scores.items()
+    }
 
 
 def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
@@ -74,7 +93,7 @@ def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
 
 def sample(
     model: Path, output: Path, prompts: str, seed: int, size: Size, prefix: str = ""
-) -> dict[str, dict[str, list[float]]]:
+) -> Scores:
     """Set -> scorer -> the score of each prompt's image."""
     sets = prompt_sets(prompts, size)
     manifest = generate_images(

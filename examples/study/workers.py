@@ -1,4 +1,4 @@
-"""Processes that run the study's jobs. They are started afresh, which a main module cannot be asked for."""
+"""Processes that run the study's jobs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def run(self, stage: str, jobs: Iterable[Job]) -> None:
-        """Make the data that the jobs need, then run those that are not done, seed by seed."""
+    def run(self, stage: str, jobs: Iterable[Job], seeds: Iterable[int]) -> None:
+        """Make the data that the jobs need, then run those that are not done.
+
+        The base model is evaluated on all of `seeds`, as the jobs' prompts have it.
+        """
         by_name = {job.name: job for job in jobs}
         missing = [j for j in by_name.values() if runs.result_of(self.folder, j) is None]
-        seeds = sorted({(job.seed, job.prompts) for job in by_name.values()})
+        kinds = {job.prompts for job in by_name.values()}
         self._all(
             f"{stage}: data",
             [
-                (_prepare, (self.folder, seed, prompts, [j for j in missing if j.seed == seed]))
-                for seed, prompts in seeds
+                (_prepare, (self.folder, seed, kind, [j for j in missing if j.seed == seed]))
+                for seed in seeds
+                for kind in kinds
             ],
         )
         self._all(stage, [(runs.run, (self.folder, job)) for job in missing])

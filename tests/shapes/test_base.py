@@ -83,5 +83,6 @@ def test_world_in_a_folder(tmp_path: Path) -> None:
         "seen", 64
     )
     assert (folder / "mine.txt").read_text() == "mine"
-    with pytest.raises(ValueError, match="holds something else; give another folder"):
-        write_world(BASE)
+    for other in (BASE, folder / "mine.txt"):
+        with pytest.raises(ValueError, match="holds something else; give another folder"):
+            write_world(other)

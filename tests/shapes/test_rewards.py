@@ -143,7 +143,8 @@ def test_rewards_do_not_depend_on_the_batch_or_the_size(name: str) -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 images and 0 prompts"):
-        rewards.faithfulness([Image.new("RGB", (32, 32))], [])
+    for name in (*rewards.NAMES, "accuracy"):
+        with pytest.raises(ValueError, match="1 images and 0 prompts"):
+            getattr(rewards, name)([Image.new("RGB", (32, 32))], [])
     with pytest.raises(ValueError, match="asks for no scene"):
         rewards.stars([Image.new("RGB", (32, 32))], ["a dog"])

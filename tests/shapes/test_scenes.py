@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -65,6 +66,16 @@ def test_sets_are_repeatable_and_share_no_scene() -> None:
     assert all(set(sets[name]) <= plain for name in SETS if name != "paraphrases")
     longer = scenes.prompt_set("train", 300)
     assert longer[:256] == sets["train"]
+
+
+def test_sets_are_those_that_results_were_measured_on() -> None:
+    text = "\n".join(
+        prompt for name, count in SETS.items() for prompt in scenes.prompt_set(name, count)
+    )
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest == "77c0987eab195de2", (
+        "numpy drew another order, or the sets were changed: measure anew"
+    )
 
 
 @pytest.mark.parametrize(("name", "count"), [("train", 0), ("train", 781), ("unseen", 1393)])

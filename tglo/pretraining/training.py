@@ -135,6 +135,7 @@ def main(
     given = parser.parse_args()
     if given.output.exists():
         raise SystemExit(f"{given.output} exists: remove it, or name another folder with --output")
+    given.output.parent.mkdir(parents=True, exist_ok=True)  # known now and not after the training
     reached = pretrain(given.output, seed=given.seed, vae_steps=given.vae_steps, steps=given.steps)
     text = json.dumps(reached, indent=2)
     (given.output / "pretrain.json").write_text(text + "\n")

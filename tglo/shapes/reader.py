@@ -63,10 +63,7 @@ def agreement(
     """(B, 7): the probability of the prompt's answer to each question. ValueError for a prompt that
     asks for no scene, or lists of different lengths.
     """
-    if len(images) != len(prompts):
-        raise ValueError(
-            f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
-        )
+    check_pairs(images, prompts)
     codes = np.array([scenes.parse(prompt).codes() for prompt in prompts]).reshape(-1, len(CLASSES))
     pixels = torch.from_numpy(drawing.to_array(images)).permute(0, 3, 1, 2).contiguous()
     answers = [
@@ -75,6 +72,14 @@ def agreement(
         for logits, code in zip(load(name).questions(pixels), codes.T, strict=True)
     ]
     return torch.stack(answers, dim=1).numpy()
+
+
+def check_pairs(images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+    """ValueError for lists of different lengths."""
+    if len(images) != len(prompts):
+        raise ValueError(
+            f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
+        )
 
 
 def fit(name: str, steps: int = 3000, drawings: int = 24_576) -> Reader:

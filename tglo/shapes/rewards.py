@@ -40,11 +40,13 @@ def accuracy(images: list[Image.Image], prompts: list[str]) -> Scores:
 
 def vividness(images: list[Image.Image], prompts: list[str]) -> Scores:
     """(B,), 0 for grey images: see tglo.rewards.programmatic.colourfulness."""
+    reader.check_pairs(images, prompts)
     return programmatic.colourfulness(images, prompts)
 
 
 def symmetry(images: list[Image.Image], prompts: list[str]) -> Scores:
     """(B,) in [-1, 0]: minus the mean absolute difference of the image and its mirror image."""
+    reader.check_pairs(images, prompts)
     pixels = drawing.to_array(images)
     mirrored = pixels[:, :, ::-1]
     return -np.abs(pixels - mirrored).mean(axis=(1, 2, 3), dtype=np.float64)
@@ -52,6 +54,7 @@ def symmetry(images: list[Image.Image], prompts: list[str]) -> Scores:
 
 def compressibility(images: list[Image.Image], prompts: list[str]) -> Scores:
     """(B,), minus bytes per pixel: see tglo.rewards.programmatic.compressibility."""
+    reader.check_pairs(images, prompts)
     return programmatic.compressibility(images, prompts)
 
 
