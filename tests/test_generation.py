@@ -214,3 +214,31 @@ def test_no_memory_says_what_to_do(
     monkeypatch.setattr(models, "load", lambda *a, **k: Short(0))
     with pytest.raises(RuntimeError, match=message):
         generate_images(model, ["a"], tmp_path, count=4, batch_size=batch_size, device="cpu")
+
+
+class Listening(Short):
+    """A family that keeps the prompts it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(room=99)
+        self.heard: list[str] = []
+
+    def generate(self, prompts: list[str], *rest: Any, **options: Any) -> list[Image.Image]:
+        self.heard += prompts
+        return super().generate(prompts, *rest, **options)
+
+
+def test_a_prefix_reaches_the_model_alone(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = Listening()
+    monkeypatch.setattr(models, "load", lambda *a, **k: family)
+    plain = generate_images(model, PROMPTS, tmp_path / "plain", **OPTIONS)
+    marked = generate_images(model, PROMPTS, tmp_path / "marked", prefix="good: ", **OPTIONS)
+    assert family.heard == [*PROMPTS, *(f"good: {prompt}" for prompt in PROMPTS)]
+    # Named, and so seeded, by the prompt alone: images pair with those of other models.
+    assert files(tmp_path / "plain").keys() == files(tmp_path / "marked").keys()
+    rows = [read_manifest(path, require_scores=False).prompts() for path in (plain, marked)]
+    assert rows == [PROMPTS, PROMPTS]
+    with pytest.raises(ValueError, match="prefix is 'good: ' there and None here"):
+        generate_images(model, PROMPTS, tmp_path / "marked", **OPTIONS)

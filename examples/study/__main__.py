@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from filelock import FileLock, Timeout
 
-from examples.study import record
+from examples.study import plan, record
 from examples.study.plan import SIZES
 from examples.study.stages import study
 from examples.study.workers import Workers
@@ -47,6 +47,14 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at a time"
     )
+    parser.add_argument(
+        "--ablations",
+        nargs="*",
+        choices=plan.ABLATIONS,
+        default=plan.ABLATIONS,
+        metavar="NAME",
+        help=f"which, of {', '.join(plan.ABLATIONS)}; all by default",
+    )
     parser.add_argument("--record", action="store_true", help=f"go on from {RECORD.name}")
     parser.add_argument(
         "--docs", action="store_true", help=f"write docs/study.md and {RECORD.name}"
@@ -64,7 +72,7 @@ def main() -> int:
         with FileLock(folder / ".lock", timeout=0), Workers(folder, size, given.workers) as workers:
             if given.record:
                 print(f"{record.restore(RECORD, folder, size)} results from {RECORD}")
-            study(workers, seeds, PAGE if given.docs else None)
+            study(workers, seeds, given.ablations, PAGE if given.docs else None)
     except Timeout:
         parser.error(f"another process works in {folder}; wait for it, or name another folder")
     except ValueError as error:

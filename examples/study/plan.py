@@ -145,11 +145,17 @@ def main_jobs(tuned: Mapping[str, Changes], seeds: int) -> list[Job]:
     ]
 
 
-def ablation_jobs(tuned: Changes, seeds: int, size: Size) -> dict[str, dict[str, list[Job]]]:
-    """For each ablation, value -> its jobs, a seed each. The first value is the tuned TGO's, but for
-    draws, which need more epochs to differ: there all values are of fewer images.
+ABLATIONS = ("c", "c-faithfulness", "T", "p", "scale", "threshold", "draws", "rater", "images")
 
-    On stars, which a person could have given, where it needs no finer scores.
+
+def ablation_jobs(
+    tuned: Changes, seeds: int, size: Size, names: Sequence[str] = ABLATIONS
+) -> dict[str, dict[str, list[Job]]]:
+    """For each ablation, by its title in the table, value -> its jobs, a seed each.
+
+    The first value is the tuned TGO's, but for draws, which need more epochs to differ: there all
+    values are of fewer images. On stars, which a person could have given, where it needs no finer
+    scores.
     """
     pool = size.prompts * size.images
     few = pool // 8
@@ -204,10 +210,11 @@ def ablation_jobs(tuned: Changes, seeds: int, size: Size) -> dict[str, dict[str,
         },
     }
     return {
-        name: {
+        title: {
             value: [replace(one, seed=seed) for seed in range(seeds)] for value, one in jobs.items()
         }
-        for name, jobs in found.items()
+        for name, (title, jobs) in zip(ABLATIONS, found.items(), strict=True)
+        if name in names
     }
 
 

@@ -14,16 +14,18 @@ from examples.study.workers import Workers
 from tglo.files import write_bytes, write_json
 
 
-def study(workers: Workers, seeds: int, page: Path | None) -> None:
-    """Tune, train and evaluate every method, ablate, write tables and pictures (and fill a page)."""
+def study(workers: Workers, seeds: int, ablations: Sequence[str], page: Path | None) -> None:
+    """Tune, train and evaluate every method, run the ablations of these names, write tables and
+    pictures (and fill a page).
+    """
     folder, size = workers.folder, workers.size
     trials = tune(workers)
     tuned = {name: METHODS[name].grid[best(tried)] for name, tried in trials.items()}
     write_json(folder / "tuned.json", {"chosen": tuned, "gains": trials})
     main_jobs = plan.main_jobs(tuned, seeds)
     workers.run("methods", main_jobs, range(seeds))
-    ablations = plan.ablation_jobs(tuned["TGO"], seeds, size)
-    every = [job for values in ablations.values() for jobs in values.values() for job in jobs]
+    chosen = plan.ablation_jobs(tuned["TGO"], seeds, size, ablations)
+    every = [job for values in chosen.values() for jobs in values.values() for job in jobs]
     workers.run("ablations", every, range(seeds))
 
     bases = Bases(folder, "evaluation", range(seeds), size)
@@ -33,7 +35,7 @@ def study(workers: Workers, seeds: int, page: Path | None) -> None:
             value: [gain for job in jobs for gain in results.gains(folder, job, bases)]
             for value, jobs in values.items()
         }
-        for name, values in ablations.items()
+        for name, values in chosen.items()
     }
     write(folder, size, seeds, main_jobs, found, tuned, trials, ablated, page)
 

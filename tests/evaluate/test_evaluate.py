@@ -293,6 +293,7 @@ def test_a_changed_image_is_scored_again(settings: Settings, tmp_path: Path) -> 
         ({"scorers": {"inc": "inc"}}, "did you mean 'ink'"),
         ({"trained_on": {"tgo": ["sharpness"]}}, r"trained_on names 'tgo' and \['sharpness'\]"),
         ({"trained_on": {"sft": ["ink"]}}, r"trained_on names 'sft'"),
+        ({"prefixes": {"sft": "good: "}}, r"prefixes name 'sft'; models are \['tgo', 'lora'\]"),
         ({"count": 0}, "count is 0"),
     ],
 )
@@ -303,6 +304,29 @@ def test_settings_that_cannot_be_are_refused_before_sampling(
     with pytest.raises(ValueError, match=message):
         evaluate(replace(settings, **options), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_sampled_behind_its_prefix_and_scored_without(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: dict[str, str] = {}
+    make = samples_module.generate_images
+
+    def watched(model: str, prompts: Any, output: Path, **options: Any) -> Path:
+        heard[output.name] = options["prefix"]
+        return make(model, prompts, output, **options)
+
+    monkeypatch.setattr(samples_module, "generate_images", watched)
+    some = {
+        "models": {"tgo": settings.models["tgo"]},
+        "prompts": {"plain": settings.prompts["plain"]},
+    }
+    changed = replace(settings, **some, prefixes={"tgo": "good: "}, count=1)  # type: ignore[arg-type]
+    content = evaluate(changed, tmp_path / "out")
+    assert heard == {"base": "", "tgo": "good: "}
+    assert content is not None and content["settings"]["prefixes"] == {"tgo": "good: "}
+    assert "good: " not in (tmp_path / "out/samples.csv").read_text()
+    assert "tgo is given &#x27;good: &#x27;" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_set_of_one_prompt_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_another_sampling_is_sampled_and_other_settings_are_refused(
         sweep(faster, grid, output)
 
 
+def test_only_marked_objectives_are_sampled_behind_their_marker(make_config: Make) -> None:
+    marked = make_config(objective={"name": "csft", "good_marker": "fine: "})
+    assert run_module._prefix(marked) == "fine: "
+    assert run_module._prefix(make_config(objective={"name": "sft"})) == ""
+
+
 @pytest.mark.timeout(200)
 def test_trainings_may_be_started_by_a_launcher(cached: TrainConfig, tmp_path: Path) -> None:
     alone = sweep(cached, {"objective.beta": [1]}, tmp_path / "alone")

@@ -59,7 +59,10 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     """Values, last metrics and scores of a point; kept in its folder once it is done."""
     folder = point.config.output.folder
     _refuse_other_settings(point)
+    prefix = _prefix(point.config)
     wanted = {} if sampling is None else json.loads(json.dumps(asdict(sampling), default=str))
+    if wanted and prefix:
+        wanted["prefix"] = prefix
     if (folder / RESULT).is_file():
         kept = read_json(folder / RESULT)
         if kept["sampling"] == wanted:
@@ -76,7 +79,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
                 sampling,
                 _samples_folder(folder, sampling),
                 lora=folder / "export" if lora else None,
-                prefix=_prefix(point.config),
+                prefix=prefix,
             )
         )
     write_json(folder / RESULT, {"sampling": wanted, "row": row})
