@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -17,10 +20,11 @@ from tests.models.helpers import perturb
 from tglo import models, philox, reference
 from tglo.data.manifest import read_manifest
 from tglo.generation import generate_images
-from tglo.models import compiling
+from tglo.models import compiling, export, lora
 from tglo.models.checkpointing import MODES
 from tglo.models.export import ExportError
 from tglo.models.masked import MaskedFamily
+from tglo.train.reference_policy import keep_products_in
 
 BUILDERS = {"amused": tiny.build_amused, "meissonic": tiny.build_meissonic}
 
@@ -128,6 +132,30 @@ def test_half_precision_and_autocast(family: MaskedFamily) -> None:
     assert half.dtype == torch.float64
     torch.testing.assert_close(half, expected, rtol=0.03, atol=0)
     assert family.vae.dtype == torch.float32
+
+
+def test_a_heads_bias_is_rounded_as_autocast_rounds_it(tmp_path: Path) -> None:
+    """Then a copy whose weights were rounded once answers what the policy does, bit for bit."""
+    family = models.load(tiny.build_amused(tmp_path / "m", use_bias=True))
+    torch.nn.init.normal_(family.denoiser.head.bias)
+    copy = family.reference_copy()
+    keep_products_in(copy, torch.bfloat16)
+    inputs = family.example(2, 16, 16).inputs
+    with torch.autocast("cpu", torch.bfloat16):
+        error = family.predict(family.denoiser, *inputs)
+        assert torch.equal(family.predict(copy, *inputs), error)
+    assert error.requires_grad
+
+
+def test_targets_and_mask_come_together(family: MaskedFamily) -> None:
+    drawn = family.example(1, 16, 16)
+    hidden = torch.zeros(1, family.denoiser.head.in_channels, 8, 8)
+    for given, message in (
+        ((drawn.target, None), "targets given without mask"),
+        ((None, drawn.target > 0), "mask given without targets"),
+    ):
+        with pytest.raises(ValueError, match=message), family.denoiser.head.scoring(*given):
+            family.denoiser.head(hidden)
 
 
 def test_conditions_flip_the_size_and_keep_every_pixel(family: MaskedFamily) -> None:
