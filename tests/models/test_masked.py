@@ -199,8 +199,8 @@ def test_the_command_makes_images_with_a_lora(
     perturb(family.denoiser)
     family.save_lora(tmp_path / "lora")
     options = {"steps": 2, "guidance": 2.0, "size": (16, 16), "device": "cpu"}
-    for name, lora in (("base", None), ("tuned", tmp_path / "lora")):
-        made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=lora, **options)
+    for name, folder in (("base", None), ("tuned", tmp_path / "lora")):
+        made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=folder, **options)
         assert len(read_manifest(made, require_scores=False).rows) == 1
     with pytest.raises(ValueError, match="lora"):
         generate_images(str(family.path), ["a cat"], tmp_path / "tuned", **options)
@@ -243,6 +243,35 @@ def test_a_lora_exports_merged_and_alone(
     again = models.load(folders[kind])
     again.load_lora(tmp_path / "lora")
     torch.testing.assert_close(again.predict(again.denoiser, *inputs), expected, rtol=1e-6, atol=0)
+
+
+def test_a_lora_file_is_the_same_whatever_the_order_of_sets(
+    family: MaskedFamily, tmp_path: Path
+) -> None:
+    family.add_lora(2, 4.0, targets=["to_v", "to_out.0", "to_k", "to_q"])
+    file = family.save_lora(tmp_path / "lora") / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        settings = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert settings["target_modules"] == ["to_k", "to_out.0", "to_q", "to_v"]
+
+    class Reversed(set[str]):
+        def __iter__(self) -> Iterator[str]:
+            return reversed(sorted(set(super().__iter__())))
+
+    config = family.denoiser.peft_config["default"]
+    config.target_modules = Reversed(config.target_modules)
+    again = family.save_lora(tmp_path / "again") / file.name
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_lora_of_the_head_is_refused(family: MaskedFamily, kind: str, tmp_path: Path) -> None:
+    for target in ("conv2", "mlm_layer.conv2"):
+        with pytest.raises(ValueError, match=f"'{target}' is mlm_layer.conv2.*target other layers"):
+            family.add_lora(2, 2.0, targets=["to_q", target])
+    lora.add(family.denoiser, 2, 2.0, ["conv2"])
+    export.write_denoiser_lora(tmp_path, family.denoiser)
+    with pytest.raises(ValueError, match=r"changes mlm_layer\.conv2, which computes the loss"):
+        models.load(family.path).load_lora(tmp_path)
 
 
 def gradients(family: MaskedFamily) -> list[Tensor]:
