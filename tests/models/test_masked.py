@@ -395,7 +395,19 @@ def test_a_meissonic_folder_needs_all_its_parts(tmp_path: Path) -> None:
         models.load(folder)
 
 
-def test_meissonic_computes_what_the_published_code_does(folders: dict[str, Path]) -> None:
+def test_meissonic_takes_77_tokens_whatever_its_tokenizer_says(tmp_path: Path) -> None:
+    folder = tiny.build_meissonic(tmp_path / "m")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("model_max_length") == 77
+    file.write_text(json.dumps(settings))
+    text = models.load(folder).text(["a" * 100])
+    assert text["encoder_hidden_states"].shape == (1, 77, tiny.WIDTH)
+
+
+def test_meissonic_computes_in_float32_what_the_published_code_does(
+    folders: dict[str, Path],
+) -> None:
     """Logits that src/transformer.py of github.com/viiika/Meissonic (aeba85e) gave for these weights."""
     family = models.load(folders["meissonic"])
     with torch.no_grad():
