@@ -53,7 +53,8 @@ TGLO_HOST_DEVICE inline double finish_row(
     reference_error = call.cached_error[row];
     difference = count > 0.0 ? policy_error - reference_error : 0.0;
   } else {
-    // A mean of squares, so not below 0, which the rounding of the two sums could make it.
+    // A mean of squares, or of minus log-probabilities: not below 0, which the rounding of the two
+    // sums could make it.
     reference_error = policy_error - difference;
     reference_error = reference_error < 0.0 ? 0.0 : reference_error;
   }

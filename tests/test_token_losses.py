@@ -120,6 +120,31 @@ def test_what_is_not_masked_is_not_looked_at(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_upstream_gradients_of_what_is_not_masked_are_not_looked_at(backend: str) -> None:
+    case = make_token_case(SMALL, torch.float16)
+    value, outer = case.log_prob(backend=backend), torch.randn(4, 9)
+    expected = gradients(value, case, torch.where(case.mask, outer, 0.0))
+    for other in (math.nan, math.inf):
+        found = gradients(value, case, torch.where(case.mask, outer, other))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("largest", "scale"), [(0.0, 1.0), (1e-37, 4096e30), (1e-30, 4096e30), (1.0, 4096.0)]
+)
+def test_the_scale_of_float16_gradients_is_finite(largest: float, scale: float) -> None:
+    """Only a GPU computes with it."""
+    grad = torch.tensor([-largest, largest / 2, math.nan, math.inf])
+    mask = torch.tensor([True, True, False, False])
+    found = token_chunks._scale(grad, mask)
+    assert found.item() == pytest.approx(scale, rel=1e-6)
+    scaled = (grad[mask] * found).half()
+    assert scaled.isfinite().all() and scaled.bool().all() == bool(largest)
+    torch.testing.assert_close(scaled.float() / found, grad[mask], rtol=1e-3, atol=0)
+    assert token_chunks._scale(grad[:0], mask[:0]).item() == 4096.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
 def test_log_ratio_of_equal_inputs_is_exactly_zero(
     dtype: torch.dtype, backend: str, five_rows: None
@@ -321,6 +346,19 @@ def test_an_unknown_token_gives_nan() -> None:
             value = case.log_prob(backend=backend)
             assert value[2, 3].isnan() and value.isnan().sum() == 1
             assert case.loss(backend=backend).isnan()
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="needs the CPU kernels")
+@pytest.mark.parametrize("token", [-1, 37])
+def test_an_unknown_token_is_nobody_in_the_gradient(token: int) -> None:
+    case = make_token_case(SMALL, torch.float32)
+    case.mask[2, 3], case.targets[2, 3] = True, token
+    results = []
+    for backend in BACKENDS:
+        value = case.log_prob(backend=backend)
+        results.append(gradients(value, case, torch.ones_like(value)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_empty_batch() -> None:

@@ -54,6 +54,10 @@ def build_reference(
     place = process_device(device)
     latents = LatentCache(cache)
     dtype = DTYPES[precision]
+    kind = models.family_of(models.resolve(model))
+    reason = kind.unsupported.get(("engine.compile", compile))
+    if reason is not None:
+        raise ValueError(f"compile is {compile}, which does not fit {kind.name}: {reason}")
     family = models.load(model, device=place, encoders=False)
     latents.check(family.encoders_fingerprint())
     family.set_attention(attention, dtype)

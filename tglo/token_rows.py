@@ -107,8 +107,8 @@ def token_rows_gradient(
         logits += bias
     scale = torch.where(real, grad[places], 0.0)
     logits.sub_(logsumexp[places][:, None]).exp_().mul_(-scale[:, None])
-    tokens, _ = _tokens(logits, targets[places])
-    logits.scatter_add_(1, tokens[:, None], scale[:, None])
+    tokens, known = _tokens(logits, targets[places])
+    logits.scatter_add_(1, tokens[:, None], torch.where(known, scale, 0.0)[:, None])
     # what was gathered for rows without a position may be NaN
     gradient.copy_(logits.masked_fill_(~real[:, None], 0.0))
 

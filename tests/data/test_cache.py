@@ -15,6 +15,7 @@ from tests.data.fake_encoder import PROMPTS, FakeEncoder, make_image, make_manif
 from tglo.data import cache as cache_module
 from tglo.data.buckets import nearest_bucket
 from tglo.data.cache import LatentCache, build_cache, fingerprint_of
+from tglo.data.errors import CacheError
 from tglo.data.images import fit_to_bucket
 from tglo.data.manifest import read_manifest, write_manifest
 
@@ -56,6 +57,30 @@ def test_every_sample_is_what_the_encoder_gives(built):
         assert cache.sizes(row.sample_id) == (original, crop, bucket)
         for name, value in (("original_size", original), ("crop", crop), ("target_size", bucket)):
             assert batch[name].dtype == torch.int64 and batch[name].tolist() == [list(value)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "fits"),
+    [
+        ((1, 4, 8, 8), torch.float32, True),
+        ((1, 8, 8), torch.int32, True),
+        ((1, 8, 8), torch.float32, False),
+        ((1, 4, 8, 8), torch.int32, False),
+        ((2, 8, 8), torch.int32, False),
+    ],
+)
+def test_latents_have_channels_and_tokens_have_none(shape, dtype, fits, tmp_path, monkeypatch):
+    manifest = make_manifest(tmp_path, count=1)
+    monkeypatch.setattr(FakeEncoder, "encode", lambda *_: {"x": torch.ones(shape, dtype=dtype)})
+
+    def run():
+        return build_cache(manifest, tmp_path / "cache", FakeEncoder(), **SETTINGS)
+
+    if fits:
+        assert run().samples == 1
+    else:
+        with pytest.raises(CacheError, match="must be .1, C, h, w., integer tokens"):
+            run()
 
 
 def test_a_batch_keeps_the_order_asked_for(built):

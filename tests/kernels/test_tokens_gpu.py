@@ -135,7 +135,7 @@ def test_inside_a_cuda_graph(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_peak_memory_is_a_twentieth_of_eagers(backend: str) -> None:
+def test_peak_memory_is_below_a_twelfth_of_eagers(backend: str) -> None:
     case = on_gpu(make_token_case((4, 4096, 256, 8192), torch.bfloat16, bias=False))
     peaks = []
     for run in ("eager", "tglo"):

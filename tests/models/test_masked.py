@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -17,10 +20,11 @@ from tests.models.helpers import perturb
 from tglo import models, philox, reference
 from tglo.data.manifest import read_manifest
 from tglo.generation import generate_images
-from tglo.models import compiling
+from tglo.models import compiling, export, lora
 from tglo.models.checkpointing import MODES
 from tglo.models.export import ExportError
 from tglo.models.masked import MaskedFamily
+from tglo.train.reference_policy import keep_products_in
 
 BUILDERS = {"amused": tiny.build_amused, "meissonic": tiny.build_meissonic}
 
@@ -130,6 +134,30 @@ def test_half_precision_and_autocast(family: MaskedFamily) -> None:
     assert family.vae.dtype == torch.float32
 
 
+def test_a_heads_bias_is_rounded_as_autocast_rounds_it(tmp_path: Path) -> None:
+    """Then a copy whose weights were rounded once answers what the policy does, bit for bit."""
+    family = models.load(tiny.build_amused(tmp_path / "m", use_bias=True))
+    torch.nn.init.normal_(family.denoiser.head.bias)
+    copy = family.reference_copy()
+    keep_products_in(copy, torch.bfloat16)
+    inputs = family.example(2, 16, 16).inputs
+    with torch.autocast("cpu", torch.bfloat16):
+        error = family.predict(family.denoiser, *inputs)
+        assert torch.equal(family.predict(copy, *inputs), error)
+    assert error.requires_grad
+
+
+def test_targets_and_mask_come_together(family: MaskedFamily) -> None:
+    drawn = family.example(1, 16, 16)
+    hidden = torch.zeros(1, family.denoiser.head.in_channels, 8, 8)
+    for given, message in (
+        ((drawn.target, None), "targets given without mask"),
+        ((None, drawn.target > 0), "mask given without targets"),
+    ):
+        with pytest.raises(ValueError, match=message), family.denoiser.head.scoring(*given):
+            family.denoiser.head(hidden)
+
+
 def test_conditions_flip_the_size_and_keep_every_pixel(family: MaskedFamily) -> None:
     sizes = {"original_size": torch.tensor([[1023, 700]]), "crop": torch.tensor([[3, 5]])}
     conditions = family.conditions(family.text(["a"]), sizes)
@@ -171,8 +199,8 @@ def test_the_command_makes_images_with_a_lora(
     perturb(family.denoiser)
     family.save_lora(tmp_path / "lora")
     options = {"steps": 2, "guidance": 2.0, "size": (16, 16), "device": "cpu"}
-    for name, lora in (("base", None), ("tuned", tmp_path / "lora")):
-        made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=lora, **options)
+    for name, folder in (("base", None), ("tuned", tmp_path / "lora")):
+        made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=folder, **options)
         assert len(read_manifest(made, require_scores=False).rows) == 1
     with pytest.raises(ValueError, match="lora"):
         generate_images(str(family.path), ["a cat"], tmp_path / "tuned", **options)
@@ -217,6 +245,35 @@ def test_a_lora_exports_merged_and_alone(
     torch.testing.assert_close(again.predict(again.denoiser, *inputs), expected, rtol=1e-6, atol=0)
 
 
+def test_a_lora_file_is_the_same_whatever_the_order_of_sets(
+    family: MaskedFamily, tmp_path: Path
+) -> None:
+    family.add_lora(2, 4.0, targets=["to_v", "to_out.0", "to_k", "to_q"])
+    file = family.save_lora(tmp_path / "lora") / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        settings = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert settings["target_modules"] == ["to_k", "to_out.0", "to_q", "to_v"]
+
+    class Reversed(set[str]):
+        def __iter__(self) -> Iterator[str]:
+            return reversed(sorted(set(super().__iter__())))
+
+    config = family.denoiser.peft_config["default"]
+    config.target_modules = Reversed(config.target_modules)
+    again = family.save_lora(tmp_path / "again") / file.name
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_lora_of_the_head_is_refused(family: MaskedFamily, kind: str, tmp_path: Path) -> None:
+    for target in ("conv2", "mlm_layer.conv2"):
+        with pytest.raises(ValueError, match=f"'{target}' is mlm_layer.conv2.*target other layers"):
+            family.add_lora(2, 2.0, targets=["to_q", target])
+    lora.add(family.denoiser, 2, 2.0, ["conv2"])
+    export.write_denoiser_lora(tmp_path, family.denoiser)
+    with pytest.raises(ValueError, match=r"changes mlm_layer\.conv2, which computes the loss"):
+        models.load(family.path).load_lora(tmp_path)
+
+
 def gradients(family: MaskedFamily) -> list[Tensor]:
     family.denoiser.zero_grad()
     torch.manual_seed(4)  # dropout
@@ -241,6 +298,8 @@ def test_checkpointing_gives_the_same_gradients(family: MaskedFamily, lora: bool
             patch.setattr(nn.Linear, "forward", lambda *a, c=calls: (c.append(1), count(*a))[1])
             results.append(gradients(family))
         layers.append(len(calls))
+    family.denoiser.enable_gradient_checkpointing()  # as diffusers calls it
+    results.append(gradients(family))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])
     assert layers[2] > layers[0]  # the blocks ran twice
@@ -336,7 +395,19 @@ def test_a_meissonic_folder_needs_all_its_parts(tmp_path: Path) -> None:
         models.load(folder)
 
 
-def test_meissonic_computes_what_the_published_code_does(folders: dict[str, Path]) -> None:
+def test_meissonic_takes_77_tokens_whatever_its_tokenizer_says(tmp_path: Path) -> None:
+    folder = tiny.build_meissonic(tmp_path / "m")
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("model_max_length") == 77
+    file.write_text(json.dumps(settings))
+    text = models.load(folder).text(["a" * 100])
+    assert text["encoder_hidden_states"].shape == (1, 77, tiny.WIDTH)
+
+
+def test_meissonic_computes_in_float32_what_the_published_code_does(
+    folders: dict[str, Path],
+) -> None:
     """Logits that src/transformer.py of github.com/viiika/Meissonic (aeba85e) gave for these weights."""
     family = models.load(folders["meissonic"])
     with torch.no_grad():

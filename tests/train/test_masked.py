@@ -11,6 +11,7 @@ import torch
 from tests import tiny
 from tests.train.test_cached_reference import cached
 from tests.train.test_loop import final_weights, metrics
+from tests.train.test_objectives import MARKERS
 from tglo import models
 from tglo.caching import build
 from tglo.data.cache import LatentCache
@@ -32,7 +33,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def cache(model: Path, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("caches") / model.name
-    build(str(model), manifest, output, resolution=16, device="cpu")
+    build(str(model), manifest, output, resolution=16, device="cpu", markers=MARKERS)
     return output
 
 
@@ -90,6 +91,19 @@ def test_all_reference_modes_give_the_same_run(what: str, make: Make, errors: Pa
             torch.testing.assert_close(tensor, weights[0][name], rtol=0, atol=2e-4)
 
 
+def test_a_copy_under_autocast_starts_at_zero(make: Make) -> None:
+    config = make(
+        engine={"precision": "bf16"},
+        model={"train": "full"},
+        objective={"reference": "copy"},
+        optimizer=OPTIMIZER | {"steps": 2},
+    )
+    first, last = metrics(train(config).folder)
+    assert first["r_positive"] == first["r_negative"] == 0.0
+    assert first["policy_error"] == first["reference_error"]
+    assert last["policy_error"] != last["reference_error"]
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(make: Make) -> None:
     constant = OPTIMIZER | {"schedule": "constant"}  # which does not depend on the run's end
     whole = train(make("whole", optimizer=constant))
@@ -117,12 +131,12 @@ def test_the_export_reloads_and_generates(make: Make, model: Path) -> None:
     base.load_lora(lora.export)
 
 
-@pytest.mark.parametrize("name", ["sft", "kto", "bco", "qrpo", "dpo"])
+@pytest.mark.parametrize("name", ["sft", "csft", "kto", "bco", "qrpo", "dpo"])
 def test_objectives(name: str, make: Make) -> None:
     sections = {"optimizer": {"steps": 2, "micro_batch": 2}, "objective": {"name": name}}
     lines = metrics(train(make(name, **sections)).folder)
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines)
-    if name not in ("sft",):
+    if name not in ("sft", "csft"):
         assert lines[0]["r_positive"] == 0.0
 
 
@@ -141,3 +155,10 @@ def test_what_does_not_fit_is_refused(
     sections = {"optimizer": OPTIMIZER | {"micro_batch": 2}, section: values}
     with pytest.raises(ValueError, match=message):
         train(make("refused", **sections))
+
+
+def test_a_reference_of_a_whole_compiled_model_is_refused(
+    model: Path, cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="compile is whole, which does not fit.*use blocks"):
+        build_reference(str(model), cache, tmp_path, RULE, compile="whole", device="cpu")

@@ -108,11 +108,12 @@ def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -
             for name, tensor in encoder.encode(pixels).items()
         }
     shapes = {tuple(tensor.shape) for tensor in encoded.values()}
-    if len(shapes) != 1 or any(len(s) not in (3, 4) or s[0] != len(batch) for s in shapes):
+    fits = all(t.dim() == (4 if t.is_floating_point() else 3) for t in encoded.values())
+    if len(shapes) != 1 or not fits or next(iter(shapes))[0] != len(batch):
         found = " and ".join(f"{name} {tuple(t.shape)}" for name, t in encoded.items())
         raise CacheError(
             f"the encoder returned {found} for {tuple(pixels.shape)} pixels; all must be "
-            f"({len(batch)}, C, h, w), tokens ({len(batch)}, h, w)"
+            f"({len(batch)}, C, h, w), integer tokens ({len(batch)}, h, w)"
         )
     finite = torch.stack([t.isfinite().flatten(1).all(1) for t in encoded.values()]).all(0)
     if not finite.all():

@@ -8,6 +8,7 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.utils import convert_state_dict_to_diffusers, logging
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.models import lora
@@ -111,6 +114,17 @@ def write_pipeline_lora(family: Family, folder: Path, denoiser: Any) -> None:
             f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
         },
     )
+
+
+def write_denoiser_lora(folder: Path, denoiser: Any) -> None:
+    """Writes a denoiser's LoRA as its own `load_lora_adapter(folder, prefix=None)` takes it.
+
+    As diffusers' `save_lora_adapter`, whose bytes change: it writes sets in an order of the process's
+    own, and safetensors several entries of metadata in any. So here is one, without the format.
+    """
+    settings = _sorted_sets(lora.config(denoiser).to_dict())
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+    save_file(lora.state_dict(denoiser), folder / LORA_WEIGHT_NAME_SAFE, metadata=metadata)
 
 
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:

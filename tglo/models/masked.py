@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tglo import masking, noise
 from tglo.drawn import Drawn, MaskedDrawn
-from tglo.models import codebook, lora, unmasking
+from tglo.models import codebook, export, unmasking
 from tglo.models.base import Family
+from tglo.models.token_head import TokenHead
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
 
@@ -25,6 +26,9 @@ _NO_DISTANCE = (
     "or an objective of single samples"
 )
 _NO_NOISE = "masked tokens have no signal-to-noise ratio; use none"
+_NO_LORA = (
+    "which computes the loss and can have no LoRA; target other layers, or train the whole model"
+)
 _UNTRIED = "it was not tried with the loss inside the forward pass; use blocks, or none"
 
 
@@ -218,10 +222,33 @@ class MaskedFamily(Family):
         """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself
         loads none.
         """
-        denoiser.save_lora_adapter(folder, adapter_name=lora.ADAPTER)
+        export.write_denoiser_lora(folder, denoiser)
 
     def attach_lora(self, denoiser: Any, folder: Path) -> None:
+        """As Family.attach_lora; ValueError for a LoRA of the head."""
+        head = _name_of(denoiser, denoiser.head)
         denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+        if not isinstance(denoiser.head, TokenHead):
+            raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
+
+    def add_lora(
+        self,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """As Family.add_lora; ValueError for a target that is the head."""
+        head = _name_of(self.denoiser, self.denoiser.head)
+        for target in targets or ():
+            if f".{head}".endswith(f".{target}"):
+                raise ValueError(f"LoRA target {target!r} is {head}, {_NO_LORA}")
+        super().add_lora(rank, alpha, targets, dropout, seed)
+
+
+def _name_of(module: nn.Module, part: nn.Module) -> str:
+    return next(name for name, found in module.named_modules() if found is part)
 
 
 def dtype_of(denoiser: Any, otherwise: nn.Module) -> torch.dtype:

@@ -18,6 +18,7 @@ from tglo.models.masked import MaskedFamily, dtype_of
 from tglo.models.meissonic_transformer import Transformer2DModel
 
 PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
+_WORDS = 77  # the text encoder's places
 
 
 def is_folder(path: Path) -> bool:
@@ -53,8 +54,9 @@ class Meissonic(MaskedFamily):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """As MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens and
-        sampled with the number of the step, and so is this.
+        """As MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
+        that is rounded to a number of tokens, and sampled with the number of the step; this is
+        trained on 1000 x the share that is hidden, and sampled as the original.
         """
         dtype = dtype_of(denoiser, self.denoiser)
         return denoiser(
@@ -79,9 +81,7 @@ class Meissonic(MaskedFamily):
         config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
         parts: dict[str, Any] = {
             **self._own_parts(dtype),
-            "tokenizer": CLIPTokenizer.from_pretrained(
-                self.path / "tokenizer", local_files_only=True
-            ),
+            "tokenizer": self._tokenizer(),
             "scheduler": AmusedScheduler(
                 mask_token_id=config["mask_token_id"],
                 masking_schedule=config.get("masking_schedule", "cosine"),
@@ -98,6 +98,12 @@ class Meissonic(MaskedFamily):
                 self.path / "text_encoder", dtype=dtype, **safe
             )
         return parts
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        """Of at most 77 tokens, as the original has it; a folder need not state it."""
+        tokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, _WORDS)
+        return tokenizer
 
     def _text_widths(self) -> tuple[int, int]:
         config = self.denoiser.config

@@ -38,9 +38,17 @@ class TokenHead(nn.Conv2d):
     @contextmanager
     def scoring(self, targets: Tensor | None, mask: Tensor | None) -> Iterator[None]:
         """Inside, forward gives the error of targets, (B, h, w) int64, where mask, (B, h, w) bool, is
-        true; without them logits as ever.
+        true; without them logits as ever. ValueError for one of them without the other.
         """
-        self._known = None if targets is None or mask is None else (targets, mask)
+        if targets is None and mask is None:
+            self._known = None
+        elif targets is None or mask is None:
+            given, other = ("mask", "targets") if targets is None else ("targets", "mask")
+            raise ValueError(
+                f"{given} given without {other}; pass both for the error, neither for logits"
+            )
+        else:
+            self._known = targets, mask
         try:
             yield
         finally:
@@ -51,14 +59,12 @@ class TokenHead(nn.Conv2d):
         if self._known is None:
             return super().forward(hidden)
         targets, mask = (tensor.flatten(1) for tensor in self._known)
-        rows, weight = (
-            hidden.flatten(2).transpose(1, 2),
-            self.weight.flatten(1),
-        )  # (B, N, D), (V, D)
+        rows = hidden.flatten(2).transpose(1, 2)  # (B, N, D)
+        weight, bias = self.weight.flatten(1), self.bias  # (V, D)
         kind = hidden.device.type
-        if torch.is_autocast_enabled(
-            kind
-        ):  # which knows nothing of operators that are not PyTorch's
+        # Autocast knows nothing of operators that are not PyTorch's; its convolution casts these.
+        if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             rows, weight = rows.to(dtype), weight.to(dtype)
-        return token_error(rows, weight, targets, mask, bias=self.bias, backend=self.backend)
+            bias = None if bias is None else bias.to(dtype)
+        return token_error(rows, weight, targets, mask, bias=bias, backend=self.backend)

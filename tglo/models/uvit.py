@@ -10,8 +10,11 @@ import diffusers
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from tglo.models.token_head import TokenHead
+
+_recompute = functools.partial(torch_checkpoint, use_reentrant=False)
 
 
 class Block(BasicTransformerBlock):
@@ -56,8 +59,10 @@ class UVit2DModel(diffusers.UVit2DModel):
         """Whether the transformer's blocks are computed again in the backward pass."""
         return any(layer.checkpoint is not None for layer in self.transformer_layers)
 
-    def enable_gradient_checkpointing(self, checkpoint: Callable[..., Tensor]) -> None:
-        """checkpoint: (function, its input) -> its output, such as tglo.models.checkpointing has."""
+    def enable_gradient_checkpointing(self, checkpoint: Callable[..., Tensor] = _recompute) -> None:
+        """Compute the transformer's blocks again in the backward pass, but not the convolutions around
+        them. checkpoint: (function, its input) -> its output, such as tglo.models.checkpointing has.
+        """
         for layer in self.transformer_layers:
             layer.checkpoint = checkpoint
 
