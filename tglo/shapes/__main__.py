@@ -19,11 +19,8 @@ def write_world(folder: Path, sets: dict[str, int] | None = None) -> None:
     """Copy the base model and write the prompt sets of these sizes; a folder of this world is made
     anew, what else is in it stays. ValueError for a folder of something else.
     """
-    if (
-        folder.exists()
-        and any(folder.iterdir())
-        and not (folder / "prompts" / "train.txt").exists()
-    ):
+    ours = (folder / "prompts" / "train.txt").exists()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something else; give another folder")
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     for name, count in (SETS if sets is None else sets).items():
