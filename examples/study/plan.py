@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -53,8 +53,7 @@ DEFAULTS: Changes = {
     "data.percentile": 50.0,
     "data.score_scale": "std",  # the rewards have units of their own
     "objective.confidence": 5.0,
-    # Words that the frozen text encoder knows: with signs that it never saw, CSFT's models were told
-    # nothing.
+    # Words that the frozen text encoder knows.
     "objective.good_marker": "there ",
     "objective.bad_marker": "with ",
 }
@@ -62,10 +61,9 @@ DEFAULTS: Changes = {
 _RATES = (2e-5, 5e-5, 1e-4)
 _TEMPERATURES = (0.02, 0.1)  # the family's own for 256 latent elements is 0.064
 _QRPO = (0.002, 0.02)  # with beta = 0.1 its mean target of r asks for an error larger by 2.7 T
-_DSPO = (
-    40.0,
-    1.0,
-)  # its authors' strongest, and one where the pair's term weighs as much as the fit
+# The strongest that its authors searched, and one where the pair's term weighs as much as the fit: at the
+# start it cancels the fit, so that nothing is learned.
+_DSPO = (40.0, 1.0)
 _RATES_ALONE = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 
 
@@ -107,7 +105,7 @@ class Job:
     reward: str
     seed: int
     changes: Changes
-    """What differs from DEFAULTS; see `config`."""
+    """What differs from DEFAULTS, by key of the training configuration."""
     prompts: str = "evaluation"
     """evaluation: the three sets; validation: prompts that tuning alone uses."""
     used: int | None = None
@@ -126,7 +124,7 @@ class Job:
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+        return asdict(self)
 
 
 def tuning_jobs(name: str, setting: Changes, seeds: Sequence[int]) -> list[Job]:

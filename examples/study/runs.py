@@ -19,7 +19,7 @@ from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
 from tglo.shapes import BASE, rewards, scenes
 from tglo.train import train
-from tglo.train.config import parse_config
+from tglo.train.config import parse_config, put
 
 Result = dict[str, Any]
 Scores = dict[str, dict[str, list[float]]]
@@ -150,11 +150,7 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
         flat["data.reference_cache"] = str(pool.reference(draws))
     nested: dict[str, Any] = {}
     for key, value in flat.items():
-        *path, last = key.split(".")
-        place = nested
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
+        put(nested, key, value)
     return nested
 
 

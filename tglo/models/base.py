@@ -42,6 +42,7 @@ class Family(ABC):
     name: ClassVar[str]
     pipeline_class: ClassVar[Any]
     denoiser_part: ClassVar[str] = "unet"
+    denoiser_class: ClassVar[Any] = None  # where the family has one of its own
     vae_part: ClassVar[str] = "vae"
     drawn: ClassVar[type[Drawn]] = Drawn
     """What a draw becomes for this denoiser."""
@@ -314,7 +315,8 @@ class Family(ABC):
         self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Any:
         """The denoiser of a folder of this family's layout; without a LoRA."""
-        denoiser = type(self.denoiser).from_pretrained(
+        kind = self.denoiser_class or type(self.denoiser)
+        denoiser = kind.from_pretrained(
             folder,
             subfolder=self.denoiser_part,
             dtype=dtype,

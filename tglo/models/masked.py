@@ -44,7 +44,6 @@ class MaskedFamily(Family):
     vae_part = "vqvae"
     drawn: ClassVar[type[Drawn]] = MaskedDrawn
     text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
-    denoiser_class: ClassVar[Any]
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         ("objective.name", "dspo"): _NO_DISTANCE,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
@@ -111,18 +110,6 @@ class MaskedFamily(Family):
 
     def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
         return {self.denoiser_part: self.load_denoiser(self.path, dtype)}
-
-    def load_denoiser(
-        self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> Any:
-        denoiser = self.denoiser_class.from_pretrained(
-            folder,
-            subfolder=self.denoiser_part,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        return denoiser.to(device)
 
     def _training_schedule(self) -> masking.MaskSchedule:
         return masking.MaskSchedule.from_scheduler(self.scheduler)

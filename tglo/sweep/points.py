@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tglo.train.config import TrainConfig, parse_config, to_plain
+from tglo.train.config import TrainConfig, parse_config, put, to_plain
 
 Variations = Mapping[str, Sequence[Any]]
 """Key of the configuration, as objective.beta -> its values."""
@@ -60,13 +60,10 @@ def points(config: TrainConfig, variations: Variations, output: Path) -> list[Po
     for combination in itertools.product(*variations.values()):
         plain, values = copy.deepcopy(base), dict(zip(variations, combination, strict=True))
         for key, value in values.items():
-            *path, last = key.split(".")
-            place = plain
-            for name in path:
-                place = place.setdefault(name, {})
-                if not isinstance(place, dict):
-                    raise ValueError(f"--vary {key}: {name} is a value, not a table")
-            place[last] = value
+            try:
+                put(plain, key, value)
+            except ValueError as error:
+                raise ValueError(f"--vary {error}") from None
         name = Point(values, config).name
         plain["output"]["folder"] = str(output / name)
         point = Point(values, parse_config(plain, f"--vary {name}"))

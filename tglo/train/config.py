@@ -244,6 +244,19 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def put(plain: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key such as "objective.beta" in nested plain data. ValueError if a table of its path is a
+    value.
+    """
+    *path, last = key.split(".")
+    place = plain
+    for name in path:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise ValueError(f"{key}: {name} is a value, not a table")
+    place[last] = value
+
+
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
