@@ -6,8 +6,9 @@
 #
 # Builds the extension if tglo/_C.so is absent; GPU tests; resources of every kernel; the benchmark suite with its
 # accuracy table; time, memory and accuracy of the token losses; compute-sanitizer (memcheck and racecheck) on the tests
-# named small. Goes on after a failure; the exit status is the number of failed parts. The folder gets eight files:
-# summary.txt, checks.log, memcheck.log, racecheck.log, benchmarks.log, benchmarks.json, resources.json and resources.md.
+# named small. Goes on after a failure; the exit status is the number of failed parts. The folder gets nine files:
+# summary.txt, checks.log, memcheck.log, racecheck.log, benchmarks.log, benchmarks.json, tokens.json, resources.json and
+# resources.md.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 out=${1:-gpu-check}
@@ -15,7 +16,7 @@ python=${PYTHON:-python3}
 deadline=470 # seconds for all parts together
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -f "$out"/{summary.txt,checks.log,memcheck.log,racecheck.log,benchmarks.log,benchmarks.json,resources.json,resources.md}
+rm -f "$out"/{summary.txt,checks.log,memcheck.log,racecheck.log,benchmarks.log,benchmarks.json,tokens.json,resources.json,resources.md}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 [ -e tglo/kernels ] || ln -s ../kernels tglo/kernels # a checkout is not an installation
 
@@ -90,7 +91,6 @@ from pathlib import Path
 from tglo.bench.suite import bench
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
 sys.exit(min(bench(output=Path(sys.argv[1])), 1))' "$out/benchmarks.json"
-  part tokens benchmarks.log 60 "$python" benchmarks/tokens.py --device cuda --dtype bfloat16 --backend cuda
   if command -v compute-sanitizer > /dev/null; then
     # One allocation for each tensor, so that a step beyond it is seen.
     part memcheck memcheck.log 110 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
@@ -103,6 +103,8 @@ sys.exit(min(bench(output=Path(sys.argv[1])), 1))' "$out/benchmarks.json"
     failed+=(sanitizer)
     say "sanitizer: FAILED, compute-sanitizer is not on PATH"
   fi
+  part tokens benchmarks.log 120 "$python" benchmarks/tokens.py --device cuda --dtype bfloat16 --backend cuda \
+    --size meissonic-1024 amused-512 amused-256 --repeats 20 --output "$out/tokens.json"
 else
   say "tests, benchmarks, sanitizer: not run, there is no GPU"
 fi

@@ -1,11 +1,13 @@
 """Time, peak memory and accuracy of the log-probabilities of masked tokens and their gradients.
 
-    python benchmarks/tokens.py [--size meissonic-1024 --batch 8 --device cpu --dtype float32]
+    python benchmarks/tokens.py [--size amused-256 meissonic-1024 --batch 1 8 --output tokens.json]
 
-Each contender runs in a process of its own. The peak is that above the inputs and the gradients, which
-all contenders need alike: of the resident memory on the CPU, of torch's allocator on a GPU. Errors
-against float64 are those of the log-probability and of the gradient of the hidden states (relative to
-its largest number) at 256 masked tokens.
+Each contender runs in a process of its own, at each size and batch. "liger" is Liger-Kernel's
+LigerFusedLinearCrossEntropyLoss without reduction, which needs a GPU and `pip install liger-kernel`.
+The peak is that above the inputs and the gradients, which all contenders need alike: of the resident
+memory on the CPU, of torch's allocator on a GPU. Errors against float64 are those of the
+log-probability and of the gradient of the hidden states (relative to its largest number) at 256 masked
+tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ SIZES = {  # tokens, width of the hidden states, vocabulary
     "tiny": (1024, 64, 8192),
 }
 MASKED = 0.64  # share of masked tokens, the mean of a cosine schedule
-CONTENDERS = ("eager", "compile", "tglo")
+CONTENDERS = ("eager", "compile", "liger", "tglo")
 
 
 def eager(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -43,12 +45,21 @@ def eager(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tens
     return -functional.cross_entropy(logits, labels, reduction="none").view_as(targets)
 
 
+def liger(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """The same by Liger-Kernel, which computes the logits of all tokens, some at a time."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    labels = targets.masked_fill(~mask, -100).flatten()
+    loss = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)
+    return -loss(weight, hidden.flatten(0, 1), labels).view_as(targets)
+
+
 def contender_of(name: str, backend: str) -> Callable[..., Tensor]:
     if name == "tglo":
         from tglo import token_log_prob
 
         return lambda *arguments: token_log_prob(*arguments, backend=backend)
-    return torch.compile(eager) if name == "compile" else eager
+    return {"eager": eager, "liger": liger, "compile": torch.compile(eager)}[name]
 
 
 def make_inputs(
@@ -146,38 +157,74 @@ def _warm(run: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor, Tens
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="meissonic-1024")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["meissonic-1024"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[8])
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--backend", default="auto", help="of tglo")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, help="all by default; liger on GPUs alone"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file, written after each contender")
     parser.add_argument("--one", help="this contender alone, in this process, as JSON")
     options: dict[str, Any] = vars(parser.parse_args())
-    one, contenders = options.pop("one"), options.pop("contenders")
+    sizes, batches, one = (options.pop(name) for name in ("size", "batch", "one"))
+    contenders, output = options.pop("contenders"), options.pop("output")
     if one:
-        print(json.dumps(measure(one, **options)))
+        print(json.dumps(measure(one, sizes[0], batches[0], **options)))
         return
-    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
+    contenders = contenders or [
+        name for name in CONTENDERS if name != "liger" or options["device"] == "cuda"
+    ]
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        for batch in batches:
+            print(json.dumps({"size": size, "batch": batch, **options}), "torch", torch.__version__)
+            for row in _compare(contenders, size, batch, options):
+                rows.append({"size": size, "batch": batch, **options, **row})
+                if output:
+                    _save(output, rows)
+
+
+def _compare(
+    contenders: Sequence[str], size: str, batch: int, options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Print and give what each contender took, or that it failed."""
+    flags = {"size": size, "batch": batch, **options}
+    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in flags.items())]
     # freed memory goes back to the system at once: the peak is then what is in use
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    print(json.dumps(options), "torch", torch.__version__)
-    results = {}
+    eager: dict[str, float] = {}
     for name in contenders:
         done = subprocess.run(
             [*command, f"--one={name}"], capture_output=True, text=True, env=environment
         )
         if done.returncode:
-            print(f"{name}: failed: {done.stderr.strip().splitlines()[-1]}")
+            problem = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            print(f"{name}: failed: {problem}", flush=True)
+            yield {"contender": name, "problem": problem}
             continue
-        found = results[name] = json.loads(done.stdout.splitlines()[-1])
-        share = found["peak"] / results.get("eager", found)["peak"]
+        found = json.loads(done.stdout.splitlines()[-1])
+        eager = eager or found
+        took = "not timed"
+        if found["seconds"]:
+            ratio = eager["seconds"] / found["seconds"]
+            took = f"{found['seconds']:.4f} s, {ratio:.2f} x as fast as {contenders[0]}"
         print(
-            f"{name}: {found['seconds']:.4f} s; peak {found['peak'] / 2**20:.0f} MiB, {share:.1%} of "
-            f"eager's; errors {found['log_prob']:.1e}, {found['gradient']:.1e}",
+            f"{name}: {took}; peak {found['peak'] / 2**20:.0f} MiB, {found['peak'] / eager['peak']:.1%}; errors "
+            f"{found['log_prob']:.1e}, {found['gradient']:.1e}",
             flush=True,
         )
+        yield {"contender": name, **found}
+
+
+def _save(output: Path, rows: list[dict[str, Any]]) -> None:
+    from tglo.bench import record
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": record.describe(), "results": rows}, indent=1, sort_keys=True)
+    output.write_text(text + "\n")
 
 
 if __name__ == "__main__":
