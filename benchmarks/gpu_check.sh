@@ -103,8 +103,8 @@ sys.exit(min(bench(output=Path(sys.argv[1])), 1))' "$out/benchmarks.json"
     failed+=(sanitizer)
     say "sanitizer: FAILED, compute-sanitizer is not on PATH"
   fi
-  part tokens benchmarks.log 120 "$python" benchmarks/tokens.py --device cuda --dtype bfloat16 --backend cuda \
-    --size meissonic-1024 amused-512 amused-256 --repeats 20 --output "$out/tokens.json"
+  part tokens benchmarks.log 120 "$python" -m benchmarks.tokens --device cuda --dtype bfloat16 --backend cuda \
+    --size meissonic-1024 amused-512 amused-256 --rounds 20 --output "$out/tokens.json"
 else
   say "tests, benchmarks, sanitizer: not run, there is no GPU"
 fi

@@ -4,8 +4,9 @@
     python benchmarks/report.py            # --check: only say whether the page is up to date
 
 Records are the files in benchmarks/results/ that `tglo bench` wrote: of the CPU the newest, of GPUs
-all; and those in benchmarks/results/step/, from which step/report.py makes its part. The page's text
-is written by hand; what stands between its markers comes from here.
+all; and those in benchmarks/results/step/ and tokens/, from which step/report.py and
+tokens/tables.py make their parts. The page's text is written by hand; what stands between its
+markers comes from here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 
 from benchmarks.step import report as step_report
+from benchmarks.tokens import tables as token_tables
 from tglo.bench import table
 from tglo.files import read_json
 
@@ -156,7 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not records:
         print(f"no record in {RESULTS}; run: tglo bench --output {RESULTS}/cpu.json")
         return 1
-    page = fill(PAGE.read_text(), blocks(records) | step_report.blocks(step_report.load()))
+    found = blocks(records) | step_report.blocks(step_report.load())
+    found |= token_tables.blocks(token_tables.load())
+    page = fill(PAGE.read_text(), found)
     if check:
         current = page == PAGE.read_text()
         print(f"{PAGE.name} is {'up to date' if current else 'out of date: run this command'}")

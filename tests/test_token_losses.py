@@ -388,15 +388,16 @@ def test_a_small_training_run_moves_the_log_ratio() -> None:
 
 MEMORY = """
 import sys
-from benchmarks.tokens import measure
-print(measure(sys.argv[1], "tiny", 2, "float32", "cpu", 0, "auto")["peak"])
+from benchmarks.tokens.measure import check_named
+place = {"task": "log-prob", "size": "tiny", "batch": 2, "dtype": "float32", "device": "cpu"}
+print(check_named(**place, contender=sys.argv[1], backend="auto")["peak_bytes"])
 """
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="needs the CPU kernels")
 def test_peak_memory_is_a_fraction_of_eagers() -> None:
     """A chunk of 1,024 rows is here most of what is masked; the full size is measured by
-    benchmarks/tokens.py.
+    benchmarks/tokens.
     """
     path = os.pathsep.join(p for p in sys.path if p)
     peaks = {}

@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, counted on tensors without memory, and a machine's rate.
+"""Floating-point operations of a step, counted on tensors without memory.
 
 A multiplication and an addition count as two, as everywhere. What checkpointing computes again does
 not count: a rate is of the operations that the result needs.
@@ -6,8 +6,6 @@ not count: a rate is of the operations that the result needs.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -78,25 +76,3 @@ def _counted(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
-
-
-def matrix_rate(device: torch.device, *, side: int | None = None, repeats: int = 10) -> float:
-    """Operations per second of a large square matrix product: bfloat16 on a GPU, float32 on a CPU."""
-    on_gpu = device.type == "cuda"
-    side = side or (8192 if on_gpu else 1536)
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(first)
-    times = []
-    for _ in range(repeats + 3):
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(first, second, out=out)
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(times[3:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

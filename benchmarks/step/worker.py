@@ -15,10 +15,11 @@ from benchmarks.step import workplace as workplaces
 from benchmarks.step.clock import WaitingClock, wait
 from benchmarks.step.contenders import Contender
 from benchmarks.step.draws import Samples
-from benchmarks.step.operations import count, matrix_rate
+from benchmarks.step.operations import count
 from benchmarks.step.workplace import Workplace
 from tglo.backends import backend_for
 from tglo.bench import gpu
+from tglo.bench.rate import matrix_rate
 from tglo.bench.record import describe
 from tglo.devices import DTYPES
 from tglo.train.metrics import Clock
