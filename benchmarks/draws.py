@@ -27,7 +27,7 @@ import numpy as np
 from tglo.bench.record import describe
 from tglo.bench.table import markdown
 from tglo.demo import digits
-from tglo.demo.settings import BASE, BATCH, EVALUATION_SEED, GUIDANCE, SCORER, SEED_STRIDE
+from tglo.demo.settings import BATCH, DIFFUSION, EVALUATION_SEED, SCORER, SEED_STRIDE
 from tglo.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,12 @@ RECORD = ROOT / "benchmarks/results/study/draws.json"
 PAGE = ROOT / "docs/cached-reference.md"
 FIGURE = ROOT / "docs/draws.png"
 IMAGES, EPOCHS, SAMPLES = 100, 8, 40  # images and samples are per prompt
-SAMPLED: dict[str, Any] = {"steps": 12, "guidance": GUIDANCE, "batch_size": BATCH, "device": "cpu"}
+SAMPLED: dict[str, Any] = {
+    "steps": 12,
+    "guidance": DIFFUSION.guidance,
+    "batch_size": BATCH,
+    "device": "cpu",
+}
 COUNTS = {"plain": (1, 2, 4, 8), "stratified": (2, 4, 8)}  # one draw cannot be stratified
 OTHER_DRAWS = "copy other"  # the same with another seed of the draws: how far luck goes
 NAMES = {
@@ -54,7 +59,7 @@ def prepare(here: Path, seed: int, images: int = IMAGES) -> Path:
     here.mkdir(parents=True, exist_ok=True)
     (here / "prompts.txt").write_text("\n".join(digits.PROMPTS) + "\n")
     manifest = generate_images(
-        str(BASE),
+        str(DIFFUSION.base),
         here / "prompts.txt",
         here / "data",
         count=images,
@@ -62,7 +67,14 @@ def prepare(here: Path, seed: int, images: int = IMAGES) -> Path:
         **SAMPLED,
     )
     scored = score_file(manifest, SCORER, here / "data" / "scored.csv", 256)
-    build(str(BASE), scored, here / "cache", resolution=digits.SIZE, batch_size=BATCH, device="cpu")
+    build(
+        str(DIFFUSION.base),
+        scored,
+        here / "cache",
+        resolution=digits.SIZE,
+        batch_size=BATCH,
+        device="cpu",
+    )
     return scored
 
 
@@ -74,7 +86,9 @@ def run(folder: Path, seed: int, epochs: int = EPOCHS, images: int = IMAGES) -> 
     scored = prepare(here, seed, images)
     first = EVALUATION_SEED + seed * SEED_STRIDE
     sampling = Sampling(here / "prompts.txt", SCORER, SAMPLES, seed=first, **SAMPLED)
-    result: dict[str, Any] = {"base": asdict(sample_scores(str(BASE), sampling, here / "base"))}
+    result: dict[str, Any] = {
+        "base": asdict(sample_scores(str(DIFFUSION.base), sampling, here / "base"))
+    }
     for mode in MODES:
         export, metrics = _train(here, scored, mode, seed, epochs)
         scores = sample_scores(str(export), sampling, here / mode.replace(" ", "-") / "samples")
@@ -104,13 +118,15 @@ def _train(
     if kind != "copy":
         rule = DrawRule(seed, 0.1, int(count), kind == "stratified")
         errors = here / f"errors-{kind}-{count}"
-        build_reference(str(BASE), here / "cache", errors, rule, batch_size=BATCH, device="cpu")
+        build_reference(
+            str(DIFFUSION.base), here / "cache", errors, rule, batch_size=BATCH, device="cpu"
+        )
         data["reference_cache"] = str(errors)
     rows = len(scored.read_text().splitlines()) - 1
     steps = epochs * -(-rows // BATCH)
     config = {
         "seed": seed,
-        "model": {"path": str(BASE), "train": "full"},
+        "model": {"path": str(DIFFUSION.base), "train": "full"},
         "data": data,
         "objective": {"temperature": 0.03, "reference": "copy" if kind == "copy" else "cached"},
         "optimizer": {

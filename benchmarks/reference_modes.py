@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.draws import PAGE, ROOT, prepare
 from benchmarks.report import fill
-from tglo.demo.settings import BASE, BATCH
+from tglo.demo.settings import BATCH, DIFFUSION
 from tglo.draws import DrawRule
 from tglo.files import read_json, write_json
 from tglo.reference_caching import build_reference
@@ -37,12 +37,12 @@ def run(here: Path, steps: int = STEPS, images: int = 50) -> dict[str, Any]:
     """Lines of metrics by mode."""
     scored = prepare(here, seed=0, images=images)
     build_reference(
-        str(BASE), here / "cache", here / "errors", RULE, batch_size=BATCH, device="cpu"
+        str(DIFFUSION.base), here / "cache", here / "errors", RULE, batch_size=BATCH, device="cpu"
     )
     lines = {}
     for mode in MODES:
         config = {
-            "model": {"path": str(BASE), "train": "lora", "lora_rank": 16},
+            "model": {"path": str(DIFFUSION.base), "train": "lora", "lora_rank": 16},
             "data": {
                 "manifest": str(scored),
                 "cache": str(here / "cache"),

@@ -159,6 +159,10 @@ def test_images_of_other_settings_are_refused_by_name(model: str, tmp_path: Path
     generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS)
     with pytest.raises(ValueError, match=r"other settings: steps is '2' there and '3' here; seed"):
         generate_images(model, PROMPTS, tmp_path / "out", **{**OPTIONS, "steps": 3, "seed": 5})
+    with pytest.raises(ValueError, match=r"choice_temperature is .* '0.5' here"):
+        generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS, choice_temperature=0.5)
+    with pytest.raises(ValueError, match=r"choice_temperature is of masked models; .* no tokens"):
+        generate_images(model, PROMPTS, tmp_path / "new", **OPTIONS, choice_temperature=0.5)
     other = str(tiny.build_sd15(tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match=r"other settings: model is"):
         generate_images(other, PROMPTS, tmp_path / "out", **OPTIONS)

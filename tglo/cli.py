@@ -17,17 +17,23 @@ from tglo.plan.options import Options
 log = logging.getLogger("tglo")
 
 
-def demo(output: Path = Path("tglo-demo"), seed: int = 0, quick: bool = False) -> None:
+def demo(
+    output: Path = Path("tglo-demo"),
+    model: Literal["diffusion", "masked"] = "diffusion",
+    seed: int = 0,
+    quick: bool = False,
+) -> None:
     """Align a small digit model end to end on this machine and write a report.
 
     Args:
         output: Folder for images, caches, runs and the report.
+        model: A Stable Diffusion pipeline, or an aMUSEd one over masked tokens.
         seed: Seed of everything.
         quick: A few steps only, to see that all works; the result means nothing.
     """
     from tglo.demo.run import run
 
-    run(output, seed=seed, quick=quick)
+    run(output, model=model, seed=seed, quick=quick)
 
 
 def doctor() -> None:
@@ -46,6 +52,7 @@ def generate(
     prefix: str = "",
     steps: int = 30,
     guidance: float = 5.0,
+    choice_temperature: float | None = None,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 0,
@@ -67,6 +74,7 @@ def generate(
         prefix: Given to the model before each prompt, as a csft model needs its good marker.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
+        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
         height: Pixels; the model's own size by default.
         width: Pixels; the model's own size by default.
         batch_size: Images at once; does not change them but for rounding. 0 finds it on a GPU.
@@ -86,6 +94,7 @@ def generate(
         prefix=prefix,
         steps=steps,
         guidance=guidance,
+        choice_temperature=choice_temperature,
         size=(height, width),
         batch_size=batch_size,
         seed=seed,
@@ -306,6 +315,7 @@ def sweep(
     count: int = 4,
     steps: int = 30,
     guidance: float = 5.0,
+    choice_temperature: float | None = None,
     batch_size: int = 4,
     seed: int = 1_000_000_000,
     device: str = "auto",
@@ -327,6 +337,7 @@ def sweep(
         count: Samples per prompt.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
+        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
         batch_size: Images at once.
         seed: Of the samples; another than that of the training images.
         device: Of the sampling: cpu, cuda or auto.
@@ -342,7 +353,16 @@ def sweep(
     sampling = None
     if prompts is not None:
         sampling = Sampling(
-            prompts, scorer, count, steps, guidance, batch_size, seed, device, dtype
+            prompts,
+            scorer,
+            count,
+            steps,
+            guidance,
+            batch_size,
+            seed,
+            device,
+            dtype,
+            choice_temperature,
         )
     run(load_config(config), parse_variations(vary), output, sampling=sampling, launch=launch)
     print((output / "sweep.md").read_text())
@@ -374,6 +394,7 @@ def evaluate(
     count: int = 4,
     steps: int = 30,
     guidance: float = 5.0,
+    choice_temperature: float | None = None,
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 0,
@@ -404,6 +425,7 @@ def evaluate(
         count: Images per prompt.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale; 1 is off.
+        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
         height: Pixels; the model's own size by default.
         width: Pixels; the model's own size by default.
         batch_size: Images at once; 0 finds it on a GPU.
@@ -436,6 +458,7 @@ def evaluate(
             count=count,
             steps=steps,
             guidance=guidance,
+            choice_temperature=choice_temperature,
             size=(height, width),
             batch_size=batch_size,
             score_batch=score_batch,

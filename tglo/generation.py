@@ -77,6 +77,7 @@ def generate_images(
     prefix: str = "",
     steps: int = 30,
     guidance: float = 5.0,
+    choice_temperature: float | None = None,
     size: tuple[int | None, int | None] = (None, None),
     batch_size: int = 0,
     seed: int = 0,
@@ -90,7 +91,8 @@ def generate_images(
 
     prompts: texts, or a file as of tglo.evaluate.prompts.read_prompts. prefix: what the model is given
     before each prompt, as a model of objective "csft" needs its good marker; names, seeds and manifest
-    are of the prompts without it. batch_size: images at once;
+    are of the prompts without it. steps, guidance, choice_temperature, size (height and width): as of
+    tglo.models.sampling.generate. batch_size: images at once;
     0 finds it on a GPU (doubled until memory is short, halved then) and takes 4 on a CPU. Images
     that are there are kept, so an interrupted call goes on; at a fixed batch size, and on a CPU, it
     ends with the same bits as one that was never interrupted, whatever the number of processes.
@@ -119,6 +121,8 @@ def generate_images(
     }
     if prefix:
         settings["prefix"] = prefix
+    if choice_temperature is not None:
+        settings["choice_temperature"] = str(float(choice_temperature))
     claim_folder(output / SETTINGS, settings)
     folder = output / "images"
     folder.mkdir(exist_ok=True)
@@ -136,7 +140,13 @@ def generate_images(
         family = models.load(model, dtype=DTYPES[dtype], device=place)
         if lora is not None:
             family.load_lora(lora)
-        options = {"steps": steps, "guidance": guidance, "height": size[0], "width": size[1]}
+        options = {
+            "steps": steps,
+            "guidance": guidance,
+            "choice_temperature": choice_temperature,
+            "height": size[0],
+            "width": size[1],
+        }
         with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
             for made in _make(family, mine, prefix, seed, sizes, folder, options):
                 bar.update(made)

@@ -1,4 +1,4 @@
-"""The shipped model is a plain diffusers folder that draws the digit it is asked for."""
+"""The shipped models are plain diffusers folders that draw the digit they are asked for."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ import torch
 
 from tglo import models
 from tglo.demo import classifier, digits, scorer
-from tglo.demo.pretrain import BASE, build_pipeline
+from tglo.demo.architecture import build_masked_pipeline, build_pipeline
+from tglo.demo.settings import DIFFUSION, MASKED, MODELS, DemoModel
 
 PROMPTS = list(digits.PROMPTS) * 4
 
 
-@pytest.fixture(scope="module")
-def family() -> Any:
-    return models.load(str(BASE))
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request: pytest.FixtureRequest) -> DemoModel:
+    return MODELS[request.param]
 
 
 @pytest.fixture(scope="module")
-def images(family: Any) -> Any:
-    return family.generate(
-        PROMPTS, list(range(len(PROMPTS))), steps=12, guidance=1.5, batch_size=40
+def images(model: DemoModel) -> Any:
+    return models.load(str(model.base)).generate(
+        PROMPTS,
+        list(range(len(PROMPTS))),
+        steps=12,
+        guidance=model.guidance,
+        choice_temperature=model.choice_temperature,
+        batch_size=40,
     )
 
 
-def test_folder_is_small_and_free_of_pickles() -> None:
-    files = [path for path in BASE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 8e6
+def test_folder_is_small_and_free_of_pickles(model: DemoModel) -> None:
+    files = [path for path in model.base.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 9e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt"}
 
 
@@ -45,7 +51,7 @@ def test_boldness_varies(images: Any) -> None:
 def test_plain_diffusers_loads_it() -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(BASE, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(DIFFUSION.base, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     generator = [torch.Generator().manual_seed(i) for i in range(4)]
     prompts = list(digits.PROMPTS[:4])
@@ -53,18 +59,41 @@ def test_plain_diffusers_loads_it() -> None:
     assert classifier.judge(drawn).tolist() == [0, 1, 2, 3]
 
 
-def test_architecture_matches_what_pretraining_builds() -> None:
-    built = build_pipeline()
-    shipped = models.load(str(BASE))
-    assert {k: v.shape for k, v in built.unet.state_dict().items()} == {
-        k: v.shape for k, v in shipped.denoiser.state_dict().items()
+def test_plain_diffusers_loads_the_masked_model() -> None:
+    from diffusers import AmusedPipeline
+
+    pipeline = AmusedPipeline.from_pretrained(MASKED.base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = list(digits.PROMPTS) * 2
+    drawn = pipeline(
+        prompts,
+        num_inference_steps=12,
+        guidance_scale=MASKED.guidance,
+        temperature=(MASKED.choice_temperature, 0),
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    assert classifier.accuracy(drawn, prompts) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("build", "part", "shipped"),
+    [(build_pipeline, "unet", DIFFUSION), (build_masked_pipeline, "transformer", MASKED)],
+    ids=["diffusion", "masked"],
+)
+def test_architecture_matches_what_pretraining_builds(
+    build: Any, part: str, shipped: DemoModel
+) -> None:
+    denoiser = models.load(str(shipped.base)).denoiser
+    assert {k: v.shape for k, v in getattr(build(), part).state_dict().items()} == {
+        k: v.shape for k, v in denoiser.state_dict().items()
     }
 
 
-def test_latents_have_unit_deviation(family: Any) -> None:
+def test_latents_have_unit_deviation() -> None:
     data = digits.load(0, 30)
     pens = digits.random_pens(np.random.default_rng(0), len(data))
     ink = torch.from_numpy(data.draw(np.arange(len(data)), pens))
+    family: Any = models.load(str(DIFFUSION.base))
     mean, _ = family.latents((1 - 2 * ink).unsqueeze(1).repeat(1, 3, 1, 1))
     assert mean.shape == (len(data), 4, 8, 8)
     assert 0.85 < mean.std().item() < 1.15

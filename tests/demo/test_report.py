@@ -61,21 +61,31 @@ def test_page_embeds_the_pictures_and_escapes_text(outcomes: list[Outcome], tmp_
         "training.png": figures.training_curves({"SFT": lines, "TGO": lines}),
     }
     page = report.write_report(
-        tmp_path / "report", outcomes, pictures, facts=["a < b"], commands="tglo <train>"
+        tmp_path / "report",
+        outcomes,
+        pictures,
+        title="A & B",
+        facts=["a < b"],
+        commands="tglo <train>",
     )
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
+    assert "<p>A &amp; B, pre-trained" in text
     assert "a &lt; b" in text and "tglo &lt;train&gt;" in text
     for name in pictures:
         Image.open(io.BytesIO((page.parent / name).read_bytes())).verify()
 
 
-def test_written_settings_are_a_valid_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", settings.MODELS.values(), ids=list(settings.MODELS))
+def test_written_settings_are_a_valid_configuration(
+    model: settings.DemoModel, tmp_path: Path
+) -> None:
     path = tmp_path / "tgo.toml"
     folder = tmp_path / 'with "quotes" and spaces'
-    path.write_text(settings.toml(folder, "tgo", 3, settings.Plan()))
+    path.write_text(settings.toml(folder, model, "tgo", 3, model.plan))
     config = load_config(path)
     assert config.seed == 3
+    assert config.model.path == str(model.base)
     assert config.data.manifest == folder / "data" / "scored.csv"
-    assert config.optimizer.steps == settings.Plan().steps
+    assert config.optimizer.steps == model.plan.steps
     assert config.objective.name == "tgo"

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tglo.demo.run import run
+from tglo.demo.settings import MODELS
 
 
 @pytest.mark.timeout(240)
-def test_quick_run_goes_through_and_reports(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", list(MODELS))
+def test_quick_run_goes_through_and_reports(model: str, tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    result = run(output, quick=True)
+    result = run(output, model=model, quick=True)
     assert result["models"].keys() == {"base", "SFT", "TGO"}
     assert all(0.0 <= row["accuracy"] <= 1.0 for row in result["models"].values())
     assert (
@@ -25,4 +27,9 @@ def test_quick_run_goes_through_and_reports(tmp_path: Path) -> None:
         assert (output / "report" / name).stat().st_size > 1000
     assert json.loads((output / "report" / "report.json").read_text())["seed"] == 0
     with pytest.raises(ValueError, match="holds a demo with"):
-        run(output, seed=1, quick=True)
+        run(output, model=model, seed=1, quick=True)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown model 'flow'; the demo has diffusion, masked"):
+        run(tmp_path, model="flow")

@@ -190,6 +190,8 @@ def test_images_follow_from_prompt_and_seed_whatever_the_batch(family: MaskedFam
     assert together[0].tobytes() != together[2].tobytes()
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
         family.generate(["a"], [0], height=18, width=16)
+    with pytest.raises(ValueError, match=r"choice_temperature -1.0 must be at least 0"):
+        family.generate(["a"], [0], choice_temperature=-1.0)
 
 
 def test_the_command_makes_images_with_a_lora(
@@ -337,14 +339,30 @@ def test_amused_is_diffusers_own(folders: dict[str, Path], tmp_path: Path) -> No
     drawn = family.example(2, 16, 16)
     logits = family.predict(family.denoiser, *drawn.inputs[:3])
     assert torch.equal(family.predict(pipeline.transformer, *drawn.inputs[:3]), logits)
-    for guidance in (3.0, 1.0):
+    drawings = []
+    for guidance, temperature in ((3.0, None), (1.0, None), (3.0, 0.0)):
         options = {"height": 16, "width": 24}
-        mine = family.generate(["a cat"], [3], steps=4, guidance=guidance, **options)[0]
+        mine = family.generate(
+            ["a cat"],
+            [3],
+            steps=4,
+            guidance=guidance,
+            choice_temperature=temperature,
+            **options,
+        )[0]
+        chance = {} if temperature is None else {"temperature": (temperature, 0)}
         generator = torch.Generator().manual_seed(3)
         theirs = pipeline(
-            "a cat", num_inference_steps=4, guidance_scale=guidance, generator=generator, **options
+            "a cat",
+            num_inference_steps=4,
+            guidance_scale=guidance,
+            generator=generator,
+            **options,
+            **chance,
         ).images[0]
         assert np.abs(np.asarray(mine).astype(int) - np.asarray(theirs)).max() <= 1
+        drawings.append(mine.tobytes())
+    assert drawings[0] != drawings[2]
     saved = diffusers.AmusedPipeline.from_pretrained(family.save(tmp_path / "saved"))
     assert type(saved.transformer) is diffusers.UVit2DModel
     assert torch.equal(family.predict(saved.transformer, *drawn.inputs[:3]), logits)

@@ -1,4 +1,4 @@
-"""The demo's model before training: every part of a Stable Diffusion pipeline, in miniature."""
+"""The demo's models before training: every part of a Stable Diffusion or aMUSEd pipeline, in miniature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from tglo.pretraining import pipeline
+from tglo.pretraining import masked, pipeline
 
 
 def build_pipeline() -> Any:
@@ -17,6 +17,18 @@ def build_pipeline() -> Any:
         unet_widths=(48, 64),
         attention=(False, True),
         vae_widths=(16, 32, 32),
+    )
+
+
+def build_masked_pipeline() -> Any:
+    """The untrained masked model: 32x32 pixels, tokens 8x8 of 64."""
+    return masked.build(
+        _byte_tokenizer(length=32),
+        text_width=64,
+        width=128,
+        layers=3,
+        vectors=64,
+        vq_widths=(16, 32, 32),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tglo.demo import classifier, digits, scorer
 from tglo.demo.architecture import build_pipeline
-from tglo.demo.settings import BASE, GUIDANCE
+from tglo.demo.settings import DIFFUSION, DemoModel
 from tglo.pretraining import training
 
 DRAWINGS_PER_DIGIT = 16  # pens and positions that every real digit is drawn with
@@ -36,18 +36,18 @@ def pretrain(output: Path, *, seed: int, vae_steps: int, steps: int) -> dict[str
     def pixels() -> Tensor:
         # Evenly, so that no boldness is a rare one to the decoder.
         pens = generator.uniform(1.0, 6.0, size=32)
-        return _pixels(data, generator.integers(len(data), size=32), pens, generator)
+        return draw_pixels(data, generator.integers(len(data), size=32), pens, generator)
 
     reached = training.train_vae(pipeline.vae, pixels, vae_steps)
     pens = digits.random_pens(generator, 512)
-    some = _pixels(data, np.arange(512), pens, generator)
+    some = draw_pixels(data, np.arange(512), pens, generator)
     reached |= training.scale_latents(pipeline.vae, some)
     rows = np.tile(np.arange(len(data)), DRAWINGS_PER_DIGIT)
     latents = torch.cat(
         [
             training.encode(
                 pipeline.vae,
-                _pixels(data, part, digits.random_pens(generator, len(part)), generator),
+                draw_pixels(data, part, digits.random_pens(generator, len(part)), generator),
             )
             for part in np.array_split(rows, 300)
         ]
@@ -62,30 +62,38 @@ def pretrain(output: Path, *, seed: int, vae_steps: int, steps: int) -> dict[str
     training.save(pipeline, output)
     reached |= {"seed": seed, "vae_steps": vae_steps, "steps": steps}
     reached["seconds"] = round(time.perf_counter() - started)
-    return reached | measure(output)
+    return reached | measure(output, DIFFUSION)
 
 
-def _pixels(
-    data: digits.Digits, rows: np.ndarray, pens: np.ndarray, generator: np.random.Generator
+def draw_pixels(
+    data: digits.Digits,
+    rows: np.ndarray,
+    pens: np.ndarray,
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
-    """Drawings of ``rows`` with ``pens``, moved by up to a pixel: (B, 3, 32, 32), paper 1 and ink
-    -1.
+    """Drawings of ``rows`` with ``pens``: (B, 3, 32, 32), paper 1 and ink -1. With a generator each is
+    moved by up to a pixel.
     """
     ink = data.draw(rows, pens)
-    for plane, (down, right) in zip(
-        ink, generator.integers(-1, 2, size=(len(ink), 2)), strict=True
-    ):
-        plane[:] = np.roll(plane, (down, right), axis=(0, 1))
+    if generator is not None:
+        moves = generator.integers(-1, 2, size=(len(ink), 2))
+        for plane, (down, right) in zip(ink, moves, strict=True):
+            plane[:] = np.roll(plane, (down, right), axis=(0, 1))
     return (1.0 - 2.0 * torch.from_numpy(ink)).unsqueeze(1).repeat(1, 3, 1, 1)
 
 
-def measure(folder: Path, count: int = 600) -> dict[str, Any]:
-    """What ``count`` samples of the saved model are worth to reader and judge."""
+def measure(folder: Path, model: DemoModel, count: int = 600) -> dict[str, Any]:
+    """What ``count`` samples of the saved ``model`` are worth to reader and judge."""
     from tglo import models
 
     prompts = [digits.PROMPTS[i % len(digits.PROMPTS)] for i in range(count)]
     images = models.load(folder).generate(
-        prompts, range(count), steps=12, guidance=GUIDANCE, batch_size=64
+        prompts,
+        range(count),
+        steps=model.plan.sampling_steps,
+        guidance=model.guidance,
+        choice_temperature=model.choice_temperature,
+        batch_size=64,
     )
     widths = scorer.stroke_width(images)
     return {
@@ -98,4 +106,6 @@ def measure(folder: Path, count: int = 600) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    training.main("Pre-trains the demo's base model.", pretrain, BASE, vae_steps=1200, steps=6000)
+    training.main(
+        "Pre-trains the demo's base model.", pretrain, DIFFUSION.base, vae_steps=1200, steps=6000
+    )

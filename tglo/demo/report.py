@@ -85,11 +85,12 @@ def write_report(
     outcomes: list[Outcome],
     pictures: dict[str, bytes],
     *,
+    title: str,
     facts: list[str],
     commands: str,
 ) -> Path:
     """Writes ``pictures`` (title by file name, PNG bytes) and ``report.html``, which embeds them;
-    returns its path.
+    returns its path. title: what the base model is, the beginning of a sentence.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = []
@@ -101,6 +102,7 @@ def write_report(
             f'<h2>{caption}</h2>\n<img alt="{caption}" src="data:image/png;base64,{encoded}">'
         )
     page = _PAGE.format(
+        title=html.escape(title),
         table=_table(outcomes),
         facts="\n".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
         figures="\n".join(figures),
@@ -153,7 +155,7 @@ th:first-child, td:first-child {{ text-align: left }} img {{ max-width: 100% }}
 pre {{ background: #f5f5f5; padding: 1rem; overflow-x: auto }}
 </style>
 <h1>Threshold-guided optimization of a digit model</h1>
-<p>A small Stable Diffusion pipeline, pre-trained on real handwritten digits, is aligned with a
+<p>{title}, pre-trained on real handwritten digits, is aligned with a
 taste for bold strokes: score = probability of the prompted digit &times; mean stroke width in
 pixels. SFT trains on the samples at or above the threshold alone; TGO also learns from those below
 it. Both start from the base model and take as many steps.</p>

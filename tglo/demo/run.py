@@ -22,13 +22,13 @@ import numpy as np
 from tglo.demo import classifier, digits, figures, report, scorer, settings
 from tglo.demo.report import Outcome
 from tglo.demo.settings import (
-    BASE,
     BATCH,
     EVALUATION_SEED,
-    GUIDANCE,
+    MODELS,
     QUICK,
     SCORER,
     SEED_STRIDE,
+    DemoModel,
     Plan,
 )
 
@@ -37,43 +37,49 @@ log = logging.getLogger("tglo")
 OBJECTIVES = {"SFT": "sft", "TGO": "tgo"}
 
 
-def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
+def run(
+    output: Path, *, model: str = "diffusion", seed: int = 0, quick: bool = False
+) -> dict[str, Any]:
     """Runs the demo in ``output`` and returns what report.json holds: one row of numbers per model,
     and seconds.
 
-    ``seed`` changes the training set, both trainings and the evaluation. ``quick`` takes a few
-    steps of everything, to see that all works; its numbers mean nothing. Finished images and steps
-    of an interrupted run are kept, so the same call goes on. ValueError if ``output`` holds a demo
-    with another seed or size.
+    ``model`` is one of `settings.MODELS`. ``seed`` changes the training set, both trainings and the
+    evaluation. ``quick`` takes a few steps of everything, to see that all works; its numbers mean
+    nothing. Finished images and steps of an interrupted run are kept, so the same call goes on.
+    ValueError for another model, and if ``output`` holds a demo with another model, seed or size.
     """
     if not 0 <= seed < 1000:
         raise ValueError(
             f"the demo's seed must be from 0 to 999, got {seed}: every seed has images of its own"
         )
-    plan = QUICK if quick else Plan()
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; the demo has {', '.join(MODELS)}")
+    chosen = MODELS[model]
+    plan = QUICK if quick else chosen.plan
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    _claim(output, {"seed": seed, **asdict(plan)})
+    _claim(output, {"model": model, "seed": seed, **asdict(plan)})
     watch = Stopwatch()
 
     with watch.part("generate"):
-        manifest = _generate(BASE, output / "data", plan.training_images, seed * SEED_STRIDE, plan)
+        manifest = _generate(
+            chosen, chosen.base, output / "data", plan.training_images, seed * SEED_STRIDE, plan
+        )
     with watch.part("score"):
         scores, threshold, text = _score(manifest, output)
     print(text)
     with watch.part("cache"):
-        _cache(output)
-    models = {"base": BASE}
+        _cache(output, chosen)
+    models = {"base": chosen.base}
     metrics = {}
     for name, objective in OBJECTIVES.items():
         with watch.part(f"train {name}"):
-            models[name], metrics[name] = _train(output, objective, seed, plan)
+            models[name], metrics[name] = _train(output, chosen, objective, seed, plan)
     outcomes = []
-    for name, model in models.items():
+    for name, folder in models.items():
         with watch.part("evaluate"):
-            outcomes.append(
-                _evaluate(name, model, output / "evaluation" / name.lower(), seed, plan)
-            )
+            evaluation = output / "evaluation" / name.lower()
+            outcomes.append(_evaluate(name, chosen, folder, evaluation, seed, plan))
 
     with watch.part("report"):
         columns = np.arange(20) % len(outcomes[0].images)
@@ -87,11 +93,13 @@ def run(output: Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
             output / "report",
             outcomes,
             pictures,
+            title=chosen.title,
             facts=facts,
-            commands=settings.commands(output, seed, plan),
+            commands=settings.commands(output, chosen, seed, plan),
         )
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
     result = {
+        "model": model,
         "seed": seed,
         "quick": quick,
         "models": rows,
@@ -136,19 +144,22 @@ def _claim(output: Path, wanted: dict[str, Any]) -> None:
         path.write_text(json.dumps(wanted) + "\n")
 
 
-def _generate(model: Path, folder: Path, count: int, first_seed: int, plan: Plan) -> Path:
+def _generate(
+    model: DemoModel, weights: Path, folder: Path, count: int, first_seed: int, plan: Plan
+) -> Path:
     from tglo.generation import generate_images
 
     folder.mkdir(parents=True, exist_ok=True)
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(digits.PROMPTS) + "\n")
     return generate_images(
-        str(model),
+        str(weights),
         prompts,
         folder,
         count=count,
         steps=plan.sampling_steps,
-        guidance=GUIDANCE,
+        guidance=model.guidance,
+        choice_temperature=model.choice_temperature,
         batch_size=BATCH,
         seed=first_seed,
         device="cpu",
@@ -177,11 +188,11 @@ def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
     )
 
 
-def _cache(output: Path) -> None:
+def _cache(output: Path, model: DemoModel) -> None:
     from tglo.caching import build
 
     build(
-        str(BASE),
+        str(model.base),
         output / "data" / "scored.csv",
         output / "cache",
         resolution=digits.SIZE,
@@ -190,7 +201,7 @@ def _cache(output: Path) -> None:
 
 
 def _train(
-    output: Path, objective: str, seed: int, plan: Plan
+    output: Path, model: DemoModel, objective: str, seed: int, plan: Plan
 ) -> tuple[Path, list[dict[str, float]]]:
     """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics'
     lines.
@@ -198,7 +209,7 @@ def _train(
     from tglo.train import load_config, train
 
     config = output / f"{objective}.toml"
-    config.write_text(settings.toml(output, objective, seed, plan))
+    config.write_text(settings.toml(output, model, objective, seed, plan))
     result = train(load_config(config))
     if result.export is None:
         raise SystemExit("stopped by a signal; the same command goes on")
@@ -206,9 +217,11 @@ def _train(
     return result.export, [json.loads(line) for line in lines]
 
 
-def _evaluate(name: str, model: Path, folder: Path, seed: int, plan: Plan) -> Outcome:
+def _evaluate(
+    name: str, model: DemoModel, weights: Path, folder: Path, seed: int, plan: Plan
+) -> Outcome:
     first_seed = EVALUATION_SEED + seed * SEED_STRIDE
-    manifest = _generate(model, folder, plan.evaluation_images, first_seed, plan)
+    manifest = _generate(model, weights, folder, plan.evaluation_images, first_seed, plan)
     from tglo.data.images import decode_image
     from tglo.data.manifest import read_manifest
 

@@ -8,29 +8,62 @@ from pathlib import Path
 
 from tglo.demo import digits
 
-BASE = Path(__file__).parent / "base"
 SCORER = "tglo.demo.scorer:score"
-GUIDANCE = 1.5
 BATCH = 64
 EVALUATION_SEED = 1_000_000_000  # far from every training seed: the samples are unseen
 SEED_STRIDE = 1_000_000  # between the sampling seeds of two seeds of the demo
-LEARNING_RATE = {"tgo": 1e-4, "sft": 3e-4}  # for SFT the best of six from 1e-5 to 1e-3
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much of everything; counts of images are per prompt, of which there are ten."""
 
-    training_images: int = 150
-    evaluation_images: int = 60
-    sampling_steps: int = 12
-    steps: int = 120
+    training_images: int
+    evaluation_images: int
+    sampling_steps: int
+    steps: int
 
 
 QUICK = Plan(training_images=13, evaluation_images=4, sampling_steps=4, steps=6)
 
 
-def toml(output: Path, objective: str, seed: int, plan: Plan) -> str:
+@dataclass(frozen=True)
+class DemoModel:
+    """A base model that ships with the package, and what suits it; learning rates by objective.
+    temperature is the loss's, choice_temperature the sampler's.
+    """
+
+    base: Path
+    title: str
+    guidance: float
+    choice_temperature: float | None
+    temperature: float
+    learning_rate: dict[str, float]
+    plan: Plan
+
+
+DIFFUSION = DemoModel(
+    base=Path(__file__).parent / "base",
+    title="A small Stable Diffusion pipeline",
+    guidance=1.5,
+    choice_temperature=None,
+    temperature=0.03,
+    learning_rate={"tgo": 1e-4, "sft": 3e-4},  # for SFT the best of six from 1e-5 to 1e-3
+    plan=Plan(training_images=150, evaluation_images=60, sampling_steps=12, steps=120),
+)
+MASKED = DemoModel(
+    base=Path(__file__).parent / "masked",
+    title="A small aMUSEd pipeline for masked tokens",
+    guidance=3.0,
+    choice_temperature=0.5,  # the pipeline's 2 is for 256 tokens or more; here there are 64
+    temperature=1.0,
+    learning_rate={"tgo": 2.5e-5, "sft": 3e-5},  # for SFT the best of four from 3e-5 to 1e-3
+    plan=Plan(training_images=100, evaluation_images=30, sampling_steps=10, steps=120),
+)
+MODELS = {"diffusion": DIFFUSION, "masked": MASKED}
+
+
+def toml(output: Path, model: DemoModel, objective: str, seed: int, plan: Plan) -> str:
     """The configuration of a run, as a person would write it."""
 
     def text(path: Path) -> str:
@@ -40,7 +73,7 @@ def toml(output: Path, objective: str, seed: int, plan: Plan) -> str:
 seed = {seed}
 
 [model]
-path = {text(BASE)}
+path = {text(model.base)}
 train = "full"
 
 [data]
@@ -50,12 +83,12 @@ threshold = {text(output / "threshold.json")}
 
 [objective]
 name = "{objective}"
-temperature = 0.03
+temperature = {model.temperature}
 
 [optimizer]
 steps = {plan.steps}
 micro_batch = {BATCH}
-learning_rate = {LEARNING_RATE[objective]}
+learning_rate = {model.learning_rate[objective]}
 schedule = "cosine"
 
 [engine]
@@ -82,16 +115,18 @@ def facts(plan: Plan, seed: int) -> list[str]:
     ]
 
 
-def commands(output: Path, seed: int, plan: Plan) -> str:
+def commands(output: Path, model: DemoModel, seed: int, plan: Plan) -> str:
     """The shell commands that repeat every step on the files of this run."""
-    sampling = f"--steps {plan.sampling_steps} --guidance {GUIDANCE} --batch-size {BATCH}"
+    sampling = f"--steps {plan.sampling_steps} --guidance {model.guidance} --batch-size {BATCH}"
+    if model.choice_temperature is not None:
+        sampling += f" --choice-temperature {model.choice_temperature}"
     return f"""cd {output}
-tglo generate --model {BASE} \\
+tglo generate --model {model.base} \\
     --prompts data/prompts.txt --output again --count {plan.training_images} \\
     {sampling} --seed {seed * SEED_STRIDE}
 tglo score again/manifest.csv --scorer {SCORER} --output again/scored.csv
 tglo threshold again/scored.csv --output again/threshold.json
-tglo cache --model {BASE} \\
+tglo cache --model {model.base} \\
     --manifest again/scored.csv --output again/cache --resolution {digits.SIZE} \\
     --batch-size {BATCH}
 tglo train tgo.toml --data.manifest again/scored.csv --data.cache again/cache \\

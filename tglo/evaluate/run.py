@@ -99,11 +99,14 @@ def _write_report(
         picture = figures.side_by_side(samples, prompts)
         write_bytes(output / f"samples-{chosen.name}.png", picture)
         shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
+    chance = ""
+    if settings.choice_temperature is not None:
+        chance = f"choice temperature {settings.choice_temperature:g}, "
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
         f"{settings.count} images of each prompt, {settings.steps} steps, guidance "
-        f"{settings.guidance:g}, {settings.dtype}, seed {settings.seed}",
+        f"{settings.guidance:g}, {chance}{settings.dtype}, seed {settings.seed}",
         f"intervals from {settings.resamples} resamples of the prompts",
     ]
     write_bytes(output / "report.html", html.page(facts, found, pictures, shown).encode())

@@ -86,6 +86,7 @@ def generate(
             prefix=settings.prefixes.get(name, ""),
             steps=settings.steps,
             guidance=settings.guidance,
+            choice_temperature=settings.choice_temperature,
             size=settings.size,
             batch_size=settings.batch_size,
             seed=settings.seed,

@@ -33,6 +33,8 @@ class Settings:
     """Images of each prompt."""
     steps: int = 30
     guidance: float = 5.0
+    choice_temperature: float | None = None
+    """Of masked models; see tglo.models.sampling.generate."""
     size: tuple[int | None, int | None] = (None, None)
     """Height and width in pixels; the models' own by default."""
     batch_size: int = 0

@@ -373,11 +373,16 @@ class Family(ABC):
         size: tuple[int, int],
         steps: int,
         guidance: float,
+        choice_temperature: float | None = None,
     ) -> Tensor:
         """One image per generator, (B, 3, H, W) in [-1, 1]; see tglo.models.sampling.generate.
 
         conditions: of B rows, with guidance of 2 B, the empty prompts' first. size: (H, W) in pixels.
         """
+        if choice_temperature is not None:
+            raise ValueError(
+                f"choice_temperature is of masked models; {self.name} has no tokens to choose"
+            )
         shape = (self.latent_channels, size[0] // self.vae_scale, size[1] // self.vae_scale)
         latents = sampling.denoise(
             self, denoiser, scheduler, conditions, generators, shape, steps, guidance

@@ -195,10 +195,19 @@ class MaskedFamily(Family):
         size: tuple[int, int],
         steps: int,
         guidance: float,
+        choice_temperature: float | None = None,
     ) -> Tensor:
         shape = (size[0] // self.vae_scale, size[1] // self.vae_scale)
         tokens = unmasking.unmask(
-            self, denoiser, scheduler, conditions, generators, shape, steps, guidance
+            self,
+            denoiser,
+            scheduler,
+            conditions,
+            generators,
+            shape,
+            steps,
+            guidance,
+            choice_temperature,
         )
         return codebook.decode(self.vae, tokens)
 

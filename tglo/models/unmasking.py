@@ -21,14 +21,21 @@ def unmask(
     shape: tuple[int, int],
     steps: int,
     guidance: float,
+    choice_temperature: float | None = None,
 ) -> Tensor:
     """Tokens (B, *shape) int64. With guidance, conditions hold the empty prompts' rows first.
+    choice_temperature: see tglo.models.sampling.generate.
 
     The scheduler draws and hides tokens with one generator, so each image takes a step of its own;
     its numbers come from its own CPU generator, whatever the batch.
     """
     mask_token = scheduler.config.mask_token_id
-    scheduler.set_timesteps(steps, device=family.device)
+    options = {}
+    if choice_temperature is not None:
+        if choice_temperature < 0:
+            raise ValueError(f"choice_temperature {choice_temperature} must be at least 0")
+        options["temperature"] = (choice_temperature, 0)
+    scheduler.set_timesteps(steps, device=family.device, **options)
     rows = [
         torch.full((1, *shape), mask_token, dtype=torch.int64, device=family.device)
         for _ in generators

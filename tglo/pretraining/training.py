@@ -1,5 +1,5 @@
-"""Pre-training of the package's small Stable Diffusion models: first the VAE, then text encoder and
-UNet together.
+"""Pre-training of the package's small models; here what all share, and that of Stable Diffusion: first
+the VAE, then text encoder and UNet together.
 """
 
 from __future__ import annotations
@@ -68,42 +68,68 @@ def train_denoiser(
     captions: rows of ``latents`` -> for each the index of a prompt that describes it. A tenth of the
     captions are replaced by the empty one.
     """
-    tokens = pipeline.tokenizer(
-        [*prompts, ""], padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
+    ids = token_ids(pipeline.tokenizer, prompts)
     signal = pipeline.scheduler.alphas_cumprod.sqrt()
     noise_level = (1.0 - pipeline.scheduler.alphas_cumprod).sqrt()
+    model = nn.ModuleDict({"text_encoder": pipeline.text_encoder, "unet": pipeline.unet})
 
-    model = nn.ModuleDict({"text_encoder": pipeline.text_encoder, "unet": pipeline.unet}).train()
-    averaged = copy.deepcopy(model).requires_grad_(False)
-    optimizer, schedule = _optimizer(list(model.parameters()), 2e-3, steps)
-    recent, started = 1.0, time.perf_counter()
-    for step in range(steps):
-        picked = generator.integers(len(latents), size=BATCH)
-        chosen = captions(picked)
-        chosen[generator.random(BATCH) < CAPTION_DROPOUT] = len(prompts)
-        distinct, places = np.unique(chosen, return_inverse=True)
-        states = model["text_encoder"](tokens[torch.from_numpy(distinct)])[0]
-        clean = latents[torch.from_numpy(picked)]
+    def loss() -> Tensor:
+        picked, distinct, places = draw_captions(len(latents), captions, len(prompts), generator)
+        states = model["text_encoder"](ids[distinct])[0]
+        clean = latents[picked]
         timestep = torch.randint(len(signal), (len(clean),))
         noise = torch.randn_like(clean)
         noisy = (
             signal[timestep, None, None, None] * clean
             + noise_level[timestep, None, None, None] * noise
         )
-        prediction = model["unet"](noisy, timestep, states[torch.from_numpy(places)]).sample
-        loss = mse_loss(prediction, noise)
+        return mse_loss(model["unet"](noisy, timestep, states[places]).sample, noise)
+
+    return {"denoiser_loss": round(descend(model, loss, steps, "denoiser"), 5)}
+
+
+def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
+    """Token ids (P + 1, L) int64 of the prompts and, last, of the empty one."""
+    return tokenizer(
+        [*prompts, ""], padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def draw_captions(
+    rows: int,
+    captions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    empty: int,
+    generator: np.random.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of rows and their captions, a tenth of them ``empty``: the rows (B,), the different
+    captions (C,), and the place (B,) of each row's among those; all int64.
+    """
+    picked = generator.integers(rows, size=BATCH)
+    chosen = captions(picked)
+    chosen[generator.random(BATCH) < CAPTION_DROPOUT] = empty
+    distinct, places = np.unique(chosen, return_inverse=True)
+    return torch.from_numpy(picked), torch.from_numpy(distinct), torch.from_numpy(places)
+
+
+def descend(model: nn.Module, loss_of: Callable[[], Tensor], steps: int, name: str) -> float:
+    """Train ``model`` in place, leave the averaged weights, in eval mode, and return the recent loss."""
+    model.train()
+    averaged = copy.deepcopy(model).requires_grad_(False)
+    optimizer, schedule = _optimizer(list(model.parameters()), 2e-3, steps)
+    recent, started = 1.0, time.perf_counter()
+    for step in range(steps):
+        loss = loss_of()
         _update(loss, optimizer, schedule)
         decay = min(0.999, (step + 1) / (step + 10))
         for average, current in zip(averaged.parameters(), model.parameters(), strict=True):
             average.lerp_(current.detach(), 1.0 - decay)
-        recent += 0.01 * (loss.item() - recent)
+        recent += max(0.01, 1.0 / (step + 1)) * (loss.item() - recent)
         if step % 200 == 0 or step == steps - 1:
             seconds = time.perf_counter() - started
-            print(f"denoiser {step}/{steps}: loss {recent:.4f}, {seconds:.0f} s", flush=True)
+            print(f"{name} {step}/{steps}: loss {recent:.4f}, {seconds:.0f} s", flush=True)
     model.load_state_dict(averaged.state_dict())
     model.eval()
-    return {"denoiser_loss": round(recent, 5)}
+    return recent
 
 
 def save(pipeline: Any, output: Path) -> None:

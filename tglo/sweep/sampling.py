@@ -30,6 +30,8 @@ class Sampling:
     """Of the samples; another than that of the training images."""
     device: str = "auto"
     dtype: str = "fp32"
+    choice_temperature: float | None = None
+    """Of masked models; see tglo.models.sampling.generate."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def sample_scores(
         prefix=prefix,
         steps=sampling.steps,
         guidance=sampling.guidance,
+        choice_temperature=sampling.choice_temperature,
         batch_size=sampling.batch_size,
         seed=sampling.seed,
         device=sampling.device,
