@@ -108,7 +108,11 @@ def _block(record: Record) -> str:
     tasks = [task for task in TITLES if any(row["task"] == task for row in rows)]
     parts = [
         f"`benchmarks/results/tokens/{record['file']}`: {rows[0]['dtype']}; {machine(record)}",
-        *(f"{TITLES[task]}:\n\n{overview(record, task)}" for task in tasks),
+        *(
+            f"{TITLES[task]}; milliseconds, times eager's speed, peak memory:\n\n"
+            f"{overview(record, task)}"
+            for task in tasks
+        ),
         *(
             one_place(record, _largest(rows, task), table.markdown).replace("\n", ":\n\n", 1)
             for task in tasks
