@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tglo.bench import table
-from tglo.files import read_json
+from tglo.bench.record import load as load_records
 
 Record = dict[str, Any]
 
@@ -20,7 +20,7 @@ TITLES = {
 }
 NOT_MEASURED = {
     "cpu": "Not measured yet.",
-    "cuda": "**No GPU has been measured yet.**",
+    "cuda": "**No GPU has run the token losses yet.**",
 }
 
 
@@ -89,9 +89,8 @@ def overview(record: Record, task: str) -> str:
 
 
 def load(folder: Path = RESULTS) -> list[Record]:
-    """Records, oldest first."""
-    records = [read_json(path) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
-    return sorted(records, key=lambda record: record["date"])
+    """Full records, oldest first."""
+    return load_records(folder)
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
