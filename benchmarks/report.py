@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is 
 from benchmarks.step import report as step_report
 from benchmarks.tokens import tables as token_tables
 from tglo.bench import table
-from tglo.files import read_json
+from tglo.bench.record import load as load_records
 
 Record = dict[str, Any]
 
@@ -39,8 +39,7 @@ sm_100, and nothing is said here about their speed."""
 
 def load(folder: Path = RESULTS) -> list[Record]:
     """Full records, oldest first."""
-    records = [read_json(path) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
-    return sorted((r for r in records if not r["quick"]), key=lambda r: r["date"])
+    return load_records(folder)
 
 
 def shown_size(record: Record) -> str:

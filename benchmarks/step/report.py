@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.step import tables
 from tglo.bench import table
-from tglo.files import read_json
+from tglo.bench.record import load as load_records
 
 Record = dict[str, Any]
 
@@ -27,8 +27,7 @@ NOT_MEASURED = {
 
 def load(folder: Path = RESULTS) -> list[Record]:
     """Full records, oldest first."""
-    records = [read_json(path) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
-    return sorted((r for r in records if not r["quick"]), key=lambda r: r["date"])
+    return load_records(folder)
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:

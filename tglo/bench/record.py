@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import tglo
+from tglo.files import read_json
 from tglo.schemas import EXTENSION
 
 
@@ -90,3 +91,9 @@ def describe() -> dict[str, Any]:
             "triton": _version("triton"),
         },
     }
+
+
+def load(folder: Path) -> list[dict[str, Any]]:
+    """The records in a folder, with their files' names, oldest first; without those of quick runs."""
+    records = [read_json(path) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
+    return sorted((r for r in records if not r["quick"]), key=lambda r: r["date"])

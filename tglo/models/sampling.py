@@ -47,7 +47,7 @@ def generate(
     """
     denoiser = family.denoiser if denoiser is None else denoiser
     height, width = height or family.default_resolution, width or family.default_resolution
-    _check(prompts, seeds, steps, batch_size, height, width, family.size_step)
+    _check(prompts, seeds, steps, choice_temperature, batch_size, height, width, family.size_step)
     scheduler = type(family.scheduler).from_config(family.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
     images: list[Image.Image] = []
@@ -143,6 +143,7 @@ def _check(
     prompts: Sequence[str],
     seeds: Sequence[int],
     steps: int,
+    choice_temperature: float | None,
     batch_size: int,
     height: int,
     width: int,
@@ -155,5 +156,7 @@ def _check(
         )
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps {steps} and batch_size {batch_size} must be at least 1")
+    if choice_temperature is not None and choice_temperature < 0:
+        raise ValueError(f"choice_temperature {choice_temperature} must be at least 0")
     if height % step or width % step:
         raise ValueError(f"height {height} and width {width} must be multiples of {step} pixels")

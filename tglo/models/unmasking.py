@@ -32,8 +32,6 @@ def unmask(
     mask_token = scheduler.config.mask_token_id
     options = {}
     if choice_temperature is not None:
-        if choice_temperature < 0:
-            raise ValueError(f"choice_temperature {choice_temperature} must be at least 0")
         options["temperature"] = (choice_temperature, 0)
     scheduler.set_timesteps(steps, device=family.device, **options)
     rows = [
