@@ -376,11 +376,9 @@ def export(run: Positional[Path], output: Path) -> None:
         run: Output folder of `tglo train`. Start this with as many processes as the run had.
         output: Folder to write; refused if it exists.
     """
-    from tglo.train import processes
     from tglo.train.loop import export_run
 
     print(f"wrote {export_run(run, output)}")
-    processes.leave()
 
 
 def evaluate(
@@ -524,7 +522,7 @@ def _process() -> tuple[int, int]:
 
 
 def _train(arguments: Sequence[str]) -> None:
-    from tglo.train import TrainConfig, load_config, processes
+    from tglo.train import TrainConfig, load_config
     from tglo.train import train as run
 
     paths = [a for a in arguments[:1] if not a.startswith("-")]
@@ -537,7 +535,6 @@ def _train(arguments: Sequence[str]) -> None:
         description="Train as a TOML file and these flags say; flags win.",
     )
     result = run(config)
-    processes.leave()
     if not result.finished:
         print(f"stopped after {result.steps} steps; the same command goes on")
     elif result.export is not None:

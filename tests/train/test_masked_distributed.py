@@ -55,6 +55,7 @@ def test_zero_stages_equal_one_process(
     process = start(str(WORKER), *files)
     output = finish(process)
     assert process.returncode == 0, output[-4000:]
+    assert output.count("in a group at the end: False") == 2  # else a rank may be aborted there
     for name, folder in sharded.items():
         assert losses(folder) == pytest.approx(losses(alone[name]), rel=1e-5), name
     for stage in (0, 3):

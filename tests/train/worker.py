@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 
-from tglo.train import load_config, train
+import torch.distributed as dist
+
+# Registered first, so it runs after whatever training registers.
+atexit.register(lambda: print(f"in a group at the end: {dist.is_initialized()}", flush=True))
+
+from tglo.train import load_config, train  # noqa: E402
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)

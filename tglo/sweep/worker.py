@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 from tglo.files import read_json
-from tglo.train import processes, train
+from tglo.train import train
 from tglo.train.config import parse_config
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     path = Path(sys.argv[1])
     finished = train(parse_config(read_json(path), str(path))).finished
-    processes.leave()
     sys.exit(0 if finished else 1)

@@ -63,9 +63,8 @@ def start_processes(config: TrainConfig) -> torch.device:
         torch.cuda.set_device(device)
     # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False
-    )
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    processes.join(lambda: deepspeed.init_distributed(dist_backend=backend, verbose=False))
     return device
 
 

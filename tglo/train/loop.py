@@ -79,8 +79,10 @@ def train(config: TrainConfig) -> TrainResult:
             reports.close()
         if stopping and step < total:
             log.warning("stopped by a signal after step %d; the same command goes on", step)
+            processes.leave_at_exit()
             return TrainResult(folder, step, False, None, reports.last)
         export = finish.export(parts, folder / "export") if config.output.export else None
+    processes.leave_at_exit()
     return TrainResult(folder, step, True, export, reports.last)
 
 
@@ -141,6 +143,8 @@ def export_run(folder: Path, output: Path) -> Path:
         try:
             if resume.load(parts) == 0:
                 raise ValueError(f"{folder} has no complete checkpoint to export")
-            return finish.export(parts, output, overwrite=False)
+            finish.export(parts, output, overwrite=False)
         finally:
             parts.batches.close()
+    processes.leave_at_exit()
+    return output

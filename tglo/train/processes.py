@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+_joined = False
 
 
 def launched() -> bool:
@@ -27,11 +29,25 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def leave() -> None:
-    """Leave the process group, if there is one; every rank calls it when its work is done.
+def join(join_group: Callable[[], None]) -> None:
+    """Join the run's process group by ``join_group``, unless the process is in one already."""
+    global _joined
+    _joined = _joined or not dist.is_initialized()
+    join_group()
 
-    A process that only ends may be aborted by threads of the group that still run.
+
+def leave_at_exit() -> None:
+    """Leave the group that `join` joined when the process ends; called once its work has succeeded.
+
+    A process that only ends may be aborted by threads of the group that still run. After an error
+    nothing is left: leaving could wait for processes that wait for this one.
     """
+    if _joined:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
