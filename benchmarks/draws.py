@@ -52,9 +52,9 @@ MODES = ["copy", OTHER_DRAWS, *(f"{kind} {k}" for kind, counts in COUNTS.items()
 
 def prepare(here: Path, seed: int, images: int = IMAGES) -> Path:
     """Samples of the base model, scored, and their latent cache; returns the scored manifest."""
-    from tglo.caching import build
-    from tglo.generation import generate_images
-    from tglo.scoring import score_file
+    from tglo.cache.make import build
+    from tglo.generation.generate import generate_images
+    from tglo.rewards.scoring import score_file
 
     here.mkdir(parents=True, exist_ok=True)
     (here / "prompts.txt").write_text("\n".join(digits.PROMPTS) + "\n")
@@ -106,8 +106,8 @@ def _train(
     """The exported folder, and the means of the last quarter's metrics."""
     import json
 
-    from tglo.draws import DrawRule
-    from tglo.reference_caching import build_reference
+    from tglo.cache.drawer import DrawRule
+    from tglo.cache.make_reference import build_reference
     from tglo.train import train
     from tglo.train.config import parse_config
 

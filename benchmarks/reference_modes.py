@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks.draws import PAGE, ROOT, prepare
 from benchmarks.report import fill
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make_reference import build_reference
 from tglo.demo.settings import BATCH, DIFFUSION
-from tglo.draws import DrawRule
 from tglo.files import read_json, write_json
-from tglo.reference_caching import build_reference
 from tglo.train import train
 from tglo.train.config import parse_config
 

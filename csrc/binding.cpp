@@ -1,4 +1,4 @@
-// Registers the CPU implementations of the loss's operators (tglo/schemas.py). With its like, binding_*.cpp, the only
+// Registers the CPU implementations of the loss's operators (tglo/ops/library.py). With its like, binding_*.cpp, the only
 // file that includes torch headers, and of those only the stable ABI: one binary serves every torch of the range.
 #include <cstdlib>
 #include <cstring>

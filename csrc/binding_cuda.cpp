@@ -1,4 +1,4 @@
-// Registers the CUDA implementations of the loss's operators (tglo/schemas.py).
+// Registers the CUDA implementations of the loss's operators (tglo/ops/library.py).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <map>

@@ -1,4 +1,4 @@
-// Registers the CPU implementations of the operators over rows of logits (tglo/token_schemas.py).
+// Registers the CPU implementations of the operators over rows of logits (tglo/ops/token_schemas.py).
 #include <tuple>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// Registers the CUDA implementations of the operators over rows of logits (tglo/token_schemas.py).
+// Registers the CUDA implementations of the operators over rows of logits (tglo/ops/token_schemas.py).
 #include <tuple>
 
 #include "cuda_counters.h"

@@ -16,7 +16,7 @@ enum class Element : int32_t { bfloat16, float16, float32 };
 
 enum class Reduction : int32_t { none, mean, sum };
 
-// Raised when an operator's arguments change; tglo/extension.py refuses an extension of another version.
+// Raised when an operator's arguments change; tglo/ops/extension.py refuses an extension of another version.
 constexpr int64_t interface_version = 3;
 
 // A vector of float32 or float64, read as float64. Null data: none; stride 0: one number for all.

@@ -5,7 +5,7 @@
 #include "tensors.h"
 
 // clang-format off
-// The arguments of tglo::tgo_loss and tglo::tgo_loss_and_grad in the order of tglo/schemas.py.
+// The arguments of tglo::tgo_loss and tglo::tgo_loss_and_grad in the order of tglo/ops/library.py.
 #define TGLO_LOSS_TENSORS                                                                              \
   const Tensor &policy, const Tensor &target, const std::optional<Tensor> &reference,                  \
   const std::optional<Tensor> &cached_error, const Tensor &scores,                                     \

@@ -1,4 +1,4 @@
-// The checked arguments of tglo::diffuse (tglo/schemas.py), for the CPU and for CUDA. Included by binding_noise*.cpp only.
+// The checked arguments of tglo::diffuse (tglo/ops/library.py), for the CPU and for CUDA. Included by binding_noise*.cpp only.
 #pragma once
 
 #include "philox.h"

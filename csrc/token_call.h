@@ -1,4 +1,4 @@
-// The checked arguments of the operators over rows of logits (tglo/token_schemas.py), for the CPU and for CUDA. Included
+// The checked arguments of the operators over rows of logits (tglo/ops/token_schemas.py), for the CPU and for CUDA. Included
 // by binding_tokens*.cpp only.
 #pragma once
 

@@ -59,7 +59,7 @@ def _row_sum(partials, i_row, valid, parts, S: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def _mask_weights(mask, i_row, o_row, valid, row_stride, inner, period):
-    """Weights of elements o_row of a row, 0 where not valid; see tglo/schemas.py."""
+    """Weights of elements o_row of a row, 0 where not valid; see tglo/ops/library.py."""
     o_mask = i_row * row_stride + (o_row // inner) % period
     return tl.load(mask + o_mask, mask=valid, other=0.0)
 
@@ -294,7 +294,7 @@ def tgo_loss(
     draws: int,
     reduction: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/schemas.py."""
+    """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/ops/library.py."""
     rows = policy_pred.shape[0]
     batch = rows // draws
     device, reduced = policy_pred.device, reduction != 0

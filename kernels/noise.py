@@ -128,7 +128,7 @@ def diffuse(
     seed: int,
     purpose: int,
 ) -> Tensor:
-    """tglo::diffuse for contiguous latents (B, ...) and vectors (B,); see tglo/schemas.py."""
+    """tglo::diffuse for contiguous latents (B, ...) and vectors (B,); see tglo/ops/library.py."""
     out = torch.empty_like(latents)
     if out.numel() == 0:
         return out

@@ -199,7 +199,7 @@ def token_rows(
     log_prob: Tensor,
     logsumexp: Tensor,
 ) -> None:
-    """tglo::token_rows; see tglo/token_schemas.py."""
+    """tglo::token_rows; see tglo/ops/token_schemas.py."""
     if len(logits):
         loss = (None,) * 11
         numbers = 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -228,7 +228,7 @@ def token_rows_loss(
     confidence: float,
     reduction: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """tglo::token_rows_loss; see tglo/token_schemas.py."""
+    """tglo::token_rows_loss; see tglo/ops/token_schemas.py."""
     (batch, tokens), device, reduced = mask.shape, logits.device, reduction != 0
     loss = torch.empty(() if reduced else (batch,), dtype=torch.float32, device=device)
     wide = [torch.empty(batch, dtype=torch.float64, device=device) for _ in range(4)]
@@ -306,7 +306,7 @@ def token_rows_gradient(
     grad: Tensor,
     gradient: Tensor,
 ) -> None:
-    """tglo::token_rows_gradient; see tglo/token_schemas.py."""
+    """tglo::token_rows_gradient; see tglo/ops/token_schemas.py."""
     rows, vocabulary = logits.shape
     if rows == 0:
         return

@@ -30,7 +30,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from tglo.models.meissonic_transformer import Transformer2DModel
+from tglo.models.modules.meissonic_transformer import Transformer2DModel
 
 WIDTH = 16  # of the text encoders
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

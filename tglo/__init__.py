@@ -10,30 +10,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tglo.log_ratios import log_ratio, policy_error
-    from tglo.loss_module import TGOLoss
-    from tglo.losses import (
-        TGOStats,
-        loss_and_grad,
-        prediction_error,
-        sft_loss,
-        tgo_loss,
-        tgo_loss_from_log_probs,
-    )
-    from tglo.token_losses import tgo_token_loss, token_error, token_log_prob
+    from tglo.losses.log_probs import tgo_loss_from_log_probs
+    from tglo.losses.log_ratio import log_ratio, policy_error
+    from tglo.losses.module import TGOLoss
+    from tglo.losses.results import TGOStats
+    from tglo.losses.sft import sft_loss
+    from tglo.losses.tgo import loss_and_grad, prediction_error, tgo_loss
+    from tglo.losses.tokens import tgo_token_loss, token_error, token_log_prob
 
 __version__ = "0.1.0"
 
-_LOSSES = (
-    "TGOStats",
-    "loss_and_grad",
-    "prediction_error",
-    "sft_loss",
-    "tgo_loss",
-    "tgo_loss_from_log_probs",
-)
-_LOG_RATIOS = ("log_ratio", "policy_error")
-_TOKEN_LOSSES = ("tgo_token_loss", "token_error", "token_log_prob")
+_HOMES = {
+    "TGOLoss": "losses.module",
+    "TGOStats": "losses.results",
+    "log_ratio": "losses.log_ratio",
+    "loss_and_grad": "losses.tgo",
+    "policy_error": "losses.log_ratio",
+    "prediction_error": "losses.tgo",
+    "sft_loss": "losses.sft",
+    "tgo_loss": "losses.tgo",
+    "tgo_loss_from_log_probs": "losses.log_probs",
+    "tgo_token_loss": "losses.tokens",
+    "token_error": "losses.tokens",
+    "token_log_prob": "losses.tokens",
+}
 _MODULES = (
     "data",
     "demo",
@@ -68,14 +68,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TGOLoss":
-        return importlib.import_module("tglo.loss_module").TGOLoss
-    if name in _LOSSES:
-        return getattr(importlib.import_module("tglo.losses"), name)
-    if name in _LOG_RATIOS:
-        return getattr(importlib.import_module("tglo.log_ratios"), name)
-    if name in _TOKEN_LOSSES:
-        return getattr(importlib.import_module("tglo.token_losses"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tglo.{_HOMES[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"tglo.{name}")
     raise AttributeError(f"module 'tglo' has no attribute {name!r}")

@@ -82,7 +82,7 @@ def generate(
         device: cpu, cuda or auto.
         dtype: Precision of the model.
     """
-    from tglo.generation import generate_images
+    from tglo.generation.generate import generate_images
 
     rank, world_size = _process()
     manifest = generate_images(
@@ -138,7 +138,7 @@ def score(
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """
-    from tglo.scoring import score_file
+    from tglo.rewards.scoring import score_file
 
     written = score_file(
         manifest,
@@ -176,7 +176,7 @@ def threshold(
         proxy: Scored manifest of images by the reference model to estimate from instead.
     """
     from tglo.data.manifest import read_manifest
-    from tglo.threshold import describe, estimate
+    from tglo.threshold.frozen import describe, estimate
 
     training = read_manifest(manifest)
     source = training if proxy is None else read_manifest(proxy)
@@ -244,9 +244,9 @@ def cache(
         compile: Compile the reference's forward, as engine.compile.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
-    from tglo.caching import build, is_made_of
-    from tglo.draws import DrawRule
-    from tglo.reference_caching import build_reference, wait_for_latents
+    from tglo.cache.drawer import DrawRule
+    from tglo.cache.make import build, is_made_of
+    from tglo.cache.make_reference import build_reference, wait_for_latents
 
     if not reference or markers or not is_made_of(output, manifest, resolution, buckets):
         print(

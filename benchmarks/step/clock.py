@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tglo.train.metrics import Clock
+from tglo.train.reports.metrics import Clock
 
 NECESSARY = frozenset({"encode", "reference", "policy", "backward", "update"})
 """Parts that are model, optimizer or communication; the rest of a step is the loop's own cost."""

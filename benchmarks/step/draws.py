@@ -13,10 +13,10 @@ from torch import Tensor
 
 from benchmarks.step.workplace import SEED, Workplace
 from tglo import noise, philox
-from tglo.data.cache import LatentCache
+from tglo.cache.latents import LatentCache
 from tglo.data.manifest import read_manifest
 from tglo.data.sampler import BatchSampler
-from tglo.noise import Schedule
+from tglo.noise.schedule import Schedule
 
 PERCENTILE, CONFIDENCE = 50.0, 5.0
 

@@ -15,12 +15,12 @@ from benchmarks.step.peers import LEARNING_RATE
 from benchmarks.step.workplace import CAPTION_DROPOUT, SEED, TEMPERATURE, Workplace
 from tglo.devices import DTYPES
 from tglo.train.config import TrainConfig, parse_config
-from tglo.train.engine import start_processes
+from tglo.train.engines.choose import start_processes
 from tglo.train.guard import Guard
+from tglo.train.lock import StopSignal
 from tglo.train.loop import _step
-from tglo.train.metrics import Clock, Health
-from tglo.train.output import StopSignal
-from tglo.train.setup import prepare
+from tglo.train.reports.metrics import Clock, Health
+from tglo.train.run import prepare
 
 Overrides = Mapping[str, Mapping[str, Any]]
 

@@ -27,8 +27,8 @@ from benchmarks.step.draws import CONFIDENCE, Draw, Samples
 from benchmarks.step.encoders import Encoders
 from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.workplace import SEED, TEMPERATURE, Workplace
-from tglo.noise import Schedule
-from tglo.train.metrics import Clock
+from tglo.noise.schedule import Schedule
+from tglo.train.reports.metrics import Clock
 
 LEARNING_RATE = 1e-5
 

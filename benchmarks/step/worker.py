@@ -17,12 +17,12 @@ from benchmarks.step.contenders import Contender
 from benchmarks.step.draws import Samples
 from benchmarks.step.operations import count
 from benchmarks.step.workplace import Workplace
-from tglo.backends import backend_for
 from tglo.bench import gpu
 from tglo.bench.rate import matrix_rate
 from tglo.bench.record import describe
 from tglo.devices import DTYPES
-from tglo.train.metrics import Clock
+from tglo.ops.choice import backend_for
+from tglo.train.reports.metrics import Clock
 
 NO_MEMORY = "out of memory"
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from benchmarks.step.sizes import SIZES, Size
-from tglo import caching
-from tglo.draws import DrawRule
-from tglo.reference_caching import build_reference
+from tglo.cache import make as caching
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make_reference import build_reference
 
 SEED = 0
 CAPTION_DROPOUT = 0.0

@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from examples.study.plan import DEFAULTS, REWARDS, Job, Size
-from tglo.caching import build
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make import build
+from tglo.cache.make_reference import build_reference
 from tglo.data.manifest import read_manifest, write_manifest
-from tglo.draws import DrawRule
-from tglo.generation import generate_images
-from tglo.reference_caching import build_reference
+from tglo.generation.generate import generate_images
 from tglo.rewards import score_manifest
 from tglo.shapes import BASE, drawing, rewards, scenes
 

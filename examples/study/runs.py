@@ -14,7 +14,7 @@ from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_ST
 from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, SETS, Job, Size
 from tglo.data.manifest import read_manifest
 from tglo.files import read_json, write_json
-from tglo.generation import generate_images
+from tglo.generation.generate import generate_images
 from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
 from tglo.shapes import BASE, rewards, scenes

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.loss_cases import (
+from tests.ops.loss_cases import (
     HALF_AND_SINGLE,
     Case,
     assert_as_good_as_eager,
@@ -20,7 +20,8 @@ from tests.loss_cases import (
     outcome,
     widened,
 )
-from tglo import layout, loss_and_grad, ops, prediction_error, reference, tgo_loss
+from tglo import loss_and_grad, ops, prediction_error, reference, tgo_loss
+from tglo.ops import layout
 
 pytestmark = pytest.mark.skipif(
     not ops.EXTENSION.loaded, reason=f"no CPU kernels: {ops.EXTENSION.problem}"

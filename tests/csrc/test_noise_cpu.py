@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_philox import KNOWN
+from tests.foundations.test_philox import KNOWN
 from tglo import ops, philox
-from tglo.noise import combine
+from tglo.reference import noised
 
 pytestmark = pytest.mark.skipif(
     not ops.EXTENSION.loaded, reason=f"no CPU kernels: {ops.EXTENSION.problem}"
@@ -50,7 +50,7 @@ def expected(
     purpose: int,
 ) -> Tensor:
     noise = philox.normal(seed, ids, draws, latents.shape[1:], purpose)
-    return combine(latents, noise, scale, noise_scale)
+    return noised(latents, noise, scale, noise_scale)
 
 
 def test_known_answers_of_the_header() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.loss_cases import HALF_AND_SINGLE
-from tests.token_cases import assert_as_good_as_eager, assert_loss_is_right, make_token_case
-from tglo import ops, token_chunks, token_rows
+from tests.ops.loss_cases import HALF_AND_SINGLE
+from tests.ops.token_cases import assert_as_good_as_eager, assert_loss_is_right, make_token_case
+from tglo import ops
+from tglo.ops import token_chunks, token_rows
 
 pytestmark = pytest.mark.skipif(
     not ops.EXTENSION.loaded, reason=f"no CPU kernels: {ops.EXTENSION.problem}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tglo import ops, tgo_loss
-from tglo.threshold import estimate
+from tglo.threshold.frozen import estimate
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drop-in.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- run: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.docs.test_drop_in import PAGE, differences, run, space  # noqa: F401  (space: a fixture)
 from tglo import tgo_loss
-from tglo.threshold import estimate
+from tglo.threshold.frozen import estimate
 
 
 def table(heading: str) -> list[list[str]]:

@@ -21,14 +21,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.fake_encoder import FakeEncoder, make_image, make_manifest
-from tglo.data.cache import LatentCache, build_cache, fingerprint_of
+from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
+from tglo.cache.latents import LatentCache, build_cache, fingerprint_of
 from tglo.data.containers import ImageStore
 from tglo.data.errors import CacheError, ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import read_manifest
 from tglo.data.sampler import BatchSampler
-from tglo.threshold import describe, estimate
+from tglo.threshold.frozen import describe, estimate
 
 SETTINGS = {"resolution": 32, "shard_size": 6, "batch_size": 4, "progress": False}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.loss_cases import HALF_AND_SINGLE, Case, make_case, outcome, widened
+from tests.ops.loss_cases import HALF_AND_SINGLE, Case, make_case, outcome, widened
 from tglo import prediction_error, sft_loss, tgo_loss, tgo_loss_from_log_probs
 
 BACKENDS = ("auto", "reference")

@@ -30,7 +30,7 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
 from tests.train.test_loop import final_weights
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import CheckpointError, newest
-from tglo.train.trackers import TRACKERS
+from tglo.train.reports.trackers import TRACKERS
 
 Make = Callable[..., TrainConfig]
 
@@ -119,7 +119,7 @@ def test_disk_full_keeps_the_older_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Fault 3: the second checkpoint meets a full disk."""
-    from tglo.train.plain_engine import PlainEngine
+    from tglo.train.engines.plain import PlainEngine
 
     config = make_config(output={"save_every": 2})
     save, calls = PlainEngine.save, []

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.kernels.test_loss_gpu import KERNELS, runnable, to_device  # noqa: F401  (a fixture)
-from tests.loss_cases import HALF_AND_SINGLE, make_case, make_masks, widened
-from tests.test_log_ratios import ratio_of, truth_of, value_and_gradient
+from tests.losses.test_log_ratio import ratio_of, truth_of, value_and_gradient
+from tests.ops.loss_cases import HALF_AND_SINGLE, make_case, make_masks, widened
 from tglo import policy_error, reference
 
 pytestmark = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.loss_cases import (
+from tests.ops.loss_cases import (
     HALF_AND_SINGLE,
     Case,
     Outcome,
@@ -21,7 +21,8 @@ from tests.loss_cases import (
     outcome,
     widened,
 )
-from tglo import backends, loss_and_grad, prediction_error, tgo_loss
+from tglo import loss_and_grad, prediction_error, tgo_loss
+from tglo.ops import choice
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +36,7 @@ SDXL, FLUX, WAN = (4, 128, 128), (4096, 64), (16, 21, 60, 104)
 @pytest.fixture(autouse=True)
 def runnable(request: pytest.FixtureRequest) -> None:
     backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else ""
-    missing = backends.backends().get(backend, "")
+    missing = choice.backends().get(backend, "")
     if missing:
         pytest.skip(missing)
 

@@ -29,8 +29,9 @@ def triton_version() -> tuple[int, ...]:
 
 INTERPRET = """
 import torch
-from tests.loss_cases import make_case, make_masks, outcome, widened
-from tglo import layout, ops, tgo_loss
+from tests.ops.loss_cases import make_case, make_masks, outcome, widened
+from tglo import ops, tgo_loss
+from tglo.ops import layout
 from tglo.kernels import loss as kernels
 
 kernels.BLOCK, kernels.STEPS, kernels.PARTS, kernels.SAMPLES = 64, 2, 2, 4  # many parts, few numbers

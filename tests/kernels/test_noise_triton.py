@@ -21,10 +21,10 @@ INTERPRET = """
 import torch
 import triton
 import triton.language as tl
-from tests.test_philox import KNOWN
+from tests.foundations.test_philox import KNOWN
 from tglo import philox
 from tglo.kernels import noise as kernels
-from tglo.noise import combine
+from tglo.reference import noised
 
 @triton.jit
 def words_of(counter, words, key):
@@ -50,7 +50,7 @@ for seed in (0, 1, 2**32 - 2):
             noise = philox.normal(seed, ids, draws, (count,), philox.POSTERIOR)
             found = kernels.diffuse(
                 latents, scale, noise_scale, ids, draws, seed, philox.POSTERIOR)
-            assert torch.equal(found, combine(latents, noise, scale, noise_scale)), (count, dtype)
+            assert torch.equal(found, noised(latents, noise, scale, noise_scale)), (count, dtype)
 
 kernels.BLOCKS = 4096
 one, latents = torch.ones(1), torch.zeros(1, 2**18)  # 131,072 radii and as many angles

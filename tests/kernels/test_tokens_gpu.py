@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from tests.kernels.test_loss_gpu import BACKENDS, KERNELS, runnable  # noqa: F401  (a fixture)
-from tests.loss_cases import HALF_AND_SINGLE
-from tests.token_cases import (
+from tests.ops.loss_cases import HALF_AND_SINGLE
+from tests.ops.token_cases import (
     TokenCase,
     assert_as_good_as_eager,
     assert_loss_is_right,
     make_token_case,
 )
-from tglo import token_chunks
+from tglo.ops import token_chunks
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 
 INTERPRET = """
 import torch
-from tests.token_cases import assert_as_good_as_eager, assert_loss_is_right, make_token_case
-from tglo import token_chunks, token_rows, token_schemas
+from tests.ops.token_cases import assert_as_good_as_eager, assert_loss_is_right, make_token_case
+from tglo.ops import token_chunks, token_rows, token_schemas
 from tglo.kernels import tokens as kernels
 
 kernels.BLOCK, kernels.SAMPLES, kernels.TOKENS = 16, 2, 4  # several blocks of everything

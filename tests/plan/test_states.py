@@ -15,7 +15,7 @@ from tests.plan.worker import held, storages
 from tests.train.test_distributed import finish, start
 from tglo.plan.memory import model_states
 from tglo.plan.profile import Sizes
-from tglo.train.engine import make_engine
+from tglo.train.engines.choose import make_engine
 
 pytest.importorskip("deepspeed")
 PROCESSES = 2

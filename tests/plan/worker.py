@@ -15,7 +15,7 @@ from tests.plan.small import CASES, case_config, small_model
 from tglo.plan.memory import REDUCE_BUCKET, WIDTH
 from tglo.plan.profile import Sizes
 from tglo.train import processes
-from tglo.train.engine import make_engine, start_processes
+from tglo.train.engines.choose import make_engine, start_processes
 
 
 def storages() -> dict[int, Tensor]:

@@ -16,7 +16,7 @@ from tests.rewards import published
 from tglo import cli
 from tglo.data.manifest import read_manifest
 from tglo.rewards import MODELS, load_scorer
-from tglo.scoring import score_file
+from tglo.rewards.scoring import score_file
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,10 @@ def test_an_interrupted_scoring_goes_on_with_the_same_weights_only(weights, tmp_
 
         return ink if text == "ink" else scorer
 
-    monkeypatch.setattr("tglo.scoring.load_scorer", failing)
+    monkeypatch.setattr("tglo.rewards.scoring.load_scorer", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         score_file(manifest, scorers, tmp_path / "part.csv", 2, device="cpu")
-    monkeypatch.setattr("tglo.scoring.load_scorer", lambda text, **o: failing(text, **o))
+    monkeypatch.setattr("tglo.rewards.scoring.load_scorer", lambda text, **o: failing(text, **o))
     output = score_file(manifest, scorers, tmp_path / "part.csv", 2, device="cpu")
     assert sum(calls) == len(files) + 2  # the batch that failed is scored again, no other
     assert output.read_text() == expected

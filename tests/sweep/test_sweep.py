@@ -21,9 +21,9 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
     write_toml,
 )
 from tglo import cli
-from tglo.draws import DrawRule
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make_reference import build_reference
 from tglo.files import read_json
-from tglo.reference_caching import build_reference
 from tglo.sweep import Sampling, parse_variations, points, sweep
 from tglo.sweep import run as run_module
 from tglo.train import TrainConfig

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tests import tiny
-from tglo.caching import build
+from tglo.cache.make import build
 from tglo.train.config import TrainConfig, parse_config, to_plain
 
 ROWS = 12

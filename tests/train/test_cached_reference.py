@@ -17,14 +17,14 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.data.test_cache import contents
+from tests.cache.test_latents import contents
 from tests.train.conftest import write_toml
 from tests.train.test_loop import final_weights, metrics
-from tglo.caching import build
-from tglo.data.reference_errors import ReferenceReport
-from tglo.draws import DrawRule
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make import build
+from tglo.cache.make_reference import build_reference, wait_for_latents
+from tglo.cache.reference import ReferenceReport
 from tglo.files import sha256_file
-from tglo.reference_caching import build_reference, wait_for_latents
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]

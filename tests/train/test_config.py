@@ -160,7 +160,7 @@ def test_reference_mode_follows_what_is_trained() -> None:
 def test_what_a_launcher_rules_out(
     section: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tglo.train.engine import start_processes
+    from tglo.train.engines.choose import start_processes
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -171,7 +171,7 @@ def test_what_a_launcher_rules_out(
 
 
 def test_deepspeed_config_follows(tmp_path: Path) -> None:
-    from tglo.train.engine import deepspeed_config
+    from tglo.train.engines.deepspeed import deepspeed_config
 
     config = TrainConfig(
         optimizer=OptimizerConfig(micro_batch=3, accumulation=5, max_gradient_norm=0.5),

@@ -20,8 +20,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from tests.train.conftest import write_toml
-from tglo.draws import DrawRule
-from tglo.reference_caching import build_reference
+from tglo.cache.drawer import DrawRule
+from tglo.cache.make_reference import build_reference
 from tglo.train import TrainConfig, train
 
 pytest.importorskip("deepspeed")

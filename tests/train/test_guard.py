@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tglo import philox
 from tglo.objectives import OBJECTIVES, Given
 from tglo.train import TrainConfig, loop, train
-from tglo.train.setup import Parts
+from tglo.train.run import Parts
 
 Make = Callable[..., TrainConfig]
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "masked_select")

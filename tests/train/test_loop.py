@@ -140,7 +140,7 @@ def test_a_copy_in_half_precision_predicts_as_autocast_does(
     runs = []
     for halved in (True, False):
         if not halved:
-            monkeypatch.setattr("tglo.train.setup.keep_products_in", lambda *_: None)
+            monkeypatch.setattr("tglo.train.run.keep_products_in", lambda *_: None)
         config = make_config(
             request.getfixturevalue(model),
             folder=f"halved-{halved}",

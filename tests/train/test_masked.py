@@ -13,10 +13,10 @@ from tests.train.test_cached_reference import cached
 from tests.train.test_loop import final_weights, metrics
 from tests.train.test_objectives import MARKERS
 from tglo import models
-from tglo.caching import build
-from tglo.data.cache import LatentCache
-from tglo.draws import DrawRule
-from tglo.reference_caching import build_reference
+from tglo.cache.drawer import DrawRule
+from tglo.cache.latents import LatentCache
+from tglo.cache.make import build
+from tglo.cache.make_reference import build_reference
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.train.conftest import write_toml
 from tests.train.test_distributed import WORKER, finish, losses, start
 from tglo import models
-from tglo.caching import build
+from tglo.cache.make import build
 from tglo.train import TrainConfig, train
 
 pytest.importorskip("deepspeed")

@@ -14,15 +14,15 @@ import torch
 from tests.train.conftest import write_toml
 from tests.train.test_distributed import WORKER, finish, losses, start
 from tests.train.test_loop import assert_same, final_weights, metrics
-from tglo.caching import build
-from tglo.data.cache import LatentCache
-from tglo.draws import DrawRule
+from tglo.cache.drawer import DrawRule
+from tglo.cache.latents import LatentCache
+from tglo.cache.make import build
+from tglo.cache.make_reference import build_reference
 from tglo.objectives import OBJECTIVES
-from tglo.reference_caching import build_reference
-from tglo.threshold import Threshold
+from tglo.threshold.frozen import Threshold
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
-from tglo.train.setup import Parts, prepare
+from tglo.train.run import Parts, prepare
 
 Make = Callable[..., TrainConfig]
 SCORED = [name for name, kind in OBJECTIVES.items() if not kind.takes_pairs]
@@ -161,7 +161,7 @@ def test_csft_samples_behind_the_good_marker(
         optimizer={"steps": 1},
         output={"validation_prompts": ["a temple"], "validation_every": 1, "validation_steps": 1},
     )
-    from tglo.models.stable_diffusion import StableDiffusion
+    from tglo.models.families.stable_diffusion import StableDiffusion
 
     generate = StableDiffusion.generate
 

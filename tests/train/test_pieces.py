@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tglo.losses import TGOStats
+from tglo.losses.tgo import TGOStats
 from tglo.train.config import OptimizerConfig, OutputConfig
 from tglo.train.learning_rate import learning_rate
-from tglo.train.metrics import Health, MetricsFile
-from tglo.train.output import StopSignal, held
+from tglo.train.lock import StopSignal, held
+from tglo.train.reports.metrics import Health, MetricsFile
+from tglo.train.reports.trackers import TRACKERS, Trackers
 from tglo.train.temperature import Temperature
-from tglo.train.trackers import TRACKERS, Trackers
 
 
 def test_learning_rate_warms_up_and_decays_to_zero() -> None:
@@ -133,7 +133,7 @@ def test_tensorboard_writes_an_event_file(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tglo.train.output import held
+from tglo.train.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from tests.train.test_loop import final_weights, metrics
-from tglo.models import compiling
+from tglo.models.execution import compiling
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import tglo
-from tglo.backends import backends
 from tglo.bench.cases import CONFIDENCE, TEMPERATURE, THRESHOLD, Case, Outcome
+from tglo.ops.choice import backends
 
 Precision = Literal["model", "policy", "all"]
 """What is upcast to float32: nothing, the policy's prediction, everything."""

@@ -14,7 +14,7 @@ import torch
 
 import tglo
 from tglo.files import read_json
-from tglo.schemas import EXTENSION
+from tglo.ops.extension import EXTENSION
 
 
 def _output(*command: str, folder: Path | None = None) -> str | None:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from tglo.data.containers import MAX_BYTES, ImageStore, why_refused
 from tglo.data.errors import ManifestError
-from tglo.data.manifest_formats import WRITTEN, Columns, RawRow, read_rows
-from tglo.data.manifest_formats import write_rows as _write_rows
+from tglo.data.manifest_files import WRITTEN, read_rows
+from tglo.data.manifest_files import write_rows as _write_rows
+from tglo.data.manifest_rows import Columns, RawRow
 
 SHOWN = 10  # refused rows that an error lists
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tglo.data.containers import Member, read_arrow, tar_members
 from tglo.data.errors import ManifestError
-from tglo.data.manifest_formats import Columns, RawRow, arrow_rows, number
+from tglo.data.manifest_rows import Columns, RawRow, arrow_rows, number
 from tglo.files import read_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")

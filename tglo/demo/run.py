@@ -147,7 +147,7 @@ def _claim(output: Path, wanted: dict[str, Any]) -> None:
 def _generate(
     model: DemoModel, weights: Path, folder: Path, count: int, first_seed: int, plan: Plan
 ) -> Path:
-    from tglo.generation import generate_images
+    from tglo.generation.generate import generate_images
 
     folder.mkdir(parents=True, exist_ok=True)
     prompts = folder / "prompts.txt"
@@ -172,7 +172,7 @@ def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
     """
     from tglo.data.manifest import read_manifest, write_manifest
     from tglo.rewards import load_scorer, score_manifest
-    from tglo.threshold import describe, estimate
+    from tglo.threshold.frozen import describe, estimate
 
     rows = read_manifest(manifest, require_scores=False)
     write_manifest(
@@ -189,7 +189,7 @@ def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
 
 
 def _cache(output: Path, model: DemoModel) -> None:
-    from tglo.caching import build
+    from tglo.cache.make import build
 
     build(
         str(model.base),

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tglo.data.images import decode_image
-from tglo.evaluate.prompts import PromptSet
 from tglo.evaluate.results import Results
 from tglo.evaluate.samples import Samples
 from tglo.evaluate.settings import BASE
+from tglo.generation.prompts import PromptSet
 
 COLOURS = ("#8a8a8a", "#1f6fb4", "#d98c21", "#3c8c3c", "#b04040", "#7b5aa6", "#20908d", "#a05a2c")
 TILE = 192  # pixels

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tglo.evaluate import statistics
-from tglo.evaluate.prompts import PromptSet
 from tglo.evaluate.samples import Samples
 from tglo.evaluate.settings import BASE, Settings
+from tglo.generation.prompts import PromptSet
 
 QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)
 Results = dict[str, Any]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from tglo.evaluate import figures, html, tables
-from tglo.evaluate.prompts import PromptSet, load_prompts
 from tglo.evaluate.results import Results, results
 from tglo.evaluate.samples import Samples, check_models, generate, score
 from tglo.evaluate.settings import Settings
 from tglo.files import write_bytes, write_json
+from tglo.generation.prompts import PromptSet, load_prompts
 from tglo.rewards import load_scorer
 
 log = logging.getLogger("tglo")

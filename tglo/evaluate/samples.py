@@ -27,7 +27,7 @@ from tglo.data.prefetch import in_order
 from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Settings
 from tglo.files import read_json, write_json
-from tglo.generation import generate_images
+from tglo.generation.generate import generate_images
 from tglo.rewards import load_scorer, score_manifest
 
 FORMAT = f"tglo.diversity, {diversity.SIDE} pixels"

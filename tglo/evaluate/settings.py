@@ -22,7 +22,7 @@ class Settings:
     models: Mapping[str, str]
     """Name -> pipeline folder, hub id, or a LoRA of the base (leading ./ or /)."""
     prompts: Mapping[str, Path]
-    """Name -> file; see tglo.evaluate.prompts."""
+    """Name -> file; see tglo.generation.prompts."""
     scorers: Mapping[str, str]
     """Name -> what tglo.rewards.load_scorer takes."""
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import logging
-import re
-from pathlib import Path
-
-import torch
-from diffusers import DiffusionPipeline
-
-from tglo.models import meissonic
-from tglo.models.amused import Amused
-from tglo.models.base import Family
 from tglo.models.export import ExportError
-from tglo.models.meissonic import Meissonic
-from tglo.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+from tglo.models.families.amused import Amused
+from tglo.models.families.base import Family
+from tglo.models.families.meissonic import Meissonic
+from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from tglo.models.registry import FAMILIES, family_of, load, local_path, resolve
 
 __all__ = [
     "FAMILIES",
@@ -31,103 +22,3 @@ __all__ = [
     "local_path",
     "resolve",
 ]
-
-log = logging.getLogger(__name__)
-
-# Pipeline class in a folder's model_index.json -> family. Meissonic's own pipeline is no part of
-# diffusers, and its folders are known by their transformer.
-FAMILIES: dict[str, type[Family]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "AmusedPipeline": Amused,
-    "Meissonic": Meissonic,
-}
-
-_LOCAL = ("./", "../", "/", "~/")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Where a folder's parts may come from. Any other name would be code that the folder brings along.
-_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
-
-
-def load(
-    path_or_hub_id: str | Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    revision: str | None = None,
-    encoders: bool = True,
-) -> Family:
-    """Loads a model; see `resolve` for its name. ValueError for one that is not supported.
-
-    encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates.
-    """
-    path = resolve(path_or_hub_id, revision=revision)
-    return family_of(path)(path, dtype=dtype, device=device, encoders=encoders)
-
-
-def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model, downloaded from the Hugging Face hub if need be.
-
-    A local folder is written as a Path, as `path:FOLDER`, or with a leading ./, ../, / or ~/.
-    Everything else is a hub id, also where a local folder has that name: a folder that happens to
-    be there must not change which weights are used. Only safetensors weights are taken, and code
-    that a model brings along is never run. Raises ValueError when there is no such model, its
-    pipeline class is unknown, or it brings code.
-    """
-    name, path = str(path_or_hub_id), local_path(path_or_hub_id)
-    if path is not None:
-        if not (path / "model_index.json").is_file() and not meissonic.is_folder(path):
-            raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
-    else:
-        path = _download(name, revision)
-    family_of(path)
-    return path
-
-
-def local_path(path_or_hub_id: str | Path) -> Path | None:
-    """The path that a model's name stands for, or None for a hub id; see `resolve`."""
-    name = str(path_or_hub_id)
-    if isinstance(path_or_hub_id, Path) or name.startswith(("path:", *_LOCAL)):
-        return Path(name.removeprefix("path:")).expanduser()
-    return None
-
-
-def _download(name: str, revision: str | None) -> Path:
-    hint = f"; for the local folder of that name write ./{name}" if Path(name).exists() else ""
-    if not _HUB_ID.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a hub id such as 'owner/model'{hint or '; write a folder as ./name'}"
-        )
-    if hint:
-        log.warning("%s is read from the hub%s", name, hint)
-    try:
-        folder = DiffusionPipeline.download(
-            name, revision=revision, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot get {name!r} from the hub{hint}: {error}") from error
-    return Path(folder)
-
-
-def family_of(path: Path) -> type[Family]:
-    """The family of a local folder; ValueError where `resolve` raises one."""
-    if meissonic.is_folder(path):
-        return Meissonic
-    index = json.loads((path / "model_index.json").read_text())
-    for part, entry in index.items():
-        if part.startswith("_") or not isinstance(entry, list):
-            continue
-        if entry[0] not in _LIBRARIES:
-            raise ValueError(
-                f"{path}: part {part!r} is {entry[0]}.{entry[1]}, code that the model brings "
-                "along; such code is never run"
-            )
-    pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str) or pipeline not in FAMILIES:
-        nearest = difflib.get_close_matches(str(pipeline), FAMILIES, n=1)
-        hint = f" (nearest: {nearest[0]})" if nearest else ""
-        raise ValueError(
-            f"{path}: unknown pipeline class {pipeline!r}{hint}; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[pipeline]

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.models import lora
-from tglo.models.modes import evaluating
+from tglo.models.execution.modes import evaluating
 
 if TYPE_CHECKING:
-    from tglo.models.base import Family
+    from tglo.models.families.base import Family
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data")
 # Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a

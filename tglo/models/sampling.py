@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from tglo.models.modes import evaluating
+from tglo.models.execution.modes import evaluating
 
 if TYPE_CHECKING:
-    from tglo.models.base import Family
+    from tglo.models.families.base import Family
 
 _KNOWN_PROMPTS = 512  # embeddings kept at a time; SDXL's take 0.3 MB each in half precision
 

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from tglo.models import lora
-from tglo.models.base import Family
+from tglo.models.families.base import Family
 
 _SD = {
     "in_channels": 4,

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tglo.log_ratios import LogRatio, log_ratio, log_ratio_of_errors, policy_error
-from tglo.loss_types import TGOStats
+from tglo.losses.log_ratio import LogRatio, log_ratio, log_ratio_of_errors, policy_error
+from tglo.losses.results import TGOStats
 from tglo.reference import label
 
 Average = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tglo.log_ratios import LogRatio, policy_error
-from tglo.loss_types import TGOStats
+from tglo.losses.log_ratio import LogRatio, policy_error
+from tglo.losses.results import TGOStats
 from tglo.objectives.base import Given, Objective, mean_loss
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tglo import reference
-from tglo.log_ratios import LogRatio
-from tglo.loss_types import TGOStats
-from tglo.losses import sft_loss, tgo_loss
+from tglo.losses.log_ratio import LogRatio
+from tglo.losses.results import TGOStats
+from tglo.losses.sft import sft_loss
+from tglo.losses.tgo import tgo_loss
 from tglo.objectives.base import (
     Average,
     Given,

@@ -83,7 +83,8 @@ def profile(model: str, *, lora_rank: int | None = None, resolution: int | None 
     backward computes the probabilities again. ValueError for an unknown model, or a side that its
     levels cannot halve.
     """
-    from tglo.models import checkpointing, skeleton
+    from tglo.models import skeleton
+    from tglo.models.execution import checkpointing
 
     config, scale = skeleton.read_architecture(model)
     resolution = resolution or config["sample_size"] * scale

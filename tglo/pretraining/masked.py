@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tglo import models
-from tglo.masking import MaskSchedule
 from tglo.models import codebook
-from tglo.models.uvit import UVit2DModel
+from tglo.models.families.masked import AESTHETIC_SCORE
+from tglo.models.modules.uvit import UVit2DModel
+from tglo.noise.masking import MaskSchedule
 from tglo.pretraining import training
 from tglo.pretraining.pipeline import PIXELS, text_config
 
@@ -104,7 +104,7 @@ def train_transformer(
     ids = training.token_ids(pipeline.tokenizer, prompts)
     schedule = MaskSchedule.from_scheduler(pipeline.scheduler)
     count = tokens[0].numel()
-    sizes = torch.tensor([PIXELS, PIXELS, 0.0, 0.0, models.masked.AESTHETIC_SCORE])
+    sizes = torch.tensor([PIXELS, PIXELS, 0.0, 0.0, AESTHETIC_SCORE])
     # The pipeline keeps diffusers' class, which its folder names; the same weights compute the error here.
     transformer = UVit2DModel.from_config(pipeline.transformer.config)
     transformer.load_state_dict(pipeline.transformer.state_dict())

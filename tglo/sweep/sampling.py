@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tglo.data.manifest import read_manifest
-from tglo.generation import generate_images
-from tglo.scoring import score_file
+from tglo.generation.generate import generate_images
+from tglo.rewards.scoring import score_file
 
 
 @dataclass(frozen=True)

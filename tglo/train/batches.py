@@ -2,7 +2,7 @@
 
 Everything is a pure function of (seed, sample, draw), where the draw follows from the epoch: a
 resumed run, or one on another number of processes, sees the same timesteps, noise, latents and
-dropped captions (tglo.draws).
+dropped captions (tglo.cache.drawer).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tglo.data.reference_errors import ReferenceErrors
+from tglo.cache.drawer import Drawer, Read
+from tglo.cache.reference import ReferenceErrors
 from tglo.data.sampler import BatchSampler
-from tglo.drawn import Drawn
-from tglo.draws import Drawer, Read
+from tglo.noise.draw import Drawn
 from tglo.objectives import Given
 from tglo.train.config import TrainConfig
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tglo.train import processes
-from tglo.train.engine import Engine
+from tglo.train.engines.choose import Engine
 
 FILE = "ema.safetensors"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tglo.train import processes
-from tglo.train.engine import Engine
-from tglo.train.plain_engine import PlainEngine
+from tglo.train.engines.choose import Engine
+from tglo.train.engines.plain import PlainEngine
 
 
 def seed_dropout(seed: int, step: int, micro: int) -> None:

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from tglo.files import read_json, write_json
-from tglo.train import finish, processes, resume
+from tglo.train import export as exporting
+from tglo.train import processes, resume
 from tglo.train.config import TrainConfig, parse_config, to_plain
-from tglo.train.engine import start_processes
+from tglo.train.engines.choose import start_processes
 from tglo.train.guard import Guard, Seen, seed_dropout
 from tglo.train.learning_rate import learning_rate
-from tglo.train.metrics import Clock, Health
-from tglo.train.output import StopSignal, held
-from tglo.train.reports import Reports, report_noise_floor
-from tglo.train.setup import Parts, prepare
+from tglo.train.lock import StopSignal, held
+from tglo.train.reports.metrics import Clock, Health
+from tglo.train.reports.reports import Reports, report_noise_floor
+from tglo.train.run import Parts, prepare
 
 log = logging.getLogger("tglo")
 
@@ -73,7 +74,7 @@ def train(config: TrainConfig) -> TrainResult:
                 if save:
                     resume.save(parts, step)
                 if validate:
-                    finish.validate(parts, step)
+                    exporting.validate(parts, step)
         finally:
             parts.batches.close()
             reports.close()
@@ -81,7 +82,7 @@ def train(config: TrainConfig) -> TrainResult:
             log.warning("stopped by a signal after step %d; the same command goes on", step)
             processes.leave_at_exit()
             return TrainResult(folder, step, False, None, reports.last)
-        export = finish.export(parts, folder / "export") if config.output.export else None
+        export = exporting.export(parts, folder / "export") if config.output.export else None
     processes.leave_at_exit()
     return TrainResult(folder, step, True, export, reports.last)
 
@@ -143,7 +144,7 @@ def export_run(folder: Path, output: Path) -> Path:
         try:
             if resume.load(parts) == 0:
                 raise ValueError(f"{folder} has no complete checkpoint to export")
-            finish.export(parts, output, overwrite=False)
+            exporting.export(parts, output, overwrite=False)
         finally:
             parts.batches.close()
     processes.leave_at_exit()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tglo.models.base import Family
+from tglo.models.families.base import Family
 from tglo.objectives import OBJECTIVES, Objective, Settings
-from tglo.threshold import Threshold
+from tglo.threshold.frozen import Threshold
 from tglo.train import processes
 from tglo.train.config import TrainConfig
 

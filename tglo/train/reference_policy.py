@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Predict(Protocol):
-    """Family.predict: calls a denoiser on a draw's inputs (tglo.drawn)."""
+    """Family.predict: calls a denoiser on a draw's inputs (tglo.noise.draw)."""
 
     def __call__(self, denoiser: nn.Module, *inputs: Any) -> Tensor: ...
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tglo.train import checkpoint, processes
 from tglo.train.config import to_plain
 from tglo.train.reference_policy import CopyReference
-from tglo.train.setup import Parts
+from tglo.train.run import Parts
 
 log = logging.getLogger("tglo")
 REFERENCE = "reference.safetensors"

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tglo.data.cache import LatentCache
+from tglo.cache.latents import LatentCache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 from tglo.data.pairs import form_pairs
 from tglo.objectives import OBJECTIVES
-from tglo.score_statistics import quantiles_within
-from tglo.threshold import Threshold
+from tglo.threshold.frozen import Threshold
+from tglo.threshold.statistics import quantiles_within
 from tglo.train.batches import Samples
 from tglo.train.config import TrainConfig
 

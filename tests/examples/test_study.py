@@ -1,0 +1,223 @@
+"""The study: its jobs, one of each method for real, and its tables from numbers made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from examples.study import plan, record, report, results, runs, stages
+from examples.study.data import Pool
+from examples.study.plan import METHODS, REWARDS, SETS, SIZES, Job
+from examples.study.results import Bases, Gain
+from examples.study.workers import Workers
+from tglo.files import read_json, write_json
+from tglo.train.config import parse_config
+
+QUICK = SIZES["quick"]
+TUNED = {name: method.grid[3] for name, method in METHODS.items()}
+
+
+def test_methods_are_tuned_with_one_budget_on_data_of_their_own() -> None:
+    for name, method in METHODS.items():
+        assert len(method.grid) == 6 and len({str(setting) for setting in method.grid}) == 6
+        jobs = [j for s in method.grid for j in plan.tuning_jobs(name, s, plan.TUNING_SEEDS)]
+        assert len({job.name for job in jobs}) == len(jobs) == 6 * 3 * 2
+        assert all(job.prompts == "validation" and job.seed >= 100 for job in jobs)
+
+
+def test_best_setting_is_the_best_finalist() -> None:
+    assert stages.best([[0.9], [0.5, 0.1, 0.2], [0.4, 0.4, 0.3], [0.1]]) == 2
+
+
+def test_main_jobs_are_every_method_reward_and_seed() -> None:
+    jobs = plan.main_jobs(TUNED, 3)
+    assert len({job.name for job in jobs}) == len(METHODS) * len(REWARDS) * 3
+    assert {(j.method, j.reward, j.seed) for j in jobs} == {
+        (m, r, s) for m in METHODS for r in REWARDS for s in range(3)
+    }
+
+
+def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
+    size = SIZES["cpu"]
+    found = plan.ablation_jobs(TUNED["TGO"], 2, size)
+    tuned = {j.name: j for j in plan.main_jobs(TUNED, 1) if j.method == "TGO"}
+    for name, values in found.items():
+        first, *others = [jobs[0] for jobs in values.values()]
+        assert len({job.name for job in (first, *others)}) == len(values) >= 3, name
+        assert name.startswith("draws") or first.name in tuned
+        for job in others:
+            differ = {key for key, value in job.plain().items() if value != first.plain()[key]}
+            assert len(differ) == 1, (name, differ)
+            if differ == {"changes"}:
+                settings = {**plan.DEFAULTS, "data.per_prompt": False, "data.kappa": None}
+                before, after = settings | first.changes, settings | job.changes
+                keys = {key for key in after if before[key] != after[key]} - {"data.kappa"}
+                assert len(keys) == 1, (name, keys)
+        assert all([job.seed for job in jobs] == [0, 1] for jobs in values.values())
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_every_job_of_every_size_has_a_valid_configuration(name: str, tmp_path: Path) -> None:
+    size = SIZES[name]
+    pool = Pool(tmp_path, 0, size)
+    (pool.folder / "data").mkdir(parents=True)
+    ablations = plan.ablation_jobs(TUNED["TGO"], 1, size)
+    ablated = [job for values in ablations.values() for jobs in values.values() for job in jobs]
+    for job in (*plan.main_jobs(TUNED, 1), *ablated):
+        scorer = job.reward if job.rater_error is None else f"{job.reward}-{job.rater_error:g}"
+        (pool.folder / "data" / f"{scorer}-{job.used or size.used}.csv").touch()
+        config = parse_config(runs.settings(pool, job, tmp_path / "out"))
+        config.check()
+        draws = size.draws if job.draws is None else job.draws
+        assert config.data.draws == draws and config.optimizer.steps == size.steps
+        cached = job.method not in ("SFT", "CSFT", "DPO", "DSPO") and draws > 0
+        assert (config.objective.reference == "cached") == cached
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job of three methods with a rater of another error, done."""
+    folder = tmp_path_factory.mktemp("study")
+    jobs = [
+        Job(name, "stars", 0, METHODS[name].changes | TUNED[name], rater_error=1.5)
+        for name in ("TGO per prompt", "CSFT", "DPO")
+    ]
+    Pool(folder, 0, QUICK).make(jobs)
+    for job in jobs:
+        runs.run(folder, job, QUICK)
+    return folder
+
+
+def test_job_for_real(study: Path) -> None:
+    for path in study.glob("runs/*stars*/result.json"):
+        job = Job(**read_json(path)["job"])
+        assert path.parent.name == job.name and not (path.parent / "train").exists()
+        gains = results.gains(study, job, Bases(study, "evaluation", [0], QUICK))
+        assert {(g.set, g.scorer) for g in gains} == {
+            (name, scorer) for name in SETS for scorer in (*REWARDS, "accuracy")
+        }
+        assert all(np.isfinite([g.value, g.mean, g.base]).all() for g in gains)
+        done = path.stat().st_mtime_ns
+        assert runs.run(study, job, QUICK) == read_json(path)
+        assert path.stat().st_mtime_ns == done
+
+
+def test_training_data_is_the_first_prompts_all_images(study: Path) -> None:
+    whole = (study / "seed-0/data/scored.csv").read_text().splitlines()
+    part = (study / "seed-0/data/stars-1.5-16.csv").read_text().splitlines()
+    rows, chosen = (list(csv.DictReader(lines)) for lines in (whole, part))
+    assert len(rows) == QUICK.prompts * QUICK.images and len(chosen) == QUICK.used
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))[: QUICK.used // QUICK.images]
+    assert {row["prompt"] for row in chosen} == set(prompts)
+    assert all(float(row["score"]) == float(row["stars-1.5"]) for row in chosen)
+
+
+def test_marked_prompts_are_sampled_behind_the_good_marker(study: Path) -> None:
+    (csft,) = study.glob("runs/CSFT*")
+    (dpo,) = study.glob("runs/DPO*")
+    assert read_json(csft / "samples/generation.json")["prefix"] == "there "
+    assert "prefix" not in read_json(dpo / "samples/generation.json")
+    names = [sorted(p.name for p in (f / "samples/images").iterdir()) for f in (csft, dpo)]
+    assert names[0] == names[1]  # paired: named and seeded by the prompt alone
+
+
+def test_record_keeps_results(study: Path, tmp_path: Path) -> None:
+    record.save(study, tmp_path / "record.json", QUICK)
+    done = {path.parent.name: read_json(path) for path in study.glob("runs/*/result.json")}
+    assert record.restore(tmp_path / "record.json", tmp_path / "again", QUICK) == len(done) >= 3
+    again = (tmp_path / "again/runs").glob("*/result.json")
+    assert {path.parent.name: read_json(path) for path in again} == done
+    assert record.restore(tmp_path / "record.json", tmp_path / "again", QUICK) == 0
+    with pytest.raises(ValueError, match="steps is '2' there and '80' here"):
+        record.restore(tmp_path / "record.json", tmp_path / "again", SIZES["cpu"])
+
+
+def test_workers_run_what_is_missing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = [
+        Job(**read_json(path)["job"]) for path in sorted(study.glob("runs/*stars*/result.json"))
+    ]
+    job = Job("SFT", "vividness", 1, TUNED["SFT"])
+    with Workers(study, QUICK, 1) as workers:
+        workers.run("some", [*done, job, job], [0, 1])
+    assert (study / "runs" / job.name / "result.json").is_file()
+    assert (study / "runs/base-evaluation-1/result.json").is_file()
+    assert "some: 1 of 1" in capsys.readouterr().out
+
+
+def test_unfinished_jobs_are_named(study: Path) -> None:
+    bases = Bases(study, "evaluation", [0], QUICK)
+    with pytest.raises(FileNotFoundError, match="SFT-stars-0-.* is not done"):
+        results.gains(study, Job("SFT", "stars", 0, {}), bases)
+
+
+def test_gain_is_in_one_unit_for_all_seeds(tmp_path: Path) -> None:
+    def keep(name: str, mean: float, **more: float) -> None:
+        content = {"means": mean, **more}
+        every = {k: {s: {"stars": v} for s in SETS} for k, v in content.items()}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write_json(tmp_path / "runs" / name / "result.json", every)
+
+    jobs = [Job("SFT", "stars", seed, {}) for seed in (0, 1)]
+    for job, mean, deviation in zip(jobs, (2.0, 3.0), (6.0, 8.0), strict=True):
+        keep(runs.base_name("evaluation", job.seed), mean, deviations=deviation)
+        keep(job.name, mean + 5.0)
+    bases = Bases(tmp_path, "evaluation", [0, 1], QUICK)
+    gains = [gain for job in jobs for gain in results.gains(tmp_path, job, bases)]
+    assert [g.unit for g in gains] == pytest.approx([np.sqrt(50.0)] * 6)
+    assert [g.value for g in gains] == pytest.approx([5.0 / np.sqrt(50.0)] * 6)
+    lines = results.as_csv(gains).splitlines()
+    assert len(lines) == 7 and lines[0].startswith("method,trained_on,seed,changes,")
+    assert lines[-1] == "SFT,stars,1,,evaluation,unseen,stars,3,8,7.07107,0.707107"
+
+
+def test_interval_is_students() -> None:
+    found = results.interval([1.0, 2.0, 3.0])
+    assert found.value == 2.0
+    assert found.high - found.value == pytest.approx(4.302653 / np.sqrt(3), rel=1e-5)
+    with pytest.raises(ValueError, match="1 seeds have no interval"):
+        results.interval([1.0])
+
+
+def made_up(job: Job, gain: float) -> list[Gain]:
+    return [
+        Gain(job, name, scorer, 1.0, 1.0 + 2.0 * (gain + 0.1 * job.seed), 2.0)
+        for name in SETS
+        for scorer in (*REWARDS, "accuracy")
+    ]
+
+
+def test_tables_say_what_was_measured() -> None:
+    jobs = plan.main_jobs(TUNED, 2)
+    worth = {name: 0.1 * number for number, name in enumerate(METHODS)}
+    found = [gain for job in jobs for gain in made_up(job, worth[job.method])]
+    table = report.Table(found, 2)
+    size = SIZES["cpu"]
+    ablated: dict[str, Any] = {
+        name: {value: [g for job in values[value] for g in made_up(job, 0.3)] for value in values}
+        for name, values in plan.ablation_jobs(TUNED["TGO"], 2, size).items()
+    }
+    trials = {name: [[0.0], [0.2, 0.1, 0.3], [0.1], [0.5, 0.4, 0.6], [0.3]] for name in METHODS}
+    blocks = report.blocks(table, TUNED, trials, ablated)
+    overall = list(csv.reader(io.StringIO(blocks["overall"].replace(" | ", ",").strip("| "))))
+    assert overall[2][0].strip("| ") == "DSPO"  # the last has the most
+    # Seeds at +0.80 and +0.90: mean 0.85, half of the interval 12.706 * 0.0707 / sqrt(2).
+    assert "+0.85 ± 0.64" in blocks["overall"]
+    # TGO is 0.8 below in both seeds: the difference has no spread.
+    assert "-0.80 ± 0.00" in blocks["overall"]
+    assert "**+0.85 ± 0.64**" in blocks["unseen"]
+    assert "+0.10; **+0.50 +0.40 +0.60**; +0.30" in blocks["tuning"]
+    assert "| TGO | 5e-05 | 0.1 |" in blocks["tuning"]
+    assert "| rater's error, stars | 0.7 | +0.35 ± 0.64 |  | +0.35" in blocks["ablations"]
+    assert "|  | 3 | +0.35 ± 0.64 | +0.00 ± 0.00 |" in blocks["ablations"]
+    assert report.bars(table).startswith(b"\x89PNG")
+
+
+def test_docs_have_a_place_for_every_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    for name in ("tuning", "overall", *SETS, "accuracy", "transfer", "ablations"):
+        assert f"<!-- measured: {name} -->" in page and f"<!-- end: {name} -->" in page

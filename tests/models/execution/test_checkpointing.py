@@ -1,0 +1,78 @@
+"""Gradient checkpointing: the same gradients from less memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.models.helpers import example, perturb
+from tglo import models
+from tglo.models.execution.checkpointing import MODES
+
+
+class Alive(TorchDispatchMode):
+    """Remembers the storages that operators made, to tell which are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, tuple[weakref.ref[Any], int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                self.made[storage._cdata] = (weakref.ref(storage), storage.nbytes())
+        return result
+
+    def total(self) -> int:
+        return sum(size for storage, size in self.made.values() if storage() is not None)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_every_mode_gives_the_same_gradients(family: models.Family, lora: bool) -> None:
+    if lora:
+        family.add_lora(2, 4.0, dropout=0.3)
+    perturb(family.denoiser)
+    example_input = example(family)
+    family.denoiser.train()
+    results = []
+    for mode in MODES:
+        family.set_gradient_checkpointing(mode)
+        assert family.denoiser.is_gradient_checkpointing == (mode != "none")
+        family.denoiser.zero_grad()
+        torch.manual_seed(4)  # dropout
+        family.predict(family.denoiser, *example_input).square().mean().backward()
+        gradients = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
+        assert gradients
+        results.append([gradient.clone() for gradient in gradients])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_each_mode_keeps_less_after_the_forward(load: Callable[..., models.Family]) -> None:
+    family = load("sdxl")
+    family.denoiser.train()
+    example_input = example(family)
+    kept = []
+    for mode in MODES:
+        family.set_gradient_checkpointing(mode)
+        with Alive() as alive:
+            loss = family.predict(family.denoiser, *example_input).square().mean()
+        kept.append(alive.total())
+        loss.backward()
+    none, selective, full = kept
+    assert none > 1.2 * selective and selective > 1.2 * full, kept
+
+
+def test_an_unknown_mode_is_refused(load: Callable[..., models.Family]) -> None:
+    with pytest.raises(ValueError, match="'half' is not one of none, selective, full"):
+        load("sd15").set_gradient_checkpointing("half")

@@ -1,0 +1,1 @@
+"""Latents, embeddings and reference errors on disk: made once, read in every epoch."""

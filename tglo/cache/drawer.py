@@ -1,0 +1,173 @@
+"""What a draw is: one timestep, noise, latent and caption of a sample. Training and the reference
+cache take it from here, so that a cached error belongs to the very prediction that is trained.
+
+Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sample of the VAE's
+posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
+rate, and noise and target come from the same key (tglo.noise). Of a masked model's tokens the share
+that is hidden stands for the timestep, and the places for the noise (tglo.noise.masking). In a pair the
+loser takes timestep, noise and dropped caption of the winner's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tglo import noise, philox
+from tglo.cache.latents import SIZES, LatentCache
+from tglo.noise.draw import Drawn
+
+if TYPE_CHECKING:
+    from tglo.models.families.base import Family
+
+_VERSION = "1"  # raised when a key comes to mean another draw
+
+
+@dataclass(frozen=True)
+class DrawRule:
+    """Which draws there are.
+
+    seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
+    or 0 for a new one each epoch; stratified: a sample's draws cover the schedule (needs draws).
+    """
+
+    seed: int
+    caption_dropout: float
+    draws: int = 0
+    stratified: bool = False
+
+    def draw(self, epoch: int) -> int:
+        """The draw that an epoch takes of each sample."""
+        return epoch % self.draws if self.draws else epoch
+
+    @property
+    def strata(self) -> int:
+        """Parts of the schedule that a sample's draws are spread over."""
+        return max(self.draws, 1) if self.stratified else 1
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a draw depends on besides model and data, by name."""
+        return {
+            "draw_version": _VERSION,
+            "seed": str(self.seed),
+            "draws": str(self.draws),
+            "stratified": str(self.stratified).lower(),
+            "caption_dropout": repr(float(self.caption_dropout)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What is read from the cache for B draws, on the CPU (pinned where the device is a GPU)."""
+
+    ids: Tensor
+    """(B,) int64."""
+    keys: Tensor
+    """(B,) int64: whose timestep and noise each row takes; its own, or in a pair the winner's."""
+    draws: int | Tensor
+    """One draw for all, or (B,) int64."""
+    stored: dict[str, Tensor]
+    """The image as the cache has it: the posterior's mean and std, (B, C, h, w) each, or tokens,
+    (B, h, w).
+    """
+    text: dict[str, Tensor]
+    """Embeddings by name, (B, ...) each; the empty prompt's where the caption is dropped."""
+    sizes: dict[str, Tensor]
+    """original_size, crop and target_size, (B, 2) int64 each."""
+
+
+class Drawer:
+    """Makes draws of cached samples for a family's denoiser, latents and embeddings in `dtype`."""
+
+    def __init__(
+        self,
+        rule: DrawRule,
+        cache: LatentCache,
+        family: Family,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rule = rule
+        self.cache = cache
+        self.family = family
+        self.dtype = dtype
+        self.device = family.device
+        self.schedule = family.schedule
+        self._unconditional = family.unconditional(cache.unconditional())
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a draw depends on besides denoiser, latents and captions' embeddings, by name."""
+        empty = {
+            name: hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+            for name, value in sorted(self._unconditional.items())
+        }
+        dropped = " ".join(empty.values()) if self.rule.caption_dropout else "none"
+        return {**self.rule.fingerprint(), "dropped_caption": dropped}
+
+    def read(
+        self,
+        ids: Sequence[int],
+        draws: int | Tensor,
+        *,
+        keys: Sequence[int] | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> Read:
+        """Read B samples of one bucket; touches no accelerator, so any thread may call it.
+
+        draws: one for all, or (B,) int64. keys: sample ids whose timestep, noise and dropped caption
+        the rows take, by default their own. captions: prompts in place of the samples' own. Errors as
+        of LatentCache.
+        """
+        stored = self.cache.batch(ids)
+        text = dict(self.cache.text(ids if captions is None else captions))
+        known = torch.tensor(ids, dtype=torch.int64)
+        keyed = known if keys is None else torch.tensor(keys, dtype=torch.int64)
+        chance = philox.uniform(self.rule.seed, keyed, draws, philox.DROPOUT, 1)[:, 0]
+        dropped = chance < self.rule.caption_dropout
+        if bool(dropped.any()):
+            for name, value in text.items():
+                empty = self._unconditional[name].to(value.dtype).expand_as(value)
+                text[name] = torch.where(
+                    dropped.reshape(-1, *[1] * (value.dim() - 1)), empty, value
+                )
+        return Read(
+            ids=self.pinned(known),
+            keys=self.pinned(keyed),
+            draws=draws if isinstance(draws, int) else self.pinned(draws),
+            stored={
+                name: self.pinned(value) for name, value in stored.items() if name not in SIZES
+            },
+            text={name: self.pinned(value) for name, value in text.items()},
+            sizes={name: self.pinned(stored[name]) for name in SIZES},
+        )
+
+    def draw(self, read: Read) -> Drawn:
+        """Draw what was read, on the device; nothing is waited for."""
+        draws = read.draws if isinstance(read.draws, int) else self._moved(read.draws)
+        key = noise.Key(self.rule.seed, self._moved(read.keys), draws)
+        own = noise.Key(self.rule.seed, self._moved(read.ids), draws, philox.POSTERIOR)
+        text = {name: self._cast(self._moved(value)) for name, value in read.text.items()}
+        sizes = {name: self._moved(value) for name, value in read.sizes.items()}
+        return self.family.drawn.make(
+            {name: self._moved(value) for name, value in read.stored.items()},
+            key,
+            own,
+            self.schedule,
+            self.rule.strata,
+            self.dtype,
+            self.family.conditions(text, sizes),
+        )
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """The tensor in pinned memory where the device is a GPU, so that copies need no waiting."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _cast(self, value: Any) -> Any:
+        return value.to(self.dtype) if value.is_floating_point() else value

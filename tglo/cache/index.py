@@ -1,0 +1,100 @@
+"""Completing a cache: the index over all shards, and cache.json, which makes it count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tglo.cache.format import FORMAT, LAST, VERSION, Quarantined, text_key
+from tglo.cache.shards import all_records, entries, write_tensors
+from tglo.data.buckets import Size
+from tglo.data.errors import CacheError
+from tglo.data.manifest import Row
+from tglo.files import write_json
+
+
+def complete_cache(
+    folder: Path,
+    fingerprint: dict[str, str],
+    buckets: Sequence[Size],
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    shard_size: int,
+    accept: Callable[[Sequence[Quarantined]], None],
+) -> dict[str, Any] | None:
+    """Write index.safetensors and cache.json if every shard is recorded, else return None.
+
+    accept is given what all ranks quarantined, and raises if that is too much.
+
+    Several ranks may do so at once: they write the same bytes. Returns the content of cache.json.
+    """
+    latents = all_records(folder, "latents", -(-len(rows) // shard_size))
+    text = all_records(folder, "text", -(-len(prompts) // shard_size))
+    if latents is None or text is None:
+        return None
+    quarantined = [entry for record in latents for entry in record["quarantined"]]
+    accept([Quarantined(**entry) for entry in quarantined])
+    shapes = [record["shapes"] for record in text]
+    if any(shape != shapes[0] for shape in shapes):
+        raise CacheError(
+            f"the encoder gave embeddings of several shapes ({shapes}); pad to a fixed length"
+        )
+    index = _index(latents, buckets, rows, prompts)
+    tensors = {name: torch.from_numpy(array) for name, array in index.items()}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "buckets": list(buckets),
+        "shard_size": shard_size,
+        "samples": len(index["sample_id"]),
+        "prompts": len(prompts),
+        "quarantined": quarantined,
+        "index": write_tensors(folder / "index.safetensors", tensors),
+        "shards": entries((*latents, *text)),
+    }
+    write_json(folder / LAST, content)
+    return content
+
+
+def _index(
+    records: Sequence[dict[str, Any]],
+    buckets: Sequence[Size],
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+) -> dict[str, NDArray[Any]]:
+    """Arrays over samples, ascending by id, and over prompts, ascending by key."""
+    bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
+    text_position = {prompt: position for position, prompt in enumerate(prompts)}
+    prompt_of = {row.sample_id: row.prompt for row in rows}
+    table = [
+        (
+            sample["id"],
+            shard,
+            bucket_number[tuple(sample["bucket"])],
+            sample["position"],
+            *sample["original"],
+            *sample["crop"],
+            text_position[prompt_of[sample["id"]]],
+        )
+        for shard, record in enumerate(records)
+        for sample in record["samples"]
+    ]
+    if not table:
+        raise CacheError("not one image could be used: there is nothing to train on")
+    columns = np.array(sorted(table), dtype=np.int64)
+    keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
+    if len(np.unique(keys)) != len(keys):
+        raise CacheError("two prompts have the same hash; change one of them by a space")
+    order = np.argsort(keys)
+    names = ("sample_id", "shard", "bucket", "position")
+    index = {name: columns[:, i].copy() for i, name in enumerate(names)}
+    index["original"], index["crop"] = columns[:, 4:6].copy(), columns[:, 6:8].copy()
+    index["text"] = columns[:, 8].copy()
+    index["text_key"], index["text_position"] = keys[order], order.astype(np.int64)
+    return index

@@ -1,0 +1,230 @@
+"""Latents and embeddings of a manifest on disk, read by memory map. Made by `build_cache`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from tglo.cache.build import Report, build_cache
+from tglo.cache.format import (
+    FORMAT,
+    LAST,
+    VERSION,
+    Encoder,
+    Quarantined,
+    bucket_name,
+    fingerprint_of,
+    text_key,
+)
+from tglo.cache.shards import check_file, check_fingerprint, read_last, shard_name
+from tglo.data.buckets import Size
+from tglo.data.errors import CacheError
+from tglo.data.manifest import Manifest
+from tglo.files import read_json
+
+__all__ = ["Encoder", "LatentCache", "Quarantined", "Report", "build_cache", "fingerprint_of"]
+
+OPEN_SHARDS = 64  # mapped at a time
+SIZES = ("original_size", "crop", "target_size")
+"""What a batch holds besides the image itself, (B, 2) int64 each."""
+
+
+class LatentCache:
+    """A complete cache. Nothing but the index (72 bytes a sample) is held in memory.
+
+    fingerprint: everything that the bytes depend on, by field (see `fingerprint_of`).
+    quarantined: the images that could not be used; `has` tells which samples are here.
+
+    Opening checks every file's size and the index's checksum; `verify` all checksums. Raises
+    CacheError naming the file that is missing, cut or changed. May be used from several threads,
+    forked, and pickled.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._content = read_last(self.path / LAST, FORMAT, VERSION)
+        self.fingerprint: dict[str, str] = self._content["fingerprint"]
+        self.quarantined = [Quarantined(**entry) for entry in self._content["quarantined"]]
+        for entry in self._content["shards"]:
+            check_file(self.path, entry, checksum=False)
+        check_file(self.path, self._content["index"], checksum=True)
+        self._index: dict[str, NDArray[np.int64]] = load_file(self.path / "index.safetensors")
+        self._bucket_list = [cast(Size, tuple(size)) for size in self._content["buckets"]]
+        self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._unconditional: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self._index["sample_id"])
+
+    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path]]:
+        return LatentCache, (self.path,)
+
+    def check(self, fingerprint: Mapping[str, str]) -> None:
+        """CacheError naming every given field that differs, with both values.
+
+        Give `fingerprint_of(...)` for everything, `encoder.fingerprint()` for the model alone.
+        """
+        check_fingerprint(self.path, self.fingerprint, fingerprint)
+
+    def content(self) -> dict[str, str]:
+        """Digests of the latents (with sizes and crops) and of the embeddings, by name."""
+        digests = {"latents": [self._content["index"]["sha256"]], "embeddings": []}
+        for entry in self._content["shards"]:
+            kind = "latents" if entry["file"].startswith("latents-") else "embeddings"
+            digests[kind].append(entry["sha256"])
+        return {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in digests.items()}
+
+    def verify(self) -> None:
+        """Read everything once; CacheError naming the first file that fails its checksum."""
+        for entry in self._content["shards"]:
+            check_file(self.path, entry, checksum=True)
+
+    def sample_ids(self) -> NDArray[np.int64]:
+        """Of every sample here, ascending."""
+        return self._index["sample_id"].copy()
+
+    def has(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B,) bool: whether each sample is here. Quarantined ones are not."""
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        known = self._index["sample_id"]
+        place = np.searchsorted(known, ids)
+        return np.asarray(known[np.minimum(place, len(known) - 1)] == ids)
+
+    def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
+        """The bucket (H, W) of each sample, as `BatchSampler` wants them."""
+        return [self._bucket_list[i] for i in self._index["bucket"][self._find(sample_ids)]]
+
+    def bucket(self, sample_id: int) -> Size:
+        """The bucket (H, W) of one sample."""
+        return self.buckets([sample_id])[0]
+
+    def sizes(self, sample_id: int) -> tuple[Size, Size, Size]:
+        """(height, width) of the image as it was, (top, left) of its crop, and its bucket."""
+        place = self._find([sample_id])[0]
+        original, crop = (self._index[name][place].tolist() for name in ("original", "crop"))
+        return tuple(original), tuple(crop), self._bucket_list[self._index["bucket"][place]]
+
+    def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
+        """The image as it was encoded (mean and std (B, C, h, w), or tokens (B, h, w)), and
+        original_size, crop, target_size (B, 2) int64, all on the CPU.
+
+        CacheError for a sample that is not here; ValueError for samples of several buckets.
+        """
+        places = self._find(sample_ids)
+        numbers = np.unique(self._index["bucket"][places])
+        if len(numbers) != 1:
+            sizes = [self._bucket_list[i] for i in numbers]
+            raise ValueError(f"a batch needs samples of one bucket, got {len(places)} of {sizes}")
+        bucket = self._bucket_list[numbers[0]]
+        shards = self._index["shard"][places].tolist()
+        rows = self._index["position"][places].tolist()
+        located = [(shard_name("latents", s), row) for s, row in zip(shards, rows, strict=True)]
+        ending = f".{bucket_name(bucket)}"
+        names = [name for name in self._shard(located[0][0]) if name.endswith(ending)]
+        return {
+            **{name.removesuffix(ending): self._gather(name, located) for name in names},
+            "original_size": torch.from_numpy(self._index["original"][places]),
+            "crop": torch.from_numpy(self._index["crop"][places]),
+            "target_size": torch.tensor([bucket] * len(places), dtype=torch.int64),
+        }
+
+    def text(self, samples: Sequence[str] | Sequence[int] | NDArray[Any]) -> dict[str, Tensor]:
+        """Embeddings by name, (B, ...) each, of prompts or of sample ids."""
+        if len(samples) == 0:
+            raise ValueError("text of no samples: give at least one prompt or sample id")
+        if isinstance(samples[0], str):
+            places = self._find_prompts(cast("Sequence[str]", samples))
+        else:
+            places = self._index["text"][self._find(cast("Sequence[int]", samples))]
+        size = self._content["shard_size"]
+        located = [(shard_name("text", p // size), p % size) for p in places.tolist()]
+        names = sorted(self._shard(located[0][0]))
+        return {name: self._gather(name, located) for name in names}
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """CacheError unless every prompt's embedding is here."""
+        self._find_prompts(prompts)
+
+    def unconditional(self) -> dict[str, Tensor]:
+        """Embeddings of the empty prompt, (1, ...) each: for caption dropout and guidance."""
+        if self._unconditional is None:
+            self._unconditional = self.text([""])
+        return {name: tensor.clone() for name, tensor in self._unconditional.items()}
+
+    def check_images(self, manifest: Manifest) -> None:
+        """Read every image; CacheError naming those that are not what was encoded."""
+        hashes = {}
+        for number in range(1 + int(self._index["shard"].max())):
+            record = read_json(self.path / f"{shard_name('latents', number)}.json")
+            hashes.update({sample["id"]: sample["sha256"] for sample in record["samples"]})
+        changed = [
+            f"line {row.line}: {row.image}"
+            for row in manifest.rows
+            if row.sample_id in hashes
+            and hashlib.sha256(manifest.open_image(row)).hexdigest() != hashes[row.sample_id]
+        ]
+        if changed:
+            raise CacheError(
+                f"{len(changed)} images changed since {self.path} was made: "
+                + "; ".join(changed[:10])
+                + ". Make the cache in another folder"
+            )
+
+    def _find(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        if ids.ndim != 1 or ids.size == 0:
+            raise ValueError(f"sample ids must have shape (B,) with B > 0, got {ids.shape}")
+        here = self.has(ids)
+        if not here.all():
+            raise CacheError(
+                f"{int((~here).sum())} samples are not in the cache {self.path} (ids "
+                f"{ids[~here][:10].tolist()}; {len(self.quarantined)} images were quarantined): "
+                "leave them out (`has` tells which), or make the cache from this manifest"
+            )
+        return np.searchsorted(self._index["sample_id"], ids).astype(np.int64)
+
+    def _find_prompts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
+        known = self._index["text_key"]
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        missing = np.flatnonzero(known[place] != keys)
+        if missing.size:
+            raise CacheError(
+                f"the cache {self.path} has no embedding of {prompts[missing[0]]!r} "
+                f"({missing.size} of {len(prompts)} prompts); make it from a manifest with them"
+            )
+        return self._index["text_position"][place]
+
+    def _gather(self, name: str, located: Sequence[tuple[str, int]]) -> Tensor:
+        # A copy, also of one row: nothing of the map leaves this class.
+        return torch.stack([self._shard(shard)[name][row] for shard, row in located])
+
+    def _shard(self, name: str) -> dict[str, Tensor]:
+        """A shard's tensors as views of its memory map: only the pages of rows in use are read."""
+        with self._lock:
+            if name in self._open:
+                self._open.move_to_end(name)
+                return self._open[name]
+            path = self.path / f"{name}.safetensors"
+            try:
+                with safe_open(path, framework="pt") as file:
+                    shard = {key: file.get_tensor(key) for key in file.keys()}
+            except (SafetensorError, OSError) as error:
+                raise CacheError(f"{path} is torn ({error}); run `tglo cache` again") from None
+            self._open[name] = shard
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return shard

@@ -1,0 +1,63 @@
+"""`tglo cache`: a manifest's latents and embeddings, by the encoders of a model folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tglo import models
+from tglo.cache.latents import LatentCache, Report, build_cache
+from tglo.data.errors import CacheError
+from tglo.data.manifest import read_manifest
+from tglo.devices import DTYPES, process_device
+
+
+def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
+    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
+    built; False also for a damaged one. CacheError naming the field for one of something else.
+    """
+    try:
+        found = LatentCache(cache)
+    except CacheError:
+        return False
+    rows = read_manifest(manifest, require_scores=False)
+    found.check({"resolution": str(resolution), "samples": rows.identity})
+    if not buckets and " " in found.fingerprint["buckets"]:
+        raise CacheError(
+            f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
+        )
+    return True
+
+
+def build(
+    model: str,
+    manifest: Path,
+    output: Path,
+    *,
+    resolution: int,
+    buckets: bool = True,
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: str = "fp32",
+    max_bad_fraction: float = 0.01,
+    markers: Sequence[str] = (),
+) -> Report:
+    """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
+
+    Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
+    """
+    rows = read_manifest(manifest, require_scores=False)
+    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
+    return build_cache(
+        rows,
+        output,
+        family,
+        resolution=resolution,
+        buckets=buckets,
+        batch_size=batch_size,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        max_bad_fraction=max_bad_fraction,
+        markers=markers,
+    )

@@ -1,0 +1,212 @@
+"""The reference policy's errors on disk: one float64 for each draw of each sample.
+
+    fingerprint.json            all that the errors depend on; written first
+    errors-00000.safetensors    sample_id (n,) int64 and error (n, K) float64 of shard_size samples
+    errors-00000.json           the shard's record
+    reference.json              written last: with it the errors are complete
+
+Which shard a sample is in, and which draws share a batch, follows from the samples alone: any number
+of processes, killed and started again, makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tglo.cache.latents import LatentCache
+from tglo.cache.shards import (
+    all_records,
+    check_file,
+    check_fingerprint,
+    claim,
+    clear,
+    entries,
+    finished_record,
+    read_last,
+    shard_name,
+    write_shard,
+)
+from tglo.data.errors import CacheError
+from tglo.files import write_json
+
+FORMAT = "tglo.reference"
+VERSION = 1
+LAST = "reference.json"
+
+ErrorsOf = Callable[[list[int], Tensor], Tensor]
+"""(sample ids of one bucket, their draws (B,) int64) -> mean square errors (B,) float64."""
+
+
+@dataclass(frozen=True)
+class ReferenceReport:
+    """What a call of `build_reference_errors` found and made."""
+
+    samples: int
+    draws: int
+    written: int  # shards
+    kept: int  # shards that were finished before
+    complete: bool  # False while other ranks still have shards to make
+    seconds: float
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.draws} draws of {self.samples} samples; {self.written} shards written, "
+            f"{self.kept} kept, {self.seconds:.1f} s"
+        )
+        return text if self.complete else text + "; other ranks are not done yet"
+
+
+class ReferenceErrors:
+    """Complete errors, in memory (8 bytes a draw).
+
+    fingerprint: all that they depend on, by field; draws: how many each sample has. Raises
+    CacheError naming the file that is missing, cut or changed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        content = read_last(self.path / LAST, FORMAT, VERSION)
+        self.fingerprint: dict[str, str] = content["fingerprint"]
+        self.draws = int(content["draws"])
+        ids, errors = [], []
+        for entry in content["shards"]:
+            check_file(self.path, entry, checksum=True, command="tglo cache --reference")
+            shard = load_file(self.path / entry["file"])
+            ids.append(shard["sample_id"])
+            errors.append(shard["error"])
+        known = torch.cat(ids)
+        order = known.argsort()
+        self._ids: NDArray[np.int64] = known[order].numpy()
+        self._errors = torch.cat(errors)[order]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def check(self, fingerprint: Mapping[str, str]) -> None:
+        """CacheError naming every given field that differs, with both values."""
+        check_fingerprint(self.path, self.fingerprint, fingerprint)
+
+    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw: int) -> Tensor:
+        """Errors of one draw in [0, draws), (B,) float64; CacheError for a sample not here."""
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        absent = ids[self._ids[place] != ids]
+        if absent.size:
+            raise CacheError(
+                f"{absent.size} samples have no error in {self.path} (ids {absent[:10].tolist()}): "
+                "run `tglo cache --reference` on the cache that is trained on"
+            )
+        return self._errors[torch.from_numpy(place), draw]
+
+
+def build_reference_errors(
+    cache: LatentCache,
+    out_dir: str | os.PathLike[str],
+    errors_of: ErrorsOf,
+    fingerprint: Mapping[str, str],
+    *,
+    draws: int,
+    batch_size: int = 8,
+    shard_size: int = 512,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+) -> ReferenceReport:
+    """The reference's error of draws 0 to `draws` - 1 of every sample in a cache, into out_dir.
+
+    fingerprint: all that errors_of depends on. batch_size: draws in one call of it; its rounding,
+    and so the last bits of the errors, may depend on it. rank of world_size: makes the shards rank,
+    rank + world_size, ...; the last one to finish completes the folder.
+
+    Finished shards are kept. Raises CacheError when out_dir holds something else or was made with
+    another fingerprint (naming the fields), and when an error is NaN or inf (naming the sample);
+    ValueError for settings out of range.
+    """
+    for name, value in (("draws", draws), ("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
+    started = time.monotonic()
+    folder = Path(out_dir)
+    claim(folder, fingerprint)
+    if world_size == 1:
+        clear(folder, ".*.tmp")
+    shards = _shards(cache, shard_size)
+    written = kept = 0
+    with _bar(progress and rank == 0, sum(len(ids) for ids in shards[rank::world_size])) as bar:
+        for number in range(rank, len(shards), world_size):
+            name = shard_name("errors", number)
+            if finished_record(folder, name, checksum=True) is not None:
+                kept += 1
+            else:
+                tensors = _shard(shards[number], draws, batch_size, errors_of)
+                write_shard(folder, name, tensors, {}, last=LAST)
+                written += 1
+            bar.update(len(shards[number]))
+    records = all_records(folder, "errors", len(shards))
+    if records is not None:
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": dict(fingerprint),
+            "draws": draws,
+            "shards": entries(records),
+        }
+        write_json(folder / LAST, content)
+    return ReferenceReport(
+        samples=len(cache),
+        draws=draws,
+        written=written,
+        kept=kept,
+        complete=records is not None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _shards(cache: LatentCache, size: int) -> list[list[int]]:
+    """Sample ids by shard, each of one bucket."""
+    ids = cache.sample_ids()
+    by_bucket: dict[Any, list[int]] = {}
+    for sample_id, bucket in zip(ids.tolist(), cache.buckets(ids), strict=True):
+        by_bucket.setdefault(bucket, []).append(sample_id)
+    return [
+        by_bucket[bucket][start : start + size]
+        for bucket in sorted(by_bucket)
+        for start in range(0, len(by_bucket[bucket]), size)
+    ]
+
+
+def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> dict[str, Tensor]:
+    sample_id = torch.tensor(ids, dtype=torch.int64)
+    rows = sample_id.repeat_interleave(draws)  # all draws of a sample lie next to each other
+    draw = torch.arange(draws).repeat(len(ids))
+    parts = [
+        errors_of(rows[start : start + batch_size].tolist(), draw[start : start + batch_size])
+        for start in range(0, len(rows), batch_size)
+    ]
+    error = torch.cat([part.to("cpu", torch.float64) for part in parts])
+    bad = ~error.isfinite()
+    if bad.any():
+        raise CacheError(
+            f"the reference's error is not finite for samples {rows[bad][:10].tolist()}, draws "
+            f"{draw[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
+        )
+    return {"sample_id": sample_id, "error": error.reshape(len(ids), draws)}
+
+
+def _bar(show: bool, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(desc="reference", unit="sample", total=total, disable=not show)

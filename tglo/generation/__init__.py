@@ -1,0 +1,1 @@
+"""Images of prompts, and the prompts' files."""

@@ -1,0 +1,220 @@
+"""Images from a model folder and prompts, and the manifest that lists them.
+
+An image is named and seeded by its prompt and its index among that prompt's images. So more prompts
+or a larger count change no image that is there, and processes share the work without a word: each
+makes the images of its numbers, and whichever finds all of them there writes the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tglo import models
+from tglo.data.manifest import Row, sample_id, write_manifest
+from tglo.devices import DTYPES, process_device
+from tglo.files import claim_folder
+from tglo.generation.image_files import collect, publish_images
+from tglo.generation.prompts import read_prompts
+from tglo.models.families.base import Family
+from tglo.models.fingerprint import file_digest, model_digest
+
+MANIFEST = "manifest.csv"
+SETTINGS = "generation.json"
+FIRST_BATCH = 4  # images at once where the size is found; on a CPU it stays
+LARGEST_BATCH = 64
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One image: its prompt, its index among the prompt's images, its file's name in images/."""
+
+    prompt: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(self.prompt.encode()).hexdigest()
+        return f"{digest[:16]}-{self.index:04d}.png"
+
+    def seed(self, seed: int) -> int:
+        """What the image's own generator starts from, in [0, 2^32): torch's takes no more.
+
+        The images of a prompt count up from a place that the prompt and `seed` choose, so no two of
+        them are equal.
+        """
+        digest = hashlib.sha256(f"{seed}\0{self.prompt}".encode()).digest()
+        return (int.from_bytes(digest[:4], "big") + self.index) % 2**32
+
+
+def plan_images(prompts: Sequence[str], count: int) -> list[Planned]:
+    """Every prompt once, `count` times over; a prompt that comes twice gets twice as many."""
+    seen: Counter[str] = Counter()
+    planned = []
+    for prompt in [*prompts] * count:
+        planned.append(Planned(prompt, seen[prompt]))
+        seen[prompt] += 1
+    return planned
+
+
+def generate_images(
+    model: str,
+    prompts: Path | Sequence[str],
+    output: Path,
+    *,
+    count: int = 1,
+    lora: Path | None = None,
+    prefix: str = "",
+    steps: int = 30,
+    guidance: float = 5.0,
+    choice_temperature: float | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    batch_size: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "fp32",
+    rank: int = 0,
+    world_size: int = 1,
+    wait: bool = False,
+) -> Path:
+    """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
+
+    prompts: texts, or a file as of tglo.generation.prompts.read_prompts. prefix: what the model is given
+    before each prompt, as a model of objective "csft" needs its good marker; names, seeds and manifest
+    are of the prompts without it. steps, guidance, choice_temperature, size (height and width): as of
+    tglo.models.sampling.generate. batch_size: images at once;
+    0 finds it on a GPU (doubled until memory is short, halved then) and takes 4 on a CPU. Images
+    that are there are kept, so an interrupted call goes on; at a fixed batch size, and on a CPU, it
+    ends with the same bits as one that was never interrupted, whatever the number of processes.
+    rank, world_size: this process makes the images of its share. The manifest is written by the
+    process that finds all images there, so without ``wait`` it may be missing when this returns.
+
+    Raises ValueError for no prompts, a count below 1, a folder with images of other settings
+    (naming what differs), and what tglo.models.load raises.
+    """
+    texts = read_prompts(prompts) if isinstance(prompts, Path) else list(prompts)
+    if not texts or count < 1 or batch_size < 0:
+        raise ValueError(
+            f"{len(texts)} prompts, count {count} and batch_size {batch_size}; needed are a prompt, "
+            "a count of at least 1, and a batch_size of at least 1, or 0 to find it"
+        )
+    planned = plan_images(texts, count)
+    settings = {
+        "model": model_digest(models.resolve(model)),
+        "lora": "none" if lora is None else file_digest(lora),
+        "steps": str(steps),
+        "guidance": str(float(guidance)),
+        "height": str(size[0] or "default"),
+        "width": str(size[1] or "default"),
+        "seed": str(seed),
+        "dtype": dtype,
+    }
+    if prefix:
+        settings["prefix"] = prefix
+    if choice_temperature is not None:
+        settings["choice_temperature"] = str(float(choice_temperature))
+    claim_folder(output / SETTINGS, settings)
+    folder = output / "images"
+    folder.mkdir(exist_ok=True)
+    collect(folder)
+    missing = _missing(planned, folder)
+    place = process_device(device)
+    sizes = _BatchSize(batch_size, grows=place.type == "cuda")
+    # Whole batches go to a process, so that what is computed together does not depend on how many.
+    unit = batch_size or (1 if sizes.grows else FIRST_BATCH)
+    shares = {image: number // unit % world_size for number, image in enumerate(planned)}
+    mine = [image for image in missing if shares[image] == rank]
+    if missing:
+        (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
+    if mine:
+        family = models.load(model, dtype=DTYPES[dtype], device=place)
+        if lora is not None:
+            family.load_lora(lora)
+        options = {
+            "steps": steps,
+            "guidance": guidance,
+            "choice_temperature": choice_temperature,
+            "height": size[0],
+            "width": size[1],
+        }
+        with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
+            for made in _make(family, mine, prefix, seed, sizes, folder, options):
+                bar.update(made)
+    while missing := _missing(missing, folder):
+        if not wait:
+            return output / MANIFEST
+        time.sleep(POLL_SECONDS)
+    rows = []
+    for line, image in enumerate(planned, start=2):
+        path = f"images/{image.name}"
+        rows.append(Row(sample_id(image.prompt, path), image.prompt, path, None, line))
+    write_manifest(output / MANIFEST, rows)
+    return output / MANIFEST
+
+
+def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
+    there = set(os.listdir(folder))
+    return [image for image in images if image.name not in there]
+
+
+def _make(
+    family: Family,
+    images: Sequence[Planned],
+    prefix: str,
+    seed: int,
+    sizes: _BatchSize,
+    folder: Path,
+    options: dict[str, Any],
+) -> Iterator[int]:
+    """Make the images batch by batch; yields how many each time."""
+    start = 0
+    while start < len(images):
+        batch = images[start : start + sizes.value]
+        prompts = [prefix + image.prompt for image in batch]
+        seeds = [image.seed(seed) for image in batch]
+        try:
+            pictures = family.generate(prompts, seeds, batch_size=len(batch), **options)
+        except torch.OutOfMemoryError as error:
+            sizes.shrink(error)
+            continue
+        sizes.grow()
+        names = [image.name for image in batch]
+        publish_images(folder, dict(zip(names, pictures, strict=True)))
+        start += len(batch)
+        yield len(batch)
+
+
+class _BatchSize:
+    """Images at once: as given, or found by doubling until memory is short."""
+
+    def __init__(self, wanted: int, *, grows: bool) -> None:
+        self.value = wanted or FIRST_BATCH
+        self.grows = grows and not wanted
+        self._fixed = wanted > 0
+
+    def grow(self) -> None:
+        if self.grows:
+            self.value = min(2 * self.value, LARGEST_BATCH)
+
+    def shrink(self, error: torch.OutOfMemoryError) -> None:
+        """Half as many from now on. RuntimeError where one is too many, or the size was given."""
+        if self._fixed or self.value == 1:
+            remedy = (
+                "a batch_size of 0 finds one that fits" if self._fixed else "use a smaller dtype"
+            )
+            raise RuntimeError(
+                f"no memory for {self.value} images at once ({error}); {remedy}"
+            ) from error
+        self.grows, self.value = False, self.value // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,82 @@
+"""The loss as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tglo import ops
+from tglo.losses import checks
+from tglo.losses.results import Reduction, TGOStats
+from tglo.losses.tgo import tgo_loss
+
+
+class TGOLoss(nn.Module):
+    """`tgo_loss` with its hyperparameters held by a module; it has no parameters and no buffers.
+
+    `threshold`, if given, is the default of the call's argument of that name.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        *,
+        beta: float = 1.0,
+        temperature: float = 1e-3,
+        confidence: float = 5.0,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_number("beta", beta, above=0)
+        checks.check_number("temperature", temperature, above=0)
+        checks.check_number("confidence", confidence, at_least=0)
+        checks.check_reduction(reduction)
+        if threshold is not None:
+            checks.check_number("threshold", threshold)
+        ops.check_backend(backend)
+        self.threshold = threshold
+        self.beta = beta
+        self.temperature = temperature
+        self.confidence = confidence
+        self.reduction: Reduction = reduction
+        self.backend = backend
+
+    def extra_repr(self) -> str:
+        names = ("threshold", "beta", "temperature", "confidence", "reduction", "backend")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def forward(
+        self,
+        policy_pred: Tensor,
+        target: Tensor,
+        scores: Tensor,
+        threshold: Tensor | float | None = None,
+        *,
+        reference_pred: Tensor | None = None,
+        reference_error: Tensor | None = None,
+        timestep_weight: Tensor | float | None = None,
+        mask: Tensor | None = None,
+        draws: int = 1,
+        return_stats: bool = False,
+    ) -> Tensor | tuple[Tensor, TGOStats]:
+        """See `tgo_loss`."""
+        threshold = self.threshold if threshold is None else threshold
+        if threshold is None:
+            raise ValueError("threshold is None; pass it to TGOLoss or to the call")
+        return tgo_loss(  # type: ignore[call-overload, no-any-return, misc]
+            policy_pred,
+            target,
+            scores,
+            threshold,
+            reference_pred=reference_pred,
+            reference_error=reference_error,
+            beta=self.beta,
+            temperature=self.temperature,
+            confidence=self.confidence,
+            timestep_weight=timestep_weight,
+            mask=mask,
+            draws=draws,
+            reduction=self.reduction,
+            return_stats=return_stats,
+            backend=self.backend,
+        )

@@ -1,0 +1,57 @@
+"""Supervised fine-tuning on the samples at or above the threshold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tglo import reference
+from tglo.losses import checks
+from tglo.losses.log_ratio import policy_error as error_of
+from tglo.losses.results import Reduction, TGOStats
+from tglo.ops.dtypes import wide
+
+
+def sft_loss(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    timestep_weight: Tensor | float | None = None,
+    draws: int = 1,
+    reduction: Reduction = "mean",
+    return_stats: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, TGOStats]:
+    """Supervised fine-tuning on the positives: the baseline without a reference.
+
+    loss = mean over draws of timestep_weight * mean((policy_pred - target)^2) where score >=
+    threshold, else 0. "mean" divides by the number of positives (0 with a graph and a zero gradient
+    if there are none). Shapes, dtypes and errors raised are those of `tgo_loss`; in the statistics
+    log_ratio and reference_error are 0 and weight is the label.
+    """
+    checks.check_reduction(reduction)
+    checks.check_prediction("policy_pred", policy_pred)
+    rows, device = policy_pred.shape[0], policy_pred.device
+    checks.check_draws(draws, rows)
+    checks.check_like_policy("target", target, policy_pred)
+    checks.check_scores(scores, threshold, rows // draws, device)
+    checks.check_timestep_weight(timestep_weight, rows, device)
+
+    scores, threshold = wide(scores), wide(threshold)
+    positive = reference.label(scores, threshold)
+    error = error_of(policy_pred, target, backend=backend)
+    weighted = error if timestep_weight is None else error * wide(timestep_weight)
+    per_sample = reference.average_draws(weighted, draws) * positive
+    dtype = torch.promote_types(policy_pred.dtype, torch.float32)
+    if reduction == "mean":
+        loss = (per_sample.sum() / positive.sum().clamp(min=1)).to(dtype)
+    else:
+        loss = reference.reduce_loss(per_sample, reduction).to(dtype)
+    if not return_stats:
+        return loss
+    zero = torch.zeros_like(scores)
+    return loss, TGOStats(
+        zero, error.detach(), torch.zeros_like(error.detach()), positive, positive.to(torch.float64)
+    )

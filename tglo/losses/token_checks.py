@@ -1,0 +1,137 @@
+"""Validation of the arguments of the token losses: cheap, without reading a tensor's values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tglo.losses.checks import check_vector
+
+
+def _tensor(name: str, value: object, device: torch.device | None = None) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
+    if device is not None and value.device != device:
+        raise ValueError(
+            f"{name} is on {value.device} but hidden is on {device}; move it with "
+            f"{name}.to(hidden.device)"
+        )
+    return value
+
+
+def _floating(name: str, value: object, device: torch.device | None = None) -> Tensor:
+    value = _tensor(name, value, device)
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
+        )
+    return value
+
+
+def check_hidden(name: str, value: object) -> Tensor:
+    value = _floating(name, value)
+    if value.ndim != 3 or value.shape[2] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be (B, N, D), one vector for each token"
+        )
+    return value
+
+
+def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) -> None:
+    """weight (V, D) and bias (V,) or None."""
+    name, width = f"{prefix}weight", hidden.shape[2]
+    weight = _floating(name, weight, hidden.device)
+    if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(weight.shape)}; it must be (V, {width}): one row for each token "
+            "of the vocabulary, as torch.nn.Linear and 1x1 convolutions (flattened) hold it"
+        )
+    if bias is None:
+        return
+    name = f"{prefix}bias"
+    bias = _floating(name, bias, hidden.device)
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"{name} has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},) or None"
+        )
+
+
+def check_tokens(targets: object, mask: object, hidden: Tensor) -> None:
+    """targets (B, N) int64, mask (B, N) bool."""
+    shape = tuple(hidden.shape[:2])
+    for name, value, dtype in (("targets", targets, torch.int64), ("mask", mask, torch.bool)):
+        value = _tensor(name, value, hidden.device)
+        if value.dtype != dtype:
+            raise TypeError(f"{name} has dtype {value.dtype}; pass {dtype}: {name}.to({dtype})")
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)} but hidden is {tuple(hidden.shape)}; "
+                f"{name} must be {shape}"
+            )
+
+
+def check_max_masked(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"max_masked is {value!r}; pass a number of positions or None")
+    if value < 0:
+        raise ValueError(f"max_masked is {value}; it must be at least 0")
+
+
+def check_token_reference(
+    hidden: Tensor,
+    mask: Tensor,
+    reference_hidden: object,
+    reference_weight: object,
+    reference_bias: object,
+    reference_log_prob: object,
+    reference_error: object,
+) -> None:
+    """Exactly one form of the reference, constant and of the right shape."""
+    given = {
+        "reference_hidden": reference_hidden,
+        "reference_log_prob": reference_log_prob,
+        "reference_error": reference_error,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ValueError(
+            f"{' and '.join(names) or 'none'} of reference_hidden, reference_log_prob and "
+            "reference_error given; pass exactly one: the reference's hidden states, its "
+            "log-probabilities, or its cached error (one number per sample)"
+        )
+    if reference_hidden is None and (reference_weight is not None or reference_bias is not None):
+        raise ValueError(
+            f"reference_weight or reference_bias given with {names[0]}; they belong to "
+            "reference_hidden"
+        )
+    if reference_hidden is hidden and reference_weight is None:
+        raise ValueError(
+            "reference_hidden is the very tensor passed as hidden, so the log-ratio would be 0 for "
+            "ever; pass the frozen reference's hidden states"
+        )
+    if reference_hidden is not None:
+        value = check_hidden("reference_hidden", reference_hidden)
+        _tensor("reference_hidden", value, hidden.device)
+        if value.shape[:2] != hidden.shape[:2]:
+            raise ValueError(
+                f"reference_hidden has shape {tuple(value.shape)} but hidden is "
+                f"{tuple(hidden.shape)}; batch and tokens must agree"
+            )
+    elif reference_log_prob is not None:
+        value = _floating("reference_log_prob", reference_log_prob, hidden.device)
+        if value.shape != mask.shape:
+            raise ValueError(
+                f"reference_log_prob has shape {tuple(value.shape)}; it must be "
+                f"{tuple(mask.shape)}: one number for each token"
+            )
+    else:
+        check_vector("reference_error", reference_error, len(mask), "sample", hidden.device)
+    given |= {"reference_weight": reference_weight, "reference_bias": reference_bias}
+    for name, one in given.items():
+        if isinstance(one, Tensor) and one.requires_grad:
+            raise ValueError(
+                f"{name} requires a gradient, which the loss does not give it; compute it under "
+                f"torch.no_grad() or pass {name}.detach()"
+            )

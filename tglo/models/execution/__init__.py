@@ -1,0 +1,1 @@
+"""How a denoiser computes: attention, checkpointing, compilation, train and eval mode."""

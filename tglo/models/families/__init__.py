@@ -1,0 +1,1 @@
+"""Model families, one file each; `tglo.models.registry` lists them."""

@@ -1,0 +1,254 @@
+"""What masked generative models (MaskGIT, arXiv 2202.04200) share: tokens in place of latents, a share
+of hidden ones in place of a timestep, and a forward pass that gives the error itself.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tglo import noise
+from tglo.models import codebook, export, samplers
+from tglo.models.families.base import Family
+from tglo.models.modules.token_head import TokenHead
+from tglo.noise import masking
+from tglo.noise.draw import Drawn, MaskedDrawn
+
+AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
+
+
+_NO_DISTANCE = (
+    "it needs the distance of two predictions, and masked models compare log-probabilities; use dpo, "
+    "or an objective of single samples"
+)
+_NO_NOISE = "masked tokens have no signal-to-noise ratio; use none"
+_NO_LORA = (
+    "which computes the loss and can have no LoRA; target other layers, or train the whole model"
+)
+_UNTRIED = "it was not tried with the loss inside the forward pass; use blocks, or none"
+
+
+class MaskedFamily(Family):
+    """Transformer over VQ tokens, conditioned on a CLIP text encoder's last hidden states but one, its
+    projection, and the image's sizes.
+
+    A forward pass with true tokens gives their error, minus the mean log-probability of the hidden
+    ones (arXiv 2605.04653), whose default temperature is 1.
+    """
+
+    denoiser_part = "transformer"
+    vae_part = "vqvae"
+    drawn: ClassVar[type[Drawn]] = MaskedDrawn
+    text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    unsupported: ClassVar[dict[tuple[str, str], str]] = {
+        ("objective.name", "dspo"): _NO_DISTANCE,
+        ("objective.timestep_weight", "min_snr"): _NO_NOISE,
+        ("engine.compile", "whole"): _UNTRIED,
+    }
+
+    @abstractmethod
+    def call(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+        **known: Tensor,
+    ) -> Tensor:
+        """One forward pass of the denoiser (or a wrapper of it) on tokens (B, h, w) int64.
+
+        Logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
+        timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
+        """
+
+    def predict(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        index: Tensor,
+        conditions: dict[str, Tensor],
+        target: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, V, h, w); with target, the true tokens (B, h, w) int64, the error (B,) float64."""
+        known = {}
+        if target is not None:
+            known = {"targets": target, "mask": noisy == self.schedule.mask_token}
+        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions, **known)
+
+    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
+        """1000 x the share of hidden tokens, (B,) float32, of their number (B,) int64."""
+        return 1000 * index.float() / noisy[0].numel()
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
+        ids, _ = self._tokens(prompts, 0)
+        encoder = self.text_encoders[0]
+        output = encoder(ids, return_dict=True, output_hidden_states=True)
+        return {
+            "encoder_hidden_states": output.hidden_states[-2].to(encoder.dtype),
+            "pooled_prompt_embeds": output.text_embeds.to(encoder.dtype),
+        }
+
+    def conditions(
+        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
+        left, and an aesthetic score.
+        """
+        if sizes is None:
+            raise ValueError(f"{self.name} needs sizes: original_size and crop, each (B, 2)")
+        score = torch.full((len(sizes["crop"]), 1), AESTHETIC_SCORE, device=self.device)
+        parts = [sizes["original_size"].flip(1), sizes["crop"], score]
+        # They stay float32: bfloat16 would round a side of 1023 pixels to 1024.
+        micro = torch.cat([part.to(self.device, torch.float32) for part in parts], dim=1)
+        return {**{k: v.to(self.device) for k, v in text.items()}, "micro_conds": micro}
+
+    def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {self.denoiser_part: self.load_denoiser(self.path, dtype)}
+
+    def _training_schedule(self) -> masking.MaskSchedule:
+        return masking.MaskSchedule.from_scheduler(self.scheduler)
+
+    def _vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        # A rounded latent may be nearest to another codebook vector.
+        return torch.promote_types(dtype, torch.float32)
+
+    def _check_parts(self) -> None:
+        config, vectors = self.denoiser.config, self._vae_config.get("num_vq_embeddings")
+        mask = self.schedule.mask_token
+        if config.codebook_size != vectors or not vectors <= mask < config.vocab_size:
+            raise ValueError(
+                f"the parts in {self.path} do not fit: the transformer answers with "
+                f"{config.codebook_size} tokens of {config.vocab_size}, the VQ model has {vectors} and "
+                f"the scheduler masks with token {mask}"
+            )
+        if not self._vae_config.get("lookup_from_codebook"):
+            raise ValueError(
+                f"{self.path / self.vae_part} decodes no tokens: its config.json lacks "
+                '"lookup_from_codebook": true'
+            )
+
+    @property
+    def bucket_step(self) -> int:
+        return self.vae_scale * (2 if self.denoiser.config.downsample else 1)
+
+    @property
+    def size_step(self) -> int:
+        return self.bucket_step
+
+    @property
+    def default_temperature(self) -> float:
+        """1: the error is in natural units, of the log-probability of a token."""
+        return 1.0
+
+    def temperature(self, published: float | None) -> float:
+        """The default: published ones belong to square errors."""
+        return self.default_temperature
+
+    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """TypeError: masked models have tokens; see `encode`."""
+        raise TypeError(f"{self.name} has tokens in place of latents; use encode")
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What a cache keeps of images (B, 3, H, W) in [-1, 1]: tokens (B, h, w) int32."""
+        self._need_encoders()
+        return {"tokens": codebook.encode(self.vae, pixels)}
+
+    def example(self, batch: int, height: int, width: int) -> Drawn:
+        shape = (height // self.vae_scale, width // self.vae_scale)
+        generator = torch.Generator().manual_seed(0)
+        vectors = self.denoiser.config.codebook_size
+        tokens = torch.randint(vectors, (batch, *shape), generator=generator)
+        key = noise.Key(0, torch.arange(batch, device=self.device))
+        return MaskedDrawn.make(
+            {"tokens": tokens.to(self.device)},
+            key,
+            key,
+            self.schedule,
+            1,
+            torch.float32,
+            self._example_conditions(batch, height, width),
+        )
+
+    def example_text(self, batch: int) -> dict[str, Tensor]:
+        hidden, pooled = self._text_widths()
+        return {
+            "encoder_hidden_states": self._random(batch, 77, hidden),
+            "pooled_prompt_embeds": self._random(batch, pooled),
+        }
+
+    @abstractmethod
+    def _text_widths(self) -> tuple[int, int]:
+        """Widths of the text encoder's hidden states and of its projection."""
+
+    def sample(
+        self,
+        denoiser: Callable[..., Any],
+        scheduler: Any,
+        conditions: dict[str, Tensor],
+        generators: list[torch.Generator],
+        size: tuple[int, int],
+        steps: int,
+        guidance: float,
+        choice_temperature: float | None = None,
+    ) -> Tensor:
+        shape = (size[0] // self.vae_scale, size[1] // self.vae_scale)
+        tokens = samplers.unmask(
+            self,
+            denoiser,
+            scheduler,
+            conditions,
+            generators,
+            shape,
+            steps,
+            guidance,
+            choice_temperature,
+        )
+        return codebook.decode(self.vae, tokens)
+
+    def set_loss_backend(self, backend: str) -> None:
+        self.denoiser.head.backend = backend
+
+    def write_lora(self, folder: Path, denoiser: Any) -> None:
+        """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself
+        loads none.
+        """
+        export.write_denoiser_lora(folder, denoiser)
+
+    def attach_lora(self, denoiser: Any, folder: Path) -> None:
+        """As Family.attach_lora; ValueError for a LoRA of the head."""
+        head = _name_of(denoiser, denoiser.head)
+        denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+        if not isinstance(denoiser.head, TokenHead):
+            raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
+
+    def add_lora(
+        self,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """As Family.add_lora; ValueError for a target that is the head."""
+        head = _name_of(self.denoiser, self.denoiser.head)
+        for target in targets or ():
+            if f".{head}".endswith(f".{target}"):
+                raise ValueError(f"LoRA target {target!r} is {head}, {_NO_LORA}")
+        super().add_lora(rank, alpha, targets, dropout, seed)
+
+
+def _name_of(module: nn.Module, part: nn.Module) -> str:
+    return next(name for name, found in module.named_modules() if found is part)
+
+
+def dtype_of(denoiser: Any, otherwise: nn.Module) -> torch.dtype:
+    """The dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
+    module = denoiser if isinstance(denoiser, nn.Module) else otherwise
+    return next(module.parameters()).dtype

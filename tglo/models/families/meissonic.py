@@ -1,0 +1,110 @@
+"""Meissonic (arXiv 2410.08261) from a local folder of the published checkpoints' layout: transformer,
+vqvae, text_encoder, tokenizer and scheduler, with a model_index.json or without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AmusedScheduler, VQModel
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from tglo.models.families.masked import MaskedFamily, dtype_of
+from tglo.models.modules.meissonic_transformer import Transformer2DModel
+
+PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
+_WORDS = 77  # the text encoder's places
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder holds a Meissonic: by its transformer's configuration."""
+    file = path / "transformer" / "config.json"
+    if not file.is_file():
+        return False
+    config = json.loads(file.read_text())
+    ours = {"codebook_size", "joint_attention_dim", "axes_dims_rope"} <= config.keys()
+    return config.get("_class_name") == "Transformer2DModel" and ours
+
+
+class Meissonic(MaskedFamily):
+    """Multimodal transformer over VQ tokens; its text encoder is CLIP ViT-H's."""
+
+    name = "meissonic"
+    pipeline_class: ClassVar[Any] = None
+    denoiser_class: ClassVar[Any] = Transformer2DModel
+
+    def __init__(self, path: Path | str, **options: Any) -> None:
+        missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)}: a Meissonic folder has {', '.join(PARTS)}"
+            )
+        super().__init__(path, **options)
+
+    def call(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+        **known: Tensor,
+    ) -> Tensor:
+        """As MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
+        that is rounded to a number of tokens, and sampled with the number of the step; this is
+        trained on 1000 x the share that is hidden, and sampled as the original.
+        """
+        dtype = dtype_of(denoiser, self.denoiser)
+        return denoiser(
+            noisy,
+            encoder_hidden_states=conditions["encoder_hidden_states"].to(dtype),
+            pooled_projections=conditions["pooled_prompt_embeds"].to(dtype),
+            timestep=timesteps,
+            micro_conds=conditions["micro_conds"],
+            **known,
+        )
+
+    def parts(self) -> list[str]:
+        return list(PARTS)
+
+    @property
+    def default_resolution(self) -> int:
+        """1024 pixels with the layers that halve the sides, else 512, as the original has it."""
+        return 1024 if self.denoiser.config.downsample else 512
+
+    def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
+        """Each part by its class: what the folder says of others is not looked at."""
+        config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
+        parts: dict[str, Any] = {
+            **self._own_parts(dtype),
+            "tokenizer": self._tokenizer(),
+            "scheduler": AmusedScheduler(
+                mask_token_id=config["mask_token_id"],
+                masking_schedule=config.get("masking_schedule", "cosine"),
+            ),
+            "vqvae": None,
+            "text_encoder": None,
+        }
+        safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+        if encoders:
+            parts["vqvae"] = VQModel.from_pretrained(
+                self.path, subfolder="vqvae", dtype=self._vae_dtype(dtype), **safe
+            )
+            parts["text_encoder"] = CLIPTextModelWithProjection.from_pretrained(
+                self.path / "text_encoder", dtype=dtype, **safe
+            )
+        return parts
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        """Of at most 77 tokens, as the original has it; a folder need not state it."""
+        tokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, _WORDS)
+        return tokenizer
+
+    def _text_widths(self) -> tuple[int, int]:
+        config = self.denoiser.config
+        return config.joint_attention_dim, config.pooled_projection_dim

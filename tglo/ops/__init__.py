@@ -1,0 +1,32 @@
+"""The fused operators, and the one place that chooses who computes them."""
+
+from __future__ import annotations
+
+from tglo.ops import noise, tokens  # noqa: F401  (every operator is defined)
+from tglo.ops.choice import BACKENDS, OPERATORS, backend_for, backends, check_backend
+from tglo.ops.extension import EXTENSION
+from tglo.ops.library import operator
+from tglo.ops.loss import (
+    LossArguments,
+    log_ratio,
+    policy_error,
+    prediction_error,
+    tgo_loss,
+    tgo_loss_and_grad,
+)
+
+__all__ = [
+    "BACKENDS",
+    "EXTENSION",
+    "OPERATORS",
+    "LossArguments",
+    "backend_for",
+    "backends",
+    "check_backend",
+    "log_ratio",
+    "operator",
+    "policy_error",
+    "prediction_error",
+    "tgo_loss",
+    "tgo_loss_and_grad",
+]

@@ -1,0 +1,247 @@
+"""The threshold tau that turns a score into a label: estimate it once, freeze it, look at it.
+
+    tau = percentile(scores, p)
+    l = 1 if s >= tau else 0                                  a tie is positive
+    w = 1 + c |s - tau| / scale                               scale = 1 in arXiv 2605.04653
+    tau(x) = (n_x percentile_x + kappa tau) / (n_x + kappa)   per prompt, shrunk to the global tau
+
+All statistics are float64, so scores may be large or far from zero (times 1e8, plus 1e6).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tglo.files import read_json, write_json
+from tglo.threshold.statistics import as_scores, percentile_of, scale_of, sha256_of
+from tglo.threshold.summary import Summary
+
+SCORE_SCALES = ("none", "std", "mad", "iqr")
+SOURCES = ("scores", "proxy")
+FORMAT = "tglo.threshold"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A frozen threshold. Made by `estimate`; travels with the run as JSON.
+
+    value: the global tau.
+    per_prompt: tau(x) of every prompt that was seen, already shrunk (empty: global only).
+    scale: what |s - tau| is divided by (1.0 for score_scale "none").
+    source: "scores", or "proxy" when the scores belong to images that the reference model made
+        and not to the training rows.
+    scores_sha256: of the scores it came from.
+    """
+
+    value: float
+    percentile: float
+    count: int
+    score_scale: str
+    scale: float
+    kappa: float | None
+    per_prompt: Mapping[str, float] = field(default_factory=dict)
+    source: str = "scores"
+    scores_sha256: str = ""
+
+    def for_prompts(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """tau for each prompt, (B,) float64; the global value where the prompt is unknown."""
+        return np.array([self.per_prompt.get(p, self.value) for p in prompts], dtype=np.float64)
+
+    def confidence(self, confidence: float) -> float:
+        """The c to give to the loss, so that its w = 1 + c |s - tau| uses scaled scores."""
+        return confidence / self.scale
+
+    def check(self, scores: ArrayLike) -> None:
+        """ValueError unless the scores are those it was frozen for, in any order.
+
+        A threshold from a proxy set has no training scores to compare with and always passes.
+        """
+        if self.source == "proxy":
+            return
+        found = as_scores(scores)
+        if sha256_of(found) != self.scores_sha256:
+            raise ValueError(
+                f"the threshold {self.value:.6g} was frozen for {self.count} other scores than "
+                f"these {found.size}; estimate it again for this manifest (`tglo threshold`), or "
+                "use the manifest it belongs to"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON atomically. Floats keep every bit."""
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Threshold:
+        """Read what `save` wrote; ValueError when it is something else or torn."""
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{path} is no threshold file; write one with `tglo threshold`")
+        if content.get("version") != VERSION:
+            raise ValueError(
+                f"{path} has threshold format version {content.get('version')!r}, "
+                f"this tglo reads {VERSION}: estimate it again"
+            )
+        names = {f.name for f in fields(cls)}
+        given = {key: value for key, value in content.items() if key not in ("format", "version")}
+        if set(given) != names:
+            raise ValueError(
+                f"{path} lacks or adds {sorted(names ^ set(given))}; estimate it again"
+            )
+        threshold = cls(**given)
+        threshold._validate(path)
+        return threshold
+
+    def _validate(self, path: str | os.PathLike[str]) -> None:
+        numbers = [self.value, self.percentile, self.scale, *self.per_prompt.values()]
+        numbers += [] if self.kappa is None else [self.kappa]
+        if (
+            not all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+            or self.scale <= 0
+        ):
+            raise ValueError(
+                f"{path} holds a number that is not finite, or a scale that is not positive"
+            )
+        if self.score_scale not in SCORE_SCALES or self.source not in SOURCES:
+            raise ValueError(
+                f"{path}: unknown score_scale {self.score_scale!r} or source {self.source!r}"
+            )
+
+
+def estimate(
+    scores: ArrayLike,
+    percentile: float = 50.0,
+    *,
+    prompts: Sequence[str] | None = None,
+    kappa: float | None = None,
+    score_scale: str = "none",
+    source: str = "scores",
+) -> Threshold:
+    """Estimate the threshold from scores (N,).
+
+    percentile: in [0, 100], linear interpolation as numpy's. 50 in the paper.
+    prompts with kappa: a threshold per prompt; kappa >= 0 is the weight of the global value,
+        counted in samples.
+    score_scale: "none" (the paper), "std", "mad" (median absolute deviation times 1.4826) or
+        "iqr" (interquartile range over 1.349); the factors make each one estimate the standard
+        deviation of a normal distribution.
+    source: "proxy" when the scores come from images that the reference model generated.
+
+    Raises TypeError for scores that are no real numbers; ValueError for NaN or inf (with their
+    positions), an empty set, scores that are all equal, a zero scale, or settings out of range.
+    """
+    values = as_scores(scores)
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile must be in [0, 100], got {percentile}")
+    if score_scale not in SCORE_SCALES:
+        raise ValueError(f"score_scale must be one of {SCORE_SCALES}, got {score_scale!r}")
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {SOURCES}, got {source!r}")
+    if values.min() == values.max():
+        raise ValueError(
+            f"all {values.size} scores equal {values[0]:.6g}: no threshold separates better from "
+            "worse images, so training would only pull every sample up; score with another reward, "
+            "or add images of other quality"
+        )
+    value = percentile_of(np.sort(values), percentile)
+    return Threshold(
+        value=value,
+        percentile=float(percentile),
+        count=int(values.size),
+        score_scale=score_scale,
+        scale=scale_of(values, score_scale),
+        kappa=None if kappa is None else float(kappa),
+        per_prompt=_per_prompt(values, percentile, value, prompts, kappa),
+        source=source,
+        scores_sha256=sha256_of(values),
+    )
+
+
+def describe(
+    scores: ArrayLike,
+    threshold: Threshold,
+    confidence: float = 5.0,
+    prompts: Sequence[str] | None = None,
+) -> Summary:
+    """Labels and weights (w = 1 + c |s - tau| / scale) of the scores (N,).
+
+    prompts: one per score; needed when the threshold is per prompt. ValueError as in `estimate`.
+    """
+    values = as_scores(scores)
+    if not (math.isfinite(confidence) and confidence >= 0):
+        raise ValueError(f"confidence must be a finite number, zero or more, got {confidence}")
+    if prompts is not None:
+        _check_prompts(prompts, values.size)
+    elif threshold.per_prompt:
+        raise ValueError("this threshold differs by prompt: pass prompts, one per score")
+    tau = (
+        np.full(values.size, threshold.value) if prompts is None else threshold.for_prompts(prompts)
+    )
+    positive = values >= tau
+    weight = 1 + confidence * (np.abs(values - tau) / threshold.scale)
+    return Summary(
+        count=int(values.size),
+        threshold=threshold.value,
+        percentile=threshold.percentile,
+        positives=int(positive.sum()),
+        negatives=int((~positive).sum()),
+        ties=int((values == tau).sum()),
+        weight_min=float(weight.min()),
+        weight_median=float(np.median(weight)),
+        weight_p90=float(np.percentile(weight, 90)),
+        weight_max=float(weight.max()),
+        score_scale=threshold.score_scale,
+        confidence=float(confidence),
+        degenerate_share=None if prompts is None else _degenerate_share(positive, prompts),
+    )
+
+
+def _check_prompts(prompts: Sequence[str], count: int) -> None:
+    if isinstance(prompts, str) or len(prompts) != count:
+        raise ValueError(
+            f"prompts must be a sequence, one prompt per score ({count}), got {len(prompts)}"
+        )
+
+
+def _per_prompt(
+    values: NDArray[np.float64],
+    percentile: float,
+    tau: float,
+    prompts: Sequence[str] | None,
+    kappa: float | None,
+) -> dict[str, float]:
+    if prompts is None and kappa is None:
+        return {}
+    if prompts is None or kappa is None:
+        raise ValueError(
+            "a per-prompt threshold needs both prompts and kappa (8 counts the global value "
+            "as eight more samples of every prompt); got prompts "
+            f"{'missing' if prompts is None else 'given'}, kappa {kappa}"
+        )
+    if not (math.isfinite(kappa) and kappa >= 0):
+        raise ValueError(f"kappa must be a finite number, zero or more, got {kappa}")
+    _check_prompts(prompts, values.size)
+    groups: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    result = {}
+    for prompt, rows in groups.items():
+        own = percentile_of(np.sort(values[rows]), percentile)
+        # The module's formula around `own`: exact for ties, whatever offset the scores have.
+        result[prompt] = own + (tau - own) * (kappa / (len(rows) + kappa))
+    return result
+
+
+def _degenerate_share(positive: NDArray[np.bool_], prompts: Sequence[str]) -> float:
+    labels: dict[str, list[bool]] = {}
+    for prompt, label in zip(prompts, positive.tolist(), strict=True):
+        labels.setdefault(prompt, []).append(label)
+    several = [group for group in labels.values() if len(group) > 1]
+    rows = sum(map(len, several))
+    return sum(len(group) for group in several if len(set(group)) == 1) / rows if rows else 0.0

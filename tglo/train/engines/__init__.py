@@ -1,0 +1,1 @@
+"""Forward, backward and update: in one process, or by DeepSpeed."""

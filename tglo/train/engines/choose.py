@@ -1,0 +1,45 @@
+"""Which engine a run takes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from tglo.devices import choose_device
+from tglo.train import processes
+from tglo.train.config import TrainConfig
+from tglo.train.engines import deepspeed
+from tglo.train.engines.deepspeed import DeepSpeedEngine
+from tglo.train.engines.plain import PlainEngine
+
+Engine = PlainEngine | DeepSpeedEngine
+
+
+def make_engine(config: TrainConfig, module: nn.Module, device: torch.device) -> Engine:
+    """The engine that ``config.engine`` asks for, around ``module``."""
+    if wants_deepspeed(config):
+        return DeepSpeedEngine(config, module, device)
+    return PlainEngine(config, module, device)
+
+
+def wants_deepspeed(config: TrainConfig) -> bool:
+    """Whether this run uses DeepSpeed: if asked for, or if a launcher started the process."""
+    kind = config.engine.kind
+    if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "engine.kind = plain is one process, but WORLD_SIZE is "
+            f"{os.environ['WORLD_SIZE']}; use engine.kind = deepspeed"
+        )
+    return kind == "deepspeed" or (kind == "auto" and processes.launched())
+
+
+def start_processes(config: TrainConfig) -> torch.device:
+    """Join the run's process group where there is one; returns this process's device."""
+    device = choose_device(config.engine.device)
+    if wants_deepspeed(config):
+        return deepspeed.start(config, device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device

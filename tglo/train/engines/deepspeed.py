@@ -1,0 +1,184 @@
+"""DeepSpeed ZeRO, by the same few methods as PlainEngine; the only file that imports DeepSpeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tglo.devices import DTYPES
+from tglo.train import processes
+from tglo.train.config import TrainConfig
+from tglo.train.engines.optimizers import make_optimizer
+
+
+def start(config: TrainConfig, device: torch.device) -> torch.device:
+    """Join the process group of a launcher, or one of this process alone; returns its device."""
+    _refuse(config)
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in [
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29500"),
+    ]:
+        os.environ.setdefault(name, value)
+    deepspeed = _import_deepspeed()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    processes.join(lambda: deepspeed.init_distributed(dist_backend=backend, verbose=False))
+    return device
+
+
+def _refuse(config: TrainConfig) -> None:
+    """ValueError for what only a launcher, which ``config.check`` does not look at, rules out."""
+    if config.engine.cuda_graphs:
+        raise ValueError(
+            "engine.cuda_graphs goes with one process and engine.kind = plain only: DeepSpeed's "
+            "gradient hooks are not in the graph; set cuda_graphs = false"
+        )
+    if config.engine.channels_last == "on":
+        raise ValueError(
+            "engine.channels_last is on, but DeepSpeed takes contiguous weights only; set it to auto "
+            "or off, or use engine.kind = plain"
+        )
+    if config.optimizer.name == "adafactor" and config.engine.precision != "fp32":
+        raise ValueError(
+            f"optimizer.name is adafactor and engine.precision {config.engine.precision}: DeepSpeed "
+            "then flattens the weights, of which adafactor needs rows and columns; use adamw, or "
+            "engine.kind = plain"
+        )
+
+
+class DeepSpeedEngine:
+    """ZeRO 0 to 3 around one module."""
+
+    name = "deepspeed"
+
+    def __init__(self, config: TrainConfig, module: nn.Module, device: torch.device) -> None:
+        deepspeed = _import_deepspeed()
+        self.config = config.optimizer
+        self.stage = config.engine.zero_stage
+        self.device = device
+        self.dtype = DTYPES[config.engine.precision]
+        self.module = module
+        self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
+        optimizer = make_optimizer(self.config, self.trained.values())
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.model, self.optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            model_parameters=list(self.trained.values()),
+            config=deepspeed_config(config),
+            dist_init_required=False,
+        )
+        if self._watch:
+            for parameter in self.trained.values():
+                parameter.register_hook(self._look_at)
+
+    def _look_at(self, gradient: Tensor) -> None:
+        largest = torch.linalg.vector_norm(gradient.detach(), float("inf"))
+        self._bad.logical_or_(torch.isfinite(largest).logical_not_())
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context in which policy and reference predict: none, the weights have the dtype."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate (and, as the stage has it, reduce) one micro batch's gradient."""
+        self.model.backward(loss)
+        if not self.model.is_gradient_accumulation_boundary():
+            self.model.step()  # counts the micro step; no update happens
+
+    def gradient_is_bad(self) -> Tensor:
+        """() bool: a gradient computed by this rank was not finite since the last update."""
+        bad = self._bad.clone()
+        self._bad.zero_()
+        return bad
+
+    def step(self, learning_rate: float) -> Tensor | float:
+        """Update the weights; returns the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm: Tensor | float = 0.0
+        if not self.stage:  # DeepSpeed reports no norm without a ZeRO optimizer
+            gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        self.model.step()
+        return self.model.get_global_grad_norm() or norm
+
+    def master_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Trained weights by name, in float32; collective: every rank must exhaust it."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        masters: dict[int, Tensor] = {}
+        if not self.stage and self.dtype != torch.float32:
+            # Without ZeRO, DeepSpeed's half-precision optimizer keeps them in lists.
+            for half, full in zip(
+                self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True
+            ):
+                masters |= {id(h): f for h, f in zip(half, full, strict=True)}
+        for name, parameter in self.trained.items():
+            full = safe_get_full_fp32_param(parameter) if self.stage else masters.get(id(parameter))
+            yield name, (parameter if full is None else full).detach().float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
+        return {name: weight.cpu() for name, weight in self.master_weights()}
+
+    def save(self, folder: Path) -> None:
+        """Write DeepSpeed's own checkpoint into ``folder``; collective."""
+        self.model.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote; collective. Only for folders of one's own runs."""
+        path, _ = self.model.load_checkpoint(str(folder), tag="deepspeed")
+        if path is None:
+            raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON config for a run."""
+    optimizer, engine = config.optimizer, config.engine
+    pin = torch.cuda.is_available()
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
+    if engine.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
+    return {
+        "train_micro_batch_size_per_gpu": optimizer.micro_batch,
+        "gradient_accumulation_steps": optimizer.accumulation,
+        "gradient_clipping": optimizer.max_gradient_norm,
+        "steps_per_print": 2**31,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "fp16": {"enabled": engine.precision == "fp16", "initial_scale_power": 16},
+    }
+
+
+def _import_deepspeed() -> Any:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ImportError(
+            "this run needs DeepSpeed, which is not installed: pip install 'tglo[train]', "
+            "or train in one process with engine.kind = plain"
+        ) from error
+    return deepspeed

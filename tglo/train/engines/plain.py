@@ -1,0 +1,118 @@
+"""One process, plain PyTorch: float32 weights, autocast for half precision.
+
+A step reads nothing back from the device, but for fp16, whose loss scale the host has to know, and
+optimizers that cannot stop an update on the device (see guard.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tglo.devices import DTYPES
+from tglo.train.config import TrainConfig
+from tglo.train.engines.optimizers import load_state, make_optimizer, save_state, stops_on_device
+
+MAX_SKIPPED = 50
+
+
+class PlainEngine:
+    """Forward, backward and update of one module in this process."""
+
+    name = "plain"
+
+    def __init__(self, config: TrainConfig, module: nn.Module, device: torch.device) -> None:
+        self.config = config.optimizer
+        self.device = device
+        self.model: nn.Module = module.to(device)
+        self.module = module
+        self.dtype = DTYPES[config.engine.precision]
+        self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.optimizer = make_optimizer(self.config, self.trained.values())
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        self.stops_on_device = stops_on_device(self.config) and not self.scaler.is_enabled()
+        self.skipped = 0
+        self._norm: Tensor | None = None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context in which policy and reference predict."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of one micro batch's mean loss."""
+        self.scaler.scale(loss / self.config.accumulation).backward()
+
+    def gradient_is_bad(self) -> Tensor:
+        """() bool: the accumulated gradient is not finite. fp16's own overflows do not count."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        self._norm = torch.nn.utils.get_total_norm(gradients)
+        if self.scaler.is_enabled():
+            return torch.zeros((), dtype=torch.bool, device=self.device)
+        return torch.isfinite(self._norm).logical_not()
+
+    def stop_if(self, bad: Tensor) -> None:
+        """Let the next update change nothing if ``bad``, () bool, is true; nothing is read back."""
+        assert self.stops_on_device
+        self.optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Update the weights; returns the gradient's norm before clipping, on the device."""
+        if self._norm is None:
+            self.gradient_is_bad()
+        norm = self._norm
+        assert norm is not None
+        if self.config.max_gradient_norm:
+            limit = self.config.max_gradient_norm
+            torch.nn.utils.clip_grads_with_norm_(self.trained.values(), limit, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.skipped = self.skipped + 1 if self.scaler.get_scale() < before else 0
+        if self.skipped > MAX_SKIPPED:
+            raise FloatingPointError(
+                f"{self.skipped} updates in a row overflowed in fp16; use engine.precision = bf16"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self._norm = None
+        return norm
+
+    def master_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Trained weights by name, in float32."""
+        for name, parameter in self.trained.items():
+            yield name, parameter.detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Trained weights by name (as master_weights, in one dict)."""
+        return dict(self.master_weights())
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer state and loss scale to ``folder`` (safetensors and JSON)."""
+        weights = {name: weight.contiguous() for name, weight in self.master_weights()}
+        save_file(weights, folder / "model.safetensors")
+        save_state(self.optimizer, self.trained, folder)
+        (folder / "scaler.json").write_text(json.dumps(self.scaler.state_dict()))
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote, exactly."""
+        weights = load_file(folder / "model.safetensors", device=str(self.device))
+        if weights.keys() != self.trained.keys():
+            raise ValueError(
+                f"{folder} holds other weights than are trained now (full or LoRA, or the rank, "
+                "was changed); use another output folder, or the settings of that run"
+            )
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(weights[name])
+        load_state(self.optimizer, self.trained, folder)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(json.loads((folder / "scaler.json").read_text()))

@@ -1,0 +1,124 @@
+"""What a run says of itself: the health of the loss, where the time goes, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tglo.files import write_bytes
+from tglo.losses.tgo import TGOStats
+from tglo.train import processes
+
+SATURATED = 4.0
+FIELDS = (
+    "loss",
+    "r_positive",
+    "r_negative",
+    "positives",
+    "implicit_accuracy",
+    "saturated",
+    "policy_error",
+    "reference_error",
+    "weight",
+)
+
+
+class Health:
+    """Sums over samples, on the device, from which the means of a logging interval follow.
+
+    r_positive and r_negative are the mean implicit scores of the two classes (training should pull
+    them apart); implicit_accuracy is the share of samples whose r has its label's sign; saturated
+    the share with |r| > 4, where the sigmoid's gradient is below 2% of its largest.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(len(FIELDS) + 1, dtype=torch.float64, device=device)
+        self._square = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor, stats: TGOStats) -> None:
+        """Take in one micro batch; no value is read back."""
+        r, label = stats.log_ratio.double(), stats.label
+        terms = [
+            loss.detach().double() * r.numel(),
+            torch.where(label, r, 0.0).sum(),
+            torch.where(label, 0.0, r).sum(),
+            label.sum(),
+            ((r > 0) == label).sum(),
+            (r.abs() > SATURATED).sum(),
+            stats.policy_error.double().mean() * r.numel(),
+            stats.reference_error.double().mean() * r.numel(),
+            stats.weight.double().sum(),
+        ]
+        self._sums[:-1] += torch.stack([t.to(self._sums) for t in terms])
+        self._sums[-1] += r.numel()
+        self._square += torch.stack([r.square().sum(), torch.full_like(r.sum(), r.numel())])
+
+    def mean_square(self) -> float:
+        """Mean of r^2 over all ranks since the last call; collective."""
+        square, count = processes.reduce_sum(self._square.clone()).tolist()
+        self._square.zero_()
+        return square / count
+
+    def read(self) -> dict[str, float]:
+        """Means over all ranks since the last call; collective."""
+        sums = processes.reduce_sum(self._sums.clone()).tolist()
+        self._sums.zero_()
+        count, values = sums[-1], dict(zip(FIELDS, sums, strict=False))
+        positives = values.pop("positives")
+        result = {name: value / count for name, value in values.items()}
+        result["r_positive"] = values["r_positive"] / positives if positives else 0.0
+        negatives = count - positives
+        result["r_negative"] = values["r_negative"] / negatives if negatives else 0.0
+        result["positive_share"] = positives / count
+        return result
+
+
+class Clock:
+    """Seconds spent in the named parts of a step, by the host's clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block and add it to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def read(self, steps: int) -> dict[str, float]:
+        """Mean seconds per step of each part since the last call."""
+        result = {f"seconds/{name}": spent / steps for name, spent in self.seconds.items()}
+        self.seconds = {}
+        return result
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one line per logging interval, complete whatever the trackers do."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self.path = path
+        if path.exists():  # lines after the checkpoint belong to steps that are done again
+            kept = [x for x in path.read_text().splitlines(True) if _step_of(x) <= first_step]
+            write_bytes(path, "".join(kept).encode())
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line and flush it."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line torn by a crash
+        return float("inf")

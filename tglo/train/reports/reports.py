@@ -1,0 +1,100 @@
+"""Progress bar, metrics.jsonl and trackers of one run; only rank 0 writes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tglo.train import processes
+from tglo.train.config import to_plain
+from tglo.train.learning_rate import learning_rate
+from tglo.train.reports.metrics import Clock, Health, MetricsFile
+from tglo.train.reports.trackers import Trackers
+from tglo.train.run import Parts
+
+log = logging.getLogger("tglo")
+NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
+
+
+class Reports:
+    """Lines of metrics at intervals; ``last`` is the newest."""
+
+    def __init__(self, parts: Parts, first: int) -> None:
+        config = parts.config
+        self.parts = parts
+        self.last: dict[str, float] = {}
+        self._step, self._time = first, time.perf_counter()
+        main = processes.rank() == 0
+        self._bar = tqdm(
+            total=config.optimizer.steps,
+            initial=first,
+            unit="step",
+            disable=not (main and config.output.progress),
+        )
+        self._file = MetricsFile(config.output.folder / "metrics.jsonl", first) if main else None
+        self._trackers = Trackers(config.output, to_plain(config)) if main else None
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def write(self, step: int, health: Health, clock: Clock, norm: Tensor | float) -> None:
+        """Write the means since the last line, and the last gradient's norm; collective."""
+        parts, optimizer = self.parts, self.parts.config.optimizer
+        now, steps = time.perf_counter(), step - self._step
+        samples = steps * optimizer.micro_batch * optimizer.accumulation * processes.world_size()
+        values = {
+            "epoch": step / parts.steps_per_epoch,
+            **health.read(),
+            "gradient_norm": float(norm),
+            "learning_rate": learning_rate(optimizer, step - 1),
+            "temperature": parts.temperature.value,
+            "samples_per_second": samples / (now - self._time),
+            **clock.read(steps),
+        }
+        if parts.noise_floor is not None:
+            values["noise_floor"] = parts.noise_floor
+        if parts.engine.device.type == "cuda":
+            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._step, self._time, self.last = step, now, values
+        if self._file is None or self._trackers is None:
+            return
+        if parts.objective.saturates:
+            parts.temperature.warn_if_saturated(step, values["saturated"])
+        self._file.write(step, values)
+        self._trackers.write(step, values)
+        rate = values["samples_per_second"]
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:.1f} samples/s")
+
+    def close(self) -> None:
+        """End the bar and the trackers."""
+        self._bar.close()
+        if self._trackers is not None:
+            self._trackers.close()
+
+
+def report_noise_floor(parts: Parts, mean_square: float) -> None:
+    """Log what r is before the first update, when policy and reference are the same weights.
+
+    With a cached reference it is not exactly 0: the cache was computed in other batches, perhaps by
+    other kernels. Where that is not small against 1, the sigmoid sees noise.
+    """
+    floor = parts.noise_floor = math.sqrt(mean_square)
+    if processes.rank() != 0:
+        return
+    text = "noise floor of r with the cached reference: %.2g (policy equals reference)"
+    if floor <= NOISY:
+        log.info(text, floor)
+        return
+    log.warning(
+        text + ", not small against 1. Make the reference cache with the same precision, --weights "
+        "and attention as the training, on the same kind of device, or raise objective.temperature "
+        "from %.3g",
+        floor,
+        parts.temperature.value,
+    )

@@ -1,0 +1,214 @@
+"""From a configuration to the parts of a run; what can be checked without a model comes first."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from tglo import models
+from tglo.cache.drawer import Drawer, DrawRule
+from tglo.cache.latents import LatentCache
+from tglo.cache.reference import ReferenceErrors
+from tglo.data.manifest import Manifest, read_manifest
+from tglo.data.sampler import BatchSampler
+from tglo.devices import DTYPES
+from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.families.base import Family
+from tglo.objectives import Objective
+from tglo.threshold.frozen import Threshold, describe, estimate
+from tglo.train import auto_checkpointing, processes
+from tglo.train.batches import Batches, Samples
+from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.ema import Ema
+from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
+from tglo.train.objective import check_family, make_objective
+from tglo.train.reference_policy import (
+    AdapterOffReference,
+    CopyReference,
+    Reference,
+    keep_products_in,
+)
+from tglo.train.samples import choose
+from tglo.train.temperature import Temperature
+
+log = logging.getLogger("tglo")
+
+
+@dataclass(eq=False)
+class Parts:
+    """Everything the loop works with."""
+
+    config: TrainConfig
+    family: Family
+    engine: Engine
+    reference: Reference | None
+    objective: Objective
+    batches: Batches
+    threshold: Threshold
+    temperature: Temperature
+    ema: Ema | None
+    steps_per_epoch: int
+    noise_floor: float | None = None
+    """Root mean square of r in the first step with a cached reference, where it should be 0."""
+
+
+def prepare(config: TrainConfig, device: torch.device) -> Parts:
+    """Read the data, load the model, wrap it. Errors are raised on every rank."""
+    data, optimizer = config.data, config.optimizer
+    manifest = processes.together(lambda: _manifest(config))
+    threshold = processes.together(lambda: _threshold(config, manifest))
+    cache = processes.together(lambda: LatentCache(data.cache))
+    samples = processes.together(lambda: choose(config, manifest, cache, threshold))
+    mode = reference_mode(config)
+    errors, rule = processes.together(lambda: _draws(config, mode, cache, samples))
+    sampler = processes.together(
+        lambda: BatchSampler(
+            cache.buckets([samples.ids[row] for row in samples.units[:, 0]]),
+            micro_batch=optimizer.micro_batch // samples.units.shape[1],
+            accumulation=optimizer.accumulation,
+            world_size=processes.world_size(),
+            seed=config.seed,
+            unit="rows" if samples.units.shape[1] == 1 else "pairs",
+        )
+    )
+    if processes.rank() == 0:
+        threshold.save(config.output.folder / "threshold.json")
+        summary = describe(
+            manifest.scores(), threshold, config.objective.confidence, manifest.prompts()
+        )
+        log.info("%s", summary)
+
+    family = processes.together(lambda: _family(config, cache, errors))
+    family.to(device)
+    processes.together(lambda: _arrange(config, family))
+    copy = family.reference_copy() if mode == "copy" else None
+    model = config.model
+    if model.train == "lora":
+        family.add_lora(
+            model.lora_rank, model.lora_alpha, dropout=model.lora_dropout, seed=config.seed
+        )
+    else:
+        family.denoiser.requires_grad_(True)
+    family.denoiser.train()
+    auto_checkpointing.set_checkpointing(config, family, cache.buckets(samples.ids))
+    engine = make_engine(config, family.denoiser, device)
+    reference: Reference | None = None
+    if copy is not None:
+        dtype = _weights_dtype(engine.module)
+        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
+            copy = copy.to(dtype)
+        elif engine.dtype != dtype:  # autocast
+            keep_products_in(copy, engine.dtype)
+        reference = CopyReference(family.predict, copy)
+    elif mode == "adapter-off":
+        reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+    if config.engine.compile != "none":
+        for module in [engine.module] if copy is None else [engine.module, copy]:
+            compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
+    drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
+    batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
+    objective = make_objective(config, threshold)
+    return Parts(
+        config=config,
+        family=family,
+        engine=engine,
+        reference=reference,
+        objective=objective,
+        batches=batches,
+        threshold=threshold,
+        temperature=Temperature(
+            config.objective.temperature,
+            family.temperature(objective.default_temperature),
+            optimizer.steps,
+        ),
+        ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
+        steps_per_epoch=sampler.steps_per_epoch,
+    )
+
+
+def _weights_dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _manifest(config: TrainConfig) -> Manifest:
+    data = config.data
+    return read_manifest(
+        data.manifest,
+        prompt_column=data.prompt_column,
+        image_column=data.image_column,
+        score_column=data.score_column,
+    )
+
+
+def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
+    data = config.data
+    if data.threshold is None:
+        return estimate(
+            manifest.scores(),
+            data.percentile,
+            prompts=manifest.prompts() if data.per_prompt else None,
+            kappa=data.kappa if data.per_prompt else None,
+            score_scale=data.score_scale,
+        )
+    threshold = Threshold.load(data.threshold)
+    threshold.check(manifest.scores())
+    return threshold
+
+
+def _draws(
+    config: TrainConfig, mode: str, cache: LatentCache, samples: Samples
+) -> tuple[ReferenceErrors | None, DrawRule]:
+    """The cached errors in that mode, checked as far as it goes without a model; the draws."""
+    data = config.data
+    rule = DrawRule(
+        seed=config.seed if data.draw_seed is None else data.draw_seed,
+        caption_dropout=data.caption_dropout,
+        draws=data.draws,
+        stratified=bool(data.stratified),
+    )
+    if mode != "cached":
+        return None, rule
+    errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
+    if not data.draws:
+        rule = replace(rule, draws=errors.draws)
+    if data.stratified is None:
+        rule = replace(rule, stratified=errors.fingerprint["stratified"] == "true")
+    precision = {"precision": config.engine.precision}
+    errors.check({**rule.fingerprint(), **precision, **cache.content()})
+    errors.of(samples.ids, 0)  # all are there
+    return errors, rule
+
+
+def _drawer(
+    rule: DrawRule,
+    cache: LatentCache,
+    family: Family,
+    engine: Engine,
+    errors: ReferenceErrors | None,
+) -> Drawer:
+    drawer = Drawer(rule, cache, family, engine.dtype)
+    if errors is not None:
+        errors.check(drawer.fingerprint())
+    return drawer
+
+
+def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
+    model = config.model
+    encoders = bool(config.output.validation_prompts)
+    check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
+    family = models.load(model.path, revision=model.revision, encoders=encoders)
+    family.set_loss_backend(config.objective.backend)
+    cache.check(family.encoders_fingerprint())
+    if errors is not None:
+        errors.check(family.denoiser_fingerprint())
+    return family
+
+
+def _arrange(config: TrainConfig, family: Family) -> None:
+    """What policy and reference share, on their device: attention and memory layout."""
+    family.set_attention(config.model.attention, DTYPES[config.engine.precision])
+    # DeepSpeed flattens weights and takes contiguous ones only.
+    family.set_channels_last("off" if wants_deepspeed(config) else config.engine.channels_last)
