@@ -52,7 +52,7 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 if [ -z "${TGLO_BACKEND:-}" ]; then
   TGLO_BACKEND=$("$python" -c \
-    'from tglo.ops.library import EXTENSION; print("cuda" if EXTENSION.architectures else "triton")') || TGLO_BACKEND=auto
+    'from tglo.ops import EXTENSION; print("cuda" if EXTENSION.architectures else "triton")') || TGLO_BACKEND=auto
 fi
 export TGLO_BACKEND
 say "backend: $TGLO_BACKEND"
