@@ -1,4 +1,4 @@
-"""Settings of a benchmark run, what its record says of the machine, and the tables at its end."""
+"""Settings of a run of pytest-benchmark, its description of the machine, and the tables at its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tglo.bench import table
-from tglo.bench.cpu import spread
+from tglo.bench.clock import spread
 from tglo.bench.record import describe
 from tglo.bench.suite import THREADS
 
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def accuracy_rows(pytestconfig: pytest.Config) -> list[dict[str, Any]]:
-    """Where the accuracy test leaves its rows for the record and the table."""
+    """Rows that the accuracy test leaves for the record and the table."""
     return pytestconfig.stash[ACCURACY]
 
 
@@ -47,7 +47,7 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
 
 
 def _rows(config: Any) -> list[dict[str, Any]]:
-    """pytest-benchmark's results as rows of a record; GPU figures where the test left some."""
+    """Convert pytest-benchmark's results to rows of a record; GPU figures where the test left some."""
     session = getattr(config, "_benchmarksession", None)
     rows = []
     for result in session.benchmarks if session else []:
@@ -61,7 +61,7 @@ def _rows(config: Any) -> list[dict[str, Any]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
-    """The ratios to eager and torch.compile, for each size."""
+    """Print the ratios to eager and torch.compile, for each size."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     record = {"device": device, "rows": _rows(config), "accuracy": config.stash[ACCURACY]}
     if record["accuracy"]:

@@ -224,7 +224,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 def report(folder: Path | None) -> None:
     """Write the record (from a folder of runs, else as it is), the figure and the page's table."""
-    from benchmarks.report import fill
+    from benchmarks.page import fill
 
     if folder is not None:
         RECORD.parent.mkdir(parents=True, exist_ok=True)

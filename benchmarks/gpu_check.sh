@@ -10,38 +10,10 @@
 # summary.txt, checks.log, memcheck.log, racecheck.log, benchmarks.log, benchmarks.json, tokens.json, resources.json and
 # resources.md.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit
-out=${1:-gpu-check}
-python=${PYTHON:-python3}
-deadline=470 # seconds for all parts together
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
+deadline=470
+# shellcheck source=benchmarks/parts.sh
+. "$(dirname "$0")/parts.sh" "${1:-gpu-check}"
 rm -f "$out"/{summary.txt,checks.log,memcheck.log,racecheck.log,benchmarks.log,benchmarks.json,tokens.json,resources.json,resources.md}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
-[ -e tglo/kernels ] || ln -s ../kernels tglo/kernels # a checkout is not an installation
-
-failed=()
-say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
-
-part() { # part NAME LOG SECONDS COMMAND...: run it, append to the log, remember a failure
-  local name=$1 log=$out/$2 limit=$3 left=$((deadline - SECONDS)) start=$SECONDS status=0
-  shift 3
-  [ "$left" -lt "$limit" ] && limit=$left
-  if [ "$limit" -lt 5 ]; then
-    failed+=("$name")
-    say "$name: FAILED, no time left"
-    return 1
-  fi
-  printf '\n== %s: %s\n' "$name" "$*" >> "$log"
-  timeout --kill-after=5 "$limit" "$@" >> "$log" 2>&1 || status=$?
-  if [ "$status" -ne 0 ]; then
-    failed+=("$name")
-    tail -n 15 "$log"
-    say "$name: FAILED with status $status after $((SECONDS - start)) s (limit $limit s; 124 is the limit)"
-    return 1
-  fi
-  say "$name: ok in $((SECONDS - start)) s; $(tail -n 1 "$log")"
-}
 
 # shellcheck disable=SC2329 # called through bash -c, so that it has a time limit
 build() {
@@ -55,9 +27,6 @@ build() {
 export -f build
 export python
 
-# Without addopts no plugin is needed: pytest-timeout's ini option is then a warning and not an error.
-pytest=("$python" -m pytest -m gpu -q -o addopts= --import-mode=importlib -p no:cacheprovider
-  -W ignore::pytest.PytestConfigWarning)
 # Those of training and models import what a GPU machine may lack: gpu_step_check.sh runs them.
 mapfile -t files < <(grep -rl --include='*.py' 'mark\.gpu' tests/kernels)
 
@@ -75,7 +44,7 @@ part doctor checks.log 60 "$python" -c 'from tglo.doctor import print_report; pr
 # The resource table needs no GPU: it is made beside the tests, but not beside what is timed.
 timeout --kill-after=5 150 "$python" benchmarks/resources.py --output "$out" > "$resources_log" 2>&1 &
 resources=$!
-[ "$gpu" = yes ] && part tests checks.log 120 "${pytest[@]}" -ra "${files[@]}"
+[ "$gpu" = yes ] && part tests checks.log 120 "${pytest[@]}" "${files[@]}"
 if wait "$resources"; then
   say "resources: ok; $(wc -l < "$out/resources.md") lines in resources.md"
 else
@@ -109,5 +78,4 @@ else
   say "tests, benchmarks, sanitizer: not run, there is no GPU"
 fi
 
-say "${#failed[@]} failed: ${failed[*]:-none}; $SECONDS s; see $out"
-exit "${#failed[@]}"
+end

@@ -17,37 +17,15 @@
 # have all of it: --contenders with the names that end in LoRA, and --ablation-batch 0.
 # The folder gets summary.txt, step.log and step.json; the exit status is the number of failed parts.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit
-out=${1:-gpu-step-check}
+deadline=475
+# shellcheck source=benchmarks/parts.sh
+. "$(dirname "$0")/parts.sh" "${1:-gpu-step-check}"
 shift || true
-python=${PYTHON:-python3}
-deadline=475 # seconds for all parts together
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
 rm -f "$out"/{summary.txt,step.log,step.json}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
-[ -e tglo/kernels ] || ln -s ../kernels tglo/kernels # a checkout is not an installation
-
-failed=()
-say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
-
-part() { # part NAME SECONDS COMMAND...: run it, append to the log, remember a failure
-  local name=$1 limit=$2 left=$((deadline - SECONDS)) start=$SECONDS status=0
-  shift 2
-  [ "$left" -lt "$limit" ] && limit=$left
-  printf '\n== %s: %s\n' "$name" "$*" >> "$out/step.log"
-  timeout --kill-after=5 "$limit" "$@" >> "$out/step.log" 2>&1 || status=$?
-  if [ "$status" -ne 0 ]; then
-    failed+=("$name")
-    tail -n 15 "$out/step.log"
-    say "$name: FAILED with status $status after $((SECONDS - start)) s (limit $limit s; 124 is the limit)"
-    return 1
-  fi
-  say "$name: ok in $((SECONDS - start)) s"
-}
+export HF_HUB_OFFLINE=1
 
 if [ -n "${WHEELS:-}" ]; then
-  part wheels 60 "$python" -m pip install --no-index --no-deps --upgrade --target "$out/site" "$WHEELS"/*.whl
+  part wheels step.log 60 "$python" -m pip install --no-index --no-deps --upgrade --target "$out/site" "$WHEELS"/*.whl
   export PYTHONPATH="$out/site:$PYTHONPATH"
 fi
 if [ -z "${TGLO_BACKEND:-}" ]; then
@@ -58,21 +36,20 @@ export TGLO_BACKEND
 say "backend: $TGLO_BACKEND"
 
 # A loss that does not run would be found only after the models are built.
-part loss 60 "$python" -c '
+part loss step.log 60 "$python" -c '
 import torch, tglo
 p, q, y = (torch.randn(4, 4, 128, 128, device="cuda", dtype=torch.bfloat16, requires_grad=i == 0) for i in range(3))
 tglo.tgo_loss(p, y, torch.rand(4, device="cuda"), 0.5, reference_pred=q).backward()
 print(torch.cuda.get_device_name(), "torch", torch.__version__, p.grad.abs().max().item())' || {
   say "step: not run; TGLO_BACKEND=triton or TGLO_BACKEND=reference may do"
-  exit "${#failed[@]}"
+  end
 }
-part imports 60 "$python" -c 'import benchmarks.step.suite' || {
+part imports step.log 60 "$python" -c 'import benchmarks.step.suite' || {
   say "step: not run; bring what is missing as WHEELS"
-  exit "${#failed[@]}"
+  end
 }
 # The GPU tests of training and models: attention, checkpointing, CUDA graphs, a step without device reads.
-part tests 70 "$python" -m pytest -m gpu -q -ra -o addopts= --import-mode=importlib -p no:cacheprovider \
-  -W ignore::pytest.PytestConfigWarning tests/train tests/models
+part tests step.log 70 "${pytest[@]}" tests/train tests/models
 # Forking saves every process its imports, if none of them has looked at CUDA.
 fork=--no-fork
 "$python" -c '
@@ -83,9 +60,8 @@ if os.fork() == 0:
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))' >> "$out/step.log" 2>&1 && fork=--fork
 say "processes: $fork"
 left=$((deadline - SECONDS))
-part step "$left" "$python" -m benchmarks.step --device cuda "$fork" \
+part step step.log "$left" "$python" -m benchmarks.step --device cuda "$fork" \
   --seconds $((left - 25)) --output "$out/step.json" "$@"
 sed -n '/^sdxl; /,$p' "$out/step.log"
 
-say "${#failed[@]} failed: ${failed[*]:-none}; $SECONDS s; see $out"
-exit "${#failed[@]}"
+end

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is 
 import numpy as np
 
 from benchmarks.draws import PAGE, ROOT, prepare
-from benchmarks.report import fill
+from benchmarks.page import fill
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make_reference import build_reference
 from tglo.demo.settings import BATCH, DIFFUSION

@@ -26,7 +26,7 @@ COLUMNS = ("kernel", "variant", "sm", "registers", "shared", "stack", "local", "
 
 
 def cuobjdump() -> str:
-    """Its path, or "" without Triton."""
+    """Return the tool's path, or "" without Triton."""
     spec = importlib.util.find_spec("triton")
     if spec is None or not spec.submodule_search_locations:
         return ""
@@ -43,7 +43,7 @@ def _demangled(names: list[str]) -> list[str]:
 
 
 def cuda_kernels(library: str) -> list[dict[str, Any]]:
-    """A row for each kernel and architecture in the extension; empty without CUDA kernels."""
+    """Return a row for each kernel and architecture in the extension; empty without CUDA kernels."""
     command = [cuobjdump(), "--dump-resource-usage", library]
     text = subprocess.run(command, capture_output=True, text=True).stdout
     rows, mangled, capability = [], [], 0
@@ -72,7 +72,7 @@ def cuda_kernels(library: str) -> list[dict[str, Any]]:
 
 
 def triton_kernels() -> list[dict[str, Any]]:
-    """A row for each variant of the losses' Triton kernels and each architecture."""
+    """Return a row for each variant of the losses' Triton kernels and each architecture."""
     from tests.kernels import test_loss_triton, test_tokens_triton
 
     path = os.pathsep.join(p for p in sys.path if p)
@@ -91,7 +91,7 @@ def triton_kernels() -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Format the rows in Markdown."""
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
     lines += [[str(row[column]) for column in COLUMNS] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tglo.bench import gpu
 from tglo.bench.cases import CPU_SIZES, GPU_SIZES, Case, Outcome, Size, make_case, truth
-from tglo.bench.contenders import available
-from tglo.bench.suite import REPLAYS, Checked, checked, gpu_figures, new_row
+from tglo.bench.contenders import CONTENDERS, Checked, available, checked
+from tglo.bench.suite import REPLAYS, gpu_figures, new_row
 
 pytest.importorskip("pytest_benchmark")
 
@@ -60,7 +60,7 @@ def _synchronized(found: Checked) -> Callable[[], Tensor]:
 
 @pytest.mark.parametrize("name", available(DEVICE))
 def test_loss(name: str, prepared: Prepared, benchmark: Any) -> None:
-    found = checked(name, prepared.case, prepared.exact)
+    found = checked(CONTENDERS[name](), prepared.case, prepared.exact)
     if found.problem:
         assert not found.contender.ours, found.problem
         pytest.skip(found.problem)

@@ -1,4 +1,4 @@
-"""Who is measured: a line for each contender, and what the ablation changes."""
+"""The contenders, a line each, and the changes of the ablation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.step.peers import Peer
 Contender = Peer | Ours
 
 PEERS = {"full": "Diffusion-DPO's step", "lora": "Diffusion-DPO's step, LoRA"}
-"""What ratios are taken to at the same batch, by what is trained."""
+"""The contenders that ratios are taken to at the same batch, for full training and for LoRA."""
 FULL = "tglo cached"
 """The configuration of tglo where the ablation starts."""
 
@@ -38,7 +38,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def _without(name: str, *, online: bool = False, **changed: Mapping[str, Any]) -> Ours:
-    """FULL with further overrides, by section."""
+    """Return FULL with further overrides, by section."""
     overrides = {**CACHED, **changed}
     for section in CACHED.keys() & changed.keys():
         overrides[section] = {**CACHED[section], **changed[section]}
@@ -56,7 +56,7 @@ ABLATIONS: dict[str, Contender] = {
     ),
     "fused loss -> plain PyTorch": _without("plain loss", objective={"backend": "reference"}),
 }
-"""What is changed in FULL -> FULL with that change alone."""
+"""A change to FULL -> FULL with that change alone."""
 GPU_ABLATIONS: dict[str, Contender] = {
     "channels_last -> contiguous": _without("contiguous", engine={"channels_last": "off"}),
     "not compiled -> blocks compiled": CONTENDERS[COMPILED],

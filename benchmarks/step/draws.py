@@ -1,4 +1,4 @@
-"""Which samples a step takes, and their random draws, by the same keys as tglo's own batches.
+"""The samples of a step, and their random draws by the same keys as in tglo's own batches.
 
 So the contenders that do not use tglo can be given its timesteps and noise, and all must then agree.
 """
@@ -23,7 +23,7 @@ PERCENTILE, CONFIDENCE = 50.0, 5.0
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Of the B samples of a step, on the device."""
+    """The draws of the B samples of a step, on the device."""
 
     index: Tensor
     """(B,) int64 timesteps."""
@@ -50,7 +50,7 @@ class Samples:
         self._buckets = self.cache.buckets(self.ids)
 
     def sampler(self, batch: int) -> BatchSampler:
-        """tglo's order of the samples for that batch."""
+        """Return tglo's order of the samples for that batch."""
         return BatchSampler(
             self._buckets, micro_batch=batch, accumulation=1, world_size=1, seed=SEED
         )
@@ -66,6 +66,6 @@ class Samples:
         )
 
     def first_loss(self, rows: list[int]) -> float:
-        """The loss of a policy that equals its reference: log 2 times the mean weight."""
+        """Return the loss of a policy that equals its reference: log 2 times the mean weight."""
         distance = (self.scores[rows] - self.threshold).abs()
         return math.log(2) * (1 + CONFIDENCE * float(distance.mean()))

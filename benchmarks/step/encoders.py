@@ -1,4 +1,4 @@
-"""Encoding images and prompts inside the training step, as scripts without a cache do."""
+"""Encoders of images and prompts inside the training step, as in scripts without a cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Encoders:
 
     @torch.no_grad()
     def latents(self, rows: Sequence[int], posterior: Tensor | None = None) -> Tensor:
-        """Scaled latents (B, 4, h, w); posterior: the normal numbers of their sample, if given."""
+        """Return scaled latents (B, 4, h, w); posterior: the normal numbers of their sample, if given."""
         pixels = [self.pixels[row].to(self.device, non_blocking=True) for row in rows]
         found = self.vae.encode(torch.stack(pixels).to(self.dtype)).latent_dist
         sample = found.sample() if posterior is None else found.mean + found.std * posterior
@@ -54,7 +54,7 @@ class Encoders:
 
     @torch.no_grad()
     def text(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Both encoders' hidden states (B, 77, width) and the second's projection (B, width)."""
+        """Return both encoders' hidden states (B, 77, width) and the second's projection (B, width)."""
         prompts = [self.prompts[row] for row in rows]
         hidden = []
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
@@ -71,6 +71,6 @@ class Encoders:
 
 
 def _pixels(path: Path) -> Tensor:
-    """(3, H, W) float32 in [-1, 1]."""
+    """Read an image as (3, H, W) float32 in [-1, 1]."""
     values = torch.from_numpy(np.array(Image.open(path), dtype=np.float32))
     return values.permute(2, 0, 1).div(127.5).sub(1.0)

@@ -35,7 +35,7 @@ class Operations:
     """Both text encoders on a prompt."""
 
     def step(self, train: str, *, reference: bool, online: bool) -> int:
-        """Of one sample's step. train: full or lora; reference: whether a reference model predicts;
+        """Count one sample's step. train: full or lora; reference: whether a reference model predicts;
         online: whether image and prompt are encoded in the step.
         """
         policy = {"full": self.full, "lora": self.lora}[train]
@@ -46,7 +46,7 @@ class Operations:
 
 
 def count(size: Size) -> Operations:
-    """Every part run once on the meta device."""
+    """Run every part once on the meta device and count."""
     with torch.device("meta"):
         unet, vae, encoders = size.make_unet(), size.make_vae(), size.make_text_encoders()
         side, pixels = size.latent_side, size.resolution

@@ -42,7 +42,7 @@ class Ours:
         return OurStep(self, workplace)
 
     def config(self, workplace: Workplace) -> TrainConfig:
-        """Of a run in the workplace. ValueError for an override that tglo does not know."""
+        """Return the configuration of a run in the workplace. ValueError for an unknown override."""
         values: dict[str, Any] = {
             "model": {
                 "path": str(workplace.model),
@@ -94,7 +94,7 @@ class OurStep:
             self.encoders = Encoders(workplace, self.samples, dtype)
 
     def use(self, batch: int) -> None:
-        """The batch of the steps from here on: the model is prepared once for all batches."""
+        """Set the batch of the steps from here on: the model is prepared once for all batches."""
         self.parts.batches.sampler = self.samples.sampler(batch)
         if self.count:
             self.count += 1  # the next step has been read ahead, with the batch before
@@ -103,15 +103,15 @@ class OurStep:
         return self.config.engine.compile != "none"
 
     def rows(self) -> list[int]:
-        """The samples of the next step."""
+        """Return the samples of the next step."""
         return self.parts.batches.sampler.batch(self.count, 0, 0)[0].tolist()
 
     def step(self, clock: Clock) -> None:
-        """One update."""
+        """Make one update."""
         self._step(clock)
 
     def checked_step(self) -> tuple[float, float]:
-        """One update, the first or after another checked one; its loss and its gradient's norm."""
+        """Make one update, the first or after another checked one, and return its loss and gradient norm."""
         norm = self._step(Clock())
         return self.health.read()["loss"], float(norm)
 

@@ -90,22 +90,22 @@ class PeerStep:
         self.unet, self.optimizer, self.rate = self.accelerator.prepare(unet, optimizer, rate)
 
     def use(self, batch: int) -> None:
-        """The batch of the steps from here on."""
+        """Set the batch of the steps from here on."""
         self.batch, self.sampler = batch, self.samples.sampler(batch)
 
     def compiled(self) -> bool:
         return False
 
     def rows(self) -> list[int]:
-        """The samples of the next step."""
+        """Return the samples of the next step."""
         return self.sampler.batch(self.count, 0, 0)[0].tolist()
 
     def step(self, clock: Clock) -> None:
-        """One update with draws of its own."""
+        """Make one update with draws of its own."""
         self._step(clock, None)
 
     def checked_step(self) -> tuple[float, float]:
-        """One update with tglo's draws; its loss and its gradient's norm."""
+        """Make one update with tglo's draws, and return its loss and its gradient's norm."""
         draw = self.sampler.batch(self.count, 0, 0)[1]
         return self._step(Clock(), self.samples.draw(self.rows(), draw, self.schedule))
 
@@ -141,7 +141,7 @@ class PeerStep:
         return shown, 0.0 if draw is None else float(norm)
 
     def _inputs(self, rows: list[int], draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, embeddings and pooled embeddings on the device, in the weights' dtype."""
+        """Return latents, embeddings and pooled embeddings on the device, in the weights' dtype."""
         posterior = None if draw is None else draw.posterior
         if self.encoders is not None:
             return self.encoders.latents(rows, posterior), *self.encoders.text(rows)
@@ -175,7 +175,7 @@ class PeerStep:
         return (-weight * F.logsigmoid(sign * log_ratio)).mean()
 
     def _read_cache(self) -> list[Tensor]:
-        """Mean, std, embeddings and pooled embeddings of all samples, in host memory."""
+        """Return mean, std, embeddings and pooled embeddings of all samples, in host memory."""
         latents = self.samples.cache.batch(self.samples.ids)
         text = self.samples.cache.text(self.samples.ids)
         found = [latents["mean"], latents["std"]]

@@ -1,4 +1,4 @@
-"""What a run measures, and for how long."""
+"""The plan of a run: its contenders, its batches and its time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Group:
     contenders: list[Contender]
     batches: tuple[int, ...]
     ablated: bool = False
-    """There for the ablation alone."""
+    """Whether they are there for the ablation alone."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Plan:
     ablation_batch: int = 0
     """The batch of the ablation; 0 leaves it out."""
     rounds: int = 7
-    """Of each contender at each batch; its time is their median."""
+    """Turns of each contender at each batch; its time is their median."""
     steps: int = 1
-    """In a round, without a wait between them."""
+    """Steps in a round, without a wait between them."""
     enough: float = 60.0
     """Seconds after which a contender has been timed enough at a batch, from the third round on."""
     seconds: float = 1800.0
-    """For everything; what is left then has rows that say so."""
+    """Time for everything; the rows of what is left then say so."""
     threads: int = 2
     fork: bool = True
     """Fork processes from one that has imported everything: no import may have looked at CUDA."""
@@ -55,11 +55,11 @@ class Plan:
         return self.device == "cpu"
 
     def ablations(self) -> dict[str, Contender]:
-        """What is changed in the full configuration, and the contender that has it changed."""
+        """Return each change to the full configuration with the contender that has it."""
         return ABLATIONS if self.on_cpu else {**ABLATIONS, **GPU_ABLATIONS}
 
     def groups(self) -> list[Group]:
-        """In the order of their importance."""
+        """Return the groups in the order of their importance."""
         main = [CONTENDERS[name] for name in self.contenders]
         full, lora = ([c for c in main if c.train == train] for train in ("full", "lora"))
         ablated: list[Contender] = []
@@ -92,4 +92,4 @@ PLANS = {
         fork=False,
     ),
 }
-"""What is measured where nothing else is asked for."""
+"""The plans that flags start from."""

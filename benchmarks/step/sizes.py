@@ -33,11 +33,19 @@ class Size:
     name: str
     resolution: int
     """Side of the images in pixels."""
-    unet: Mapping[str, Any]
+    channels: tuple[int, int, int]
+    """The UNet's, by level; heads and transformers likewise."""
+    heads: tuple[int, int, int]
+    transformers: tuple[int, int, int]
+    layers: int
+    """Residual blocks of a level."""
+    time_width: int
+    """Width of the embedding of each number that tells the image's size."""
     vae_channels: tuple[int, ...]
     vae_groups: int
     text: Mapping[str, Any]
     text_2: Mapping[str, Any]
+    unet_groups: int = 32
 
     @property
     def latent_side(self) -> int:
@@ -45,12 +53,11 @@ class Size:
 
     @property
     def text_width(self) -> int:
-        """Of the two text encoders' hidden states together."""
+        """The width of the two text encoders' hidden states together."""
         return int(self.text["hidden_size"] + self.text_2["hidden_size"])
 
     def make_unet(self) -> Any:
-        """The UNet with random weights, on torch's default device."""
-        time_width = self.unet["addition_time_embed_dim"]
+        """Make the UNet with random weights, on torch's default device."""
         return UNet2DConditionModel(
             sample_size=self.latent_side,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -58,8 +65,14 @@ class Size:
             use_linear_projection=True,
             addition_embed_type="text_time",
             cross_attention_dim=self.text_width,
-            projection_class_embeddings_input_dim=self.text_2["projection_dim"] + 6 * time_width,
-            **self.unet,
+            projection_class_embeddings_input_dim=self.text_2["projection_dim"]
+            + 6 * self.time_width,
+            addition_time_embed_dim=self.time_width,
+            block_out_channels=self.channels,
+            attention_head_dim=self.heads,  # diffusers' name for the number of heads
+            transformer_layers_per_block=self.transformers,
+            layers_per_block=self.layers,
+            norm_num_groups=self.unet_groups,
         )
 
     def make_vae(self) -> Any:
@@ -130,69 +143,24 @@ def _text(width: int, layers: int, heads: int, vocabulary: int) -> dict[str, int
     }
 
 
-def _unet(
-    channels: tuple[int, int, int],
-    heads: tuple[int, int, int],
-    transformers: tuple[int, int, int],
-    **others: int,
-) -> dict[str, Any]:
-    return {
-        "block_out_channels": channels,
-        "attention_head_dim": heads,  # diffusers' name for the number of heads
-        "transformer_layers_per_block": transformers,
-        **others,
-    }
-
-
 SIZES = {
     size.name: size
     for size in (
         Size(
-            "sdxl",
-            1024,
-            unet=_unet(
-                (320, 640, 1280),
-                (5, 10, 20),
-                (1, 2, 10),
-                layers_per_block=2,
-                addition_time_embed_dim=256,
-            ),
-            vae_channels=(128, 256, 512, 512),
-            vae_groups=32,
-            text=_text(768, 12, 12, 49408),  # CLIP-L
-            text_2=_text(1280, 32, 20, 49408),  # OpenCLIP-bigG
+            "sdxl", 1024, (320, 640, 1280), (5, 10, 20), (1, 2, 10), layers=2, time_width=256,
+            vae_channels=(128, 256, 512, 512), vae_groups=32,
+            text=_text(768, 12, 12, 49408), text_2=_text(1280, 32, 20, 49408),
+        ),  # CLIP-L and OpenCLIP-bigG
+        Size(
+            "small", 256, (32, 64, 128), (1, 2, 4), (1, 1, 3), layers=2, time_width=32,
+            vae_channels=(16, 32, 64, 64), vae_groups=8,
+            text=_text(96, 3, 3, 514), text_2=_text(160, 6, 5, 514),
         ),
         Size(
-            "small",
-            256,
-            unet=_unet(
-                (32, 64, 128),
-                (1, 2, 4),
-                (1, 1, 3),
-                layers_per_block=2,
-                addition_time_embed_dim=32,
-            ),
-            vae_channels=(16, 32, 64, 64),
-            vae_groups=8,
-            text=_text(96, 3, 3, 514),
-            text_2=_text(160, 6, 5, 514),
-        ),
-        Size(
-            "tiny",
-            32,
-            unet=_unet(
-                (8, 16, 16),
-                (1, 1, 2),
-                (1, 1, 1),
-                layers_per_block=1,
-                addition_time_embed_dim=8,
-                norm_num_groups=4,
-            ),
-            vae_channels=(8, 8),
-            vae_groups=4,
-            text=_text(16, 2, 2, 514),
-            text_2=_text(16, 2, 2, 514),
+            "tiny", 32, (8, 16, 16), (1, 1, 2), (1, 1, 1), layers=1, time_width=8,
+            vae_channels=(8, 8), vae_groups=4,
+            text=_text(16, 2, 2, 514), text_2=_text(16, 2, 2, 514), unet_groups=4,
         ),
     )
-}
+}  # fmt: skip
 """By name: `sdxl`; `small` for the CPU (11 million weights, 4x32x32 latents); `tiny` for CI."""

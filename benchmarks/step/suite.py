@@ -6,21 +6,21 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.remote import NO_TIME, Deadline, Problem, Remote
 from benchmarks.step.contenders import FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import Group, Plan
-from benchmarks.step.remote import NO_TIME, Deadline, Problem, Remote
-from benchmarks.step.worker import NO_MEMORY, Builder, Worker
+from benchmarks.step.worker import Builder, Worker
 from benchmarks.step.workplace import Workplace
-from tglo.bench.cpu import spread
+from tglo.bench.clock import in_turns, spread
+from tglo.bench.record import NO_MEMORY, Record
 
 log = logging.getLogger("tglo")
-
-Record = dict[str, Any]
 
 FIRST_LOSS_LIMIT = {"fp32": 1e-4, "bf16": 0.05}
 """Largest relative distance of the first loss from log 2 times the mean weight."""
@@ -34,11 +34,11 @@ class _Entrant:
 
     contender: Contender
     rows: list[Record]
-    """One for each batch."""
+    """A row for each batch."""
     remote: Remote | None = None
 
     def fails(self, why: str, first: int = 0) -> None:
-        """No more of it: its rows from the number `first` say why."""
+        """Give it up: its rows from the number `first` say why."""
         log.warning("%s, batch %s: %s", self.contender.name, self.rows[first]["batch"], why)
         self.rows[first]["problem"] = why
         for row in self.rows[first + 1 :]:
@@ -56,7 +56,7 @@ class _Entrant:
 
 
 def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) -> Record:
-    """The record of a run; `save` gets it whenever a row was added."""
+    """Return the record of a run; `save` gets it whenever a row was added."""
     deadline = Deadline(plan.seconds)
     with tempfile.TemporaryDirectory(prefix="tglo-step-") as folder:
         workplace = Workplace(Path(folder), plan.size, plan.device)
@@ -84,7 +84,8 @@ def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) ->
 
 
 def _start(kind: Any, arguments: tuple[Any, ...], plan: Plan, deadline: Deadline) -> Remote:
-    return Remote(kind, arguments, deadline=deadline, threads=plan.threads, fork=plan.fork)
+    preload = ("benchmarks.step.worker",) if plan.fork else ()
+    return Remote(kind, arguments, deadline=deadline, threads=plan.threads, preload=preload)
 
 
 class _Run:
@@ -149,7 +150,7 @@ class _Run:
     def attempt(
         self, entrants: Sequence[_Entrant], number: int, run: Callable[[_Entrant, int], None]
     ) -> None:
-        """`run` for each that is still there; a problem ends that one alone."""
+        """Call `run` for each that is still there; a problem ends that one alone."""
         for entrant in entrants:
             if entrant.remote is not None:
                 try:
@@ -180,21 +181,25 @@ class _Run:
             row.update(found, note=wrong)
 
     def batch(self, entrants: Sequence[_Entrant], number: int) -> None:
-        times: dict[str, list[float]] = {entrant.contender.name: [] for entrant in entrants}
+        """Let the entrants take turns at one batch, and complete their rows."""
 
         def use(entrant: _Entrant, number: int) -> None:
             log.info("%s: batch %d", entrant.contender.name, entrant.rows[number]["batch"])
             entrant.ask("use", entrant.rows[number]["batch"])
 
-        def one_round(entrant: _Entrant, number: int) -> None:
-            mine = times[entrant.contender.name]
-            timed = sum(mine) * self.plan.steps * 1e-6
-            if len(mine) < 3 or timed < self.plan.enough:
-                mine.append(entrant.ask("round", self.plan.steps))
+        def turn(entrant: _Entrant) -> list[float]:
+            found: list[float] = []
+
+            def one_round(entrant: _Entrant, number: int) -> None:
+                found.append(entrant.ask("round", self.plan.steps))
+
+            self.attempt([entrant], number, one_round)
+            return found
 
         self.attempt(entrants, number, use)
-        for _ in range(self.plan.rounds):
-            self.attempt(entrants, number, one_round)
+        turns = {entrant.contender.name: partial(turn, entrant) for entrant in entrants}
+        enough = 1e6 * self.plan.enough / self.plan.steps
+        times = in_turns(turns, self.plan.rounds, enough=enough)
 
         def finish(entrant: _Entrant, number: int) -> None:
             row = entrant.rows[number]
@@ -214,7 +219,7 @@ class _Run:
 
 
 def problems(record: Record) -> list[str]:
-    """What is wrong with rows of ours; memory and time that did not suffice are results."""
+    """List what is wrong with rows of ours; memory and time that did not suffice are results."""
     expected = (NO_MEMORY, NO_TIME)
     found = []
     for row in record["rows"]:
@@ -225,7 +230,7 @@ def problems(record: Record) -> list[str]:
 
 
 def _distance(found: Record, name: str, value: float, limit: float) -> str | None:
-    """A sentence if a value is further from what it should be than the relative limit."""
+    """Return a sentence if a value is further from what it should be than the relative limit."""
     if abs(found[name] - value) <= limit * abs(value):
         return None
     return f"{name} is {found[name]:.6g} instead of {value:.6g}, limit {limit:g}"

@@ -1,91 +1,71 @@
-"""Tables of a record of the step benchmark, as text for the terminal and as Markdown."""
+"""Tables of a record of the step benchmark, for the terminal and for docs/performance.md."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
+from benchmarks.page import bars, by_device, device_name, source
 from tglo.bench import table
-from tglo.bench.table import Render, number
+from tglo.bench.record import Record, newest
+from tglo.bench.table import Cell, Render, number
 
-Record = dict[str, Any]
+NOT_MEASURED = "**No GPU has run this step yet**, and nothing is said here about its speed on one."
 
 
 def at_batch(record: Record, batch: int, render: Render) -> str:
-    """Every contender at one batch: speed, memory, launches."""
-    header = [
-        "contender",
-        "samples/s",
-        "10 to 90%",
-        "x peer",
-        "TFLOP/s",
-        "of matrix rate",
-        "peak GB",
-        "launches",
-        "outside",
-    ]
-    lines = []
-    for row in _main(record):
-        if row["batch"] != batch:
-            continue
-        time = row["time_us"]
-        if time is None:
-            lines.append([row["contender"], _why(row), *[""] * (len(header) - 2)])
-            continue
-        slow, fast = (batch / (time[end] * 1e-6) for end in ("high", "low"))
-        lines.append(
-            [
-                row["contender"],
-                number(row["samples_per_second"]),
-                f"{number(slow)} to {number(fast)}",
-                table.times_faster(row, _peer(record, row)),
-                number(row["flops_per_second"] / 1e12),
-                f"{100 * row['of_matrix_rate']:.0f}%",
-                number(row["peak_bytes"] / 1e9),
-                str(row.get("launches") or ""),
-                f"{100 * row['outside']:.1f}%",
-            ]
-        )
-    return render(header, lines)
+    """Tabulate every contender at one batch: speed, memory, launches."""
+
+    def spread(row: Record) -> str:
+        slow, fast = (batch / (row["time_us"][end] * 1e-6) for end in ("high", "low"))
+        return f"{number(slow)} to {number(fast)}"
+
+    columns: dict[str, Cell] = {
+        "samples/s": lambda row: number(row["samples_per_second"]),
+        "10 to 90%": spread,
+        "x peer": lambda row: table.times_faster(row, _peer(record, row)),
+        "TFLOP/s": lambda row: number(row["flops_per_second"] / 1e12),
+        "of matrix rate": lambda row: table.share(row["of_matrix_rate"], 1),
+        "peak GB": lambda row: number(row["peak_bytes"] / 1e9),
+        "launches": lambda row: str(row.get("launches") or ""),
+        "outside": lambda row: table.share(row["outside"], 1, 1),
+    }
+    return table.detailed([r for r in _main(record) if r["batch"] == batch], columns, render)
 
 
 def all_batches(record: Record, render: Render) -> str:
-    """Every contender at every batch: samples per second, and how many times the peer's."""
-    batches = list(dict.fromkeys(row["batch"] for row in _main(record)))
-    lines = []
-    for name in dict.fromkeys(row["contender"] for row in _main(record)):
-        cells = []
-        for batch in batches:
-            row = _row(record, name, batch)
-            if row is None or row["time_us"] is None:
-                cells.append("" if row is None else _why(row))
-                continue
-            ratio = table.times_faster(row, _peer(record, row))
-            cells.append(number(row["samples_per_second"]) + (f" ({ratio}x)" if ratio else ""))
-        lines.append([name, *cells])
-    return render(["samples/s", *(f"batch {batch}" for batch in batches)], lines)
+    """Tabulate every contender at every batch: samples per second, and the ratio to the peer."""
+
+    def cell(row: Record) -> str:
+        if row["time_us"] is None:
+            return table.why(row)
+        ratio = table.times_faster(row, _peer(record, row))
+        return number(row["samples_per_second"]) + (f" ({ratio}x)" if ratio else "")
+
+    return table.overview(
+        _main(record), lambda row: f"batch {row['batch']}", cell, render, first="samples/s"
+    )
 
 
 def ablation(record: Record, render: Render) -> str:
-    """The full configuration, and the same with one thing changed."""
-    batch = record["ablation_batch"]
-    full = _row(record, record["full"], batch)
-    found = [(f"nothing ({record['full']})", full)]
-    found += [(what, _row(record, name, batch)) for what, name in record["ablations"].items()]
-    lines = []
-    for what, row in found:
-        if row is None or row["time_us"] is None:
-            lines.append([what, _why(row) if row else "not run", "", ""])
-            continue
-        memory = ""
-        if full is not None and full["time_us"] is not None:
-            memory = f"{row['peak_bytes'] / full['peak_bytes']:.2f}"
-        speed = table.times_faster(row, full)
-        lines.append([what, number(row["samples_per_second"]), speed, memory])
-    return render(["changed", "samples/s", "speed", "memory"], lines)
+    """Tabulate the full configuration, and the same with one thing changed."""
+    names = {f"nothing ({record['full']})": record["full"], **record["ablations"]}
+    missing = {"time_us": None, "problem": "not run"}
+    rows = [
+        {**(_row(record, name, record["ablation_batch"]) or missing), "changed": what}
+        for what, name in names.items()
+    ]
+    full = rows[0] if rows[0]["time_us"] else None
+    columns: dict[str, Cell] = {
+        "samples/s": lambda row: number(row["samples_per_second"]),
+        "speed": lambda row: table.times_faster(row, full),
+        "memory": lambda row: f"{row['peak_bytes'] / full['peak_bytes']:.2f}" if full else "",
+    }
+    return table.detailed(rows, columns, render, first="changed", named=lambda row: row["changed"])
 
 
 def counted(record: Record) -> str:
-    """A sentence: the operations of a sample, and the rate that shares are taken of."""
+    """State the operations of a sample, and the rate that shares are taken of."""
     count = {name: number(value / 1e12) for name, value in record["operations"].items()}
     kind = "bfloat16" if record["device"] == "cuda" else "float32"
     return (
@@ -97,19 +77,19 @@ def counted(record: Record) -> str:
 
 
 def notes(record: Record) -> list[str]:
-    """What is to be said of contenders that were timed: steps that differ from the others'."""
+    """List the contenders that were timed although their steps differ from the others'."""
     found = {row["contender"]: row["note"] for row in record["rows"] if row["note"]}
     return [f"{name}: {note}." for name, note in found.items()]
 
 
 def batches(record: Record) -> list[int]:
-    """Those at which something was timed, or all."""
+    """Return the batches at which something was timed, or all."""
     timed = {row["batch"] for row in _main(record) if row["time_us"]}
     return sorted(timed or {row["batch"] for row in _main(record)})
 
 
 def whole(record: Record) -> str:
-    """For the terminal."""
+    """Return all tables for the terminal."""
     blocks = [f"{record['size']}; {table.machine(record)}", counted(record)]
     blocks += [f"batch {b}\n{at_batch(record, b, table.text)}" for b in batches(record)]
     if record["ablation_batch"]:
@@ -118,8 +98,53 @@ def whole(record: Record) -> str:
     return "\n\n".join([*blocks, *notes(record)])
 
 
+def blocks(records: Sequence[Record]) -> dict[str, str]:
+    """Return the blocks "step cpu" and "step gpu" of the page."""
+    return by_device("step", records, _block, NOT_MEASURED)
+
+
+def _block(record: Record) -> str:
+    """Compose source, counts, all batches, one batch in detail, the ablation and the notes."""
+    found, wanted = batches(record), record["ablation_batch"]
+    batch = wanted if wanted in found else found[-1]
+    parts = [
+        f"{source('step/', record)}: model `{record['size']}`, {record['precision']}, "
+        f"fused loss on backend {record['backend']}; {table.machine(record, load=True)}",
+        counted(record),
+        all_batches(record, table.markdown),
+        f"Batch {batch}:",
+        at_batch(record, batch, table.markdown),
+    ]
+    if wanted:
+        parts += [
+            f"One thing changed at a time in `{record['full']}`, batch {wanted}:",
+            ablation(record, table.markdown),
+        ]
+    return "\n\n".join([*parts, *notes(record)])
+
+
+def draw(records: Sequence[Record], path: Path) -> None:
+    """Draw samples per second at the record's own batch, a panel for each device, with peak memory."""
+    panels = []
+    for record in newest(records).values():
+        batch = record["ablation_batch"] or batches(record)[-1]
+        rows = [r for r in reversed(_main(record)) if r["batch"] == batch and r["time_us"]]
+        panels.append((f"{record['size']}, batch {batch}, {device_name(record)}", rows))
+    if panels:
+        bars(
+            path,
+            panels,
+            lambda row: row["samples_per_second"],
+            lambda row: (
+                f"{number(row['samples_per_second'])}, {number(row['peak_bytes'] / 1e9)} GB"
+            ),
+            "samples per second (median), peak memory",
+            room=1.25,
+        )
+
+
 def _main(record: Record) -> list[Record]:
-    """Rows of contenders that are not there for the ablation alone."""
+    """Return the rows of contenders that are not there for the ablation alone."""
     return [row for row in record["rows"] if not row["ablated"]]
 
 
@@ -129,9 +154,5 @@ def _row(record: Record, name: str, batch: int) -> Record | None:
 
 
 def _peer(record: Record, row: Record) -> Record | None:
-    """The row that ratios of a row are taken to."""
+    """Return the row that ratios of a row are taken to."""
     return _row(record, record["peers"][row["train"]], row["batch"])
-
-
-def _why(row: Record) -> str:
-    return (row["problem"] or "").split(":")[0] or "not timed"

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import resource
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import workplace as workplaces
-from benchmarks.step.clock import WaitingClock, wait
 from benchmarks.step.contenders import Contender
 from benchmarks.step.draws import Samples
 from benchmarks.step.operations import count
 from benchmarks.step.workplace import Workplace
 from tglo.bench import gpu
-from tglo.bench.rate import matrix_rate
+from tglo.bench.clock import matrix_rate, timed, wait
 from tglo.bench.record import describe
 from tglo.devices import DTYPES
 from tglo.ops.choice import backend_for
 from tglo.train.reports.metrics import Clock
 
-NO_MEMORY = "out of memory"
+NECESSARY = frozenset({"encode", "reference", "policy", "backward", "update"})
+"""Parts that are model, optimizer or communication; the rest of a step is the loop's own cost."""
+
+
+class WaitingClock(Clock):
+    """The training loop's own clock, made to time each part from an idle device to an idle device.
+    Between parts nothing overlaps, so a step under it is slower; shares of it are what it is for.
+    """
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        wait()
+        with super().part(name):
+            yield
+            wait()
+
+    def outside(self, whole: float) -> float:
+        """Return the share of `whole` seconds that was none of NECESSARY."""
+        necessary = sum(spent for name, spent in self.seconds.items() if name in NECESSARY)
+        return 1 - necessary / whole
 
 
 class Builder:
@@ -58,8 +75,8 @@ class Worker:
         self.running = contender.start(workplace)
 
     def check(self, batch: int) -> dict[str, float]:
-        """Two updates with tglo's draws, before any others: the losses of both, what the first
-        must be, and the norm of its gradient.
+        """Make two updates with tglo's draws, before any others, and return the losses of both, what the
+        first must be, and the norm of its gradient.
         """
         self.running.use(batch)
         expected = Samples(self.workplace).first_loss(self.running.rows())
@@ -81,22 +98,22 @@ class Worker:
         self.round(2)
 
     def round(self, steps: int) -> float:
-        """Microseconds of a step, the mean of `steps` from an idle device to an idle device."""
+        """Return the microseconds of a step, the mean of `steps` without a wait between them."""
 
         def run() -> None:
             for _ in range(steps):
                 self.running.step(Clock())
 
-        return _timed(run) * 1e6 / steps
+        return timed(run) / steps
 
     def finish(self, steps: int) -> dict[str, Any]:
-        """Peak memory so far, then where the time of `steps` more steps goes.
+        """Return the peak memory so far, then where the time of `steps` more steps goes.
 
         Bytes allocated on a GPU; on the CPU how far the process grew beyond its start.
         """
         peak = torch.cuda.max_memory_allocated() if self.on_gpu else _peak_resident()
         clock = WaitingClock()
-        whole = sum(_timed(lambda: self.running.step(clock)) for _ in range(steps))
+        whole = 1e-6 * sum(timed(lambda: self.running.step(clock)) for _ in range(steps))
         return {
             "peak_bytes": peak - (0 if self.on_gpu else self.resident),
             "outside": clock.outside(whole),
@@ -104,46 +121,13 @@ class Worker:
         }
 
     def launches(self) -> int | None:
-        """Kernels, copies and fills of a step; on the CPU operators that compute. None for compiled
+        """Count kernels, copies and fills of a step; on the CPU operators that compute. None for compiled
         code on the CPU, which would be counted as it is without the compiler.
         """
         if self.running.compiled() and not self.on_gpu:
             return None
         counted = gpu.count_launches if self.on_gpu else _operator_calls
         return counted(lambda: self.running.step(Clock()))
-
-
-def serve(
-    connection: Connection, kind: Callable[..., Any], arguments: tuple[Any, ...], threads: int
-) -> None:
-    """Make kind(*arguments), then answer (method, *arguments) until None comes.
-
-    An answer is (True, value) or (False, why there is none); the first is about the making.
-    """
-    torch.set_num_threads(threads)
-    made, served = _attempt(kind, *arguments)
-    connection.send((made, None if made else served))
-    while made and (question := connection.recv()) is not None:
-        method, *rest = question
-        connection.send(_attempt(getattr(served, method), *rest))
-
-
-def _attempt(run: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
-    try:
-        return True, run(*arguments)
-    except torch.OutOfMemoryError:
-        return False, NO_MEMORY
-    except Exception as error:  # the row says so; others go on
-        lines = str(error).strip().splitlines() or [""]
-        return False, f"{type(error).__name__}: {lines[0]}"
-
-
-def _timed(run: Callable[[], object]) -> float:
-    wait()
-    start = time.perf_counter()
-    run()
-    wait()
-    return time.perf_counter() - start
 
 
 class _Calls(TorchDispatchMode):
@@ -167,5 +151,5 @@ def _operator_calls(run: Callable[[], object]) -> int:
 
 
 def _peak_resident() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

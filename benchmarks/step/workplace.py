@@ -1,4 +1,4 @@
-"""What all contenders work on: a model folder, scored images, and the cache made from them."""
+"""The files that all contenders work on: a model folder, scored images, and the cache made from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tglo.cache.make_reference import build_reference
 SEED = 0
 CAPTION_DROPOUT = 0.0
 DRAWS = 4
-"""Of each sample in the reference's cache."""
+"""Draws of each sample in the reference's cache."""
 TEMPERATURE = 0.1
 """Far above the family's default: at that, the rounding of the half-precision errors which
 Diffusion-DPO's script takes is many times log 2, and no first loss could be compared.
@@ -43,7 +43,7 @@ class Workplace:
 
     @property
     def precision(self) -> str:
-        """Of predictions, as tglo's configuration names it."""
+        """The precision of predictions, as tglo's configuration names it."""
         return "bf16" if self.device.type == "cuda" else "fp32"
 
     @property
@@ -91,7 +91,7 @@ def build(workplace: Workplace, samples: int) -> None:
 
 
 def _write_images(workplace: Workplace, samples: int) -> None:
-    """Images of coarse noise, prompts of their own, scores spread evenly over 0 to 1."""
+    """Write images of coarse noise, prompts of their own, scores spread evenly over 0 to 1."""
     random = np.random.default_rng(SEED)
     side = workplace.size.resolution
     with workplace.manifest.open("w", newline="") as file:

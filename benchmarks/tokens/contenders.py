@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tglo import tgo_token_loss, token_log_prob
+from tglo.bench.cases import CONFIDENCE, THRESHOLD
+from tglo.bench.contenders import eager_tgo
 
 SIZES = {  # tokens of an image, width of the hidden states, vocabulary
     "amused-256": (256, 768, 8192),
@@ -21,7 +23,6 @@ SIZES = {  # tokens of an image, width of the hidden states, vocabulary
 TASKS = ("log-prob", "loss")
 NAMES = ("eager", "torch.compile", "Liger-Kernel", "tglo", "tglo, max_masked")
 MASKED = 0.64  # share of masked tokens, the mean of a cosine schedule
-THRESHOLD, CONFIDENCE = 0.5, 5.0
 
 LogProb = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -42,7 +43,7 @@ class Inputs:
 
 
 def make_inputs(size: str, batch: int, dtype: torch.dtype, device: str) -> Inputs:
-    """hidden and weight require gradients. The reference is a policy that moved a little."""
+    """Draw inputs whose hidden and weight require gradients. The reference is a policy that moved a little."""
     tokens, width, vocabulary = SIZES[size]
     torch.manual_seed(0)
     hidden = torch.randn(batch, tokens, width)
@@ -63,7 +64,7 @@ def make_inputs(size: str, batch: int, dtype: torch.dtype, device: str) -> Input
 
 
 def eager(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of the logits of all tokens."""
+    """Take the cross-entropy of the logits of all tokens."""
     logits = functional.linear(hidden, weight).float().flatten(0, 1)
     labels = targets.masked_fill(~mask, -100).flatten()
     return -functional.cross_entropy(logits, labels, reduction="none").view_as(targets)
@@ -75,12 +76,12 @@ def _compiled() -> LogProb:
 
 
 def compiled(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """The same by torch.compile."""
+    """Compute the same by torch.compile."""
     return _compiled()(hidden, weight, targets, mask)
 
 
 def liger(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """The same by Liger-Kernel, which computes the logits of all tokens, some at a time."""
+    """Compute the same by Liger-Kernel, which takes the logits of all tokens, some at a time."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     labels = targets.masked_fill(~mask, -100).flatten()
@@ -89,12 +90,8 @@ def liger(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tens
 
 
 def tgo(log_prob: Tensor, reference: Tensor, inputs: Inputs) -> Tensor:
-    """TGO's loss of log-probabilities (B, N) that are 0 where nothing is masked."""
-    log_ratio = (log_prob - reference).sum(1) / inputs.mask.sum(1)
-    distance = inputs.scores - THRESHOLD
-    label = torch.where(distance >= 0, 1.0, -1.0)
-    losses = (1 + CONFIDENCE * distance.abs()) * functional.softplus(-label * log_ratio)
-    return losses.mean()
+    """Compute TGO's loss of log-probabilities (B, N) that are 0 where nothing is masked."""
+    return eager_tgo((log_prob - reference).sum(1) / inputs.mask.sum(1), inputs.scores)
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Contender:
     only: str | None = None
 
     def run(self, task: str, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The task's value, (B, N) or 0-d, and the gradients of hidden and weight; those of
+        """Return the task's value, (B, N) or 0-d, and the gradients of hidden and weight; those of
         log-probabilities are of minus their mean over all tokens.
         """
         value = (self.log_prob if task == "log-prob" else self.loss)(inputs)
@@ -117,7 +114,7 @@ class Contender:
 
 
 def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> Contender:
-    """TGO's loss around a function of log-probabilities, the reference's without a gradient."""
+    """Wrap TGO's loss around a function of log-probabilities, the reference's without a gradient."""
 
     def policy(inputs: Inputs) -> Tensor:
         return log_prob(inputs.hidden, inputs.weight, inputs.targets, inputs.mask)
@@ -133,7 +130,7 @@ def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> Contende
 
 
 def _tglo(name: str, backend: str, *, bound: bool = False, only: str | None = None) -> Contender:
-    """bound: tell how many tokens are masked."""
+    """tglo's functions; bound: tell them how many tokens are masked."""
 
     def log_prob(inputs: Inputs) -> Tensor:
         return token_log_prob(
@@ -163,7 +160,7 @@ def _tglo(name: str, backend: str, *, bound: bool = False, only: str | None = No
 
 
 def contenders(backend: str) -> list[Contender]:
-    """All of NAMES, first the one that others are compared with. backend: of tglo."""
+    """Return all of NAMES, first the one that others are compared with. backend: that of tglo."""
     plain, faster, fused, ours, bounded = NAMES
     return [
         _plain(plain, eager),
@@ -175,7 +172,7 @@ def contenders(backend: str) -> list[Contender]:
 
 
 def exact_log_prob(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int = 1024) -> Tensor:
-    """log p(true token) of hidden states (M, D) in float64, some rows at a time."""
+    """Compute log p(true token) of hidden states (M, D) in float64, some rows at a time."""
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat(
         [

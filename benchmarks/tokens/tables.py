@@ -3,120 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
+from benchmarks.page import by_device, source
 from tglo.bench import table
-from tglo.bench.record import load as load_records
-
-Record = dict[str, Any]
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "tokens"
+from tglo.bench.record import Record
+from tglo.bench.table import Cell, number
 
 TITLES = {
     "log-prob": "Log-probabilities",
     "loss": "TGO's loss with the reference's hidden states",
 }
-NOT_MEASURED = {
-    "cpu": "Not measured yet.",
-    "cuda": "**No GPU has run the token losses yet.**",
-}
-
-
-def machine(record: Record) -> str:
-    return (
-        f"{table.machine(record)}. Load of the machine before the run: {record['machine']['load']}."
-    )
+NOT_MEASURED = "**No GPU has run the token losses yet.**"
 
 
 def one_place(record: Record, last: Record, render: table.Render) -> str:
-    """The contenders at the task, size and batch of a row."""
+    """Tabulate the contenders at the task, size and batch of a row."""
     names = ("task", "size", "batch", "dtype")
     rows = [row for row in record["rows"] if all(row[name] == last[name] for name in names)]
-    header = ["contender", "ms", "10 to 90%", "x eager", "of floor", "peak MiB", "of eager's"]
-    header += ["error of value", "of gradient"]
-    lines = [_line(row, rows[0], len(header)) for row in rows]
+    eager = rows[0]
+    columns: dict[str, Cell] = {
+        "ms": lambda row: table.median(row, 1e3),
+        "10 to 90%": lambda row: table.between(row, 1e3),
+        "x eager": lambda row: table.times_faster(row, eager),
+        "of floor": lambda row: table.share(
+            row["floor_us"], row["time_us"] and row["time_us"]["median"]
+        ),
+        "peak MiB": lambda row: number(row["peak_bytes"] / 2**20),
+        "of eager's": lambda row: table.share(row["peak_bytes"], eager["peak_bytes"], 1),
+        "error of value": lambda row: table.small(row["error_value"]),
+        "of gradient": lambda row: table.small(row["error_gradient"]),
+    }
+    shown = table.detailed(rows, columns, render, known=lambda row: row["peak_bytes"] is not None)
     title = f"{last['task']}, {last['size']} x {last['batch']}, {last['dtype']}"
-    return f"{title}, forward and backward\n{render(header, lines)}"
-
-
-def _line(row: Record, eager: Record, width: int) -> list[str]:
-    time = row["time_us"]
-    if row["peak_bytes"] is None:
-        why = (row["problem"] or "").split(":")[0]
-        return [row["contender"], why, *[""] * (width - 2)]
-    return [
-        row["contender"],
-        table.number(time and time["median"] / 1e3),
-        f"{table.number(time['low'] / 1e3)} to {table.number(time['high'] / 1e3)}" if time else "",
-        table.times_faster(row, eager),
-        f"{100 * row['floor_us'] / time['median']:.0f}%" if time else "",
-        table.number(row["peak_bytes"] / 2**20),
-        _share(row, eager),
-        table.small(row["error_value"]),
-        table.small(row["error_gradient"]),
-    ]
-
-
-def _share(row: Record, eager: Record) -> str:
-    if not eager["peak_bytes"]:
-        return ""
-    return f"{100 * row['peak_bytes'] / eager['peak_bytes']:.1f}%"
+    return f"{title}, forward and backward\n{shown}"
 
 
 def overview(record: Record, task: str) -> str:
-    """A row for each contender, a column for each size and batch: milliseconds, times eager's speed,
-    and peak memory.
-    """
+    """Tabulate each contender at each size and batch: milliseconds, ratio to eager, peak memory."""
     rows = [row for row in record["rows"] if row["task"] == task]
-    places = list(dict.fromkeys((row["size"], row["batch"]) for row in rows))
-    by_place = {(row["contender"], row["size"], row["batch"]): row for row in rows}
-    lines = []
-    for name in dict.fromkeys(row["contender"] for row in rows):
-        cells = []
-        for place in places:
-            row, eager = by_place.get((name, *place)), by_place.get(("eager", *place))
-            if row is None or row["time_us"] is None:
-                cells.append("")
-                continue
-            ratio = table.times_faster(row, eager)
-            took = table.number(row["time_us"]["median"] / 1e3)
-            cells.append(f"{took} ({ratio}x), {table.number(row['peak_bytes'] / 2**20)} MiB")
-        lines.append([name, *cells])
-    header = ["contender", *(f"{size} x {batch}" for size, batch in places)]
-    return table.markdown(header, lines)
+    eager = {_place(row): row for row in rows if row["contender"] == "eager"}
 
+    def cell(row: Record) -> str:
+        if row["time_us"] is None:
+            return ""
+        ratio = table.times_faster(row, eager.get(_place(row)))
+        return f"{table.median(row, 1e3)} ({ratio}x), {number(row['peak_bytes'] / 2**20)} MiB"
 
-def load(folder: Path = RESULTS) -> list[Record]:
-    """Full records, oldest first."""
-    return load_records(folder)
+    return table.overview(rows, _place, cell, table.markdown)
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
-    """What belongs between each pair of markers of the page, by the markers' name."""
-    newest = {record["device"]: record for record in records}
-    return {
-        name: _block(newest[device]) if device in newest else NOT_MEASURED[device]
-        for name, device in (("tokens cpu", "cpu"), ("tokens gpu", "cuda"))
-    }
+    """Return the blocks "tokens cpu" and "tokens gpu" of the page."""
+    return by_device("tokens", records, _block, NOT_MEASURED)
+
+
+def _place(row: Record) -> str:
+    return f"{row['size']} x {row['batch']}"
 
 
 def _block(record: Record) -> str:
     rows = record["rows"]
     tasks = [task for task in TITLES if any(row["task"] == task for row in rows)]
-    parts = [
-        f"`benchmarks/results/tokens/{record['file']}`: {rows[0]['dtype']}; {machine(record)}",
-        *(
-            f"{TITLES[task]}; milliseconds, times eager's speed, peak memory:\n\n"
-            f"{overview(record, task)}"
-            for task in tasks
-        ),
-        *(
-            one_place(record, _largest(rows, task), table.markdown).replace("\n", ":\n\n", 1)
-            for task in tasks
-        ),
-    ]
+    machine = table.machine(record, load=True)
+    parts = [f"{source('tokens/', record)}: {rows[0]['dtype']}; {machine}"]
+    for task in tasks:
+        what = f"{TITLES[task]}; milliseconds, times eager's speed, peak memory"
+        parts.append(f"{what}:\n\n{overview(record, task)}")
+    for task in tasks:
+        shown = one_place(record, _largest(rows, task), table.markdown)
+        parts.append(shown.replace("\n", ":\n\n", 1))
     return "\n\n".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import fill
+from benchmarks.page import fill
 from examples.study import runs
 from examples.study.plan import (
     METHODS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import warnings
 from contextlib import nullcontext
@@ -14,23 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import report
+from benchmarks.page import RESULTS, fill
 from tglo import cli
-from tglo.bench import accuracy, cases, contenders, cpu, gpu, suite, table
+from tglo.bench import accuracy, cases, contenders, gpu, suite, table
+from tglo.bench.record import load
 
 CPU = torch.device("cpu")
-
-
-def _load_report() -> Any:
-    """benchmarks/report.py by its path: another package may have that folder's name."""
-    path = Path(__file__).parents[2] / "benchmarks" / "report.py"
-    spec = importlib.util.spec_from_file_location("tglo_benchmarks_report", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-report = _load_report()
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +127,6 @@ def test_sizes_by_name() -> None:
             cases.size_by_name(name)
 
 
-def test_spread() -> None:
-    found = cpu.spread([float(x) for x in range(100, -1, -1)])
-    assert found == cpu.Spread(50.0, 10.0, 90.0, 0.0, 101)
-
-
 class _Graph:
     """Stands for a CUDA graph: counts its replays."""
 
@@ -191,7 +175,8 @@ def test_gpu_times_with_a_stand_in_for_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert len({copy.policy.data_ptr() for copy in copies}) == 7
     assert all(torch.equal(copy.policy, case.policy) for copy in copies)
     assert all(copy.policy.requires_grad for copy in copies)
-    found = suite.checked("tglo reference", case, cases.truth(case))
+    found = contenders.checked(contenders.CONTENDERS["tglo reference"](), case, cases.truth(case))
+    assert found.problem is None
     with warnings.catch_warnings():  # the profiler's, that there is no GPU
         warnings.simplefilter("ignore")
         figures = suite.gpu_figures(found, copies, 10, bandwidth=1e9)
@@ -218,21 +203,21 @@ def _with_gpu_figures(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_report(record: dict[str, Any], tmp_path: Path) -> None:
     records = [{**record, "file": "cpu.json"}, _with_gpu_figures(record)]
-    page = report.fill(report.PAGE.read_text(), report.blocks(records))
+    page = fill(report.PAGE.read_text(), report.blocks(records))
     assert "`benchmarks/results/gpu.json`" in page and "launches" in page
     assert "No GPU has been measured yet" not in page
-    assert page == report.fill(page, report.blocks(records))
+    assert page == fill(page, report.blocks(records))
     assert "No GPU has been measured yet" in report.blocks(records[:1])["gpu"]
     report.draw(records, tmp_path / "figure.png")
     data = (tmp_path / "figure.png").read_bytes()
     assert data.startswith(b"\x89PNG") and 5_000 < len(data) < 100_000
     with pytest.raises(ValueError, match="lacks"):
-        report.fill("no markers", report.blocks(records))
+        fill("no markers", report.blocks(records))
 
 
 def test_the_page_says_what_the_records_say() -> None:
-    records = report.load()
+    records = load(RESULTS)
     assert records and all(record["device"] in report.SHOWN for record in records)
     page = report.PAGE.read_text()
-    assert report.fill(page, report.blocks(records)) == page, "run: python benchmarks/report.py"
+    assert fill(page, report.blocks(records)) == page, "run: python benchmarks/report.py"
     assert report.FIGURE.stat().st_size < 100_000

@@ -8,22 +8,22 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.report import PAGE, fill
-from benchmarks.step import operations, report, suite, tables, worker
-from benchmarks.step.clock import WaitingClock
+from benchmarks.page import RESULTS, fill
+from benchmarks.report import PAGE
+from benchmarks.step import operations, suite, tables
 from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, GPU_ABLATIONS, PEERS
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import PLANS, Plan
-from benchmarks.step.remote import Deadline, Problem, Remote
 from benchmarks.step.sizes import SIZES
+from benchmarks.step.worker import WaitingClock
 from tglo.bench import table
+from tglo.bench.record import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,35 +117,6 @@ def test_a_step_that_differs_is_noted() -> None:
     assert tables.notes({"rows": [row]}) == [f"tglo: {text}."]
 
 
-def test_processes_that_fail_end_or_take_too_long() -> None:
-    options: dict[str, Any] = {"deadline": Deadline(60), "threads": 1, "fork": True}
-    with pytest.raises(Problem, match="ValueError: invalid literal"):
-        Remote(int, ("x",), **options)
-    with pytest.raises(Problem, match="ended with status 3"):
-        Remote(os._exit, (3,), **options)
-    with pytest.raises(Problem, match="no time left"):
-        Remote(time.sleep, (60,), **{**options, "deadline": Deadline(0.1)})
-    remote = Remote(Counter, ("tglo",), **options)
-    try:
-        assert remote.ask("total") == 4
-        with pytest.raises(Problem, match="TypeError"):
-            remote.ask("total", 1)
-        assert remote.ask("total") == 4
-        remote._process.kill()
-        remote._process.join()
-        with pytest.raises(Problem, match="ended with status -9"):
-            remote.ask("total")
-    finally:
-        remote.close()
-
-
-def test_memory_that_does_not_suffice_has_its_own_words() -> None:
-    def grab() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-    assert worker._attempt(grab) == (False, "out of memory")
-
-
 def test_the_gpu_plan_goes_by_importance() -> None:
     full, ablation, lora = PLANS["cuda"].groups()
     assert full.contenders[0].name == PEERS["full"] and full.contenders[1].name == FULL
@@ -171,10 +142,10 @@ def test_report(quick: tuple[dict[str, Any], str]) -> None:
     cpu = {**quick[0], "file": "cpu.json"}
     gpu = {**copy.deepcopy(cpu), "file": "gpu.json", "device": "cuda"}
     gpu["gpu"] = {"name": "GPU", "driver": "1.2"}
-    blocks = report.blocks([cpu])
+    blocks = tables.blocks([cpu])
     assert "No GPU has run this step yet" in blocks["step gpu"]
     assert "`benchmarks/results/step/cpu.json`" in blocks["step cpu"]
-    blocks = report.blocks([cpu, gpu])
+    blocks = tables.blocks([cpu, gpu])
     for name in [*PLANS["quick"].contenders, *ABLATIONS]:
         assert name in blocks["step gpu"]
     page = fill(PAGE.read_text(), blocks)
@@ -184,5 +155,5 @@ def test_report(quick: tuple[dict[str, Any], str]) -> None:
 
 def test_the_page_says_what_the_records_say() -> None:
     page = PAGE.read_text()
-    found = report.blocks(report.load())
+    found = tables.blocks(load(RESULTS / "step"))
     assert fill(page, found) == page, "run: python benchmarks/report.py"

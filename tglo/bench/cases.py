@@ -51,11 +51,10 @@ def _sizes(*names: str) -> list[Size]:
 
 
 CPU_SIZES = _sizes("sdxl-1", "sdxl-4", "sdxl-8", "sdxl-16", "sdxl-32", "flux-1", "wan-1")
-"""Those that two cores finish soon; sdxl-8 is the size that the CPU target names."""
+"""The sizes that two cores finish soon; the CPU target names sdxl-8."""
 
-_GPU = ("wan-8", "sdxl-16", "sdxl-1", "sdxl-4", "sdxl-32", "flux-1", "flux-8", "wan-1")
-GPU_SIZES = _sizes(*_GPU)
-"""Those with targets first, should time run out."""
+GPU_SIZES = _sizes("wan-8", "sdxl-16", "sdxl-1", "sdxl-4", "sdxl-32", "flux-1", "flux-8", "wan-1")
+"""The sizes with targets first, should time run out."""
 
 
 class Case(NamedTuple):
@@ -68,7 +67,7 @@ class Case(NamedTuple):
     base_error: Tensor  # (B,) float64, the cached error of `base`; see Contender.prepare
 
     def copy(self) -> Case:
-        """The same numbers in other memory; the vectors of batch size are shared."""
+        """Put the same numbers into other memory; the vectors of batch size are shared."""
         return self._replace(
             policy=self.policy.detach().clone().requires_grad_(),
             base=self.base.clone(),
@@ -85,7 +84,7 @@ def make_case(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Case:
-    """A reference whose mean square error is `mse` and a policy that moved from it by a little.
+    """Make a reference whose mean square error is `mse` and a policy that moved from it by a little.
 
     Half of the samples moved towards the target and half away from it, so that mean abs(r) is about
     `mean_log_ratio` at temperature `TEMPERATURE`; a small random part is added. The same numbers on
@@ -113,7 +112,7 @@ class Outcome(NamedTuple):
 
 
 def truth(case: Case) -> Outcome:
-    """r and the gradient in float64 from `tglo.reference`."""
+    """Compute r and the gradient in float64 by `tglo.reference`."""
     policy = case.policy.detach().double().requires_grad_()
     result = reference.tgo_loss(
         policy,
@@ -136,7 +135,7 @@ class Errors(NamedTuple):
 
 
 def errors(found: Outcome, exact: Outcome) -> Errors:
-    """How far an outcome is from the truth; NaN counts as infinite."""
+    """Return how far an outcome is from the truth; NaN counts as infinite."""
 
     def largest(difference: Tensor) -> float:
         return difference.abs().nan_to_num(float("inf")).max().item()

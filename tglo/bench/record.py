@@ -1,20 +1,47 @@
-"""What a benchmark's record says of the machine and the software; never the machine's name."""
+"""Records of benchmarks: what they say of the machine and the software (never the machine's name), what
+their rows say of failures, and their files.
+"""
 
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import tglo
-from tglo.files import read_json
+from tglo.files import read_json, write_json
 from tglo.ops.extension import EXTENSION
+
+Record = dict[str, Any]
+T = TypeVar("T")
+
+NO_MEMORY = "out of memory"
+
+
+def attempt(run: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Return what `run` returns and None, or None and a row's problem: one contender's failure must not
+    hide the others' results.
+    """
+    try:
+        return run(), None
+    except torch.OutOfMemoryError:
+        return None, NO_MEMORY
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"{type(error).__name__}: {lines[0]}"
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None for an infinity or NaN, which JSON has not."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _output(*command: str, folder: Path | None = None) -> str | None:
@@ -35,7 +62,7 @@ def _cpu() -> str:
 
 
 def _commit() -> dict[str, Any] | None:
-    """Of the checkout that this package lies in; None for an installed package."""
+    """Describe the checkout that this package lies in; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]
     commit = (
         _output("git", "rev-parse", "HEAD", folder=folder) if (folder / ".git").exists() else None
@@ -68,8 +95,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def describe() -> dict[str, Any]:
-    """Machine, GPU, driver, versions, commit and date."""
+def describe() -> Record:
+    """Return machine, GPU, driver, versions, commit and date."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -93,7 +120,19 @@ def describe() -> dict[str, Any]:
     }
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
-    """The records in a folder, with their files' names, oldest first; without those of quick runs."""
+def save(record: Record, output: Path | None) -> None:
+    """Write a record, as it grows, where one is wanted."""
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, record)
+
+
+def load(folder: Path) -> list[Record]:
+    """Return the records in a folder, with their files' names, oldest first; without those of quick runs."""
     records = [read_json(path) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
     return sorted((r for r in records if not r["quick"]), key=lambda r: r["date"])
+
+
+def newest(records: Iterable[Record]) -> dict[str, Record]:
+    """Return the last record of each device."""
+    return {record["device"]: record for record in records}

@@ -1,0 +1,56 @@
+"""Processes that answer, fail, end or take too long."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.remote import Deadline, Problem, Remote
+from tglo.bench.record import attempt
+
+
+def test_processes_that_fail_end_or_take_too_long() -> None:
+    options: dict[str, Any] = {"deadline": Deadline(60), "threads": 1}
+    options["preload"] = ("benchmarks.step.worker",)
+    with pytest.raises(Problem, match="ValueError: invalid literal"):
+        Remote(int, ("x",), **options)
+    with pytest.raises(Problem, match="ended with status 3"):
+        Remote(os._exit, (3,), **options)
+    with pytest.raises(Problem, match="no time left"):
+        Remote(time.sleep, (60,), **{**options, "deadline": Deadline(0.1)})
+    remote = Remote(Counter, ("tglo",), **options)
+    try:
+        assert remote.ask("total") == 4
+        with pytest.raises(Problem, match="TypeError"):
+            remote.ask("total", 1)
+        assert remote.ask("total") == 4
+        remote._process.kill()
+        remote._process.join()
+        with pytest.raises(Problem, match="ended with status -9"):
+            remote.ask("total")
+    finally:
+        remote.close()
+
+
+def test_a_fresh_process_has_the_environment_that_it_is_given() -> None:
+    named = {"TGLO_TEST_OF_REMOTE": "here"}
+    asked = partial(os.getenv, "TGLO_TEST_OF_REMOTE")
+    remote = Remote(partial, (asked,), deadline=Deadline(60), environment=named)
+    try:
+        assert remote.ask("__call__") == "here"
+    finally:
+        remote.close()
+    assert os.getenv("TGLO_TEST_OF_REMOTE") is None
+
+
+def test_memory_that_does_not_suffice_has_its_own_words() -> None:
+    def grab() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    assert attempt(grab) == (None, "out of memory")
