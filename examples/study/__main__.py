@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from filelock import FileLock, Timeout
 
-from examples.study import plan, record
+from examples.study import plan, record, reference
 from examples.study.plan import SIZES
 from examples.study.stages import study
 from examples.study.workers import Workers
@@ -55,6 +55,11 @@ def main() -> int:
         metavar="NAME",
         help=f"which, of {', '.join(plan.ABLATIONS)}; all by default",
     )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="also ask how many cached draws the reference needs, and whether its modes are one run",
+    )
     parser.add_argument("--record", action="store_true", help=f"go on from {RECORD.name}")
     parser.add_argument(
         "--docs", action="store_true", help=f"write docs/study.md and {RECORD.name}"
@@ -72,7 +77,9 @@ def main() -> int:
         with FileLock(folder / ".lock", timeout=0), Workers(folder, size, given.workers) as workers:
             if given.record:
                 print(f"{record.restore(RECORD, folder, size)} results from {RECORD}")
-            study(workers, seeds, given.ablations, PAGE if given.docs else None)
+            tuned = study(workers, seeds, given.ablations, PAGE if given.docs else None)
+            if given.reference:
+                reference.answer(workers, tuned["TGO"], seeds)
     except Timeout:
         parser.error(f"another process works in {folder}; wait for it, or name another folder")
     except ValueError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from examples.study.plan import DEFAULTS, REWARDS, Job, Size
+from examples.study.plan import DEFAULTS, FRESH_DRAWS, REWARDS, Job, Size
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build
 from tglo.cache.make_reference import build_reference
@@ -24,7 +24,7 @@ BATCH = 64
 
 
 class Pool:
-    """Images of one seed, `SEED-N/` in the study's folder, and what training needs of them."""
+    """The images of one seed, `seed-N/` in the study's folder, and what training needs of them."""
 
     def __init__(self, folder: Path, seed: int, size: Size) -> None:
         self.folder, self.seed, self.size = folder / f"seed-{seed}", seed, size
@@ -34,12 +34,13 @@ class Pool:
         """Latents, and embeddings of the prompts with and without CSFT's markers."""
         return self.folder / "cache"
 
-    def reference(self, draws: int) -> Path:
-        """The base model's errors for `draws` draws of every image."""
-        return self.folder / f"reference-{draws}"
+    def reference(self, draws: int, stratified: bool) -> Path:
+        """Return the folder of the base model's errors for `draws` draws of every image."""
+        plain = "" if stratified or draws < 2 else "-plain"
+        return self.folder / f"reference-{draws}{plain}"
 
     def manifest(self, reward: str, error: float | None, used: int | None) -> Path:
-        """The scored images that a job trains on: those of the first prompts, all of each."""
+        """Return the scored images that a job trains on: those of the first prompts, all of each."""
         name = reward if error is None else f"{reward}-{error:g}"
         count = used or self.size.used
         path = self.folder / "data" / f"{name}-{count}.csv"
@@ -53,7 +54,7 @@ class Pool:
         return path
 
     def make(self, jobs: list[Job]) -> None:
-        """Everything that these jobs need; what is there is kept."""
+        """Make everything that these jobs need; what is there is kept."""
         prompts = scenes.prompt_set("train", self.size.prompts)
         made = generate_images(
             str(BASE),
@@ -79,13 +80,13 @@ class Pool:
             batch_size=BATCH,
             markers=(DEFAULTS["objective.good_marker"], DEFAULTS["objective.bad_marker"]),
         )
-        for draws in sorted({self.size.draws if job.draws is None else job.draws for job in jobs}):
-            if draws:
+        for draws, stratified in sorted({job.cached_draws(self.size) for job in jobs}):
+            if draws != FRESH_DRAWS:
                 build_reference(
                     str(BASE),
                     self.cache,
-                    self.reference(draws),
-                    DrawRule(self.seed, CAPTION_DROPOUT, draws, stratified=draws > 1),
+                    self.reference(draws, stratified),
+                    DrawRule(self.seed, CAPTION_DROPOUT, draws, stratified),
                     batch_size=BATCH,
                 )
         for job in jobs:
@@ -93,7 +94,7 @@ class Pool:
 
 
 def rater(error: float) -> Callable[[list[Image.Image], list[str]], rewards.Scores]:
-    """The simulated person with another error."""
+    """Return the simulated person with another error."""
 
     def stars(images: list[Image.Image], prompts: list[str]) -> rewards.Scores:
         return rewards.rate(images, prompts, error)

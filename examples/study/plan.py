@@ -1,4 +1,4 @@
-"""What the study runs: its sizes, the methods with their tuning grids, the ablations, and the jobs."""
+"""The plan of the study: its sizes, the methods with their tuning grids, the ablations, and the jobs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FRESH_DRAWS = 0
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The amounts of a study."""
 
     prompts: int = 256
     """Training prompts of the pool."""
     images: int = 4
-    """Of each training prompt."""
+    """Images of each training prompt."""
     used: int = 512
     """Images of the pool that a run trains on, unless an ablation says otherwise."""
     steps: int = 80
@@ -105,7 +105,7 @@ class Job:
     reward: str
     seed: int
     changes: Changes
-    """What differs from DEFAULTS, by key of the training configuration."""
+    """Differences from DEFAULTS, by key of the training configuration."""
     prompts: str = "evaluation"
     """evaluation: the three sets; validation: prompts that tuning alone uses."""
     used: int | None = None
@@ -113,22 +113,27 @@ class Job:
     draws: int | None = None
     """Cached draws of a sample; FRESH_DRAWS: a new one each epoch, with a frozen copy."""
     rater_error: float | None = None
-    """Stars; None is the rater's own."""
+    """The rater's error in stars; None is its own."""
 
     @property
     def name(self) -> str:
-        """A folder's name, other for every job."""
+        """The name of the job's folder, different for every job."""
         text = json.dumps(self.plain(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.method.replace(' ', '-')}-{self.reward}-{self.seed}-{digest}"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the job as plain data for JSON."""
         return asdict(self)
+
+    def cached_draws(self, size: Size) -> tuple[int, bool]:
+        """Return the number of cached draws of a sample, and whether they are stratified."""
+        draws = size.draws if self.draws is None else self.draws
+        return draws, draws > 1 and self.changes.get("data.stratified", True)
 
 
 def tuning_jobs(name: str, setting: Changes, seeds: Sequence[int]) -> list[Job]:
-    """The jobs that a setting of a method's grid is judged by."""
+    """Return the jobs that a setting of a method's grid is judged by."""
     return [
         Job(name, reward, seed, METHODS[name].changes | setting, "validation")
         for seed, reward in product(seeds, TUNING_REWARDS)
@@ -136,7 +141,7 @@ def tuning_jobs(name: str, setting: Changes, seeds: Sequence[int]) -> list[Job]:
 
 
 def main_jobs(tuned: Mapping[str, Changes], seeds: int) -> list[Job]:
-    """Every method on every reward, seed by seed."""
+    """Return the jobs of every method on every reward, seed by seed."""
     return [
         Job(name, reward, seed, METHODS[name].changes | tuned[name])
         for seed, reward, name in product(range(seeds), REWARDS, METHODS)
@@ -149,7 +154,7 @@ ABLATIONS = ("c", "c-faithfulness", "T", "p", "scale", "threshold", "draws", "ra
 def ablation_jobs(
     tuned: Changes, seeds: int, size: Size, names: Sequence[str] = ABLATIONS
 ) -> dict[str, dict[str, list[Job]]]:
-    """For each ablation, by its title in the table, value -> its jobs, a seed each.
+    """Return for each ablation, by its title in the table, value -> its jobs, a seed each.
 
     The first value is the tuned TGO's, but for draws, which need more epochs to differ: there all
     values are of fewer images. On stars, which a person could have given, where it needs no finer

@@ -1,4 +1,4 @@
-"""What a study's jobs gave, in one file that can be kept with the project, and gone on from."""
+"""The results of a study's jobs, in one file that is kept with the project and can be gone on from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = "tglo.study, 1"  # raised when a reward comes to mean another number
 
 
 def fingerprint(size: Size) -> dict[str, str]:
-    """All that a job's result depends on besides the job itself and tglo's own code, by name."""
+    """Collect all that a job's result depends on besides the job itself and tglo's own code, by name."""
     amounts = {key: str(value) for key, value in asdict(size).items() if key != "seeds"}
     prompts = {
         "train": scenes.prompt_set("train", size.prompts),

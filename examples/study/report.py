@@ -1,4 +1,4 @@
-"""The study's tables and pictures; what stands between the markers of docs/study.md comes from here."""
+"""The study's tables and pictures, which fill docs/study.md between its markers."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Table:
     def gains(
         self, method: str, reward: str, name: str, scorer: str | None = None
     ) -> np.ndarray[Any, Any]:
-        """(seeds,) gains in standard deviations; scorer: the reward trained on by default."""
+        """Return (seeds,) gains in standard deviations; scorer: the reward trained on by default."""
         keys = ((method, reward, seed, name, scorer or reward) for seed in range(self.seeds))
         return np.array([self._values[key].value for key in keys])
 
     def overall(self, method: str, names: Sequence[str] = SETS) -> np.ndarray[Any, Any]:
-        """(seeds,) gains on the reward trained on, averaged over rewards and sets."""
+        """Return (seeds,) gains on the reward trained on, averaged over rewards and sets."""
         return np.mean([self.gains(method, r, name) for r in REWARDS for name in names], axis=0)
 
     def accuracy(self, method: str, reward: str, name: str) -> np.ndarray[Any, Any]:
-        """(seeds,) changes of the judge's accuracy, in percentage points."""
+        """Return (seeds,) changes of the judge's accuracy, in percentage points."""
         keys = ((method, reward, seed, name, "accuracy") for seed in range(self.seeds))
         found = [self._values[key] for key in keys]
         return np.array([100 * (gain.mean - gain.base) for gain in found])
@@ -60,7 +60,7 @@ def blocks(
     trials: Mapping[str, Sequence[Sequence[float]]],
     ablations: Mapping[str, Mapping[str, Sequence[Gain]]],
 ) -> dict[str, str]:
-    """Markdown by the name of its markers."""
+    """Return Markdown by the name of its markers."""
     return {
         "tuning": _tuning(tuned, trials),
         "overall": _overall(table),
@@ -72,7 +72,7 @@ def blocks(
 
 
 def cell(values: Sequence[float] | np.ndarray[Any, Any], digits: int = 2) -> str:
-    """ "+0.52 ± 0.11": the mean and half of its interval."""
+    """Format the mean and half of its interval, as in +0.52 ± 0.11."""
     found = interval(values)
     return f"{found.value:+.{digits}f} ± {found.high - found.value:.{digits}f}"
 
@@ -147,19 +147,19 @@ def _ablations(ablations: Mapping[str, Mapping[str, Sequence[Gain]]]) -> str:
     for ablation, values in ablations.items():
         first = next(iter(values.values()))
         own = first[0].job.reward
-        reference = _by_seed(first, own)
+        reference = by_seed(first, own)
         for number, (value, found) in enumerate(values.items()):
-            mine = _by_seed(found, own)
+            mine = by_seed(found, own)
             difference = "" if number == 0 else cell(mine - reference)
-            others = [cell(_by_seed(found, scorer)) for scorer in ("faithfulness", "vividness")]
+            others = [cell(by_seed(found, scorer)) for scorer in ("faithfulness", "vividness")]
             name = ablation if number == 0 else ""
             lines.append([name, value, cell(mine), difference, *others])
     header = ["", "", "reward trained on", "minus the first", "faithfulness", "vividness"]
     return markdown(header, lines)
 
 
-def _by_seed(found: Sequence[Gain], scorer: str) -> np.ndarray[Any, Any]:
-    """Gains over all sets, one for each seed."""
+def by_seed(found: Sequence[Gain], scorer: str) -> np.ndarray[Any, Any]:
+    """Return gains over all sets, one for each seed."""
     seeds = sorted({gain.job.seed for gain in found})
     return np.array(
         [
@@ -170,7 +170,7 @@ def _by_seed(found: Sequence[Gain], scorer: str) -> np.ndarray[Any, Any]:
 
 
 def bars(table: Table) -> bytes:
-    """PNG: gains on the reward trained on, a panel for each prompt set."""
+    """Draw gains on the reward trained on, a panel for each prompt set, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
@@ -194,11 +194,11 @@ def bars(table: Table) -> bytes:
         axes.set_xticks(range(len(REWARDS)), [f"trained on {reward}" for reward in REWARDS])
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(ncols=len(METHODS), fontsize=7, loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
 def pictures(folder: Path, jobs: Sequence[Job], size: Size) -> bytes | None:
-    """PNG: a panel for each reward, rows for each pictured method, the same prompts and noise; None
+    """Draw a panel for each reward with rows for each pictured method, on the same prompts and noise; None
     where the samples are not there, as after going on from a record.
     """
     from matplotlib.figure import Figure
@@ -221,7 +221,7 @@ def pictures(folder: Path, jobs: Sequence[Job], size: Size) -> bytes | None:
         height = rows[0].shape[0]
         axes.set_yticks([height * (i + 0.5) for i in range(len(PICTURED))], PICTURED, fontsize=8)
         axes.set_xticks([])
-    return _png(figure)
+    return png(figure)
 
 
 def write(page: Path, found: Mapping[str, str], images: Mapping[str, bytes]) -> None:
@@ -243,7 +243,8 @@ def _row(samples: Path, shown: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.concatenate([*rows, gap], axis=0)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """Save a figure in memory."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""From the jobs' scores to gains over the base model, with intervals over seeds."""
+"""Gains over the base model from the jobs' scores, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Gain:
 
     @property
     def value(self) -> float:
-        """Mean gain in that unit."""
+        """The mean gain in that unit."""
         return (self.mean - self.base) / self.unit if self.unit else 0.0
 
 
@@ -47,13 +47,13 @@ class Bases:
         self._deviations = [result["deviations"] for result in found.values()]
 
     def unit(self, name: str, scorer: str) -> float:
-        """The deviation of a set's scores, pooled over the seeds."""
+        """Return the deviation of a set's scores, pooled over the seeds."""
         squares = [deviations[name][scorer] ** 2 for deviations in self._deviations]
         return float(np.sqrt(np.mean(squares)))
 
 
 def gains(folder: Path, job: Job, bases: Bases) -> list[Gain]:
-    """All of a finished job; FileNotFoundError for one that is not."""
+    """Return all gains of a finished job; FileNotFoundError for an unfinished one."""
     result = runs.result_of(folder, job)
     if result is None:
         raise FileNotFoundError(f"{job.name} is not done; the same command makes it")
@@ -66,7 +66,7 @@ def gains(folder: Path, job: Job, bases: Bases) -> list[Gain]:
 
 
 def interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
-    """Mean of one value for each seed, with Student's 95% interval: seeds are what is drawn anew.
+    """Return the mean of one value for each seed, with Student's 95% interval: seeds are what is drawn anew.
 
     ValueError for fewer than 2, which have no interval.
     """
@@ -79,7 +79,7 @@ def interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
 
 
 def as_csv(found: Sequence[Gain]) -> str:
-    """A line for each gain, at six digits."""
+    """Write a line for each gain, at six digits."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, "base", "mean", "unit", "gain"])

@@ -32,7 +32,7 @@ SCORERS = {
 
 
 def result_of(folder: Path, job: Job) -> Result | None:
-    """What the job gave, if it is done."""
+    """Return what the job gave, if it is done."""
     path = folder / "runs" / job.name / RESULT
     return read_json(path) if path.is_file() else None
 
@@ -64,12 +64,12 @@ def run(folder: Path, job: Job, size: Size) -> Result:
 
 
 def base_name(prompts: str, seed: int) -> str:
-    """The folder of the base model's samples."""
+    """Name the folder of the base model's samples."""
     return f"base-{prompts}-{seed}"
 
 
 def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
-    """The base model on the same prompts and noise as a job: also the deviations of its scores."""
+    """Evaluate the base model on a job's prompts and noise, with the deviations of its scores."""
     here = folder / "runs" / base_name(prompts, seed)
     if not (here / RESULT).is_file():
         scores = sample(BASE, here, prompts, seed, size)
@@ -78,7 +78,7 @@ def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
 
 
 def means(scores: Scores, statistic: Callable[..., Any] = np.mean) -> dict[str, dict[str, float]]:
-    """Set -> scorer -> the mean (or another statistic) over the prompts."""
+    """Map set -> scorer -> the mean (or another statistic) over the prompts."""
     return {
         name: {scorer: float(statistic(values)) for scorer, values in by_scorer.items()}
         for name, by_scorer in scores.items()
@@ -86,7 +86,7 @@ def means(scores: Scores, statistic: Callable[..., Any] = np.mean) -> dict[str, 
 
 
 def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
-    """Prompts by set, of the evaluation or of tuning's validation."""
+    """Return prompts by set, of the evaluation or of tuning's validation."""
     names = SETS if prompts == "evaluation" else ("validation",)
     return {name: scenes.prompt_set(name, size.evaluation) for name in names}
 
@@ -94,7 +94,7 @@ def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
 def sample(
     model: Path, output: Path, prompts: str, seed: int, size: Size, prefix: str = ""
 ) -> Scores:
-    """Set -> scorer -> the score of each prompt's image."""
+    """Map set -> scorer -> the score of each prompt's image."""
     sets = prompt_sets(prompts, size)
     manifest = generate_images(
         str(model),
@@ -118,9 +118,9 @@ def sample(
 
 
 def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
-    """The training configuration, as nested plain data."""
+    """Return the training configuration, as nested plain data."""
     size = pool.size
-    draws = size.draws if job.draws is None else job.draws
+    draws, stratified = job.cached_draws(size)
     objective = OBJECTIVES[METHODS[job.method].objective]
     cached = objective.needs_reference and not objective.takes_pairs and draws != FRESH_DRAWS
     flat = {
@@ -141,13 +141,13 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
         "output.log_every": max(1, size.steps // 4),
         "output.progress": False,
         **DEFAULTS,
-        **job.changes,
     }
-    if draws:
-        flat["data.stratified"] = draws > 1
+    if draws != FRESH_DRAWS:
+        flat["data.stratified"] = stratified
     if cached:
         flat["objective.reference"] = "cached"
-        flat["data.reference_cache"] = str(pool.reference(draws))
+        flat["data.reference_cache"] = str(pool.reference(draws, stratified))
+    flat |= job.changes
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         put(nested, key, value)
@@ -155,5 +155,5 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Only warnings of training and of the libraries: hundreds of runs follow each other."""
+    """Show only warnings of training and of the libraries: hundreds of runs follow each other."""
     logging.getLogger("tglo").setLevel(logging.WARNING)

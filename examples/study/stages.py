@@ -14,9 +14,11 @@ from examples.study.workers import Workers
 from tglo.files import write_bytes, write_json
 
 
-def study(workers: Workers, seeds: int, ablations: Sequence[str], page: Path | None) -> None:
+def study(
+    workers: Workers, seeds: int, ablations: Sequence[str], page: Path | None
+) -> Mapping[str, Changes]:
     """Tune, train and evaluate every method, run the ablations of these names, write tables and
-    pictures (and fill a page).
+    pictures (and fill a page). Returns the tuned settings by method.
     """
     folder, size = workers.folder, workers.size
     trials = tune(workers)
@@ -38,10 +40,11 @@ def study(workers: Workers, seeds: int, ablations: Sequence[str], page: Path | N
         for name, values in chosen.items()
     }
     write(folder, size, seeds, main_jobs, found, tuned, trials, ablated, page)
+    return tuned
 
 
 def tune(workers: Workers) -> dict[str, list[list[float]]]:
-    """By method, for each setting of its grid, the gains on the tuning seeds: one where the setting
+    """Return by method, for each setting of its grid, the gains on the tuning seeds: one where the setting
     was not among the best on the first, all of them for those that were.
     """
     trials: dict[str, list[list[float]]] = {name: [] for name in METHODS}
@@ -75,7 +78,7 @@ def tune(workers: Workers) -> dict[str, list[list[float]]]:
 
 
 def best(tried: Sequence[Sequence[float]]) -> int:
-    """Of the settings with the most seeds, the one with the largest mean gain."""
+    """Return the setting with the largest mean gain among those with the most seeds."""
     most = max(len(gains) for gains in tried)
     finalists = [i for i, gains in enumerate(tried) if len(gains) == most]
     return max(finalists, key=lambda i: float(np.mean(tried[i])))
@@ -92,7 +95,7 @@ def write(
     ablated: Mapping[str, Mapping[str, Sequence[Gain]]],
     page: Path | None,
 ) -> None:
-    """tables.md, results.csv and pictures."""
+    """Write tables.md, results.csv and pictures."""
     others = [g for values in ablated.values() for gains in values.values() for g in gains]
     distinct = {(g.job.name, g.set, g.scorer): g for g in [*found, *others]}
     write_bytes(folder / "results.csv", results.as_csv(list(distinct.values())).encode())
@@ -113,7 +116,7 @@ def write(
 def _gains(
     folder: Path, name: str, setting: Changes, seeds: Sequence[int], bases: Bases
 ) -> list[float]:
-    """For each seed the mean gain over the tuning rewards, each on the model trained on it."""
+    """Return for each seed the mean gain over the tuning rewards, each on the model trained on it."""
     values = []
     for seed in seeds:
         jobs = plan.tuning_jobs(name, setting, [seed])

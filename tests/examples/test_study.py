@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.study import plan, record, report, results, runs, stages
+from benchmarks.page import fill
+from examples.study import plan, record, reference, report, results, runs, stages
 from examples.study.data import Pool
 from examples.study.plan import METHODS, REWARDS, SETS, SIZES, Job
 from examples.study.results import Bases, Gain
@@ -18,6 +19,7 @@ from examples.study.workers import Workers
 from tglo.files import read_json, write_json
 from tglo.train.config import parse_config
 
+ROOT = Path(__file__).parents[2]
 QUICK = SIZES["quick"]
 TUNED = {name: method.grid[3] for name, method in METHODS.items()}
 
@@ -218,6 +220,51 @@ def test_tables_say_what_was_measured() -> None:
 
 
 def test_docs_have_a_place_for_every_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    page = (ROOT / "docs" / "study.md").read_text()
     for name in ("tuning", "overall", *SETS, "accuracy", "transfer", "ablations"):
         assert f"<!-- measured: {name} -->" in page and f"<!-- end: {name} -->" in page
+
+
+def test_cached_reference_page_says_what_the_records_say() -> None:
+    kept = ROOT / "benchmarks" / "results" / "study"
+    draws, modes = read_json(kept / "draws.json"), read_json(kept / "modes.json")
+    page = (ROOT / "docs" / "cached-reference.md").read_text()
+    assert fill(page, reference.blocks(draws, modes)) == page
+    assert draws["gains"].keys() == reference.draws_jobs(TUNED["TGO"], 0, QUICK).keys()
+    for picture in (reference.draw_draws(draws), reference.draw_modes(modes)):
+        assert picture.startswith(b"\x89PNG")
+
+
+def test_draws_of_the_reference_differ_in_nothing_else(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, 0, QUICK)
+    (pool.folder / "data").mkdir(parents=True)
+    (pool.folder / "data" / "stars-4.csv").touch()
+    found = {
+        mode: runs.settings(pool, job, tmp_path / "out")
+        for mode, job in reference.draws_jobs(TUNED["TGO"], 0, QUICK).items()
+    }
+    for mode, settings in found.items():
+        parse_config(settings).check()
+        kind, _, count = mode.partition(" ")
+        cached = kind != "copy"
+        assert settings["objective"].get("reference", "copy") == ("cached" if cached else "copy")
+        assert settings["data"]["draws"] == (int(count) if cached else 0)
+        assert settings["data"].get("stratified", False) == (kind == "stratified")
+    caches = [s["data"]["reference_cache"] for m, s in found.items() if not m.startswith("copy")]
+    assert len(set(caches)) == len(caches)
+    for settings in found.values():
+        for key in ("draws", "stratified", "reference_cache", "draw_seed"):
+            settings["data"].pop(key, None)
+        settings["objective"].pop("reference", None)
+    assert all(settings == found["copy"] for settings in found.values())
+
+
+def test_modes_of_the_reference_are_one_run(study: Path) -> None:
+    lines = reference.run_modes(study, TUNED["TGO"], QUICK)
+    assert lines.keys() == set(reference.MODES)
+    for mode in reference.MODES:
+        assert [line["step"] for line in lines[mode]] == [1, 2]
+        for name in reference.CLASSES:
+            found = [line[name] for line in lines[mode]]
+            assert found == pytest.approx([line[name] for line in lines["copy"]], abs=1e-5)
+    assert "Over 2 steps" in reference.summary(lines)
