@@ -46,7 +46,8 @@ def cuda_kernels(library: str) -> list[dict[str, Any]]:
     """Return a row for each kernel and architecture in the extension; empty without CUDA kernels."""
     command = [cuobjdump(), "--dump-resource-usage", library]
     text = subprocess.run(command, capture_output=True, text=True).stdout
-    rows, mangled, capability = [], [], 0
+    rows: list[dict[str, Any]] = []
+    mangled, capability = [], 0
     for line in text.splitlines():
         if found := re.search(r"arch = sm_(\d+)", line):
             capability = int(found[1])

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tglo.bench.cases import Case
 from tglo.bench.clock import Spread, spread
-from tglo.bench.contenders import Contender
 from tglo.bench.memory import Peak
+from tglo.bench.record import Record
 
 
 def copy_bandwidth(gigabytes: float = 1.0) -> float:
@@ -78,23 +77,25 @@ def in_graph(
     return whole.over(len(cases))
 
 
-class GpuTimes(NamedTuple):
-    rotated: Spread  # inputs and gradients come from and go to memory
-    cached: Spread | None  # they stay in the L2 cache; None where they do not fit
-    launches: int | None  # kernels, copies and fills of a step; None without a profiler
-    peak_bytes: int  # allocated by a step at its peak, the gradient included
+def measure(step: Callable[[Case], Tensor], cases: Sequence[Case], *, repeats: int = 50) -> Record:
+    """Measure a step on `cases` as `rotation` makes them, and return what a row gets:
 
-
-def measure(contender: Contender, cases: Sequence[Case], *, repeats: int = 50) -> GpuTimes:
-    """Measure a contender on `cases` as `rotation` makes them."""
-    rotated = in_graph(contender.step, cases, keep=True, repeats=repeats)
-    cached = None
+    time_us: inputs and gradients come from and go to memory; in_cache_us: they stay in the L2 cache, None
+    where they do not fit; launches: see `count_launches`; peak_bytes: allocated at the peak, the gradient
+    included.
+    """
+    rotated, cached = in_graph(step, cases, keep=True, repeats=repeats), None
     if share_of_cache(cases[0]) <= 0.5:
-        cached = in_graph(contender.step, [cases[0]] * 20, keep=False, repeats=repeats)
-    found = count_launches(lambda: contender.step(cases[0]))
+        cached = in_graph(step, [cases[0]] * 20, keep=False, repeats=repeats)
+    launches = count_launches(lambda: step(cases[0]))
     peak = Peak(cuda=True)
-    contender.step(cases[0])
-    return GpuTimes(rotated, cached, found, peak.read())
+    step(cases[0])
+    return {
+        "time_us": rotated._asdict(),
+        "in_cache_us": cached and cached._asdict(),
+        "launches": launches,
+        "peak_bytes": peak.read(),
+    }
 
 
 def count_launches(run: Callable[[], object]) -> int | None:

@@ -86,19 +86,13 @@ def gpu_figures(
 ) -> Record:
     """Measure what a row gets from a GPU."""
     mine = [case._replace(base_error=found.case.base_error) for case in cases]
-    times, problem = attempt(lambda: gpu.measure(found.contender, mine, repeats=repeats))
-    if times is None:  # it cannot be captured
+    figures, problem = attempt(lambda: gpu.measure(found.contender.step, mine, repeats=repeats))
+    if figures is None:  # it cannot be captured
         torch.cuda.synchronize()
         return {"problem": problem}
     policy = found.case.policy
     moved = found.contender.bytes_per_element * policy.element_size() / 2 * policy.numel()
-    return {
-        "time_us": times.rotated._asdict(),
-        "in_cache_us": times.cached and times.cached._asdict(),
-        "launches": times.launches,
-        "peak_bytes": times.peak_bytes,
-        "floor_us": moved / bandwidth * 1e6 if bandwidth else None,
-    }
+    return {**figures, "floor_us": moved / bandwidth * 1e6 if bandwidth else None}
 
 
 def measure_host(names: Sequence[str], device: torch.device, *, rounds: int = 50) -> list[Record]:
