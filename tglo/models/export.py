@@ -231,12 +231,11 @@ def _in_float32(denoiser: Any) -> Any:
 def _compare(family: Family, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
     """ExportError unless both predict the same, in float32, relative to the largest element."""
     side = 4 * family.bucket_step
-    drawn = family.example(2, side, side)
+    draw = family.example(2, side, side)
     # Of a gathered model on the CPU, whose family computes elsewhere.
     device = next(trained.parameters()).device
-    timesteps = family.timesteps(drawn.index, drawn.noisy)
-    inputs = (drawn.noisy.to(device), timesteps.to(device))
-    conditions = {name: tensor.to(device) for name, tensor in drawn.conditions.items()}
+    inputs = (draw.noisy.to(device), family.timesteps(draw).to(device))
+    conditions = {name: tensor.to(device) for name, tensor in draw.conditions.items()}
     outputs = []
     for denoiser in (_in_float32(trained), _in_float32(loaded)):
         with evaluating(denoiser):

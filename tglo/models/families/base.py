@@ -24,7 +24,8 @@ from tglo.models import autoencoder, export, lora, sampling
 from tglo.models.execution import attention, checkpointing
 from tglo.models.fingerprint import folder_fingerprint
 from tglo.models.text import tokenize
-from tglo.noise.draw import Drawn
+from tglo.noise.draw import Draw, draw_latents
+from tglo.noise.noising import Key
 from tglo.noise.schedule import Schedule
 
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
@@ -45,8 +46,8 @@ class Family(ABC):
     denoiser_part: ClassVar[str] = "unet"
     denoiser_class: ClassVar[Any] = None  # where the family has one of its own
     vae_part: ClassVar[str] = "vae"
-    drawn: ClassVar[type[Drawn]] = Drawn
-    """What a draw becomes for this denoiser."""
+    answers_with_error: ClassVar[bool] = False
+    """`predict` answers with the error (B,) itself, not with a prediction of the target."""
     unsupported: ClassVar[dict[tuple[str, str], str]] = {}
     """(key, value) of a training's configuration that does not fit -> why, and what to do."""
     text_parts: ClassVar[tuple[tuple[str, str], ...]]  # (tokenizer, text encoder), in order
@@ -156,27 +157,38 @@ class Family(ABC):
 
     # What follows from it.
 
-    def predict(
+    def draw(
         self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        index: Tensor,
-        conditions: dict[str, Tensor],
-    ) -> Tensor:
-        """The prediction (B, C, h, w) at schedule indices (B,) int64; see `call`."""
-        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions)
+        stored: dict[str, Tensor],
+        key: Key,
+        own: Key,
+        strata: int,
+        dtype: torch.dtype,
+        conditions: dict[str, Any],
+    ) -> Draw:
+        """A draw of B images as `encode` gave them, for the denoiser, latents in `dtype`.
 
-    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
-        """What `call` is told of the noise, (B,) float32, of a draw's index and noisy."""
-        return self.schedule.model_timestep(index)
+        key: whose timestep and noise the rows take; own: their own, for the sample of the posterior;
+        strata as in `noise.draw_unit`; conditions as `conditions` gave them.
+        """
+        mean, std = stored["mean"], stored["std"]
+        return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
 
-    def example(self, batch: int, height: int, width: int) -> Drawn:
+    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+        """The denoiser's answer to a draw, (B, C, h, w); see `call`."""
+        return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions)
+
+    def timesteps(self, draw: Draw) -> Tensor:
+        """What `call` is told of a draw's noise, (B,) float32."""
+        return self.schedule.model_timestep(draw.index)
+
+    def example(self, batch: int, height: int, width: int) -> Draw:
         """B draws of random numbers, always the same, for images of height x width pixels."""
         shape = (self.latent_channels, height // self.vae_scale, width // self.vae_scale)
         ids = torch.arange(batch)
         last = len(self.schedule) - 1
         noisy = philox.normal(0, ids, 0, shape, device=self.device)
-        return Drawn(
+        return Draw(
             index=torch.linspace(last / 4, last, batch).long().to(self.device),
             noisy=noisy,
             target=noisy,
