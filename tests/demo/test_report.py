@@ -11,7 +11,7 @@ from PIL import Image
 
 from tglo.demo import figures, report, settings
 from tglo.demo.report import Outcome
-from tglo.train.config import load_config
+from tglo.train.config_files import load_config
 
 
 def outcome(name: str, scores: list[float], grey: int) -> Outcome:
