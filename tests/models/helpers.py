@@ -10,7 +10,7 @@ def example(
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """noisy latents, indices and conditions for `predict`."""
     generator = torch.Generator().manual_seed(3)
-    noisy = torch.randn(batch, family.latent_channels, side, side, generator=generator)
+    noisy = torch.randn(batch, family.codec.shape(side, side)[0], side, side, generator=generator)
     index = torch.linspace(10, 900, batch).long()
     sizes = {
         "original_size": torch.tensor([[40, 24]] * batch),

@@ -20,7 +20,7 @@ from tglo.demo import digits
 from tglo.demo.architecture import build_masked_pipeline
 from tglo.demo.pretrain import DRAWINGS_PER_DIGIT, draw_pixels, measure
 from tglo.demo.settings import MASKED
-from tglo.models import codebook
+from tglo.models.autoencoder import TokenCodec
 from tglo.pretraining import masked, training
 
 
@@ -39,12 +39,13 @@ def pretrain(output: Path, *, seed: int, vae_steps: int, steps: int) -> dict[str
 
     reached = masked.train_vq(pipeline.vqvae, pixels, vae_steps)
     rows = np.tile(np.arange(len(data)), DRAWINGS_PER_DIGIT)
+    codec = TokenCodec(pipeline.vqvae.config)
     tokens = torch.cat(
         [
-            codebook.encode(
+            codec.encode(
                 pipeline.vqvae,
                 draw_pixels(data, part, digits.random_pens(generator, len(part))),
-            )
+            )["tokens"]
             for part in np.array_split(rows, 300)
         ]
     )
