@@ -18,6 +18,7 @@ from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
 from tglo.devices import DTYPES, process_device
+from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint
 from tglo.models.execution.attention import set_backend
 from tglo.models.execution.compiling import compile_denoiser
@@ -95,19 +96,23 @@ def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dic
 
 
 class ReferenceForward:
-    """(sample ids of one bucket, draws (B,) int64) -> the denoiser's errors, (B,) float64."""
+    """Compute the denoiser's errors, (B,) float64, of samples of one bucket: a draw (its number,
+    (B,) int64) of each.
+    """
 
     def __init__(self, family: Family, drawer: Drawer, *, autocast: bool) -> None:
         self.family, self.drawer, self.autocast = family, drawer, autocast
         family.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, ids: list[int], draws: Tensor) -> Tensor:
-        drawn = self.drawer.draw(self.drawer.read(ids, draws))
+    def __call__(self, ids: list[int], draw_index: Tensor) -> Tensor:
+        draw = self.drawer.draw(self.drawer.read(ids, draw_index))
         half = self.autocast and self.drawer.dtype != torch.float32
         with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
-            answer = self.family.predict(self.family.denoiser, *drawn.inputs)
-        return drawn.error(answer)
+            answer = self.family.predict(self.family.denoiser, draw)
+        if self.family.answers_with_error:
+            return answer.double()
+        return prediction_error(answer, draw.target)
 
 
 def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:

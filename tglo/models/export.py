@@ -183,12 +183,11 @@ def _in_float32(denoiser: Any) -> Any:
 def _compare(model: Model, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
     """ExportError unless both predict the same, in float32, relative to the largest element."""
     side = 4 * model.bucket_step
-    drawn = model.example(2, side, side)
+    draw = model.example(2, side, side)
     # Of a gathered model on the CPU, whose own device is another.
     device = next(trained.parameters()).device
-    timesteps = model.timesteps(drawn.index, drawn.noisy)
-    inputs = (drawn.noisy.to(device), timesteps.to(device))
-    conditions = {name: tensor.to(device) for name, tensor in drawn.conditions.items()}
+    inputs = (draw.noisy.to(device), model.timesteps(draw).to(device))
+    conditions = {name: tensor.to(device) for name, tensor in draw.conditions.items()}
     outputs = []
     for denoiser in (_in_float32(trained), _in_float32(loaded)):
         with evaluating(denoiser):

@@ -129,7 +129,7 @@ class Schedule:
         return self._combine(latents, noise, self.a[index], self.s[index])
 
     def target(self, latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        """What the denoiser is trained to predict, (B, ...) in latents.dtype; see `diffuse`."""
+        """The target that the denoiser is trained to predict, (B, ...) in latents.dtype; see `diffuse`."""
         if self.prediction_type == "epsilon":
             return noise.to(latents.dtype)
         if self.prediction_type == "sample":
@@ -137,7 +137,7 @@ class Schedule:
         return self._combine(latents, noise, *self.target_scales(index))
 
     def target_scales(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The target is the first times x0 plus the second times eps; (B,) float64 each."""
+        """Return the scales of x0 and of eps in the target, (B,) float64 each."""
         a, s = self.a[index], self.s[index]
         zero, one = torch.zeros_like(a), torch.ones_like(a)
         scales = {
@@ -170,7 +170,7 @@ class Schedule:
         return clipped * self.s[index].square()  # s_t^2 = 1 / (snr + 1) for v
 
     def model_timestep(self, index: Tensor) -> Tensor:
-        """What the denoiser is called with for these indices, (B,) float32."""
+        """The timesteps that the denoiser is called with at these indices, (B,) float32."""
         return self.timesteps[index]
 
     def _combine(

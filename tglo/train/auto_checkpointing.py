@@ -96,10 +96,10 @@ def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype)
     device = family.device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # dropout
-        drawn = family.example(batch, *size)
+        draw = family.example(batch, *size)
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                answer = family.predict(family.denoiser, *drawn.inputs)
+                answer = family.predict(family.denoiser, draw)
             answer.float().square().mean().backward()
         finally:
             family.denoiser.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ from tglo.models.lora import adapters_off
 
 def prediction_and_gradients(family: models.Family) -> list[torch.Tensor]:
     family.denoiser.zero_grad()
-    prediction = family.predict(family.denoiser, *example(family))
+    prediction = family.predict(family.denoiser, example(family))
     prediction.square().mean().backward()
     gradients = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
     return [prediction.detach(), *(gradient.clone() for gradient in gradients)]
@@ -38,11 +38,11 @@ def test_unets_predict_and_learn_the_same(family: models.Family, lora: bool) -> 
     torch.testing.assert_close(prediction_and_gradients(family), expected)
     if lora:
         with adapters_off(family.denoiser):
-            off = family.predict(family.denoiser, *example(family))
+            off = family.predict(family.denoiser, example(family))
         assert not torch.equal(off, expected[0])
         attention.set_backend(family.denoiser, "default")
         with adapters_off(family.denoiser):
-            torch.testing.assert_close(family.predict(family.denoiser, *example(family)), off)
+            torch.testing.assert_close(family.predict(family.denoiser, example(family)), off)
     attention.set_backend(family.denoiser, "default")
     assert all(map(torch.equal, prediction_and_gradients(family), expected))
 
@@ -92,14 +92,14 @@ def test_the_name_reaches_the_dispatcher_and_no_other_model(
     attention.set_backend(family.denoiser, "_native_math")
     attention.set_backend(other.denoiser, "sdpa")
     seen.clear()
-    family.predict(family.denoiser, *example(family))
+    family.predict(family.denoiser, example(family))
     assert set(seen) == {AttentionBackendName._NATIVE_MATH}
     seen.clear()
-    other.predict(other.denoiser, *example(other))
+    other.predict(other.denoiser, example(other))
     assert set(seen) == {AttentionBackendName.NATIVE}
     copy = frozen_copy(family.denoiser)
     seen.clear()
-    family.predict(copy, *example(family))
+    family.predict(copy, example(family))
     assert set(seen) == {AttentionBackendName._NATIVE_MATH}
     with attention_backend("native"):  # the process-wide choice is untouched
         pass
@@ -119,10 +119,10 @@ def test_what_cannot_work_is_refused(
     backend: str, message: str, load: Callable[..., models.Family]
 ) -> None:
     family = load("sd15")
-    expected = family.predict(family.denoiser, *example(family))
+    expected = family.predict(family.denoiser, example(family))
     with pytest.raises(ValueError, match=message):
         attention.set_backend(family.denoiser, backend)
-    assert torch.equal(family.predict(family.denoiser, *example(family)), expected)
+    assert torch.equal(family.predict(family.denoiser, example(family)), expected)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_every_mode_gives_the_same_gradients(family: models.Family, lora: bool) 
         assert family.denoiser.is_gradient_checkpointing == (mode != "none")
         family.denoiser.zero_grad()
         torch.manual_seed(4)  # dropout
-        family.predict(family.denoiser, *example_input).square().mean().backward()
+        family.predict(family.denoiser, example_input).square().mean().backward()
         gradients = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
         assert gradients
         results.append([gradient.clone() for gradient in gradients])
@@ -66,7 +66,7 @@ def test_each_mode_keeps_less_after_the_forward(load: Callable[..., models.Famil
     for mode in MODES:
         set_mode(family.denoiser, mode)
         with Alive() as alive:
-            loss = family.predict(family.denoiser, *example_input).square().mean()
+            loss = family.predict(family.denoiser, example_input).square().mean()
         kept.append(alive.total())
         loss.backward()
     none, selective, full = kept

@@ -32,9 +32,9 @@ def results(family: models.Family) -> list[torch.Tensor]:
     inputs = example(family)
     for _ in range(2):
         with torch.no_grad(), lora.adapters_off(family.denoiser):
-            found.append(family.predict(family.denoiser, *inputs))
+            found.append(family.predict(family.denoiser, inputs))
         family.denoiser.zero_grad()
-        prediction = family.predict(family.denoiser, *inputs)
+        prediction = family.predict(family.denoiser, inputs)
         prediction.square().mean().backward()
         found.append(prediction.detach())
         found += [parameter.grad.clone() for parameter in lora.parameters(family.denoiser)]

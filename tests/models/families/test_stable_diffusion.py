@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tglo import models
 from tglo.models.execution.checkpointing import set_mode
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.fingerprint import encoders
+from tglo.noise.draw import Draw
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_long_prompts_are_counted_and_reported_once(
 def test_predict_equals_the_unet_call(
     kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
 ) -> None:
-    noisy, index, conditions = example(family)
+    draw = example(family)
     text = family.text(["a handwritten seven", "a handwritten two"])
     options = {}
     if kind == "sdxl":
@@ -100,17 +102,18 @@ def test_predict_equals_the_unet_call(
             "time_ids": time_ids,
         }
     expected = pipelines[kind].unet(
-        noisy, index, encoder_hidden_states=text["prompt_embeds"], **options
+        draw.noisy, draw.index, encoder_hidden_states=text["prompt_embeds"], **options
     )
-    prediction = family.predict(family.denoiser, noisy, index, conditions)
+    prediction = family.predict(family.denoiser, draw)
     assert torch.equal(prediction, expected.sample)
 
 
 def test_sdxl_time_ids_matter_and_are_demanded(load: Callable[..., models.Family]) -> None:
     family = load("sdxl")
-    noisy, index, conditions = example(family)
-    other = dict(conditions, time_ids=conditions["time_ids"] + 9)
-    predictions = [family.predict(family.denoiser, noisy, index, c) for c in (conditions, other)]
+    draw = example(family)
+    conditions = dict(draw.conditions, time_ids=draw.conditions["time_ids"] + 9)
+    other = replace(draw, conditions=conditions)
+    predictions = [family.predict(family.denoiser, d) for d in (draw, other)]
     assert not torch.equal(*predictions)
     with pytest.raises(ValueError, match="original_size"):
         family.conditions(family.text(["a"]))
@@ -127,12 +130,12 @@ def test_predict_calls_the_wrapper_with_its_dtype(family: models.Family) -> None
             return self.module(*args, **options)
 
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
+    expected = family.predict(family.denoiser, example_input)
     wrapper = Wrapper(family.denoiser)
-    assert torch.equal(family.predict(wrapper, *example_input), expected)
+    assert torch.equal(family.predict(wrapper, example_input), expected)
     assert wrapper.calls == 1
     half = Wrapper(frozen_copy(family.denoiser).bfloat16())
-    assert family.predict(half, *example_input).dtype == torch.bfloat16
+    assert family.predict(half, example_input).dtype == torch.bfloat16
 
 
 def test_latents_are_the_scaled_posterior(
@@ -184,22 +187,22 @@ def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
     family.denoiser.train()
     example_input = example(family)
     reference = frozen_copy(family.denoiser)
-    before = family.predict(reference, *example_input)
-    assert torch.equal(before, family.predict(family.denoiser, *example_input))
+    before = family.predict(reference, example_input)
+    assert torch.equal(before, family.predict(family.denoiser, example_input))
     assert not reference.training and not reference.is_gradient_checkpointing
     assert not any(p.requires_grad for p in reference.parameters())
     perturb(family.denoiser)
-    assert torch.equal(before, family.predict(reference, *example_input))
-    assert not torch.equal(before, family.predict(family.denoiser, *example_input))
+    assert torch.equal(before, family.predict(reference, example_input))
+    assert not torch.equal(before, family.predict(family.denoiser, example_input))
 
 
 def test_channels_last_gives_the_same_prediction(family: models.Family, tmp_path: Path) -> None:
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
+    expected = family.predict(family.denoiser, example_input)
     set_channels_last(family.denoiser)
     weight = family.denoiser.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(family.predict(family.denoiser, *example_input), expected)
+    torch.testing.assert_close(family.predict(family.denoiser, example_input), expected)
     exported = models.load(family.save(tmp_path / "exported"))
     assert torch.equal(exported.denoiser.conv_in.weight, weight)
 
@@ -212,8 +215,8 @@ def test_encoders_that_are_not_loaded_change_no_prediction(
     assert bare.latent_shape(16, 24) == family.latent_shape(16, 24)
     assert bare.fingerprint() == family.fingerprint()
     inputs = example(family)
-    expected = family.predict(family.denoiser, *inputs)
-    assert torch.equal(bare.predict(bare.denoiser, *inputs), expected)
+    expected = family.predict(family.denoiser, inputs)
+    assert torch.equal(bare.predict(bare.denoiser, inputs), expected)
     empty = bare.unconditional(family.text([""]))
     assert all(torch.equal(empty[name], value) for name, value in family.unconditional().items())
     with pytest.raises(RuntimeError, match="not loaded"):
@@ -231,8 +234,9 @@ def test_encoders_that_are_not_loaded_are_named(kind: str, folders: dict[str, Pa
         with pytest.raises(RuntimeError, match="not loaded"):
             use()
     family.to("cpu", torch.float32)
-    noisy, index = torch.zeros(2, 4, 8, 8), torch.tensor([0, 1])
-    assert family.predict(family.denoiser, noisy, index, conditions).isfinite().all()
+    noisy = torch.zeros(2, 4, 8, 8)
+    draw = Draw(torch.tensor([0, 1]), noisy, noisy, conditions)
+    assert family.predict(family.denoiser, draw).isfinite().all()
 
 
 def sizes() -> dict[str, torch.Tensor]:

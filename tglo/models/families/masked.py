@@ -20,7 +20,7 @@ from tglo.models.modules.token_head import TokenHead
 from tglo.models.samplers import Sampler, unmask
 from tglo.models.text import TextPart
 from tglo.noise import masking
-from tglo.noise.draw import Drawn, MaskedDrawn
+from tglo.noise.draw import Draw, draw_tokens
 from tglo.settings import SamplingOptions
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
@@ -49,7 +49,7 @@ class MaskedFamily(Family):
     vae_part = "vqvae"
     codec_class: ClassVar[type[Codec]] = TokenCodec
     sampler: ClassVar[Sampler] = staticmethod(unmask)
-    drawn: ClassVar[type[Drawn]] = MaskedDrawn
+    answers_with_error: ClassVar[bool] = True
     text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         ("objective.name", "dspo"): _NO_DISTANCE,
@@ -72,23 +72,26 @@ class MaskedFamily(Family):
         timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
         """
 
-    def predict(
+    def draw(
         self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        index: Tensor,
-        conditions: dict[str, Tensor],
-        target: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (B, V, h, w); with target, the true tokens (B, h, w) int64, the error (B,) float64."""
-        known = {}
-        if target is not None:
-            known = {"targets": target, "mask": noisy == self.schedule.mask_token}
-        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions, **known)
+        stored: dict[str, Tensor],
+        key: noise.Key,
+        own: noise.Key,
+        strata: int,
+        dtype: torch.dtype,
+        conditions: dict[str, Any],
+    ) -> Draw:
+        """As Family.draw; tokens have neither a dtype nor a posterior."""
+        return draw_tokens(stored["tokens"], key, self.schedule, strata, conditions)
 
-    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
-        """1000 x the share of hidden tokens, (B,) float32, of their number (B,) int64."""
-        return 1000 * index.float() / noisy[0].numel()
+    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+        """The error of the draw's true tokens, (B,) float64; for logits, use `call`."""
+        known = {"targets": draw.target, "mask": draw.noisy == self.schedule.mask_token}
+        return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions, **known)
+
+    def timesteps(self, draw: Draw) -> Tensor:
+        """1000 x the share of hidden tokens, (B,) float32."""
+        return 1000 * draw.index.float() / draw.noisy[0].numel()
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -149,21 +152,14 @@ class MaskedFamily(Family):
         """The default: published ones belong to square errors."""
         return self.default_temperature
 
-    def example(self, batch: int, height: int, width: int) -> Drawn:
+    def example(self, batch: int, height: int, width: int) -> Draw:
         shape = self.latent_shape(height, width)
         generator = torch.Generator().manual_seed(0)
         vectors = self.denoiser.config.codebook_size
         tokens = torch.randint(vectors, (batch, *shape), generator=generator)
         key = noise.Key(0, torch.arange(batch, device=self.device))
-        return MaskedDrawn.make(
-            {"tokens": tokens.to(self.device)},
-            key,
-            key,
-            self.schedule,
-            1,
-            torch.float32,
-            self._example_conditions(batch, height, width),
-        )
+        conditions = self._example_conditions(batch, height, width)
+        return draw_tokens(tokens.to(self.device), key, self.schedule, 1, conditions)
 
     def example_text(self, batch: int) -> dict[str, Tensor]:
         hidden, pooled = self._text_widths()

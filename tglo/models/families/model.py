@@ -18,7 +18,8 @@ from tglo import philox
 from tglo.models import samplers
 from tglo.models.families.loaded import Loaded
 from tglo.models.skeleton import Skeleton
-from tglo.noise.draw import Drawn
+from tglo.noise.draw import Draw, draw_latents
+from tglo.noise.noising import Key
 from tglo.settings import SamplingOptions
 
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
@@ -32,8 +33,8 @@ class Model(Loaded):
     sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)
     guidance_in_model: ClassVar[bool] = False
     """The denoiser takes the guidance, conditions["guidance"] (B,), and has no second pass."""
-    drawn: ClassVar[type[Drawn]] = Drawn
-    """What a draw becomes for this denoiser."""
+    answers_with_error: ClassVar[bool] = False
+    """`predict` answers with the error (B,) itself, not with a prediction of the target."""
     published: ClassVar[tuple[str, ...]] = ()
     """Names of published models whose skeletons `tglo plan` can build without a folder."""
     unsupported: ClassVar[dict[tuple[str, str], str]] = {}
@@ -152,26 +153,37 @@ class Model(Loaded):
 
     # What follows from it.
 
-    def predict(
+    def draw(
         self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        index: Tensor,
-        conditions: dict[str, Tensor],
-    ) -> Tensor:
-        """The prediction (B, C, h, w) at schedule indices (B,) int64; see `call`."""
-        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions)
+        stored: dict[str, Tensor],
+        key: Key,
+        own: Key,
+        strata: int,
+        dtype: torch.dtype,
+        conditions: dict[str, Any],
+    ) -> Draw:
+        """A draw of B images as `encode` gave them, for the denoiser, latents in `dtype`.
 
-    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
-        """What `call` is told of the noise, (B,) float32, of a draw's index and noisy."""
-        return self.schedule.model_timestep(index)
+        key: whose timestep and noise the rows take; own: their own, for the sample of the posterior;
+        strata as in `noise.draw_unit`; conditions as `conditions` gave them.
+        """
+        mean, std = stored["mean"], stored["std"]
+        return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
 
-    def example(self, batch: int, height: int, width: int) -> Drawn:
+    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+        """The denoiser's answer to a draw, (B, C, h, w); see `call`."""
+        return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions)
+
+    def timesteps(self, draw: Draw) -> Tensor:
+        """What `call` is told of a draw's noise, (B,) float32."""
+        return self.schedule.model_timestep(draw.index)
+
+    def example(self, batch: int, height: int, width: int) -> Draw:
         """B draws of random numbers, always the same, for images of height x width pixels."""
         ids = torch.arange(batch)
         last = len(self.schedule) - 1
         noisy = philox.normal(0, ids, 0, self.latent_shape(height, width), device=self.device)
-        return Drawn(
+        return Draw(
             index=torch.linspace(last / 4, last, batch).long().to(self.device),
             noisy=noisy,
             target=noisy,
