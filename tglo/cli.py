@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from tglo.plan.options import Options
+from tglo.settings import SamplingOptions
 
 log = logging.getLogger("tglo")
 
@@ -50,11 +51,7 @@ def generate(
     count: int = 1,
     lora: Path | None = None,
     prefix: str = "",
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
+    sampling: OmitArgPrefixes[SamplingOptions] = SamplingOptions(),
     batch_size: int = 0,
     seed: int = 0,
     device: str = "auto",
@@ -72,11 +69,7 @@ def generate(
         count: Images per prompt.
         lora: LoRA folder or file to load first.
         prefix: Given to the model before each prompt, as a csft model needs its good marker.
-        steps: Denoising steps.
-        guidance: Classifier-free guidance scale; 1 is off.
-        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
-        height: Pixels; the model's own size by default.
-        width: Pixels; the model's own size by default.
+        sampling: How images are sampled.
         batch_size: Images at once; does not change them but for rounding. 0 finds it on a GPU.
         seed: An image's noise follows from this, its prompt and its index among the prompt's.
         device: cpu, cuda or auto.
@@ -89,13 +82,10 @@ def generate(
         model,
         prompts,
         output,
+        sampling,
         count=count,
         lora=lora,
         prefix=prefix,
-        steps=steps,
-        guidance=guidance,
-        choice_temperature=choice_temperature,
-        size=(height, width),
         batch_size=batch_size,
         seed=seed,
         device=device,
@@ -313,9 +303,7 @@ def sweep(
     prompts: Path | None = None,
     scorer: str = "",
     count: int = 4,
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
+    sampling: OmitArgPrefixes[SamplingOptions] = SamplingOptions(),
     batch_size: int = 4,
     seed: int = 1_000_000_000,
     device: str = "auto",
@@ -335,9 +323,7 @@ def sweep(
         prompts: Text file of prompts to sample each trained model with.
         scorer: Built-in scorer or module:function for those samples.
         count: Samples per prompt.
-        steps: Denoising steps.
-        guidance: Classifier-free guidance scale; 1 is off.
-        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
+        sampling: How the samples are made.
         batch_size: Images at once.
         seed: Of the samples; another than that of the training images.
         device: Of the sampling: cpu, cuda or auto.
@@ -350,21 +336,10 @@ def sweep(
 
     if bool(prompts) != bool(scorer):
         raise ValueError("samples are scored with --prompts and --scorer together; one is missing")
-    sampling = None
+    samples = None
     if prompts is not None:
-        sampling = Sampling(
-            prompts,
-            scorer,
-            count,
-            steps,
-            guidance,
-            batch_size,
-            seed,
-            device,
-            dtype,
-            choice_temperature,
-        )
-    run(load_config(config), parse_variations(vary), output, sampling=sampling, launch=launch)
+        samples = Sampling(prompts, scorer, count, sampling, batch_size, seed, device, dtype)
+    run(load_config(config), parse_variations(vary), output, sampling=samples, launch=launch)
     print((output / "sweep.md").read_text())
     print(f"wrote {output}/sweep.csv, sweep.md, sweep.json and sweep.png")
 
@@ -390,11 +365,7 @@ def evaluate(
     prefixes: tuple[str, ...] = (),
     trained_on: tuple[str, ...] = (),
     count: int = 4,
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
+    sampling: OmitArgPrefixes[SamplingOptions] = SamplingOptions(),
     batch_size: int = 0,
     score_batch: int = 32,
     seed: int = 1_000_000_000,
@@ -421,11 +392,7 @@ def evaluate(
         prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
         trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
         count: Images per prompt.
-        steps: Denoising steps.
-        guidance: Classifier-free guidance scale; 1 is off.
-        choice_temperature: Of masked models: chance in which tokens a step fixes; 2 by default.
-        height: Pixels; the model's own size by default.
-        width: Pixels; the model's own size by default.
+        sampling: How images are sampled.
         batch_size: Images at once; 0 finds it on a GPU.
         score_batch: Images scored at once.
         seed: Of samples and bootstrap; another than that of the training images.
@@ -454,10 +421,7 @@ def evaluate(
             parse_trained_on(trained_on, list(named)),
             prefixes=parse_named(prefixes, "--prefixes", "MODEL=TEXT"),
             count=count,
-            steps=steps,
-            guidance=guidance,
-            choice_temperature=choice_temperature,
-            size=(height, width),
+            options=sampling,
             batch_size=batch_size,
             score_batch=score_batch,
             seed=seed,

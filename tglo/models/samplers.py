@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tglo.settings import SamplingOptions
+
 if TYPE_CHECKING:
     from tglo.models.families.masked import MaskedFamily
 
@@ -19,21 +21,18 @@ def unmask(
     conditions: dict[str, Tensor],
     generators: list[torch.Generator],
     shape: tuple[int, int],
-    steps: int,
-    guidance: float,
-    choice_temperature: float | None = None,
+    options: SamplingOptions,
 ) -> Tensor:
     """Tokens (B, *shape) int64. With guidance, conditions hold the empty prompts' rows first.
-    choice_temperature: see tglo.models.sampling.generate.
 
     The scheduler draws and hides tokens with one generator, so each image takes a step of its own;
     its numbers come from its own CPU generator, whatever the batch.
     """
     mask_token = scheduler.config.mask_token_id
-    options = {}
-    if choice_temperature is not None:
-        options["temperature"] = (choice_temperature, 0)
-    scheduler.set_timesteps(steps, device=family.device, **options)
+    guidance, chance = options.guidance, {}
+    if options.choice_temperature is not None:
+        chance["temperature"] = (options.choice_temperature, 0)
+    scheduler.set_timesteps(options.steps, device=family.device, **chance)
     rows = [
         torch.full((1, *shape), mask_token, dtype=torch.int64, device=family.device)
         for _ in generators

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.models.execution.modes import evaluating
+from tglo.settings import SamplingOptions
 
 if TYPE_CHECKING:
     from tglo.models.families.base import Family
@@ -24,36 +25,31 @@ def generate(
     family: Family,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    options: SamplingOptions = SamplingOptions(),
     *,
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
     batch_size: int = 8,
     denoiser: Callable[..., Any] | None = None,
     progress: bool = False,
 ) -> list[Image.Image]:
-    """One RGB image per prompt and seed, as the family's pipeline makes it.
+    """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
 
     Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
-    batch it is made in (but for float rounding). guidance of 1 or less runs without guidance.
-    choice_temperature: of masked models alone; how much chance there is in which tokens a step fixes, at
-    the first step, from where it falls to 0. 0 fixes the surest; the default is the pipelines', 2.
-    height and width in pixels default to the model's resolution. denoiser: sample another module,
-    such as an average or a reference; its train or eval mode is left as it was. Raises ValueError
-    for lists of different lengths, sizes the VAE cannot make, and a choice_temperature below 0 or
-    for a model without tokens.
+    batch it is made in (but for float rounding). A guidance of 1 or less runs without guidance.
+    choice_temperature, for masked models alone, says how much chance there is in which tokens a step
+    fixes: it holds for the first step and falls to 0 at the last. 0 fixes the surest; the default is the
+    pipelines', 2. denoiser: sample another module, such as an average or a reference; its train or
+    eval mode is left as it was. Raises ValueError for lists of different lengths, sizes the VAE
+    cannot make, and a choice_temperature below 0 or for a model without tokens.
     """
     denoiser = family.denoiser if denoiser is None else denoiser
-    height, width = height or family.default_resolution, width or family.default_resolution
-    _check(prompts, seeds, steps, choice_temperature, batch_size, height, width, family.size_step)
+    options = options.resolved(family.default_resolution)
+    _check(prompts, seeds, options, batch_size, family.size_step)
     scheduler = type(family.scheduler).from_config(family.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
-        empty = family.unconditional() if guidance > 1 else None
+        empty = family.unconditional() if options.guidance > 1 else None
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             text = _text(family, prompts[batch], known)
@@ -61,19 +57,10 @@ def generate(
             if empty is not None:
                 text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
             rows = count if empty is None else 2 * count
-            sizes = image_sizes(rows, height, width, family.device)
+            sizes = image_sizes(rows, *options.size, family.device)
             conditions = family.conditions(text, sizes)
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
-            pixels = family.sample(
-                denoiser,
-                scheduler,
-                conditions,
-                generators,
-                (height, width),
-                steps,
-                guidance,
-                choice_temperature,
-            )
+            pixels = family.sample(denoiser, scheduler, conditions, generators, options)
             images += to_images(pixels)
             bar.update(count)
     return images
@@ -100,16 +87,16 @@ def denoise(
     conditions: dict[str, Tensor],
     generators: list[torch.Generator],
     shape: tuple[int, ...],
-    steps: int,
-    guidance: float,
+    options: SamplingOptions,
 ) -> Tensor:
     """Latents (B, *shape) float32. With guidance, conditions hold the empty prompts' rows first."""
-    scheduler.set_timesteps(steps, device=family.device)
+    guidance = options.guidance
+    scheduler.set_timesteps(options.steps, device=family.device)
     latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(family.device)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     # Ancestral schedulers draw noise in each step: from the image's own generator.
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": generators} if takes_generator else {}
+    chance = {"generator": generators} if takes_generator else {}
     for timestep in scheduler.timesteps:
         noisy = torch.cat([latents, latents]) if guidance > 1 else latents
         if hasattr(scheduler, "scale_model_input"):
@@ -119,7 +106,7 @@ def denoise(
         if guidance > 1:
             empty, prompted = prediction.chunk(2)
             prediction = empty + guidance * (prompted - empty)
-        latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
+        latents = scheduler.step(prediction, timestep, latents, **chance, return_dict=False)[0]
     return latents
 
 
@@ -142,13 +129,12 @@ def _text(
 def _check(
     prompts: Sequence[str],
     seeds: Sequence[int],
-    steps: int,
-    choice_temperature: float | None,
+    options: SamplingOptions,
     batch_size: int,
-    height: int,
-    width: int,
     step: int,
 ) -> None:
+    steps, choice_temperature = options.steps, options.choice_temperature
+    height, width = options.size
     if isinstance(prompts, str) or len(prompts) != len(seeds):
         raise ValueError(
             "prompts and seeds must be lists of one length, not "

@@ -12,6 +12,7 @@ from torch import nn
 from tests import tiny
 from tests.models.helpers import example, perturb
 from tglo import models
+from tglo.settings import SamplingOptions
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_autocast_does_not_reach_the_vae(load: Callable[..., models.Family]) -> 
     expected = family.latents(pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = family.latents(pixels)
-        half = family.generate(["a"], [0], steps=1)
+        half = family.generate(["a"], [0], SamplingOptions(1))
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
     assert half[0].size == (16, 16)
 

@@ -26,6 +26,7 @@ from tglo.models.fingerprint import folder_fingerprint
 from tglo.models.text import tokenize
 from tglo.noise.draw import Drawn
 from tglo.noise.schedule import Schedule
+from tglo.settings import SamplingOptions
 
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
 # element is inversely proportional to their number.
@@ -359,11 +360,15 @@ class Family(ABC):
         return export.save_lora(self, Path(folder), state_dict=state_dict, overwrite=overwrite)
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], **options: Any
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        options: SamplingOptions = SamplingOptions(),
+        **more: Any,
     ) -> list[Image.Image]:
-        """Images of the prompts, one seed each; options as in tglo.models.sampling.generate."""
+        """Images of the prompts, one seed each; see tglo.models.sampling.generate."""
         self._need_encoders()
-        return sampling.generate(self, prompts, seeds, **options)
+        return sampling.generate(self, prompts, seeds, options, **more)
 
     def sample(
         self,
@@ -371,22 +376,19 @@ class Family(ABC):
         scheduler: Any,
         conditions: dict[str, Tensor],
         generators: list[torch.Generator],
-        size: tuple[int, int],
-        steps: int,
-        guidance: float,
-        choice_temperature: float | None = None,
+        options: SamplingOptions,
     ) -> Tensor:
         """One image per generator, (B, 3, H, W) in [-1, 1]; see tglo.models.sampling.generate.
 
-        conditions: of B rows, with guidance of 2 B, the empty prompts' first. size: (H, W) in pixels.
+        conditions: of B rows, with guidance of 2 B, the empty prompts' first. options: resolved ones.
         """
-        if choice_temperature is not None:
+        if options.choice_temperature is not None:
             raise ValueError(
                 f"choice_temperature is of masked models; {self.name} has no tokens to choose"
             )
-        shape = (self.latent_channels, size[0] // self.vae_scale, size[1] // self.vae_scale)
+        shape = (self.latent_channels, *(side // self.vae_scale for side in options.size))
         latents = sampling.denoise(
-            self, denoiser, scheduler, conditions, generators, shape, steps, guidance
+            self, denoiser, scheduler, conditions, generators, shape, options
         )
         return autoencoder.decode(self.vae, latents)
 

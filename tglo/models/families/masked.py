@@ -18,6 +18,7 @@ from tglo.models.families.base import Family
 from tglo.models.modules.token_head import TokenHead
 from tglo.noise import masking
 from tglo.noise.draw import Drawn, MaskedDrawn
+from tglo.settings import SamplingOptions
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
 
@@ -193,22 +194,11 @@ class MaskedFamily(Family):
         scheduler: Any,
         conditions: dict[str, Tensor],
         generators: list[torch.Generator],
-        size: tuple[int, int],
-        steps: int,
-        guidance: float,
-        choice_temperature: float | None = None,
+        options: SamplingOptions,
     ) -> Tensor:
-        shape = (size[0] // self.vae_scale, size[1] // self.vae_scale)
+        height, width = (side // self.vae_scale for side in options.size)
         tokens = samplers.unmask(
-            self,
-            denoiser,
-            scheduler,
-            conditions,
-            generators,
-            shape,
-            steps,
-            guidance,
-            choice_temperature,
+            self, denoiser, scheduler, conditions, generators, (height, width), options
         )
         return codebook.decode(self.vae, tokens)
 
