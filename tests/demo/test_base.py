@@ -26,9 +26,7 @@ def images(model: DemoModel) -> Any:
     return models.load(str(model.base)).generate(
         PROMPTS,
         list(range(len(PROMPTS))),
-        steps=12,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
+        model.sampling(12),
         batch_size=40,
     )
 

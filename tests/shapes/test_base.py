@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tglo import models
+from tglo.settings import SamplingOptions
 from tglo.shapes import BASE, rewards, scenes
 from tglo.shapes.__main__ import SETS, write_world
 from tglo.shapes.architecture import build_pipeline
@@ -42,7 +43,7 @@ def test_architecture_matches_what_pretraining_builds(family: Any) -> None:
 
 
 def test_samples_show_most_of_what_is_asked_for(family: Any) -> None:
-    images = family.generate(PROMPTS, range(40), steps=12, guidance=2.0, batch_size=40)
+    images = family.generate(PROMPTS, range(40), SamplingOptions(12, 2.0), batch_size=40)
     others = PROMPTS[1:] + PROMPTS[:1]
     faithful = rewards.faithfulness(images, PROMPTS)
     assert faithful.mean() > 0.65

@@ -90,9 +90,7 @@ def measure(folder: Path, model: DemoModel, count: int = 600) -> dict[str, Any]:
     images = models.load(folder).generate(
         prompts,
         range(count),
-        steps=model.plan.sampling_steps,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
+        model.sampling(model.amounts.sampling_steps),
         batch_size=64,
     )
     widths = scorer.stroke_width(images)

@@ -23,38 +23,32 @@ def generate(
     model: Model,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    options: SamplingOptions = SamplingOptions(),
     *,
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
     batch_size: int = 8,
     denoiser: Callable[..., Any] | None = None,
     progress: bool = False,
 ) -> list[Image.Image]:
-    """Return one RGB image per prompt and seed, as the family's pipeline makes it.
+    """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
 
     Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
-    batch it is made in (but for float rounding). guidance of 1 or less runs without guidance.
-    choice_temperature, for masked models alone: how much chance decides at the first step which tokens it
-    fixes, falling to 0 at the last. 0 fixes the surest; the default is the pipelines', 2.
-    height and width in pixels default to the model's resolution. denoiser: sample another module,
-    such as an average or a reference; its train or eval mode is left as it was. Raises ValueError
-    for lists of different lengths, sizes the VAE cannot make, and a choice_temperature below 0 or
-    for a model without tokens.
+    batch it is made in (but for float rounding). A guidance of 1 or less runs without guidance.
+    choice_temperature, for masked models alone, says how much chance there is in which tokens a step
+    fixes: it holds for the first step and falls to 0 at the last. 0 fixes the surest; the default is the
+    pipelines', 2. denoiser: sample another module, such as an average or a reference; its train or
+    eval mode is left as it was. Raises ValueError for lists of different lengths, sizes the VAE
+    cannot make, and a choice_temperature below 0 or for a model without tokens.
     """
     model.need_encoders()
     denoiser = model.denoiser if denoiser is None else denoiser
-    height, width = height or model.default_size[0], width or model.default_size[1]
-    options = SamplingOptions(steps, guidance, choice_temperature, height, width)
-    _check(prompts, seeds, steps, choice_temperature, batch_size, height, width, model.size_step)
+    options = options.resolved(model.default_size)
+    _check(prompts, seeds, options, batch_size, model.size_step)
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
-        two_passes = guidance > 1 and not model.guidance_in_model
+        two_passes = options.guidance > 1 and not model.guidance_in_model
         empty = model.unconditional() if two_passes else None
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
@@ -63,14 +57,14 @@ def generate(
             if empty is not None:
                 text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
             rows = count if empty is None else 2 * count
-            sizes = image_sizes(rows, height, width, model.device)
+            sizes = image_sizes(rows, *options.size, model.device)
             conditions = model.conditions(text, sizes)
             if model.guidance_in_model:
-                conditions["guidance"] = torch.full((rows,), guidance, device=model.device)
-            predict = _guided(model, denoiser, conditions, guidance if two_passes else None)
+                conditions["guidance"] = torch.full((rows,), options.guidance, device=model.device)
+            predict = _guided(model, denoiser, conditions, options.guidance if two_passes else None)
             scheduler.set_timesteps(device=model.device, **model.step_options(options))
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
-            shape = model.latent_shape(height, width)
+            shape = model.latent_shape(*options.size)
             latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
             pixels = model.codec.decode(model.vae, latents)
             images += to_images(pixels)
@@ -126,13 +120,12 @@ def _text(
 def _check(
     prompts: Sequence[str],
     seeds: Sequence[int],
-    steps: int,
-    choice_temperature: float | None,
+    options: SamplingOptions,
     batch_size: int,
-    height: int,
-    width: int,
     step: int,
 ) -> None:
+    steps, choice_temperature = options.steps, options.choice_temperature
+    height, width = options.size
     if isinstance(prompts, str) or len(prompts) != len(seeds):
         raise ValueError(
             "prompts and seeds must be lists of one length, not "

@@ -28,6 +28,7 @@ from tglo.models.execution.modes import frozen_copy
 from tglo.models.export import ExportError
 from tglo.models.families.masked import MaskedFamily
 from tglo.noise.draw import Draw
+from tglo.settings import SamplingOptions
 from tglo.train.reference_policy import keep_products_in
 
 BUILDERS = {"amused": tiny.build_amused, "meissonic": tiny.build_meissonic}
@@ -187,18 +188,18 @@ def test_tokens_are_the_nearest_codebook_vectors(family: MaskedFamily) -> None:
 
 def test_images_follow_from_prompt_and_seed_whatever_the_batch(family: MaskedFamily) -> None:
     prompts, seeds = ["a cat", "a dog", "a cat"], [3, 4, 5]
-    options = {"steps": 3, "guidance": 2.0, "height": 16, "width": 24}
-    together = family.generate(prompts, seeds, **options)
+    options = SamplingOptions(3, 2.0, height=16, width=24)
+    together = family.generate(prompts, seeds, options)
     assert [image.size for image in together] == [(24, 16)] * 3
     for i in range(3):
-        alone = family.generate(prompts[i : i + 1], seeds[i : i + 1], **options)
+        alone = family.generate(prompts[i : i + 1], seeds[i : i + 1], options)
         difference = np.asarray(alone[0]).astype(int) - np.asarray(together[i])
         assert np.abs(difference).max() <= 1
     assert together[0].tobytes() != together[2].tobytes()
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
-        family.generate(["a"], [0], height=18, width=16)
+        family.generate(["a"], [0], SamplingOptions(height=18, width=16))
     with pytest.raises(ValueError, match=r"choice_temperature -1.0 must be at least 0"):
-        family.generate(["a"], [0], choice_temperature=-1.0)
+        family.generate(["a"], [0], SamplingOptions(choice_temperature=-1.0))
 
 
 def test_the_command_makes_images_with_a_lora(
@@ -207,7 +208,8 @@ def test_the_command_makes_images_with_a_lora(
     family.add_lora(2, 4.0)
     perturb(family.denoiser)
     family.save_lora(tmp_path / "lora")
-    options = {"steps": 2, "guidance": 2.0, "size": (16, 16), "device": "cpu"}
+    sampling = SamplingOptions(2, 2.0, height=16, width=16)
+    options = {"options": sampling, "device": "cpu"}
     for name, folder in (("base", None), ("tuned", tmp_path / "lora")):
         made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=folder, **options)
         assert len(read_manifest(made, require_scores=False).rows) == 1
@@ -350,10 +352,7 @@ def test_amused_is_diffusers_own(folders: dict[str, Path], tmp_path: Path) -> No
         mine = family.generate(
             ["a cat"],
             [3],
-            steps=4,
-            guidance=guidance,
-            choice_temperature=temperature,
-            **options,
+            SamplingOptions(4, guidance, temperature, **options),
         )[0]
         chance = {} if temperature is None else {"temperature": (temperature, 0)}
         generator = torch.Generator().manual_seed(3)

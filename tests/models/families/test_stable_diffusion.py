@@ -17,6 +17,7 @@ from tglo.models.execution.checkpointing import set_mode
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.fingerprint import encoders
 from tglo.noise.draw import Draw
+from tglo.settings import SamplingOptions
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_autocast_does_not_reach_the_vae(load: Callable[..., models.Family]) -> 
     expected = family.encode(pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = family.encode(pixels)
-        half = family.generate(["a"], [0], steps=1)
+        half = family.generate(["a"], [0], SamplingOptions(1))
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
     assert half[0].size == (16, 16)
 

@@ -24,16 +24,21 @@ from PIL import Image
 
 from tglo.models import export, fingerprint, sampling
 from tglo.models.families.model import Model
+from tglo.settings import SamplingOptions
 
 
 class Family(Model):
     """A loaded model with what is done with it as a whole."""
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], **options: Any
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        options: SamplingOptions = SamplingOptions(),
+        **more: Any,
     ) -> list[Image.Image]:
         """Return images of the prompts, one seed each; see tglo.models.sampling.generate."""
-        return sampling.generate(self, prompts, seeds, **options)
+        return sampling.generate(self, prompts, seeds, options, **more)
 
     def save(self, folder: Path | str, **options: Any) -> Path:
         """Export a whole diffusers folder (LoRA merged); see tglo.models.export.save_pipeline."""
