@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.data.errors import CacheError
-from tglo.files import publish, read_json, sha256_file, temporary_name, write_json
+from tglo.files import claim_folder, differences, read_json, sha256_file, write_json, writing_file
 
 FINGERPRINT = "fingerprint.json"
 _COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
@@ -28,35 +28,20 @@ def shard_name(kind: str, number: int) -> str:
 
 
 def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
-    """Make the folder one of this fingerprint, or CacheError naming the fields that differ."""
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{folder} is a file; the cache needs a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FINGERPRINT
-    foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
-    if path.is_file():  # looked for after the listing: another rank may be claiming it right now
-        found = read_json(path)
-        # What only the folder has differs too: a cache with markers is none without.
-        extra = dict.fromkeys(found.keys() - fingerprint.keys(), "nothing")
-        check_fingerprint(folder, found, {**fingerprint, **extra})
-    elif foreign:
-        raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
-    else:
-        write_json(path, dict(fingerprint))
+    """Bind the folder to this fingerprint; CacheError naming the fields that differ."""
+    try:
+        claim_folder(folder / FINGERPRINT, fingerprint, alone=True)
+    except ValueError as error:
+        raise CacheError(str(error)) from None
 
 
 def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """CacheError naming each wanted field that differs, with both values."""
-    lines = [
-        f"{key}: the cache has {found.get(key, 'nothing')!r}, wanted is {wanted[key]!r}"
-        for key in wanted
-        if found.get(key) != wanted[key]
-    ]
-    if lines:
+    differing = differences(found, wanted)
+    if differing:
         raise CacheError(
-            f"the cache {path} was made for something else; "
-            + "; ".join(lines)
-            + ". Make a cache in another folder (`tglo cache`), or go back to those settings"
+            f"the cache {path} was made for something else: {differing}. Make a cache in another "
+            "folder (`tglo cache`), or go back to those settings"
         )
 
 
@@ -77,18 +62,10 @@ def write_shard(
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Publish a safetensors file; its name, size and checksum, as `check_file` takes them."""
-    temporary = temporary_name(path)
-    try:
+    with writing_file(path) as temporary:
         save_file(tensors, temporary)
-        entry = {
-            "file": path.name,
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256_file(temporary),
-        }
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return entry
+        size, digest = temporary.stat().st_size, sha256_file(temporary)
+    return {"file": path.name, "bytes": size, "sha256": digest}
 
 
 def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 from tglo.data.errors import ManifestError
 from tglo.data.manifest_folders import read_dataset, read_tars, tar_files
 from tglo.data.manifest_rows import Columns, RawRow, arrow_rows, number
-from tglo.files import publish, temporary_name, write_bytes
+from tglo.files import write_bytes, writing_file
 
 WRITTEN = (".csv", ".jsonl", ".parquet")
 
@@ -134,12 +134,8 @@ def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None
 
         kinds = {"prompt": pa.string(), "image": pa.string(), "score": pa.float64()}
         arrays = [pa.array([row[name] for row in rows], type=kinds.get(name)) for name in names]
-        temporary = temporary_name(path)
-        try:
+        with writing_file(path) as temporary:
             pq.write_table(pa.table(dict(zip(names, arrays, strict=True))), temporary)
-            publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     else:
         raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from diffusers.utils import convert_state_dict_to_diffusers, logging
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tglo.files import writing_folder
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
 
@@ -53,7 +51,7 @@ def save_pipeline(
     own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    with _publishing(folder, overwrite) as temporary:
+    with writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(family, state_dict)
         merged = trained
         if lora.has(trained):
@@ -87,7 +85,7 @@ def save_lora(
     """
     if not lora.has(family.denoiser):
         raise ValueError("the model has no LoRA to export; use save for a whole model")
-    with _publishing(folder, overwrite) as temporary:
+    with writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(family, state_dict)
         weights = lora.state_dict(trained)
         family.write_lora(temporary, trained)
@@ -130,31 +128,6 @@ def write_denoiser_lora(folder: Path, denoiser: Any) -> None:
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
     """So that the same LoRA gives the same bytes."""
     return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}
-
-
-@contextmanager
-def _publishing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that takes the name of `folder` if the body succeeds, else is removed."""
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists; choose another folder or allow overwriting it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _trained(family: Family, state_dict: dict[str, Tensor] | None) -> Any:
