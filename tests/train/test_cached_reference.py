@@ -172,7 +172,9 @@ def test_other_latents_or_another_denoiser_are_refused(
 
 def test_no_cache_says_how_to_make_one(make_config: Make) -> None:
     config = make_config(objective={"reference": "cached"})
-    with pytest.raises(ValueError, match=r"reference is no cache .*run `tglo cache --reference`"):
+    with pytest.raises(
+        ValueError, match=r"reference is not a cache .*run `tglo cache --reference`"
+    ):
         train(config)
 
 
