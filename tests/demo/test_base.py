@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from examples.pretraining.digits import build_masked_pipeline, build_pipeline
 from tglo import models
 from tglo.demo import classifier, digits, scorer
-from tglo.demo.architecture import build_masked_pipeline, build_pipeline
 from tglo.demo.settings import DIFFUSION, MASKED, MODELS, DemoModel
 
 PROMPTS = list(digits.PROMPTS) * 4

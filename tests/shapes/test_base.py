@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from examples.pretraining.shapes import build_pipeline, draw
 from tglo import models
 from tglo.settings import SamplingOptions
 from tglo.shapes import BASE, rewards, scenes
 from tglo.shapes.__main__ import SETS, write_world
-from tglo.shapes.architecture import build_pipeline
-from tglo.shapes.pretrain import draw
 
 PROMPTS = scenes.prompt_set("seen", 40)
 
