@@ -36,8 +36,7 @@ PAGE = ROOT / "docs/cached-reference.md"
 FIGURE = ROOT / "docs/draws.png"
 IMAGES, EPOCHS, SAMPLES = 100, 8, 40  # images and samples are per prompt
 SAMPLED: dict[str, Any] = {
-    "steps": 12,
-    "guidance": DIFFUSION.guidance,
+    "options": DIFFUSION.sampling(12),
     "batch_size": BATCH,
     "device": "cpu",
 }

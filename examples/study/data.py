@@ -59,9 +59,8 @@ class Pool:
             str(BASE),
             prompts,
             self.folder / "data",
+            self.size.sampling,
             count=self.size.images,
-            steps=self.size.sampling_steps,
-            guidance=self.size.guidance,
             batch_size=BATCH,
             seed=self.seed * SEED_STRIDE,
         )

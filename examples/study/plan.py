@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from tglo.settings import SamplingOptions
 from tglo.shapes import rewards
 
 Changes = dict[str, Any]
@@ -41,6 +42,10 @@ class Size:
     sampling_steps: int = 12
     guidance: float = 2.0
     seeds: int = 3
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(self.sampling_steps, self.guidance)
 
 
 SIZES = {

@@ -100,9 +100,8 @@ def sample(
         str(model),
         [prompt for several in sets.values() for prompt in several],
         output / "samples",
+        size.sampling,
         prefix=prefix,
-        steps=size.sampling_steps,
-        guidance=size.guidance,
         batch_size=BATCH,
         seed=EVALUATION_SEED + seed * SEED_STRIDE,
     )

@@ -82,10 +82,10 @@ def test_written_settings_are_a_valid_configuration(
 ) -> None:
     path = tmp_path / "tgo.toml"
     folder = tmp_path / 'with "quotes" and spaces'
-    path.write_text(settings.toml(folder, model, "tgo", 3, model.plan))
+    path.write_text(settings.toml(folder, model, "tgo", 3, model.amounts))
     config = load_config(path)
     assert config.seed == 3
     assert config.model.path == str(model.base)
     assert config.data.manifest == folder / "data" / "scored.csv"
-    assert config.optimizer.steps == model.plan.steps
+    assert config.optimizer.steps == model.amounts.steps
     assert config.objective.name == "tgo"

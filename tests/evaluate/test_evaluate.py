@@ -26,6 +26,7 @@ from tglo.evaluate import samples as samples_module
 from tglo.evaluate.run import evaluate
 from tglo.evaluate.settings import Settings
 from tglo.files import read_json
+from tglo.settings import SamplingOptions
 
 SCORERS = {"ink": "ink", "colourfulness": "colourfulness"}
 
@@ -57,8 +58,7 @@ def settings(work: Path) -> Settings:
         scorers=SCORERS,
         trained_on={"tgo": ["ink"]},
         count=3,
-        steps=2,
-        guidance=1.0,
+        options=SamplingOptions(2, 1.0),
         batch_size=4,
         score_batch=5,
         resamples=200,
@@ -240,7 +240,10 @@ def test_one_image_of_each_prompt_and_no_trained_model(settings: Settings, tmp_p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 3}, r"images/base belongs to other settings: steps is '2' there and '3' here"),
+        (
+            {"options": SamplingOptions(3, 1.0)},
+            r"images/base belongs to other settings: steps is '2' there and '3' here",
+        ),
         ({"seed": 5}, r"other settings: seed is"),
         (
             {"models": {"tgo": "lora", "lora": "lora"}},
@@ -312,9 +315,9 @@ def test_a_model_is_sampled_behind_its_prefix_and_scored_without(
     heard: dict[str, str] = {}
     make = samples_module.generate_images
 
-    def watched(model: str, prompts: Any, output: Path, **options: Any) -> Path:
+    def watched(model: str, prompts: Any, output: Path, *rest: Any, **options: Any) -> Path:
         heard[output.name] = options["prefix"]
-        return make(model, prompts, output, **options)
+        return make(model, prompts, output, *rest, **options)
 
     monkeypatch.setattr(samples_module, "generate_images", watched)
     some = {

@@ -9,7 +9,7 @@ from tglo.noise.draw import Draw
 def example(family: models.Family, batch: int = 2, side: int = 8) -> Draw:
     """A draw of random latents for `predict`."""
     generator = torch.Generator().manual_seed(3)
-    noisy = torch.randn(batch, family.latent_channels, side, side, generator=generator)
+    noisy = torch.randn(batch, family.codec.shape(side, side)[0], side, side, generator=generator)
     index = torch.linspace(10, 900, batch).long()
     sizes = {
         "original_size": torch.tensor([[40, 24]] * batch),

@@ -39,7 +39,6 @@ def test_full_export_loads_in_diffusers(
     perturb(family.denoiser)
     example_input = example(family)
     expected = family.predict(family.denoiser, example_input)
-    family.drop_encoders()
     folder = family.save(tmp_path / "deep" / "out")
     assert folder == tmp_path / "deep" / "out"
     assert [path.name for path in folder.parent.iterdir()] == ["out"]

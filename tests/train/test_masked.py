@@ -17,6 +17,7 @@ from tglo.cache.drawer import DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.make import build
 from tglo.cache.make_reference import build_reference
+from tglo.settings import SamplingOptions
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
@@ -124,7 +125,7 @@ def test_the_export_reloads_and_generates(make: Make, model: Path) -> None:
     assert not torch.equal(
         family.predict(family.denoiser, inputs), base.predict(base.denoiser, inputs)
     )
-    images = family.generate(["a temple"], [0], steps=2, height=16, width=16)
+    images = family.generate(["a temple"], [0], SamplingOptions(steps=2, height=16, width=16))
     assert images[0].size == (16, 16)
     lora = train(make("lora"))
     assert lora.export is not None

@@ -290,6 +290,6 @@ def test_missing_embeddings_and_pairs_are_explained(
 def test_a_cache_with_markers_is_another_one(
     marked_cache: Path, manifest: Path, sd15: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"markers: the cache has '\[.*', wanted is 'nothing'"):
+    with pytest.raises(ValueError, match=r"markers is '\[.*' there and 'nothing' here"):
         build(str(sd15), manifest, marked_cache, resolution=16, device="cpu")
     assert LatentCache(marked_cache).fingerprint["markers"] == '["bad image: ", "good image: "]'

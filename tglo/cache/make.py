@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tglo import models
 from tglo.cache.latents import LatentCache, Report, build_cache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import read_manifest
-from tglo.devices import DTYPES, process_device
+from tglo.devices import DTYPES, process, process_device
 
 
 def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
@@ -48,6 +47,7 @@ def build(
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
     rows = read_manifest(manifest, require_scores=False)
+    rank, world_size = process()
     family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
     return build_cache(
         rows,
@@ -56,8 +56,8 @@ def build(
         resolution=resolution,
         buckets=buckets,
         batch_size=batch_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         max_bad_fraction=max_bad_fraction,
         markers=markers,
     )

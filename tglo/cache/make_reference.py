@@ -19,7 +19,10 @@ from tglo.cache.reference import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
 from tglo.devices import DTYPES, process_device
 from tglo.losses.tgo import prediction_error
+from tglo.models import fingerprint
+from tglo.models.execution.attention import set_backend
 from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.execution.modes import set_channels_last
 from tglo.models.families.base import Family
 
 log = logging.getLogger("tglo")
@@ -60,9 +63,9 @@ def build_reference(
     if reason is not None:
         raise ValueError(f"compile is {compile}, which does not fit {kind.name}: {reason}")
     family = models.load(model, device=place, encoders=False)
-    latents.check(family.encoders_fingerprint())
-    family.set_attention(attention, dtype)
-    family.set_channels_last(channels_last)
+    latents.check(fingerprint.encoders(family))
+    set_backend(family.denoiser, attention, dtype)
+    set_channels_last(family.denoiser, channels_last)
     if compile != "none":
         compile_denoiser(family.denoiser, compile)
     drawer = Drawer(rule, latents, family, dtype)
@@ -85,7 +88,7 @@ def build_reference(
 def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
     """All that a cached error depends on, by field, save the rounding of the machine."""
     return {
-        **family.denoiser_fingerprint(),
+        **fingerprint.denoiser(family),
         **drawer.cache.content(),
         **drawer.fingerprint(),
         "precision": precision,

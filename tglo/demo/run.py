@@ -28,8 +28,8 @@ from tglo.demo.settings import (
     QUICK,
     SCORER,
     SEED_STRIDE,
+    Amounts,
     DemoModel,
-    Plan,
 )
 
 log = logging.getLogger("tglo")
@@ -55,15 +55,20 @@ def run(
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; the demo has {', '.join(MODELS)}")
     chosen = MODELS[model]
-    plan = QUICK if quick else chosen.plan
+    amounts = QUICK if quick else chosen.amounts
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    _claim(output, {"model": model, "seed": seed, **asdict(plan)})
+    _claim(output, {"model": model, "seed": seed, **asdict(amounts)})
     watch = Stopwatch()
 
     with watch.part("generate"):
         manifest = _generate(
-            chosen, chosen.base, output / "data", plan.training_images, seed * SEED_STRIDE, plan
+            chosen,
+            chosen.base,
+            output / "data",
+            amounts.training_images,
+            seed * SEED_STRIDE,
+            amounts,
         )
     with watch.part("score"):
         scores, threshold, text = _score(manifest, output)
@@ -74,12 +79,12 @@ def run(
     metrics = {}
     for name, objective in OBJECTIVES.items():
         with watch.part(f"train {name}"):
-            models[name], metrics[name] = _train(output, chosen, objective, seed, plan)
+            models[name], metrics[name] = _train(output, chosen, objective, seed, amounts)
     outcomes = []
     for name, folder in models.items():
         with watch.part("evaluate"):
             evaluation = output / "evaluation" / name.lower()
-            outcomes.append(_evaluate(name, chosen, folder, evaluation, seed, plan))
+            outcomes.append(_evaluate(name, chosen, folder, evaluation, seed, amounts))
 
     with watch.part("report"):
         columns = np.arange(20) % len(outcomes[0].images)
@@ -88,14 +93,14 @@ def run(
             "scores.png": figures.score_histograms(scores, threshold, outcomes),
             "training.png": figures.training_curves(metrics),
         }
-        facts = settings.facts(plan, seed)
+        facts = settings.facts(amounts, seed)
         page = report.write_report(
             output / "report",
             outcomes,
             pictures,
             title=chosen.title,
             facts=facts,
-            commands=settings.commands(output, chosen, seed, plan),
+            commands=settings.commands(output, chosen, seed, amounts),
         )
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
     result = {
@@ -145,7 +150,7 @@ def _claim(output: Path, wanted: dict[str, Any]) -> None:
 
 
 def _generate(
-    model: DemoModel, weights: Path, folder: Path, count: int, first_seed: int, plan: Plan
+    model: DemoModel, weights: Path, folder: Path, count: int, first_seed: int, amounts: Amounts
 ) -> Path:
     from tglo.generation.generate import generate_images
 
@@ -156,10 +161,8 @@ def _generate(
         str(weights),
         prompts,
         folder,
+        model.sampling(amounts.sampling_steps),
         count=count,
-        steps=plan.sampling_steps,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
         batch_size=BATCH,
         seed=first_seed,
         device="cpu",
@@ -201,7 +204,7 @@ def _cache(output: Path, model: DemoModel) -> None:
 
 
 def _train(
-    output: Path, model: DemoModel, objective: str, seed: int, plan: Plan
+    output: Path, model: DemoModel, objective: str, seed: int, amounts: Amounts
 ) -> tuple[Path, list[dict[str, float]]]:
     """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics'
     lines.
@@ -209,7 +212,7 @@ def _train(
     from tglo.train import load_config, train
 
     config = output / f"{objective}.toml"
-    config.write_text(settings.toml(output, model, objective, seed, plan))
+    config.write_text(settings.toml(output, model, objective, seed, amounts))
     result = train(load_config(config))
     if result.export is None:
         raise SystemExit("stopped by a signal; the same command goes on")
@@ -218,10 +221,10 @@ def _train(
 
 
 def _evaluate(
-    name: str, model: DemoModel, weights: Path, folder: Path, seed: int, plan: Plan
+    name: str, model: DemoModel, weights: Path, folder: Path, seed: int, amounts: Amounts
 ) -> Outcome:
     first_seed = EVALUATION_SEED + seed * SEED_STRIDE
-    manifest = _generate(model, weights, folder, plan.evaluation_images, first_seed, plan)
+    manifest = _generate(model, weights, folder, amounts.evaluation_images, first_seed, amounts)
     from tglo.data.images import decode_image
     from tglo.data.manifest import read_manifest
 

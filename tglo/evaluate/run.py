@@ -68,10 +68,12 @@ def evaluate(
 
 def _plain(settings: Settings) -> dict[str, Any]:
     plain = asdict(settings)
+    options = plain.pop("options")
     return {
         **plain,
         "prompts": {name: str(path) for name, path in settings.prompts.items()},
-        "size": list(settings.size),
+        "size": [options.pop("height"), options.pop("width")],
+        **options,
     }
 
 
@@ -99,14 +101,11 @@ def _write_report(
         picture = figures.side_by_side(samples, prompts)
         write_bytes(output / f"samples-{chosen.name}.png", picture)
         shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
-    chance = ""
-    if settings.choice_temperature is not None:
-        chance = f"choice temperature {settings.choice_temperature:g}, "
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
-        f"{settings.count} images of each prompt, {settings.steps} steps, guidance "
-        f"{settings.guidance:g}, {chance}{settings.dtype}, seed {settings.seed}",
+        f"{settings.count} images of each prompt, {settings.options}, {settings.dtype}, "
+        f"seed {settings.seed}",
         f"intervals from {settings.resamples} resamples of the prompts",
     ]
     write_bytes(output / "report.html", html.page(facts, found, pictures, shown).encode())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tglo.rewards import scorer_name
+from tglo.settings import SamplingOptions
 
 BASE = "base"
 _NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
@@ -31,12 +32,7 @@ class Settings:
     """Model -> what it is given before each prompt, as the good marker of objective csft."""
     count: int = 4
     """Images of each prompt."""
-    steps: int = 30
-    guidance: float = 5.0
-    choice_temperature: float | None = None
-    """Of masked models; see tglo.models.sampling.generate."""
-    size: tuple[int | None, int | None] = (None, None)
-    """Height and width in pixels; the models' own by default."""
+    options: SamplingOptions = SamplingOptions()
     batch_size: int = 0
     score_batch: int = 32
     seed: int = 1_000_000_000

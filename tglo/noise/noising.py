@@ -32,9 +32,11 @@ class Key:
 
 
 def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
-    """Draw the key's timesteps as indices into the schedule, (B,) int64: floor(u T) for `draw_unit`'s u."""
+    """Draw the key's timesteps as indices into the schedule, (B,) int64: floor(d(u) T) for `draw_unit`'s u
+    and the schedule's density d.
+    """
     # exact enough in float64 that it cannot round up to T
-    return (draw_unit(key, strata) * len(schedule)).long()
+    return (schedule.density(draw_unit(key, strata)) * len(schedule)).long()
 
 
 def draw_unit(key: Key, strata: int = 1) -> Tensor:

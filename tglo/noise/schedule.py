@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tglo import reference
+from tglo.noise.density import Density, uniform
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 # Euler's scheduler keeps 2^-24 instead of 0 for its own division; the model was trained on 0.
@@ -34,12 +35,14 @@ class Schedule:
     prediction_type: one of PREDICTION_TYPES.
     timesteps: (T,) float32, what the denoiser is called with.
     a, s: (T,) float64, the scales of the clean latent and of the noise.
+    density: how often training draws each part of the schedule.
     """
 
     prediction_type: str
     timesteps: Tensor
     a: Tensor
     s: Tensor
+    density: Density = uniform
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -104,6 +107,8 @@ class Schedule:
         digest = hashlib.sha256(self.prediction_type.encode())
         for tensor in (self.timesteps, self.a, self.s):
             digest.update(tensor.cpu().numpy().tobytes())
+        if self.density is not uniform:
+            digest.update(self.density.__name__.encode())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Schedule:

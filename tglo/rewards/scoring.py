@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tglo.data.manifest import Manifest, read_manifest, write_manifest
+from tglo.devices import process
 from tglo.rewards import (
     load_scorer,
     mix,
@@ -45,9 +45,10 @@ def score_file(
     further as `load_scorer`, `read_manifest`, `score_manifest` and `mix`. All but the last are known
     before an image is scored.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    processes = process()[1]
+    if processes > 1:
         raise ValueError(
-            f"scoring is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}; start it "
+            f"scoring is for one process, and WORLD_SIZE is {processes}; start it "
             "without torchrun, or split the manifest and score each part"
         )
     texts = [scorers] if isinstance(scorers, str) else list(scorers)

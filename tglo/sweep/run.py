@@ -61,7 +61,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     folder = point.config.output.folder
     _refuse_other_settings(point)
     prefix = point.config.objective.prompt_prefix
-    wanted = {} if sampling is None else json.loads(json.dumps(asdict(sampling), default=str))
+    wanted = {} if sampling is None else sampling.plain()
     if wanted and prefix:
         wanted["prefix"] = prefix
     if (folder / RESULT).is_file():
@@ -112,7 +112,7 @@ def _refuse_other_settings(point: Point) -> None:
 
 def _samples_folder(folder: Path, sampling: Sampling) -> Path:
     """A folder of its own for each way of sampling: images that are there are kept."""
-    text = json.dumps([sampling.prompts.read_text(), asdict(sampling)], default=str)
+    text = json.dumps([sampling.prompts.read_text(), sampling.plain()])
     return folder / f"samples-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

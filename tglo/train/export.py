@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tglo.settings import SamplingOptions
 from tglo.train import processes
 from tglo.train.run import Run
 
@@ -34,8 +35,7 @@ def validate(run: Run, step: int) -> None:
             images = run.family.generate(
                 [prefix + prompt for prompt in output.validation_prompts],
                 list(range(len(output.validation_prompts))),
-                steps=output.validation_steps,
-                guidance=output.validation_guidance,
+                SamplingOptions(output.validation_steps, output.validation_guidance),
                 denoiser=run.engine.module,
             )
         if processes.rank() == 0:

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tglo import noise
-from tglo.models import codebook, export, samplers
+from tglo.models import lora_files
+from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
 from tglo.models.modules.token_head import TokenHead
+from tglo.models.samplers import Sampler, unmask
+from tglo.models.text import TextPart
 from tglo.noise import masking
 from tglo.noise.draw import Draw, draw_tokens
+from tglo.settings import SamplingOptions
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
 
@@ -43,8 +47,10 @@ class MaskedFamily(Family):
 
     denoiser_part = "transformer"
     vae_part = "vqvae"
+    codec_class: ClassVar[type[Codec]] = TokenCodec
+    sampler: ClassVar[Sampler] = staticmethod(unmask)
     answers_with_error: ClassVar[bool] = True
-    text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         ("objective.name", "dspo"): _NO_DISTANCE,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
@@ -118,12 +124,8 @@ class MaskedFamily(Family):
     def _training_schedule(self) -> masking.MaskSchedule:
         return masking.MaskSchedule.from_scheduler(self.scheduler)
 
-    def _vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        # A rounded latent may be nearest to another codebook vector.
-        return torch.promote_types(dtype, torch.float32)
-
     def _check_parts(self) -> None:
-        config, vectors = self.denoiser.config, self._vae_config.get("num_vq_embeddings")
+        config, vectors = self.denoiser.config, self.codec.config.get("num_vq_embeddings")
         mask = self.schedule.mask_token
         if config.codebook_size != vectors or not vectors <= mask < config.vocab_size:
             raise ValueError(
@@ -131,19 +133,15 @@ class MaskedFamily(Family):
                 f"{config.codebook_size} tokens of {config.vocab_size}, the VQ model has {vectors} and "
                 f"the scheduler masks with token {mask}"
             )
-        if not self._vae_config.get("lookup_from_codebook"):
+        if not self.codec.config.get("lookup_from_codebook"):
             raise ValueError(
                 f"{self.path / self.vae_part} decodes no tokens: its config.json lacks "
                 '"lookup_from_codebook": true'
             )
 
     @property
-    def bucket_step(self) -> int:
-        return self.vae_scale * (2 if self.denoiser.config.downsample else 1)
-
-    @property
-    def size_step(self) -> int:
-        return self.bucket_step
+    def patch(self) -> int:
+        return 2 if self.denoiser.config.downsample else 1
 
     @property
     def default_temperature(self) -> float:
@@ -154,17 +152,8 @@ class MaskedFamily(Family):
         """The default: published ones belong to square errors."""
         return self.default_temperature
 
-    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """TypeError: masked models have tokens; see `encode`."""
-        raise TypeError(f"{self.name} has tokens in place of latents; use encode")
-
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What a cache keeps of images (B, 3, H, W) in [-1, 1]: tokens (B, h, w) int32."""
-        self._need_encoders()
-        return {"tokens": codebook.encode(self.vae, pixels)}
-
     def example(self, batch: int, height: int, width: int) -> Draw:
-        shape = (height // self.vae_scale, width // self.vae_scale)
+        shape = self.latent_shape(height, width)
         generator = torch.Generator().manual_seed(0)
         vectors = self.denoiser.config.codebook_size
         tokens = torch.randint(vectors, (batch, *shape), generator=generator)
@@ -183,30 +172,11 @@ class MaskedFamily(Family):
     def _text_widths(self) -> tuple[int, int]:
         """Widths of the text encoder's hidden states and of its projection."""
 
-    def sample(
-        self,
-        denoiser: Callable[..., Any],
-        scheduler: Any,
-        conditions: dict[str, Tensor],
-        generators: list[torch.Generator],
-        size: tuple[int, int],
-        steps: int,
-        guidance: float,
-        choice_temperature: float | None = None,
-    ) -> Tensor:
-        shape = (size[0] // self.vae_scale, size[1] // self.vae_scale)
-        tokens = samplers.unmask(
-            self,
-            denoiser,
-            scheduler,
-            conditions,
-            generators,
-            shape,
-            steps,
-            guidance,
-            choice_temperature,
-        )
-        return codebook.decode(self.vae, tokens)
+    def step_options(self, options: SamplingOptions) -> dict[str, Any]:
+        found: dict[str, Any] = {"num_inference_steps": options.steps}
+        if options.choice_temperature is not None:
+            found["temperature"] = (options.choice_temperature, 0)
+        return found
 
     def set_loss_backend(self, backend: str) -> None:
         self.denoiser.head.backend = backend
@@ -215,12 +185,12 @@ class MaskedFamily(Family):
         """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself
         loads none.
         """
-        export.write_denoiser_lora(folder, denoiser)
+        lora_files.write_for_denoiser(folder, denoiser)
 
-    def attach_lora(self, denoiser: Any, folder: Path) -> None:
+    def attach_lora(self, folder: Path, denoiser: Any) -> None:
         """As Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
-        denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+        lora_files.attach_by_denoiser(folder, denoiser)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
 
