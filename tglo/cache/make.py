@@ -41,6 +41,7 @@ def build(
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
+    revision: str | None = None,
 ) -> Report:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
@@ -48,7 +49,9 @@ def build(
     """
     rows = read_manifest(manifest, require_scores=False)
     rank, world_size = process()
-    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
+    family = models.load(
+        model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
+    )
     return build_cache(
         rows,
         output,

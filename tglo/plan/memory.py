@@ -108,7 +108,7 @@ def model_states(
 def memory(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> Memory:
-    """All bytes on one GPU for a micro batch of ``options.micro_batch``."""
+    """Return all bytes on one GPU for a micro batch of ``options.micro_batch``."""
     sizes = found.sizes
     states = model_states(
         sizes,
@@ -125,7 +125,7 @@ def memory(
     extra = copy + 4 * sizes.trained * options.ema
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
-    backward = wide * found.cost[checkpointing].peak * options.micro_batch + _buffers(
+    backward = wide * found.cost[checkpointing].peak * options.rows + _buffers(
         options, sizes, stage
     )
     working = max(backward, _update(options, sizes, stage))

@@ -7,7 +7,7 @@ from typing import Any
 
 from tglo.plan.memory import GB
 from tglo.plan.options import Options
-from tglo.plan.planner import Plan, Row
+from tglo.plan.planner import Plan, Variant
 
 HEADINGS = (
     *("stage", "checkpointing", "weights", "gradients", "optimizer", "extra", "working", "reserve"),
@@ -21,7 +21,7 @@ def stage_name(stage: int | None) -> str:
     return "plain" if stage is None else f"ZeRO {stage}"
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: Variant) -> tuple[str, ...]:
     """A row of the table of memory under HEADINGS, in GB."""
     states = row.memory.states
     parts = (states.weights, states.gradients, states.optimizer, row.memory.extra)
@@ -35,7 +35,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def speed_cells(row: Row) -> tuple[str, ...]:
+def speed_cells(row: Variant) -> tuple[str, ...]:
     """A row of the table of speed under SPEED_HEADINGS."""
     return (
         stage_name(row.stage),
@@ -47,13 +47,13 @@ def speed_cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def answer(plan: Plan) -> str:
-    """The recommendation in one line."""
-    best = plan.best
+def answer(plan: Plan, row: Variant | None = None) -> str:
+    """Return a row, by default the recommended one, in one line."""
+    row = row or plan.best
     return (
-        f"{stage_name(best.stage)}, checkpointing {best.checkpointing}, "
-        f"{best.memory.total / GB:.1f} of {plan.options.gpu_memory:g} GB, "
-        f"micro batch up to {best.largest_micro_batch}"
+        f"{stage_name(row.stage)}, checkpointing {row.checkpointing}, "
+        f"{row.memory.total / GB:.1f} of {plan.options.gpu_memory:g} GB, "
+        f"micro batch up to {row.largest_micro_batch}"
     )
 
 
@@ -123,6 +123,7 @@ def report(plan: Plan) -> str:
             "",
             f"reference {options.reference}: the run costs {plan.reference_factor:.2f} times "
             "supervised fine-tuning's arithmetic",
+            *([f"as asked: {answer(plan, plan.asked)}"] if plan.asked else []),
             f"recommended: {answer(plan)}",
             "",
             toml(plan),
@@ -131,11 +132,16 @@ def report(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """All numbers in bytes, FLOP and seconds, as plain data."""
+    """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
-    for entry, row in zip([*data["rows"], data["best"]], [*plan.rows, plan.best], strict=True):
-        entry["memory"]["total"] = row.memory.total
-        entry["seconds"] = row.seconds
+    entries, rows = (
+        [*data["rows"], data["best"], data["asked"]],
+        [*plan.rows, plan.best, plan.asked],
+    )
+    for entry, row in zip(entries, rows, strict=True):
+        if row is not None:
+            entry["memory"]["total"] = row.memory.total
+            entry["seconds"] = row.seconds
     return data
 
 
