@@ -59,7 +59,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
-def claim_folder(path: Path, settings: Mapping[str, str]) -> None:
+def claim_folder(path: Path, settings: Mapping[str, str | int]) -> None:
     """Bind the folder of the file `path` to settings: written there, or compared with what is there.
 
     ValueError naming each setting that differs, with both values.

@@ -13,8 +13,8 @@ from tglo.devices import DTYPES, process, process_device
 
 
 def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
-    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
-    built; False also for a damaged one. CacheError naming the field for one of something else.
+    """Return whether `cache` is a complete cache of this manifest at this resolution, so that it need not
+    be built; False also for a damaged one. Raises CacheError, naming the field, for one of something else.
     """
     try:
         found = LatentCache(cache)

@@ -1,4 +1,4 @@
-"""What the planner is asked: a model, machines, and how to train."""
+"""The planner's options: a model, machines, and how to train."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ class Options:
 
     @property
     def rows(self) -> int:
-        """Rows of a forward pass."""
+        """The number of rows of a forward pass."""
         return self.micro_batch * (2 if self.pairs else 1)
 
     @property
     def processes(self) -> int:
-        """GPUs in all."""
+        """The number of GPUs in all."""
         return self.gpus * self.nodes
 
     def check(self) -> None:
-        """ValueError for the first value that cannot be planned for."""
+        """Raise ValueError for the first value that cannot be planned for."""
         for name, count in [
             ("gpus", self.gpus),
             ("nodes", self.nodes),
@@ -96,7 +96,7 @@ class Options:
             raise ValueError(problem)
 
     def problem(self) -> str:
-        """Why training would refuse these settings together, or ""."""
+        """Return why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
             return "reference adapter-off needs train lora; else use cached or copy"
         if self.optimizer != "adamw" and (self.offload_optimizer or self.offload_parameters):

@@ -1,4 +1,4 @@
-"""Which ZeRO stage and which checkpointing a run needs on given machines."""
+"""The planner: it finds the ZeRO stage and the checkpointing that a run needs on given machines."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Variant:
     largest_micro_batch: int
     """0 if not even one sample fits."""
     wire_bytes: float
-    """Sent by each GPU in an update."""
+    """Bytes that each GPU sends in an update."""
     wire_seconds: float
     compute_seconds: float
 
     @property
     def seconds(self) -> float:
-        """Of an update, if nothing overlaps."""
+        """Seconds of an update, if nothing overlaps."""
         return self.wire_seconds + self.compute_seconds
 
 
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan(options: Options) -> Plan:
-    """Work out a run. ValueError if it fits on no stage: by how much, and what would make it fit."""
+    """Work out a run. Raises ValueError if it fits on no stage: by how much, and what would make it fit."""
     options.check()
     found = _profile(options)
     rows = _rows(options, found)
@@ -127,7 +127,7 @@ def _rows(options: Options, found: Profile) -> tuple[Variant, ...]:
 def _largest(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> int:
-    """The largest micro batch that fits, by halving (the memory grows with it)."""
+    """Return the largest micro batch that fits, by halving (the memory grows with it)."""
     low, high = 0, _ENOUGH
     while low < high:
         middle = (low + high + 1) // 2

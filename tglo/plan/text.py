@@ -17,12 +17,12 @@ SPEED_HEADINGS = ("stage", "checkpointing", "sent GB", "sending s", "computing s
 
 
 def stage_name(stage: int | None) -> str:
-    """``ZeRO 2``, or ``plain`` without DeepSpeed."""
+    """Return ``ZeRO 2``, or ``plain`` without DeepSpeed."""
     return "plain" if stage is None else f"ZeRO {stage}"
 
 
 def cells(row: Variant) -> tuple[str, ...]:
-    """A row of the table of memory under HEADINGS, in GB."""
+    """Return a row of the table of memory under HEADINGS, in GB."""
     states = row.memory.states
     parts = (states.weights, states.gradients, states.optimizer, row.memory.extra)
     sizes = (*parts, row.memory.working, row.memory.reserve, row.memory.total)
@@ -36,7 +36,7 @@ def cells(row: Variant) -> tuple[str, ...]:
 
 
 def speed_cells(row: Variant) -> tuple[str, ...]:
-    """A row of the table of speed under SPEED_HEADINGS."""
+    """Return a row of the table of speed under SPEED_HEADINGS."""
     return (
         stage_name(row.stage),
         row.checkpointing,
@@ -58,7 +58,7 @@ def answer(plan: Plan, row: Variant | None = None) -> str:
 
 
 def command(options: Options) -> str:
-    """The command line that asks for these options."""
+    """Return the command line that asks for these options."""
     words = ["tglo plan"]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -74,7 +74,7 @@ def command(options: Options) -> str:
 
 
 def toml(plan: Plan) -> str:
-    """The keys of a training configuration that follow."""
+    """Return the keys of a training configuration that follow from the plan."""
     options, best = plan.options, plan.best
     lines = [
         "[model]",
@@ -98,7 +98,7 @@ def toml(plan: Plan) -> str:
 
 
 def report(plan: Plan) -> str:
-    """What the command prints."""
+    """Return the text that the command prints."""
     options, found = plan.options, plan.profile
     sizes, batch = found.sizes, options.micro_batch * options.accumulation * options.processes
     trained = f"{sizes.trained / 1e6:.1f} million trained of {sizes.all / 1e9:.3f} billion weights"
@@ -146,7 +146,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def grid(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns aligned for a terminal."""
+    """Return columns aligned for a terminal."""
     table = [headings, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
     return "\n".join(
