@@ -23,9 +23,9 @@ class SamplingOptions:
     width: int | None = None
     """Pixels; the model's own size by default."""
 
-    def resolved(self, side: int) -> SamplingOptions:
-        """Return these options with `side` pixels for a height or width that is not given."""
-        return replace(self, height=self.height or side, width=self.width or side)
+    def resolved(self, size: tuple[int, int]) -> SamplingOptions:
+        """Return these options with the height or width of `size` where it is not given."""
+        return replace(self, height=self.height or size[0], width=self.width or size[1])
 
     @property
     def size(self) -> tuple[int, int]:

@@ -270,7 +270,7 @@ def test_the_reference_cache_refuses_or_mends_what_is_there(
     ]  # fmt: skip
     assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err
     assert cli.main([*command, "--resolution", "24"]) == 1
-    assert "resolution: the cache has '16', wanted is '24'" in capsys.readouterr().err
+    assert "resolution is '16' there and '24' here" in capsys.readouterr().err
     shard = tmp_path / "cache" / "latents-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-8])
     assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""docs/drop-in.md: what it says in numbers, of T, beta and c and of half precision, is so."""
+"""What docs/drop-in.md and objectives.md say in numbers, about T, beta, c and half precision, is true."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.docs.test_drop_in import PAGE, differences, run, space  # noqa: F401  (space: a fixture)
+from tests.docs.test_drop_in import DOCS, differences, run, space  # noqa: F401  (space: a fixture)
 from tglo import tgo_loss
 from tglo.threshold.frozen import estimate
+
+PAGE = (DOCS / "objectives.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:

@@ -15,6 +15,7 @@ from diffusers import (
 
 from tests.models.helpers import perturb
 from tglo import models
+from tglo.models.execution.modes import frozen_copy
 from tglo.settings import SamplingOptions
 
 PROMPTS = ["a seven", "a two", "a seven", ""]
@@ -88,7 +89,7 @@ def test_another_denoiser_can_be_sampled_and_modes_are_restored(
     load: Callable[..., models.Family],
 ) -> None:
     family = load("sd15")
-    average = family.reference_copy().train()
+    average = frozen_copy(family.denoiser).train()
     average.conv_in.eval()
     family.denoiser.train()
     expected = family.generate(PROMPTS, SEEDS, SamplingOptions(2))

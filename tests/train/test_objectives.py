@@ -104,12 +104,12 @@ def test_a_pair_shares_its_draw(name: str, make_config: Make) -> None:
             winner, loser = (torch.tensor(batch.ids).view(2, 2)).tolist()
             assert not set(winner) & set(loser)
             assert (batch.scores[:2] > batch.scores[2:]).all()
-            assert torch.equal(batch.drawn.index[:2], batch.drawn.index[2:])
+            assert torch.equal(batch.draw.index[:2], batch.draw.index[2:])
             assert torch.equal(
-                batch.drawn.target[:2], batch.drawn.target[2:]
+                batch.draw.target[:2], batch.draw.target[2:]
             )  # epsilon-prediction: the noise
-            assert not torch.equal(batch.drawn.noisy[:2], batch.drawn.noisy[2:])
-            text = batch.drawn.conditions["prompt_embeds"]
+            assert not torch.equal(batch.draw.noisy[:2], batch.draw.noisy[2:])
+            text = batch.draw.conditions["prompt_embeds"]
             assert torch.equal(text[:2], text[2:])  # one prompt, dropped together
             keys |= set(zip(winner, loser, strict=True))
         assert len(keys) == 6  # two prompts in three sizes, two rows of each
@@ -141,7 +141,7 @@ def test_csft_marks_prompts_by_label(make_config: Make, marked_cache: Path) -> N
         for step in range(12):
             batch = parts.batches.get(step, 0)
             good = bool(batch.scores >= batch.threshold)
-            text = batch.drawn.conditions["prompt_embeds"][0]
+            text = batch.draw.conditions["prompt_embeds"][0]
             wanted = cache.text([MARKERS[not good] + prompt for prompt in prompts])
             (embedding,) = wanted.values()
             assert any(torch.equal(text, row) for row in embedding)
@@ -287,6 +287,6 @@ def test_missing_embeddings_and_pairs_are_explained(
 def test_a_cache_with_markers_is_another_one(
     marked_cache: Path, manifest: Path, sd15: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"markers: the cache has '\[.*', wanted is 'nothing'"):
+    with pytest.raises(ValueError, match=r"markers is '\[.*' there and 'nothing' here"):
         build(str(sd15), manifest, marked_cache, resolution=16, device="cpu")
     assert LatentCache(marked_cache).fingerprint["markers"] == '["bad image: ", "good image: "]'

@@ -1,4 +1,4 @@
-"""Making the cache: resumable, for any number of ranks, the same bytes however often killed."""
+"""Makes a cache: resumable, by any number of ranks, with the same bytes however often it is killed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 
 Part = TypeVar("Part")
-Made = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what to record of them
+Made = tuple[dict[str, Tensor], dict[str, Any]]  # a shard's tensors and its record
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a call of `build_cache` found and made."""
+    """The outcome of a call of `build_cache`."""
 
-    samples: int  # usable images; while the cache is not complete, those of this rank
+    samples: int  # usable images; until the cache is complete, this rank's
     prompts: int
     quarantined: tuple[Quarantined, ...]
     written: int  # shards
@@ -73,13 +73,13 @@ def build_cache(
     """Encode every distinct image and prompt of a manifest into out_dir.
 
     buckets: aspect-ratio buckets of about resolution^2 pixels; False: squares only.
-    rank of world_size: makes the shards rank, rank + world_size, ...; the last to finish completes
-        the cache.
-    dtype: of the latents; embeddings stay as the encoder returns them.
-    markers: every prompt is also encoded behind each of these, as conditional fine-tuning needs it.
+    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
+        finish completes the cache.
+    dtype: the latents'; embeddings stay as the encoder returns them.
+    markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
 
-    Finished shards that match their checksum are kept, unless an image that was quarantined can be
-    read by now. Images that cannot be read are quarantined and listed in cache.json.
+    Finished shards that match their checksum are kept, unless a quarantined image has become
+    readable. Images that cannot be read are quarantined and listed in cache.json.
 
     Raises CacheError when out_dir holds something else or a cache with another fingerprint (naming
     the fields), when more than max_bad_fraction of the images are quarantined (listing them), and
@@ -112,7 +112,7 @@ def build_cache(
 
     folder = Path(out_dir)
     claim(folder, fingerprint)
-    if world_size == 1:  # with more, a piece may belong to another rank that is at work
+    if world_size == 1:  # with more, a file may belong to another rank that is at work
         clear(folder, ".*.tmp")
     shards = _Shards(folder, allowed_bad=max_bad_fraction * len(rows), total=len(rows))
     mine = slice(rank, None, world_size)
@@ -157,7 +157,7 @@ def build_cache(
 
 
 class _Shards:
-    """Makes shards, or keeps them, and counts."""
+    """Makes or keeps shards, and counts them."""
 
     def __init__(self, folder: Path, allowed_bad: float, total: int) -> None:
         self.folder, self.allowed_bad, self.total = folder, allowed_bad, total
@@ -182,12 +182,12 @@ class _Shards:
         self.stop_if_too_many()
 
     def take_all_quarantined(self, quarantined: Sequence[Quarantined]) -> None:
-        """Count every rank's instead of this one's."""
+        """Count the quarantined images of every rank instead of this one's."""
         self.quarantined = list(quarantined)
         self.stop_if_too_many()
 
     def stop_if_too_many(self) -> None:
-        """CacheError when more images are unusable than was allowed."""
+        """Raise CacheError when more images are unusable than is allowed."""
         bad = len(self.quarantined)
         if bad > self.allowed_bad:
             raise CacheError(

@@ -1,4 +1,4 @@
-"""Encoding one shard's images and prompts. What cannot be read is set aside with its cause."""
+"""Encodes the images and prompts of a shard. Unreadable images are set aside with the cause."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tglo.data.prefetch import in_order
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image cropped to its bucket; still bytes per pixel, so that many can wait for a batch."""
+    """An image cropped to its bucket, still 8-bit so that many can wait for a batch."""
 
     row: Row
     image: Image.Image
@@ -33,7 +33,7 @@ class Prepared:
 
 
 def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared | Quarantined:
-    """Open, decode and crop one image."""
+    """Open, decode and crop one image, or say why that is impossible."""
     try:
         data = manifest.open_image(row)
         image = decode_image(data)
@@ -53,8 +53,10 @@ def encode_latents(
     dtype: torch.dtype,
     pool: Executor,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A shard's tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples part of
-    its record.
+    """Encode a shard's images.
+
+    Returns tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples and quarantined
+    images for its record.
     """
     stacks: dict[Size, list[dict[str, Tensor]]] = {}
     counts: dict[Size, int] = {}
@@ -98,7 +100,7 @@ def encode_latents(
 
 
 def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The images by name of the tensor; floating-point ones in dtype."""
+    """Encode a batch into tensors by name, floating-point ones in dtype. Errors are CacheError."""
     pixels = torch.stack([to_tensor(entry.image) for entry in batch])
     with torch.no_grad():
         encoded = {
@@ -126,7 +128,7 @@ def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -
 
 
 def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
-    """A shard's embeddings by name, (n, ...) each, of the dtypes that the encoder returns."""
+    """Return a shard's embeddings by name, (n, ...) each, with the dtypes that the encoder returns."""
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])

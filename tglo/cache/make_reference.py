@@ -16,7 +16,11 @@ from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
 from tglo.devices import DTYPES, process, process_device
+from tglo.losses.tgo import prediction_error
+from tglo.models import fingerprint
+from tglo.models.execution.attention import set_backend
 from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.execution.modes import set_channels_last
 from tglo.models.families.base import Family
 from tglo.settings import ReferenceOptions
 
@@ -55,9 +59,9 @@ def build_reference(
     if reason is not None:
         raise ValueError(f"compile is {options.compile}, which does not fit {kind.name}: {reason}")
     family = models.load(path, device=place, encoders=False)
-    latents.check(family.encoders_fingerprint())
-    family.set_attention(options.attention, dtype)
-    family.set_channels_last(options.channels_last)
+    latents.check(fingerprint.encoders(family))
+    set_backend(family.denoiser, options.attention, dtype)
+    set_channels_last(family.denoiser, options.channels_last)
     if options.compile != "none":
         compile_denoiser(family.denoiser, options.compile)
     drawer = Drawer(rule, latents, family, dtype)
@@ -81,7 +85,7 @@ def build_reference(
 def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
     """All that a cached error depends on, by field, save the rounding of the machine."""
     return {
-        **family.denoiser_fingerprint(),
+        **fingerprint.denoiser(family),
         **drawer.cache.content(),
         **drawer.fingerprint(),
         "precision": precision,
@@ -89,19 +93,23 @@ def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dic
 
 
 class ReferenceForward:
-    """(sample ids of one bucket, draws (B,) int64) -> the denoiser's errors, (B,) float64."""
+    """Compute the denoiser's errors, (B,) float64, of samples of one bucket: a draw (its number,
+    (B,) int64) of each.
+    """
 
     def __init__(self, family: Family, drawer: Drawer, *, autocast: bool) -> None:
         self.family, self.drawer, self.autocast = family, drawer, autocast
         family.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, ids: list[int], draws: Tensor) -> Tensor:
-        drawn = self.drawer.draw(self.drawer.read(ids, draws))
+    def __call__(self, ids: list[int], draw_index: Tensor) -> Tensor:
+        draw = self.drawer.draw(self.drawer.read(ids, draw_index))
         half = self.autocast and self.drawer.dtype != torch.float32
         with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
-            answer = self.family.predict(self.family.denoiser, *drawn.inputs)
-        return drawn.error(answer)
+            answer = self.family.predict(self.family.denoiser, draw)
+        if self.family.answers_with_error:
+            return answer.double()
+        return prediction_error(answer, draw.target)
 
 
 def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:

@@ -1,12 +1,12 @@
-"""The reference policy's errors on disk: one float64 for each draw of each sample.
+"""The errors of the reference policy on disk: one float64 for each draw of each sample.
 
     fingerprint.json            all that the errors depend on; written first
     errors-00000.safetensors    sample_id (n,) int64 and error (n, K) float64 of shard_size samples
     errors-00000.json           the shard's record
-    reference.json              written last: with it the errors are complete
+    reference.json              written last: the errors are complete when it is there
 
-Which shard a sample is in, and which draws share a batch, follows from the samples alone: any number
-of processes, killed and started again, makes the same bytes.
+The shard of a sample, and the draws that share a batch, follow from the samples alone: any number of
+processes, killed and started again, make the same bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ErrorsOf = Callable[[list[int], Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ReferenceReport:
-    """What a call of `build_reference_errors` found and made."""
+    """The outcome of a call of `build_reference_errors`."""
 
     samples: int
     draws: int
@@ -68,9 +68,9 @@ class ReferenceReport:
 
 
 class ReferenceErrors:
-    """Complete errors, in memory (8 bytes a draw).
+    """The complete errors of a folder, in memory (8 bytes a draw).
 
-    fingerprint: all that they depend on, by field; draws: how many each sample has. Raises
+    fingerprint: all that they depend on, by field; draws: the number of draws of a sample. Raises
     CacheError naming the file that is missing, cut or changed.
     """
 
@@ -94,11 +94,11 @@ class ReferenceErrors:
         return len(self._ids)
 
     def check(self, fingerprint: Mapping[str, str]) -> None:
-        """CacheError naming every given field that differs, with both values."""
+        """Raise CacheError naming every given field that differs, with both values."""
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
     def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw: int) -> Tensor:
-        """Errors of one draw in [0, draws), (B,) float64; CacheError for a sample not here."""
+        """Return the errors of one draw in [0, draws), (B,) float64; CacheError for an unknown sample."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         absent = ids[self._ids[place] != ids]
@@ -123,11 +123,12 @@ def build_reference_errors(
     world_size: int = 1,
     progress: bool = True,
 ) -> ReferenceReport:
-    """The reference's error of draws 0 to `draws` - 1 of every sample in a cache, into out_dir.
+    """Compute the reference's errors for draws 0 to `draws` - 1 of every sample in a cache.
 
-    fingerprint: all that errors_of depends on. batch_size: draws in one call of it; its rounding,
-    and so the last bits of the errors, may depend on it. rank of world_size: makes the shards rank,
-    rank + world_size, ...; the last one to finish completes the folder.
+    fingerprint: all that errors_of depends on.
+    batch_size: draws in one call of errors_of; the last bits of the errors may depend on it.
+    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
+        finish completes the folder.
 
     Finished shards are kept. Raises CacheError when out_dir holds something else or was made with
     another fingerprint (naming the fields), and when an error is NaN or inf (naming the sample);
@@ -176,7 +177,7 @@ def build_reference_errors(
 
 
 def _shards(cache: LatentCache, size: int) -> list[list[int]]:
-    """Sample ids by shard, each of one bucket."""
+    """Return the sample ids of each shard; a shard has one bucket."""
     ids = cache.sample_ids()
     by_bucket: dict[Any, list[int]] = {}
     for sample_id, bucket in zip(ids.tolist(), cache.buckets(ids), strict=True):

@@ -58,11 +58,9 @@ def run(
     chosen = MODELS[model]
     output = output.resolve()
     demo = Demo(output, chosen, seed, QUICK if quick else chosen.amounts)
-    claim = output / "demo.json"
-    if not claim.exists() and output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no demo: choose another folder")
     # Images made for other settings must not be taken for ours.
-    claim_folder(claim, {"model": model, "seed": seed, **asdict(demo.amounts)})
+    held = {"model": model, "seed": seed, **asdict(demo.amounts)}
+    claim_folder(output / "demo.json", held, alone=True)
     watch = Stopwatch()
 
     with watch.part("generate"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tglo.files import publish
+from tglo.files import flush, publish_folder
 
 _COMPLETE = ".batch"
 
@@ -29,9 +29,8 @@ def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
     shutil.rmtree(staged, ignore_errors=True)  # left by a killed process
     staged.mkdir()
     for name, image in images.items():
-        image.save(staged / f"{name}.part", format="PNG")
-        publish(staged / f"{name}.part", staged / name)
-    staged.rename(folder / f".{first}{_COMPLETE}")
+        image.save(staged / name, format="PNG")
+    publish_folder(staged, folder / f".{first}{_COMPLETE}")
     collect(folder)
 
 
@@ -42,4 +41,5 @@ def collect(folder: Path) -> None:
             for name in os.listdir(batch):
                 with suppress(FileNotFoundError):
                     os.replace(batch / name, folder / name)
+            flush(folder)  # before the only other place where the names stand goes
             batch.rmdir()

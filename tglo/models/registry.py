@@ -16,6 +16,7 @@ from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from tglo.models.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
 
@@ -116,3 +117,19 @@ def family_of(path: Path) -> type[Family]:
             f"supported are {', '.join(FAMILIES)}"
         )
     return FAMILIES[pipeline]
+
+
+def skeleton_of(model: str) -> Skeleton:
+    """The denoiser without weights of a published model, by its short name, or of a local folder.
+
+    ValueError if no family knows that name, or a folder of that name.
+    """
+    for family in FAMILIES.values():
+        found = family.skeleton(model)
+        if found is not None:
+            return found
+    names = [name for family in FAMILIES.values() for name in family.published]
+    raise ValueError(
+        f"model {model!r} is neither one of {', '.join(names)} nor a diffusers folder "
+        "with unet/config.json and vae/config.json"
+    )

@@ -83,19 +83,19 @@ def profile(model: str, *, lora_rank: int | None = None, resolution: int | None 
     backward computes the probabilities again. ValueError for an unknown model, or a side that its
     levels cannot halve.
     """
-    from tglo.models import skeleton
     from tglo.models.execution import checkpointing
+    from tglo.models.registry import skeleton_of
 
-    config, scale = skeleton.read_architecture(model)
-    resolution = resolution or config["sample_size"] * scale
-    step = scale * 2 ** (len(config["block_out_channels"]) - 1)
+    skeleton = skeleton_of(model)
+    resolution = resolution or skeleton.default_size[0]
+    step = skeleton.size_step
     if resolution < step or resolution % step:
         raise ValueError(
             f"resolution is {resolution}; {model} needs a multiple of {step}, such as "
             f"{max(1, resolution // step) * step}"
         )
-    denoiser = skeleton.build(config, torch.bfloat16, lora_rank)
-    arguments = skeleton.inputs(denoiser, _BATCH, resolution // scale)
+    denoiser = skeleton.build(torch.bfloat16, lora_rank)
+    arguments = skeleton.inputs(denoiser, _BATCH, resolution, resolution)
     cost: dict[Checkpointing, Cost] = {}
     forward = 0
     for mode in CHECKPOINTING:

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tglo.cache.drawer import Drawer, Read
+from tglo.cache.drawer import CachedRows, Drawer
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.sampler import BatchSampler
-from tglo.noise.draw import Drawn
+from tglo.noise.draw import Draw
 from tglo.objectives import Given
 from tglo.train.config import TrainConfig
 
@@ -60,15 +60,25 @@ class Batch:
     """(B,) float64, the reference's cached error of this draw, where it is cached."""
     timestep_weight: Tensor
     """(B,) float64, omega_t."""
-    drawn: Drawn
+    draw: Draw
     """The denoiser's inputs and its target, in the engine's dtype."""
+    answers_with_error: bool
+    """The model answers with errors (B,), not with predictions."""
 
     def given(self, policy: Tensor, reference: Tensor | None) -> Given:
         """What the objective is given once policy and, unless cached, reference have answered."""
-        return self.drawn.given(
+        answers: dict[str, Tensor | None] = {
+            "target": self.draw.target,
+            "reference_pred": reference,
+        }
+        error = self.reference_error
+        if self.answers_with_error:
+            answers = {"target": None}
+            error = error if reference is None else reference
+        return Given(
             policy,
-            reference,
-            self.reference_error,
+            **answers,  # type: ignore[arg-type]
+            reference_error=error,
             scores=self.scores,
             threshold=self.threshold,
             quantile=self.quantile,
@@ -100,7 +110,7 @@ class Batches:
     def get(self, step: int, micro: int) -> Batch:
         """The micro batch ``micro`` of step ``step`` for this rank."""
         row = self._read_ahead(step, micro)
-        drawn = self.drawer.draw(row.read)
+        draw = self.drawer.draw(row.cached)
         objective = self.config.objective
         vectors = {
             name: None if value is None else value.to(self.drawer.device, non_blocking=True)
@@ -111,9 +121,10 @@ class Batches:
             lines=row.lines,
             **vectors,  # type: ignore[arg-type]
             timestep_weight=self.drawer.schedule.timestep_weight(
-                drawn.index, objective.timestep_weight, objective.min_snr_gamma
+                draw.index, objective.timestep_weight, objective.min_snr_gamma
             ),
-            drawn=drawn,
+            draw=draw,
+            answers_with_error=self.drawer.family.answers_with_error,
         )
 
     def close(self) -> None:
@@ -133,7 +144,7 @@ class Batches:
 
     def _read(self, step: int, micro: int) -> _Row:
         numbers, epoch = self.sampler.batch(step, micro, self.rank)
-        draw, samples = self.drawer.rule.draw(int(epoch)), self.samples
+        draw_index, samples = self.drawer.rule.draw_index(int(epoch)), self.samples
         units = samples.units[np.asarray(numbers, dtype=np.int64)]
         order = units.T.reshape(-1)  # of pairs all winners, then all losers
         rows = torch.from_numpy(order)
@@ -146,14 +157,16 @@ class Batches:
             "reference_error": None,
         }
         if self.reference_errors is not None:
-            vectors["reference_error"] = self.drawer.pinned(self.reference_errors.of(ids, draw))
+            vectors["reference_error"] = self.drawer.pinned(
+                self.reference_errors.of(ids, draw_index)
+            )
         return _Row(
             ids=ids,
             lines=[samples.lines[row] for row in order],
             vectors=vectors,
-            read=self.drawer.read(
+            cached=self.drawer.read(
                 ids,
-                draw,
+                draw_index,
                 keys=[samples.ids[row] for row in first],
                 captions=samples.captions and [samples.captions[row] for row in order],
             ),
@@ -167,4 +180,4 @@ class _Row:
     ids: list[int]
     lines: list[int]
     vectors: dict[str, Tensor | None]
-    read: Read
+    cached: CachedRows

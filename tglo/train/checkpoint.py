@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tglo import __version__
-from tglo.files import sha256_file
+from tglo.files import flush, publish_folder, sha256_file, write_bytes
 from tglo.train import processes
 
 log = logging.getLogger("tglo")
@@ -104,7 +103,7 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     entries = {}
     for path in paths[processes.rank() :: processes.world_size()]:
-        _flush(path)
+        flush(path)
         entries[path.relative_to(folder).as_posix()] = {
             "size": path.stat().st_size,
             "sha256": sha256_file(path),
@@ -120,27 +119,11 @@ def _publish(temporary: Path, final: Path, files: dict[str, Any], state: dict[st
         "files": dict(sorted(files.items())),
     }
     (temporary / MANIFEST).write_text(json.dumps(content, indent=1))
-    _flush(temporary / MANIFEST)
-    _flush(temporary)
-    if final.exists():  # a damaged one of the same step: out of the way, never half there
-        os.replace(final, _fresh(final.with_name(final.name + ".old.tmp")))
-    os.replace(temporary, final)
-    latest = final.parent / "latest.tmp"
-    latest.write_text(final.name + "\n")
-    _flush(latest)
-    os.replace(latest, final.parent / "latest")
-    _flush(final.parent)
+    publish_folder(temporary, final)
+    write_bytes(final.parent / "latest", f"{final.name}\n".encode())
 
 
 def _prune(root: Path, keep: int) -> None:
     whole = sorted(p for p in root.glob("step-*") if p.suffix != ".tmp")
-    for folder in [*whole[:-keep], *root.glob("step-*.tmp")]:
+    for folder in [*whole[:-keep], *root.glob("step-*.tmp"), *root.glob(".step-*.old")]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -101,11 +101,10 @@ def _step(
             batch = parts.batches.get(step, micro)
             seen.append(Seen(batch.ids, batch.lines))
             seed_dropout(config.seed, step, micro)
-        inputs = batch.drawn.inputs
         with clock.part("reference"), engine.autocast():
-            reference_answer = None if reference is None else reference.predict(*inputs)
+            reference_answer = None if reference is None else reference.predict(batch.draw)
         with clock.part("policy"), engine.autocast():
-            policy_answer = parts.family.predict(engine.model, *inputs)
+            policy_answer = parts.family.predict(engine.model, batch.draw)
         with clock.part("loss"):
             given = batch.given(policy_answer, reference_answer)
             loss, stats = parts.objective(given, parts.temperature.value)

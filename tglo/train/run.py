@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,7 +16,10 @@ from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
 from tglo.devices import DTYPES
+from tglo.models import fingerprint, lora
+from tglo.models.execution import attention
 from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
 from tglo.objectives import Objective
 from tglo.threshold.frozen import Threshold, describe, estimate
@@ -84,7 +88,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     family = processes.together(lambda: _family(config, cache, errors))
     family.to(device)
     processes.together(lambda: _arrange(config, family))
-    copy = family.reference_copy() if mode == "copy" else None
+    copy = frozen_copy(family.denoiser) if mode == "copy" else None
     model = config.model
     if model.train == "lora":
         family.add_lora(
@@ -104,7 +108,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
             keep_products_in(copy, engine.dtype)
         reference = CopyReference(family.predict, copy)
     elif mode == "adapter-off":
-        reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+        reference = AdapterOffReference(
+            family.predict, engine.module, partial(lora.adapters_off, family.denoiser)
+        )
     if config.engine.compile != "none":
         for module in [engine.module] if copy is None else [engine.module, copy]:
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
@@ -201,14 +207,15 @@ def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | N
     check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
     family = models.load(model.path, revision=model.revision, encoders=encoders)
     family.set_loss_backend(config.objective.backend)
-    cache.check(family.encoders_fingerprint())
+    cache.check(fingerprint.encoders(family))
     if errors is not None:
-        errors.check(family.denoiser_fingerprint())
+        errors.check(fingerprint.denoiser(family))
     return family
 
 
 def _arrange(config: TrainConfig, family: Family) -> None:
     """What policy and reference share, on their device: attention and memory layout."""
-    family.set_attention(config.model.attention, DTYPES[config.engine.precision])
+    attention.set_backend(family.denoiser, config.model.attention, DTYPES[config.engine.precision])
     # DeepSpeed flattens weights and takes contiguous ones only.
-    family.set_channels_last("off" if wants_deepspeed(config) else config.engine.channels_last)
+    channels_last = "off" if wants_deepspeed(config) else config.engine.channels_last
+    set_channels_last(family.denoiser, channels_last)
