@@ -1,4 +1,4 @@
-"""What one step of a model costs, counted by running it on tensors without data."""
+"""The cost of one step of a model, counted by running it on tensors without data."""
 
 from __future__ import annotations
 
