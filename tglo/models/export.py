@@ -8,14 +8,16 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tglo.files import writing_folder
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Model
@@ -45,7 +47,7 @@ def save_pipeline(
     own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    with writing_folder(folder, overwrite=overwrite) as temporary:
+    with _publishing(folder, overwrite) as temporary:
         trained = _trained(model, state_dict)
         merged = trained
         if lora.has(trained):
@@ -80,7 +82,7 @@ def save_lora(
     """
     if not lora.has(model.denoiser):
         raise ValueError("the model has no LoRA to export; use save for a whole model")
-    with writing_folder(folder, overwrite=overwrite) as temporary:
+    with _publishing(folder, overwrite) as temporary:
         trained = _trained(model, state_dict)
         weights = lora.state_dict(trained)
         model.write_lora(temporary, trained)
@@ -96,8 +98,33 @@ def save_lora(
     return folder
 
 
+@contextmanager
+def _publishing(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder that takes the name of `folder` if the body succeeds, else is removed."""
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists; choose another folder or allow overwriting it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
-    """The trained denoiser: the module itself, or a whole one made from gathered weights."""
+    """Return the trained denoiser: the module itself, or a whole one made from gathered weights."""
     if state_dict is None:
         return model.denoiser
     if lora.has(model.denoiser):
@@ -112,7 +139,7 @@ def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
 
 
 def _load_lora(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The base denoiser in float32 with the exported LoRA, loaded by the pipeline as users do."""
+    """Load the base denoiser in float32 with the exported LoRA, as users do."""
     denoiser = _in_float32(model.load_denoiser(model.path, dtype, device))
     model.attach_lora(folder, denoiser)
     return denoiser
@@ -146,7 +173,7 @@ def _copy_other_parts(model: Model, target: Path) -> None:
 
 
 def _in_float32(denoiser: Any) -> Any:
-    """The denoiser if it is float32 already, else a float32 copy of it."""
+    """Return the denoiser if it is float32 already, else a float32 copy of it."""
     if all(p.dtype == torch.float32 for p in denoiser.parameters()):
         return denoiser
     return copy.deepcopy(denoiser).float()
@@ -154,10 +181,10 @@ def _in_float32(denoiser: Any) -> Any:
 
 @torch.no_grad()
 def _compare(model: Model, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
-    """ExportError unless both predict the same, in float32, relative to the largest element."""
+    """Raise ExportError unless both predict the same, in float32, relative to the largest element."""
     side = 4 * model.bucket_step
     draw = model.example(2, side, side)
-    # Of a gathered model on the CPU, whose own device is another.
+    # A gathered model is on the CPU, wherever the one that trains is.
     device = next(trained.parameters()).device
     inputs = (draw.noisy.to(device), model.timesteps(draw).to(device))
     conditions = {name: tensor.to(device) for name, tensor in draw.conditions.items()}
