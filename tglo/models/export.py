@@ -8,16 +8,14 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tglo.files import writing_folder
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Model
@@ -47,7 +45,7 @@ def save_pipeline(
     own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    with _publishing(folder, overwrite) as temporary:
+    with writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(model, state_dict)
         merged = trained
         if lora.has(trained):
@@ -82,7 +80,7 @@ def save_lora(
     """
     if not lora.has(model.denoiser):
         raise ValueError("the model has no LoRA to export; use save for a whole model")
-    with _publishing(folder, overwrite) as temporary:
+    with writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(model, state_dict)
         weights = lora.state_dict(trained)
         model.write_lora(temporary, trained)
@@ -96,31 +94,6 @@ def save_lora(
             )
         _compare(model, trained, loaded, folder, _TOLERANCE)
     return folder
-
-
-@contextmanager
-def _publishing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder that takes the name of `folder` if the body succeeds, else is removed."""
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists; choose another folder or allow overwriting it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:

@@ -41,7 +41,7 @@ def generate(
     """
     model.need_encoders()
     denoiser = model.denoiser if denoiser is None else denoiser
-    options = options.resolved(*model.default_size)
+    options = options.resolved(model.default_size)
     _check(prompts, seeds, options, batch_size, model.size_step)
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
