@@ -49,7 +49,8 @@ def build_reference(
     precision: fp32, bf16 or fp16, that of the training. weights: "fp32", as one process of plain
     PyTorch trains (autocast), or "half", as DeepSpeed does. attention, channels_last, compile: as in
     the training's configuration. Several processes (torchrun, or any that set RANK and WORLD_SIZE)
-    share the shards; they need not communicate. Errors as of LatentCache and build_reference_errors.
+    share the shards; they need not communicate. Errors are those of LatentCache and
+    build_reference_errors.
     """
     if rule.draws < 1:
         raise ValueError(
@@ -86,7 +87,7 @@ def build_reference(
 
 
 def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
-    """All that a cached error depends on, by field, save the rounding of the machine."""
+    """Name everything that a cached error depends on, save the rounding of the machine."""
     return {
         **fingerprint.denoiser(family),
         **drawer.cache.content(),

@@ -137,11 +137,11 @@ class DeepSpeedEngine:
         return {name: weight.cpu() for name, weight in self.master_weights()}
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's own checkpoint into ``folder``; collective."""
+        """Write DeepSpeed's own checkpoint into `folder`; collective."""
         self.model.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote; collective. Only for folders of one's own runs."""
+        """Restore what `save` wrote; collective. Only for folders of one's own runs."""
         path, _ = self.model.load_checkpoint(str(folder), tag="deepspeed")
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
