@@ -6,18 +6,19 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import tyro
 
+from tglo.commands import cache as cache_command
+from tglo.commands import plan as plan_command
 from tglo.commands.bench import bench
-from tglo.commands.cache import cache
 from tglo.commands.demo import demo
 from tglo.commands.doctor import doctor
 from tglo.commands.evaluate import evaluate
 from tglo.commands.export import export
 from tglo.commands.generate import generate
-from tglo.commands.plan import plan
 from tglo.commands.score import score
 from tglo.commands.sweep import sweep
 from tglo.commands.threshold import threshold
@@ -31,14 +32,18 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "score": score,
     "threshold": threshold,
-    "cache": cache,
-    "plan": plan,
+    "cache": cache_command.cache,
+    "plan": plan_command.plan,
     "train": train,
     "export": export,
     "evaluate": evaluate,
     "sweep": sweep,
     "bench": bench,
 }
+
+
+FLAGS_OF = {"cache": cache_command.flags_of, "plan": plan_command.flags_of}
+"""Command -> (a run's configuration) -> the flags that it answers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of torchvision
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO if main_process else logging.WARNING)
+    name, *rest = arguments or [""]
     try:
-        if arguments[:1] == ["train"] and len(arguments) > 1:
-            train_with(arguments[1:])
+        if name == "train" and rest:
+            train_with(rest)
+        elif name in FLAGS_OF and rest and not rest[0].startswith("-"):
+            _with_run(name, *rest)
         else:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
@@ -66,6 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tglo: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _with_run(name: str, path: str, *arguments: str) -> None:
+    """Run a command with flags from a run's TOML file; those in the arguments win."""
+    from tglo.train import load_config
+
+    flags = FLAGS_OF[name](load_config(path))
+    tyro.cli(partial(COMMANDS[name], **flags), args=arguments, prog=f"tglo {name} {path}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
-def claim_folder(path: Path, settings: Mapping[str, str], *, alone: bool = False) -> None:
+def claim_folder(path: Path, settings: Mapping[str, str | int], *, alone: bool = False) -> None:
     """Bind the folder of the file `path` to settings: write them there, or compare with what it holds.
 
     alone: refuse a folder that holds other files but no settings. Raises ValueError naming each
@@ -134,7 +134,7 @@ def claim_folder(path: Path, settings: Mapping[str, str], *, alone: bool = False
         )
 
 
-def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+def differences(found: Mapping[str, str | int], wanted: Mapping[str, str | int]) -> str:
     """Name each wanted setting that was found otherwise, with both values; "" if there is none."""
     return "; ".join(
         f"{name} is {found.get(name, 'nothing')!r} there and {value!r} here"

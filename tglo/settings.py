@@ -53,3 +53,19 @@ class SamplingOptions:
         chance = self.choice_temperature
         more = "" if chance is None else f", choice temperature {chance:g}"
         return f"{self.steps} steps, guidance {self.guidance:g}{more}"
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """How the reference of `tglo cache --reference` is computed; a run must compute alike."""
+
+    precision: Precision = "fp32"
+    """Precision of the reference, as engine.precision."""
+    weights: Literal["fp32", "half"] = "fp32"
+    """fp32 as one process trains (autocast), half as DeepSpeed does."""
+    attention: str = "default"
+    """Attention backend of the reference, as model.attention."""
+    compile: Literal["none", "blocks", "whole"] = "none"
+    """Compile the reference's forward, as engine.compile."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Order of the reference's convolution weights, as engine.channels_last."""

@@ -17,7 +17,7 @@ from tglo.cache.drawer import DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.make import build
 from tglo.cache.make_reference import build_reference
-from tglo.settings import SamplingOptions
+from tglo.settings import ReferenceOptions, SamplingOptions
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
@@ -162,4 +162,6 @@ def test_a_reference_of_a_whole_compiled_model_is_refused(
     model: Path, cache: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="compile is whole, which does not fit.*use blocks"):
-        build_reference(str(model), cache, tmp_path, RULE, compile="whole", device="cpu")
+        build_reference(
+            str(model), cache, tmp_path, RULE, ReferenceOptions(compile="whole"), device="cpu"
+        )

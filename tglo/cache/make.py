@@ -13,8 +13,8 @@ from tglo.devices import DTYPES, process, process_device
 
 
 def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
-    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
-    built; False also for a damaged one. CacheError naming the field for one of something else.
+    """Return whether `cache` is a complete cache of this manifest at this resolution, so that it need not
+    be built; False also for a damaged one. Raises CacheError, naming the field, for one of something else.
     """
     try:
         found = LatentCache(cache)
@@ -41,6 +41,7 @@ def build(
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
+    revision: str | None = None,
 ) -> Report:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
@@ -48,7 +49,9 @@ def build(
     """
     rows = read_manifest(manifest, require_scores=False)
     rank, world_size = process()
-    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
+    family = models.load(
+        model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
+    )
     return build_cache(
         rows,
         output,

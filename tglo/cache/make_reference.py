@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,13 +15,14 @@ from tglo.cache.format import LAST
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
-from tglo.devices import DTYPES, process_device
+from tglo.devices import DTYPES, process, process_device
 from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint
 from tglo.models.execution.attention import set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
 from tglo.models.families.base import Family
+from tglo.settings import ReferenceOptions
 
 log = logging.getLogger("tglo")
 
@@ -33,12 +32,9 @@ def build_reference(
     cache: Path,
     output: Path,
     rule: DrawRule,
+    options: ReferenceOptions = ReferenceOptions(),
     *,
-    precision: str = "fp32",
-    weights: str = "fp32",
-    attention: str = "default",
-    channels_last: Literal["auto", "on", "off"] = "auto",
-    compile: Literal["none", "blocks", "whole"] = "none",
+    revision: str | None = None,
     batch_size: int = 8,
     shard_size: int = 512,
     device: str = "auto",
@@ -46,11 +42,9 @@ def build_reference(
 ) -> ReferenceReport:
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
-    precision: fp32, bf16 or fp16, that of the training. weights: "fp32", as one process of plain
-    PyTorch trains (autocast), or "half", as DeepSpeed does. attention, channels_last, compile: as in
-    the training's configuration. Several processes (torchrun, or any that set RANK and WORLD_SIZE)
-    share the shards; they need not communicate. Errors are those of LatentCache and
-    build_reference_errors.
+    options: how the training computes. Several processes (torchrun, or any that set RANK and
+    WORLD_SIZE) share the shards; they need not communicate. Raises what LatentCache and
+    build_reference_errors raise, and ValueError for no draws or options that do not fit the model.
     """
     if rule.draws < 1:
         raise ValueError(
@@ -58,30 +52,32 @@ def build_reference(
         )
     place = process_device(device)
     latents = LatentCache(cache)
-    dtype = DTYPES[precision]
-    kind = models.family_of(models.resolve(model))
-    reason = kind.unsupported.get(("engine.compile", compile))
+    dtype = DTYPES[options.precision]
+    path = models.resolve(model, revision=revision)
+    kind = models.family_of(path)
+    reason = kind.unsupported.get(("engine.compile", options.compile))
     if reason is not None:
-        raise ValueError(f"compile is {compile}, which does not fit {kind.name}: {reason}")
-    family = models.load(model, device=place, encoders=False)
+        raise ValueError(f"compile is {options.compile}, which does not fit {kind.name}: {reason}")
+    family = models.load(path, device=place, encoders=False)
     latents.check(fingerprint.encoders(family))
-    set_backend(family.denoiser, attention, dtype)
-    set_channels_last(family.denoiser, channels_last)
-    if compile != "none":
-        compile_denoiser(family.denoiser, compile)
+    set_backend(family.denoiser, options.attention, dtype)
+    set_channels_last(family.denoiser, options.channels_last)
+    if options.compile != "none":
+        compile_denoiser(family.denoiser, options.compile)
     drawer = Drawer(rule, latents, family, dtype)
-    if weights == "half":
+    if options.weights == "half":
         family.to(dtype=dtype)
+    rank, world_size = process()
     return build_reference_errors(
         latents,
         output,
-        ReferenceForward(family, drawer, autocast=weights == "fp32"),
-        reference_fingerprint(family, drawer, precision),
+        ReferenceForward(family, drawer, autocast=options.weights == "fp32"),
+        reference_fingerprint(family, drawer, options.precision),
         draws=rule.draws,
         batch_size=batch_size,
         shard_size=shard_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         progress=progress,
     )
 

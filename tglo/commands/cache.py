@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
-from tglo.settings import Precision
+from tyro.conf import OmitArgPrefixes
+
+from tglo.settings import Precision, ReferenceOptions
+
+if TYPE_CHECKING:
+    from tglo.train import TrainConfig
 
 
 def cache(
@@ -19,15 +24,13 @@ def cache(
     dtype: Precision = "fp32",
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
+    revision: str | None = None,
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
     seed: int = 0,
     caption_dropout: float = 0.1,
-    precision: Precision = "fp32",
-    weights: Literal["fp32", "half"] = "fp32",
-    attention: str = "default",
-    compile: Literal["none", "blocks", "whole"] = "none",
+    forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
     reference_output: Path | None = None,
 ) -> None:
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
@@ -35,6 +38,9 @@ def cache(
     With --reference also run the untrained denoiser over all draws once, so that training needs no
     reference: set objective.reference = "cached" there. An interrupted run goes on; with torchrun
     the processes share the work.
+
+    tglo cache RUN.toml takes the run's values for all that its file says: model, manifest, output,
+    markers, and whether and how its reference is cached. Flags after it win.
 
     Args:
         model: Pipeline folder (leading ./ or /) or hub id.
@@ -48,15 +54,13 @@ def cache(
         max_bad_fraction: Share of unreadable images that may be left out.
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
+        revision: Hub revision of the model (branch, tag or commit).
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
         seed: Seed of the draws: the training's seed, or its data.draw_seed.
         caption_dropout: Share of draws with the empty prompt, as data.caption_dropout.
-        precision: Precision of the reference, as engine.precision.
-        weights: fp32 as one process trains (autocast), half as DeepSpeed does.
-        attention: Attention backend of the reference, as model.attention.
-        compile: Compile the reference's forward, as engine.compile.
+        forward: How the reference is computed.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
     from tglo.cache.drawer import DrawRule
@@ -76,6 +80,7 @@ def cache(
                 dtype=dtype,
                 max_bad_fraction=max_bad_fraction,
                 markers=markers,
+                revision=revision,
             )
         )
     if reference:
@@ -86,11 +91,38 @@ def cache(
                 output,
                 reference_output or output / "reference",
                 DrawRule(seed, caption_dropout, draws, stratified),
-                precision=precision,
-                weights=weights,
-                attention=attention,
-                compile=compile,
+                forward,
+                revision=revision,
                 batch_size=batch_size,
                 device=device,
             )
         )
+
+
+def flags_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the flags that a run's configuration answers."""
+    from tglo.train.config import reference_mode
+
+    model, data, objective, engine = config.model, config.data, config.objective, config.engine
+    answered = {
+        "model": model.path or None,
+        "revision": model.revision,
+        "manifest": data.manifest if data.manifest != Path() else None,
+        "output": data.cache if data.cache != Path() else None,
+        "markers": objective.markers,
+        "device": engine.device,
+        "reference": reference_mode(config) == "cached",
+        "draws": data.draws or None,
+        "stratified": data.stratified,
+        "seed": config.seed if data.draw_seed is None else data.draw_seed,
+        "caption_dropout": data.caption_dropout,
+        "forward": ReferenceOptions(
+            precision=engine.precision,
+            weights="half" if engine.kind == "deepspeed" else "fp32",
+            attention=model.attention,
+            compile=engine.compile,
+            channels_last=engine.channels_last,
+        ),
+        "reference_output": data.reference_cache,
+    }
+    return {name: value for name, value in answered.items() if value is not None}

@@ -56,7 +56,7 @@ def evaluate(
     from tglo.devices import process
     from tglo.evaluate.run import evaluate as run
     from tglo.evaluate.settings import (
-        Settings,
+        Evaluation,
         parse_named,
         parse_scorers,
         parse_trained_on,
@@ -67,7 +67,7 @@ def evaluate(
     search_working_folder()
     rank, world_size = process()
     content = run(
-        Settings(
+        Evaluation(
             base,
             named,
             {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},

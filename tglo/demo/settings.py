@@ -68,14 +68,25 @@ MASKED = DemoModel(
 MODELS = {"diffusion": DIFFUSION, "masked": MASKED}
 
 
-def toml(output: Path, model: DemoModel, objective: str, seed: int, amounts: Amounts) -> str:
-    """The configuration of a run, as a person would write it."""
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo."""
+
+    output: Path
+    model: DemoModel
+    seed: int
+    amounts: Amounts
+
+
+def toml(demo: Demo, objective: str) -> str:
+    """Return the configuration of a training, as a person would write it."""
+    output, model, amounts = demo.output, demo.model, demo.amounts
 
     def text(path: Path) -> str:
         return json.dumps(str(path))  # a JSON string is a TOML string
 
     return f"""# Made by `tglo demo`; `tglo train {objective}.toml` repeats the run.
-seed = {seed}
+seed = {demo.seed}
 
 [model]
 path = {text(model.base)}
@@ -107,21 +118,23 @@ log_every = {max(1, amounts.steps // 40)}
 """
 
 
-def facts(amounts: Amounts, seed: int) -> list[str]:
-    """What a reader of the report must know to judge its numbers."""
+def facts(demo: Demo) -> list[str]:
+    """Return what a reader of the report must know to judge its numbers."""
+    amounts = demo.amounts
     return [
         f"{10 * amounts.training_images:,} training samples of the base model, {amounts.steps} steps of "
         f"{BATCH} for SFT and for TGO, {10 * amounts.evaluation_images} fresh samples of each model "
         "with seeds that the training set did not use.",
         "s.e.: standard error of the difference of two means, as if the samples were independent. "
         "s.d.: standard deviation of the base model's scores.",
-        f"Seed {seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
+        f"Seed {demo.seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
         "comparison.",
     ]
 
 
-def commands(output: Path, model: DemoModel, seed: int, amounts: Amounts) -> str:
-    """The shell commands that repeat every step on the files of this run."""
+def commands(demo: Demo) -> str:
+    """Return the shell commands that repeat every step on the files of this run."""
+    output, model, seed, amounts = demo.output, demo.model, demo.seed, demo.amounts
     sampling = f"--steps {amounts.sampling_steps} --guidance {model.guidance} --batch-size {BATCH}"
     if model.choice_temperature is not None:
         sampling += f" --choice-temperature {model.choice_temperature}"

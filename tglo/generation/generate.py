@@ -2,7 +2,7 @@
 
 An image is named and seeded by its prompt and its index among that prompt's images. So more prompts
 or a larger count change no image that is there, and processes share the work without a word: each
-makes the images of its numbers, and whichever finds all of them there writes the manifest.
+makes the images of its numbers, and the one that finds all of them there writes the manifest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One image: its prompt, its index among the prompt's images, its file's name in images/."""
+    """An image to make: its prompt, its index among the prompt's images, and its file's name in images/."""
 
     prompt: str
     index: int
@@ -48,7 +48,7 @@ class Planned:
         return f"{digest[:16]}-{self.index:04d}.png"
 
     def seed(self, seed: int) -> int:
-        """What the image's own generator starts from, in [0, 2^32): torch's takes no more.
+        """Return the seed of the image's own generator, in [0, 2^32): torch's takes no more.
 
         The images of a prompt count up from a place that the prompt and `seed` choose, so no two of
         them are equal.
@@ -58,7 +58,7 @@ class Planned:
 
 
 def plan_images(prompts: Sequence[str], count: int) -> list[Planned]:
-    """Every prompt once, `count` times over; a prompt that comes twice gets twice as many."""
+    """Return every prompt once, `count` times over; a prompt that comes twice gets twice as many images."""
     seen: Counter[str] = Counter()
     planned = []
     for prompt in [*prompts] * count:
@@ -192,7 +192,7 @@ class _BatchSize:
             self.value = min(2 * self.value, LARGEST_BATCH)
 
     def shrink(self, error: torch.OutOfMemoryError) -> None:
-        """Half as many from now on. RuntimeError where one is too many, or the size was given."""
+        """Make half as many from now on. Raises RuntimeError where one is too many, or the size was given."""
         if self._fixed or self.value == 1:
             remedy = (
                 "a batch_size of 0 finds one that fits" if self._fixed else "use a smaller dtype"

@@ -41,9 +41,9 @@ def score_file(
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). An
         interrupted call goes on where it was.
 
-    Raises ValueError for two scorers of one name, a mixture of others, or more than one process;
-    further as `load_scorer`, `read_manifest`, `score_manifest` and `mix`. All but the last are known
-    before an image is scored.
+    Raises ValueError for two scorers of one name, a mixture of others, or more than one process, and
+    what `load_scorer`, `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last
+    are known before an image is scored.
     """
     processes = process()[1]
     if processes > 1:

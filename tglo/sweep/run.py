@@ -37,7 +37,7 @@ def sweep(
     output gets a folder for each run, and sweep.json, sweep.csv, sweep.md and sweep.png. With
     `sampling`, base and trained models are sampled and scored. launch: a command that each training
     is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
-    are kept, so the same call goes on. ValueError for what a configuration cannot have, before
+    are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, before
     anything is trained; RuntimeError when a started process fails or a signal stops a run.
     """
     grid = points(config, variations, output)
@@ -57,7 +57,7 @@ def sweep(
 
 
 def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]:
-    """Values, last metrics and scores of a point; kept in its folder once it is done."""
+    """Return values, last metrics and scores of a point; they are kept in its folder once it is done."""
     folder = point.config.output.folder
     _refuse_other_settings(point)
     prefix = point.config.objective.prompt_prefix
@@ -88,7 +88,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
 
 
 def _refuse_other_settings(point: Point) -> None:
-    """ValueError, naming the keys, where the point's folder holds a run with other settings."""
+    """Raise ValueError, naming the keys, where the point's folder holds a run with other settings."""
     path = point.config.output.folder / "config.json"
     if not path.is_file():
         return
@@ -111,7 +111,7 @@ def _refuse_other_settings(point: Point) -> None:
 
 
 def _samples_folder(folder: Path, sampling: Sampling) -> Path:
-    """A folder of its own for each way of sampling: images that are there are kept."""
+    """Return a folder of its own for each way of sampling: images that are there are kept."""
     text = json.dumps([sampling.prompts.read_text(), sampling.plain()])
     return folder / f"samples-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

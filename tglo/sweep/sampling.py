@@ -1,4 +1,4 @@
-"""What a trained model is worth: fresh samples of it, scored."""
+"""The worth of a trained model: fresh samples of it, scored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sampling:
     options: SamplingOptions = SamplingOptions()
     batch_size: int = 4
     seed: int = 1_000_000_000
-    """Of the samples; another than that of the training images."""
+    """Seed of the samples; another than that of the training images."""
     device: str = "auto"
     dtype: str = "fp32"
 
@@ -63,9 +63,9 @@ class Scores:
 def sample_scores(
     model: str, sampling: Sampling, output: Path, *, lora: Path | None = None, prefix: str = ""
 ) -> Scores:
-    """Sample a model (with a LoRA, if any) into `output` and score it; goes on where it was.
+    """Sample a model (with a LoRA, if any) into `output` and score it; the same call goes on.
 
-    prefix: what the model, but not the scorer, is given before each prompt.
+    prefix: text that the model, but not the scorer, is given before each prompt.
     """
     manifest = generate_images(
         model,

@@ -110,10 +110,14 @@ class SharedObjectiveConfig:
         return getattr(self, self.name, None)
 
     @property
+    def markers(self) -> tuple[str, str] | None:
+        """The texts before the prompts of good and of bad samples, of an objective that has them."""
+        return OBJECTIVES[self.name](constants=self.constants).markers
+
+    @property
     def prompt_prefix(self) -> str:
         """The text before each prompt that the trained model is sampled with: csft's good marker."""
-        markers = OBJECTIVES[self.name](constants=self.constants).markers
-        return markers[0] if markers else ""
+        return self.markers[0] if self.markers else ""
 
 
 if TYPE_CHECKING:
