@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.objectives.cases import BACKENDS, Formula, T, assert_is, gain, make_batch, mean_square
-from tglo import prediction_error
+from tglo import prediction_error, sft_loss, tgo_loss
 from tglo.objectives import OBJECTIVES, MicroBatch, Objective, Settings
 from tglo.objectives.kto import KTOConstants
 
@@ -84,6 +84,28 @@ def test_loss_and_gradient_are_the_formula(name: str, dtype: torch.dtype, backen
         expected, others = objective()(batch, T)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(stats.log_ratio, others.log_ratio, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tgo_and_sft_are_the_drop_in_losses_bit_for_bit(backend: str) -> None:
+    batch, settings = make_batch(), Settings(confidence=3.0, backend=backend)
+    arguments = (batch.policy_pred, batch.draw.target, batch.labels.scores, batch.labels.thresholds)
+    options = {
+        "timestep_weight": batch.timestep_weight,
+        "return_stats": True,
+        "backend": backend,
+    }
+    tuned = {"reference_pred": batch.reference_pred, "temperature": T, "confidence": 3.0}
+    for name, (loss, stats) in {
+        "tgo": tgo_loss(*arguments, **tuned, **options),
+        "sft": sft_loss(*arguments, **options),
+    }.items():
+        found, others = OBJECTIVES[name](settings)(batch, T)
+        assert torch.equal(found, loss) and found.dtype == loss.dtype
+        for mine, theirs in zip(others, stats, strict=True):
+            assert torch.equal(mine, theirs) and mine.dtype == theirs.dtype
+        gradients = [torch.autograd.grad(x, batch.policy_pred)[0] for x in (found, loss)]
+        assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

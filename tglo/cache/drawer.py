@@ -59,7 +59,7 @@ class DrawRule:
         return max(self.draws, 1) if self.stratified else 1
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that a draw depends on besides model and data, by name."""
+        """Name everything that a draw depends on besides model and data."""
         return {
             "draw_version": _VERSION,
             "seed": str(self.seed),
@@ -108,7 +108,7 @@ class Drawer:
         self._unconditional = family.unconditional(cache.unconditional())
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that a draw depends on besides denoiser, latents and embeddings, by name."""
+        """Name everything that a draw depends on besides denoiser, latents and embeddings."""
         empty = {
             name: hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
             for name, value in sorted(self._unconditional.items())

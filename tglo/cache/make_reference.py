@@ -83,7 +83,7 @@ def build_reference(
 
 
 def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
-    """All that a cached error depends on, by field, save the rounding of the machine."""
+    """Name everything that a cached error depends on, save the rounding of the machine."""
     return {
         **fingerprint.denoiser(family),
         **drawer.cache.content(),

@@ -25,7 +25,7 @@ class Draw:
     target: Tensor
     """(B, C, h, w): what the denoiser should answer (the true tokens (B, h, w) int64)."""
     conditions: dict[str, Any]
-    """What the denoiser is told beside it, (B, ...) each."""
+    """The denoiser's other inputs, (B, ...) each."""
 
 
 def draw_latents(

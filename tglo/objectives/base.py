@@ -38,7 +38,7 @@ class NoConstants:
 
 
 class Objective(ABC):
-    """A loss over micro batches; ``objective(batch, temperature)`` -> (mean loss, statistics).
+    """A loss over micro batches; `objective(batch, temperature)` -> (mean loss, statistics).
 
     The loss is 0-d, float32 (float64 for float64 predictions). `average` is the mean over the
     processes, for objectives that look across the batch; those call it in every micro batch.
@@ -99,7 +99,7 @@ class Objective(ABC):
         return {}
 
     def restore(self, state: dict[str, float]) -> None:  # noqa: B027 (most have no state)
-        """Go on from :meth:`state`; an empty one is a fresh start."""
+        """Go on from `state`; an empty one is a fresh start."""
 
     def ratio(self, batch: MicroBatch, temperature: float) -> LogRatio:
         """ell with a gradient, and the errors, by the backend of the settings."""

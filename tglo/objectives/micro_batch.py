@@ -23,7 +23,7 @@ _UNANSWERED = torch.empty(0)
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The scores of B samples and what they are judged by, (B,) float64 each; ``labels[rows]`` selects."""
+    """The scores of B samples and what they are judged by, (B,) float64 each; `labels[rows]` selects."""
 
     scores: Tensor
     thresholds: Tensor

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tglo.plan.limits import zero_problem
+
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
 
@@ -99,11 +101,20 @@ class Options:
         """Return why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
             return "reference adapter-off needs train lora; else use cached or copy"
-        if self.optimizer != "adamw" and (self.offload_optimizer or self.offload_parameters):
-            return f"optimizer {self.optimizer} cannot be offloaded; use adamw"
-        if self.optimizer == "adafactor" and self.processes > 1 and self.precision != "fp32":
-            return (
-                f"optimizer adafactor on {self.processes} GPUs needs precision fp32: in half "
-                "precision DeepSpeed flattens the weights; use adamw or adamw8bit"
-            )
-        return ""
+        least = 3 if self.offloads else 0 if self.processes > 1 else None
+        return self.problem_at(least) or ""
+
+    @property
+    def offloads(self) -> bool:
+        """Something is kept in host memory, so that even one process needs ZeRO."""
+        return self.offload_optimizer or self.offload_parameters
+
+    def problem_at(self, stage: int | None) -> str | None:
+        """Say why training would refuse a ZeRO stage (None: the plain engine); None if it would not."""
+        return zero_problem(
+            self.optimizer,
+            stage,
+            precision=self.precision,
+            offload_optimizer=self.offload_optimizer,
+            offload_parameters=self.offload_parameters,
+        )

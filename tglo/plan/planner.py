@@ -91,16 +91,10 @@ def _profile(options: Options) -> Profile:
 
 
 def _stages(options: Options) -> tuple[int | None, ...]:
-    if options.offload_parameters:
-        return (3,)
-    if options.optimizer == "adafactor":  # it needs the rows and columns that DeepSpeed flattens
-        return (None,) if options.processes == 1 else (0,)
-    if options.offload_optimizer:
-        return (1, 2, 3)
     # Sharding over one process saves nothing, but DeepSpeed keeps half-precision weights.
-    if options.processes == 1:
-        return (None, 0)
-    return (0, 1, 2) if options.optimizer == "adamw8bit" else (0, 1, 2, 3)
+    alone = options.processes == 1 and not options.offloads
+    stages = (None, 0) if alone else (0, 1, 2, 3)
+    return tuple(stage for stage in stages if options.problem_at(stage) is None)
 
 
 def _rows(options: Options, found: Profile) -> tuple[Variant, ...]:

@@ -22,7 +22,7 @@ _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 def set_checkpointing(
     config: TrainConfig, family: Family, buckets: Sequence[tuple[int, int]]
 ) -> None:
-    """Set ``model.gradient_checkpointing``; ``auto`` measures first. Collective.
+    """Set `model.gradient_checkpointing`; `auto` measures first. Collective.
 
     buckets: (height, width) in pixels of the run's samples, of which the largest is measured.
     """
@@ -89,7 +89,7 @@ def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | N
 
 
 def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype) -> None:
-    """One forward and backward on random inputs, at ``size`` (height, width) in pixels.
+    """One forward and backward on random inputs, at `size` (height, width) in pixels.
 
     Leaves no gradient and no trace in the random generators.
     """

@@ -22,7 +22,7 @@ from tglo.objectives.micro_batch import BatchIds, ErrorMicroBatch, Labels, Micro
 from tglo.train.config import TrainConfig
 
 _Read = tuple[BatchIds, Labels, Tensor | None, CachedRows]
-"""What is read of one micro batch, on the CPU: names, labels, cached errors of the reference, rows."""
+"""One micro batch as it is read, on the CPU: names, labels, the reference's cached errors, cached rows."""
 
 
 @dataclass(frozen=True, eq=False)

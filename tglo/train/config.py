@@ -16,7 +16,7 @@ else:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model, and which of its weights are trained."""
+    """The model, and those of its weights that are trained."""
 
     path: str = ""
     """Pipeline: a folder (leading ./ or /, or path:FOLDER) or a hub id."""
@@ -69,8 +69,8 @@ class DataConfig:
     """Draws (timestep, noise) of each sample, gone through in turn, one an epoch; 0: a new one each
     epoch, or as many as the reference cache has."""
     stratified: bool | None = None
-    """Whether a sample's draws cover the schedule evenly; by default as the reference cache has it,
-    else no."""
+    """Let a sample's draws cover the schedule evenly; by default as the reference cache
+    has it, else no."""
     draw_seed: int | None = None
     """Seed of timesteps, noise, latents and dropped captions; the run's seed by default. Runs that
     share it share a reference cache."""
@@ -106,7 +106,7 @@ class SharedObjectiveConfig:
 
     @property
     def constants(self) -> Any:
-        """The chosen objective's own constants; None is its defaults."""
+        """The chosen objective's own constants; None if it has none."""
         return getattr(self, self.name, None)
 
     @property
@@ -168,7 +168,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the step runs on the hardware."""
+    """Engine, precision and memory of a step."""
 
     kind: Literal["auto", "plain", "deepspeed"] = "auto"
     """plain PyTorch in one process, or DeepSpeed; auto: DeepSpeed when started with a launcher."""
@@ -195,7 +195,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What a run writes and how often."""
+    """The files and images that a run writes, and how often."""
 
     folder: Path = Path()
     """Output folder; one run at a time holds it."""
@@ -208,7 +208,7 @@ class OutputConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where metrics go besides metrics.jsonl."""
+    """Trackers that get the metrics besides metrics.jsonl."""
     project: str = "tglo"
     """Project name for wandb and trackio."""
     validation_prompts: tuple[str, ...] = ()

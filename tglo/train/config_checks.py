@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tglo.models.families.base import Family
 from tglo.objectives import OBJECTIVES
+from tglo.plan.limits import zero_problem
 from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
 
 
@@ -83,13 +84,23 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
         )
-    if engine.offload_parameters and engine.zero_stage != 3:
-        raise ValueError(
-            f"engine.offload_parameters needs zero_stage 3, which is {engine.zero_stage}"
-        )
-    if engine.offload_optimizer and not engine.zero_stage:
-        raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
     _check_speed(optimizer, engine)
+    # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
+    plain = engine.kind != "deepspeed" and not engine.zero_stage
+    check_zero(config, None if plain else engine.zero_stage)
+
+
+def check_zero(config: TrainConfig, stage: int | None) -> None:
+    """Raise ValueError for settings that DeepSpeed cannot combine at a ZeRO stage; None: not with it."""
+    problem = zero_problem(
+        config.optimizer.name,
+        stage,
+        precision=config.engine.precision,
+        offload_optimizer=config.engine.offload_optimizer,
+        offload_parameters=config.engine.offload_parameters,
+    )
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def check_family(config: TrainConfig, family: type[Family]) -> None:
@@ -120,15 +131,4 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
             f"engine.compile is {engine.compile} and zero_stage 3: DeepSpeed gathers weights inside "
             "the forward pass, which breaks the graph at every layer; use zero_stage 2 or "
             "compile = none"
-        )
-    if optimizer.name == "adafactor" and engine.zero_stage:
-        raise ValueError(
-            f"optimizer.name is adafactor and zero_stage {engine.zero_stage}: ZeRO flattens the "
-            "weights, of which adafactor needs rows and columns; use zero_stage 0 or adamw"
-        )
-    if optimizer.name == "adamw8bit" and (engine.offload_optimizer or engine.zero_stage == 3):
-        raise ValueError(
-            f"optimizer.name is adamw8bit, zero_stage {engine.zero_stage} and offload_optimizer "
-            f"{engine.offload_optimizer}: 8-bit state goes with zero_stage 0 to 2 on the GPU; "
-            "use adamw"
         )

@@ -23,7 +23,7 @@ class Guard:
     """Keeps weights from changing by a loss or gradient that is not finite; every rank stops.
 
     Where the engine can stop an update on the device, the host does not wait for the step: it looks
-    at a step's verdict when the next step is about to update, or when :meth:`settle` asks. Else it
+    at a step's verdict when the next step is about to update, or when `settle` asks. Else it
     looks before each update: one small collective and one look at the device.
     """
 
@@ -33,7 +33,7 @@ class Guard:
         self._pending: _Verdict | None = None
 
     def check(self, step: int, losses: Tensor, seen: list[BatchIds], stop_asked: bool) -> bool:
-        """Judge step ``step`` (from 0) before its update; collective.
+        """Judge step `step` (from 0) before its update; collective.
 
         losses: () float64, the sum of its losses on the device. Returns whether any rank was asked
         to stop. Raises FloatingPointError on every rank for this step, or for the one before.

@@ -29,7 +29,7 @@ log = logging.getLogger("tglo")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run ended."""
+    """The end of a run."""
 
     folder: Path
     steps: int

@@ -19,7 +19,7 @@ class Predict(Protocol):
 
 
 def keep_products_in(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights of linear and convolution layers to ``dtype``, in place.
+    """Convert the weights of linear and convolution layers to `dtype`, in place.
 
     Autocast does so in each forward pass: the predictions are the same bit for bit, for half the
     memory and without the casting. Normalisations, which autocast computes in float32, stay.

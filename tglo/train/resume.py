@@ -24,7 +24,7 @@ def checkpoints(folder: Path) -> Path:
 
 
 def save(run: Run, step: int) -> Path:
-    """Write the checkpoint of a run after ``step`` updates; collective."""
+    """Write the checkpoint of a run after `step` updates; collective."""
 
     def write(folder: Path) -> None:
         run.engine.save(folder)

@@ -100,20 +100,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     family.denoiser.train()
     auto_checkpointing.set_checkpointing(config, family, cache.buckets(samples.ids))
     engine = make_engine(config, family.denoiser, device)
-    reference: Reference | None = None
-    if copy is not None:
-        dtype = _weights_dtype(engine.module)
-        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
-            copy = copy.to(dtype)
-        elif engine.dtype != dtype:  # autocast
-            keep_products_in(copy, engine.dtype)
-        reference = CopyReference(family.predict, copy)
-    elif mode == "adapter-off":
-        reference = AdapterOffReference(
-            family.predict, engine.module, partial(lora.adapters_off, family.denoiser)
-        )
+    reference = _reference(mode, family, engine, copy)
     if config.engine.compile != "none":
-        for module in [engine.module] if copy is None else [engine.module, copy]:
+        copies = [reference.module] if isinstance(reference, CopyReference) else []
+        for module in (engine.module, *copies):
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
     drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
@@ -133,6 +123,23 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
         steps_per_epoch=sampler.steps_per_epoch,
     )
+
+
+def _reference(
+    mode: str, family: Family, engine: Engine, copy: nn.Module | None
+) -> Reference | None:
+    """Make the reference policy of that mode, in the precision that the engine computes in."""
+    if copy is not None:
+        dtype = _weights_dtype(engine.module)
+        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
+            copy = copy.to(dtype)
+        elif engine.dtype != dtype:  # autocast
+            keep_products_in(copy, engine.dtype)
+        return CopyReference(family.predict, copy)
+    if mode == "adapter-off":
+        adapters_off = partial(lora.adapters_off, family.denoiser)
+        return AdapterOffReference(family.predict, engine.module, adapters_off)
+    return None
 
 
 def _weights_dtype(module: nn.Module) -> torch.dtype:

@@ -22,7 +22,7 @@ NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
 
 
 class Reports:
-    """Lines of metrics at intervals; ``last`` is the newest."""
+    """Lines of metrics at intervals; `last` is the newest."""
 
     def __init__(self, run: Run, first: int) -> None:
         config = run.config

@@ -1,4 +1,4 @@
-"""Objectives over errors that are given, as masked models give them: the same formulas."""
+"""Labels as one; and micro batches of errors, as masked models answer them: the same formulas."""
 
 from __future__ import annotations
 
@@ -72,3 +72,14 @@ def test_an_answer_of_the_reference_stands_for_its_cached_error() -> None:
     for name in ("tgo", "kto"):
         expected, found = (OBJECTIVES[name]()(b, T)[0] for b in (batch, asked))
         assert torch.equal(found, expected)
+
+
+def test_labels_are_indexed_and_moved_as_one() -> None:
+    scores = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    labels = Labels(scores, torch.full_like(scores, 0.5), scores / 2)
+    assert labels.positive.tolist() == [False, True, True]  # a tie is positive
+    assert labels.sign.tolist() == [-1.0, 1.0, 1.0] and labels.sign.dtype == torch.float64
+    chosen = labels[torch.tensor([2, 0])].to("cpu", non_blocking=True)
+    assert len(chosen) == 2 and torch.equal(chosen.scores, scores[[2, 0]])
+    assert torch.equal(chosen.quantiles, scores[[2, 0]] / 2)
+    assert labels.to("meta").thresholds.device.type == "meta"
