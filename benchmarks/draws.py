@@ -108,7 +108,7 @@ def _train(
     from tglo.cache.drawer import DrawRule
     from tglo.cache.make_reference import build_reference
     from tglo.train import train
-    from tglo.train.config import parse_config
+    from tglo.train.config_files import parse_config
 
     kind, _, count = mode.partition(" ")
     data: dict[str, Any] = {"manifest": str(scored), "cache": str(here / "cache")}

@@ -59,8 +59,8 @@ DEFAULTS: Changes = {
     "data.score_scale": "std",  # the rewards have units of their own
     "objective.confidence": 5.0,
     # Words that the frozen text encoder knows.
-    "objective.good_marker": "there ",
-    "objective.bad_marker": "with ",
+    "objective.csft.good_marker": "there ",
+    "objective.csft.bad_marker": "with ",
 }
 
 _RATES = (2e-5, 5e-5, 1e-4)

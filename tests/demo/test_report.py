@@ -12,7 +12,7 @@ from PIL import Image
 from tglo.demo import figures, report, settings
 from tglo.demo.report import Outcome
 from tglo.evaluate.tables import aligned
-from tglo.train.config import load_config
+from tglo.train.config_files import load_config
 
 
 def outcome(name: str, scores: list[float], grey: int) -> Outcome:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -208,6 +209,22 @@ def test_indices_are_uniform() -> None:
     counts = torch.bincount(index, minlength=10)
     assert index.dtype == torch.int64 and counts.shape == (10,)
     assert ((counts - 2000).abs() < 5 * 1800**0.5).all()  # binomial, five standard deviations
+
+
+def test_a_density_says_how_often_each_part_is_drawn() -> None:
+    def late(unit: Tensor) -> Tensor:
+        return unit.sqrt()  # of density 2 t
+
+    uniform = Schedule.from_scheduler(diffusers.DDPMScheduler(num_train_timesteps=10, **SD))
+    schedule = replace(uniform, density=late).to("cpu")
+    key = Key(0, torch.arange(20_000))
+    counts = torch.bincount(N.draw_index(key, schedule), minlength=10)
+    expected = 20_000 * (2 * torch.arange(10) + 1) / 100
+    assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+    strata = torch.stack([N.draw_index(Key(0, torch.arange(9), k), schedule, 4) for k in range(4)])
+    assert torch.equal(strata.sort(0).values // 5, torch.tensor([[0], [1], [1], [1]]).expand(4, 9))
+    assert schedule.fingerprint() != uniform.fingerprint()
+    assert replace(schedule, density=uniform.density).fingerprint() == uniform.fingerprint()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

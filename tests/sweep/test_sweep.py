@@ -159,8 +159,8 @@ def test_another_sampling_is_sampled_and_other_settings_are_refused(
 
 def test_only_marked_objectives_are_sampled_behind_their_marker(make_config: Make) -> None:
     marked = make_config(objective={"name": "csft", "good_marker": "fine: "})
-    assert run_module._prefix(marked) == "fine: "
-    assert run_module._prefix(make_config(objective={"name": "sft"})) == ""
+    assert marked.objective.prompt_prefix == "fine: "
+    assert make_config(objective={"name": "sft"}).objective.prompt_prefix == ""
 
 
 @pytest.mark.timeout(200)

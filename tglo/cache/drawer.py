@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ from tglo.noise.draw import Draw
 if TYPE_CHECKING:
     from tglo.models.families.base import Family
 
+
+class Pinnable(Protocol):
+    """A tensor, or tensors together."""
+
+    def pin_memory(self) -> Self: ...
+
+
+P = TypeVar("P", bound=Pinnable)
 _VERSION = "1"  # raised when a key comes to mean another draw
 
 
@@ -163,9 +171,9 @@ class Drawer:
             self.family.conditions(text, sizes),
         )
 
-    def pinned(self, tensor: Tensor) -> Tensor:
-        """The tensor in pinned memory where the device is a GPU, so that copies need no waiting."""
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+    def pinned(self, values: P) -> P:
+        """Pin memory where the device is a GPU, so that copies to it need no waiting."""
+        return values.pin_memory() if self.device.type == "cuda" else values
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

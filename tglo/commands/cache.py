@@ -101,17 +101,15 @@ def cache(
 
 def flags_of(config: TrainConfig) -> dict[str, Any]:
     """Return the flags that a run's configuration answers."""
-    from tglo.objectives import OBJECTIVES
     from tglo.train.config import reference_mode
 
     model, data, objective, engine = config.model, config.data, config.objective, config.engine
-    marked = OBJECTIVES[objective.name].marks_prompts
     answered = {
         "model": model.path or None,
         "revision": model.revision,
         "manifest": data.manifest if data.manifest != Path() else None,
         "output": data.cache if data.cache != Path() else None,
-        "markers": (objective.good_marker, objective.bad_marker) if marked else None,
+        "markers": objective.markers,
         "device": engine.device,
         "reference": reference_mode(config) == "cached",
         "draws": data.draws or None,

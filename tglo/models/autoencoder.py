@@ -18,7 +18,7 @@ PIXELS_AT_ONCE = 1024 * 1024
 
 
 class Codec(ABC):
-    """How a family encodes and decodes images with its autoencoder, which is given to each call.
+    """Encodes and decodes images with a family's autoencoder, which is given to each call.
 
     config: the autoencoder's config.json, so that shapes are known before it is loaded, or without.
     """
@@ -33,19 +33,19 @@ class Codec(ABC):
 
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of what one image of height x width pixels is encoded to."""
+        """Return the shape that one image of height x width pixels is encoded to."""
 
     @abstractmethod
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype of the autoencoder in a model of `dtype`."""
+        """Return the autoencoder's dtype in a model of `dtype`."""
 
     @abstractmethod
     def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """What a cache keeps of images (B, 3, H, W) in [-1, 1], by name; each tensor (B, ...)."""
+        """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; each tensor (B, ...)."""
 
     @abstractmethod
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Scaled latents or tokens (B, ...) -> pixels (B, 3, H, W) in [-1, 1], float32."""
+        """Turn scaled latents or tokens (B, ...) into pixels (B, 3, H, W) in [-1, 1], float32."""
 
     def _entry(self, name: str) -> Any:
         if name not in self.config:
@@ -56,7 +56,7 @@ class Codec(ABC):
         return self.config[name]
 
     def _chunks(self, latents: Tensor, plane: int) -> tuple[Tensor, ...]:
-        """The batch in parts of at most PIXELS_AT_ONCE pixels; plane: latents (h w) of an image."""
+        """Split the batch into parts of at most PIXELS_AT_ONCE pixels; plane: the latents of one image, h w."""
         pixels = plane * self.spatial_scale**2
         return latents.split(max(1, PIXELS_AT_ONCE // pixels))
 
@@ -65,10 +65,10 @@ class LatentCodec(Codec):
     """A VAE: a cache keeps mean and std of the scaled posterior, (B, C, h, w) float32 each."""
 
     posterior: ClassVar[bool] = True
-    """Whether the encoder gives a distribution; without one, std is 0."""
+    """The encoder gives a distribution; where it does not, std is 0."""
     video: ClassVar[bool] = False
-    """Whether the autoencoder takes (B, 3, F, H, W); an image is then one frame, with latents (B, C, h, w)
-    all the same.
+    """The autoencoder takes (B, 3, F, H, W); an image is one frame of it, and its latents are kept as
+    (B, C, h, w) all the same.
     """
 
     @property
@@ -81,7 +81,7 @@ class LatentCodec(Codec):
         return (self.channels, height // self.spatial_scale, width // self.spatial_scale)
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """float32 for float16, in which these VAEs overflow, and where the config asks for it."""
+        """Return float32 for float16, in which these VAEs overflow, and where the config asks for it."""
         # diffusers takes a missing entry as True, so SD1.x's VAE counts as one to upcast.
         if dtype == torch.float16 or self.config.get("force_upcast", True):
             return torch.promote_types(dtype, torch.float32)
@@ -89,7 +89,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """Mean and std of the scaled posterior, (B, C, h, w) float32 each."""
+        """Return mean and std of the scaled posterior, (B, C, h, w) float32 each."""
         pixels = pixels.to(vae.device, vae.dtype)
         with own_precision(vae):
             encoded = vae.encode(pixels.unsqueeze(2) if self.video else pixels)
@@ -106,7 +106,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W) in [-1, 1], float32."""
+        """Turn scaled latents (B, C, h, w) into pixels (B, 3, H, W) in [-1, 1], float32."""
         shift, factor = self.scaling(vae)
         latents = latents.float().unsqueeze(2) if self.video else latents.float()
         latents = (latents / factor + shift).to(vae.dtype)
@@ -117,7 +117,7 @@ class LatentCodec(Codec):
         return pixels.squeeze(2) if self.video else pixels
 
     def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
-        """shift and factor, for all channels or for each, broadcastable to the autoencoder's latents."""
+        """Return shift and factor, of all channels or of each, broadcastable to the autoencoder's latents."""
         config = vae.config
         if config.get("latents_mean") is not None and config.get("latents_std") is not None:
             view = (1, -1, 1, 1, 1) if self.video else (1, -1, 1, 1)
@@ -140,12 +140,12 @@ class TokenCodec(Codec):
         return (height // self.spatial_scale, width // self.spatial_scale)
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """float32 at least: a rounded latent may be nearest to another codebook vector."""
+        """Return at least float32: a rounded latent may be nearest to another codebook vector."""
         return torch.promote_types(dtype, torch.float32)
 
     @torch.no_grad()
     def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """Tokens (B, h, w) int32."""
+        """Return tokens (B, h, w) int32."""
         pixels = (pixels.to(vae.device, vae.dtype) + 1) / 2
         with own_precision(vae):
             latents = vae.encode(pixels).latents
@@ -155,7 +155,7 @@ class TokenCodec(Codec):
 
     @torch.no_grad()
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Tokens (B, h, w) int64 -> pixels (B, 3, H, W) in [-1, 1], float32."""
+        """Turn tokens (B, h, w) int64 into pixels (B, 3, H, W) in [-1, 1], float32."""
         with own_precision(vae):
             decoded = [
                 vae.decode(
@@ -170,5 +170,5 @@ class TokenCodec(Codec):
 
 
 def own_precision(vae: Any) -> AbstractContextManager[None]:
-    """No autocast inside: it would bring back the half precision that overflows."""
+    """Turn autocast off inside: it would bring back the half precision that overflows."""
     return torch.autocast(vae.device.type, enabled=False)

@@ -97,7 +97,7 @@ def save_lora(
 
 
 def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
-    """The trained denoiser: the module itself, or a whole one made from gathered weights."""
+    """Return the trained denoiser: the module itself, or a whole one made from gathered weights."""
     if state_dict is None:
         return model.denoiser
     if lora.has(model.denoiser):
@@ -112,7 +112,7 @@ def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
 
 
 def _load_lora(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The base denoiser in float32 with the exported LoRA, loaded by the pipeline as users do."""
+    """Load the base denoiser in float32 with the exported LoRA, as users do."""
     denoiser = _in_float32(model.load_denoiser(model.path, dtype, device))
     model.attach_lora(folder, denoiser)
     return denoiser
@@ -146,7 +146,7 @@ def _copy_other_parts(model: Model, target: Path) -> None:
 
 
 def _in_float32(denoiser: Any) -> Any:
-    """The denoiser if it is float32 already, else a float32 copy of it."""
+    """Return the denoiser if it is float32 already, else a float32 copy of it."""
     if all(p.dtype == torch.float32 for p in denoiser.parameters()):
         return denoiser
     return copy.deepcopy(denoiser).float()
@@ -154,10 +154,10 @@ def _in_float32(denoiser: Any) -> Any:
 
 @torch.no_grad()
 def _compare(model: Model, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
-    """ExportError unless both predict the same, in float32, relative to the largest element."""
+    """Raise ExportError unless both predict the same, in float32, relative to the largest element."""
     side = 4 * model.bucket_step
     draw = model.example(2, side, side)
-    # Of a gathered model on the CPU, whose own device is another.
+    # A gathered model is on the CPU, wherever the one that trains is.
     device = next(trained.parameters()).device
     inputs = (draw.noisy.to(device), model.timesteps(draw).to(device))
     conditions = {name: tensor.to(device) for name, tensor in draw.conditions.items()}

@@ -1,4 +1,4 @@
-"""What caches depend on: SHA-256 digests of a model folder's parts, and a loaded model's own settings."""
+"""Fingerprints of what caches depend on: SHA-256 digests of a model folder's parts, and its settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encodings(model: Model) -> dict[str, str]:
 
 
 def encoders(model: Model) -> dict[str, str]:
-    """Return what their meaning depends on: `encodings` without precisions, which may differ."""
+    """Return everything that their meaning depends on: `encodings` without precisions, which may differ."""
     parts = [name for part in model.text_parts for name in (part.tokenizer, part.encoder)]
     templates = {
         f"{part.tokenizer}_template": part.template for part in model.text_parts if part.template
@@ -36,7 +36,7 @@ def encoders(model: Model) -> dict[str, str]:
 
 
 def denoiser(model: Model) -> dict[str, str]:
-    """Return what the untrained denoiser's predictions and targets depend on, name -> text."""
+    """Return everything that the untrained denoiser's predictions and targets depend on, name -> text."""
     digest = folder_fingerprint(model.path, [model.denoiser_part])[model.denoiser_part]
     return {"family": model.name, "denoiser": digest, "schedule": model.schedule.fingerprint()}
 

@@ -47,8 +47,8 @@ def attach_by_pipeline(folder: Path, pipeline_class: Any, parts: Mapping[str, An
 def write_for_denoiser(folder: Path, denoiser: Any) -> None:
     """Write a denoiser's LoRA as its own `load_lora_adapter(folder, prefix=None)` takes it.
 
-    As diffusers' `save_lora_adapter`, whose bytes change: it writes sets in an order of the process's
-    own, and safetensors several entries of metadata in any. So here is one, without the format.
+    diffusers' `save_lora_adapter` does the same with bytes that change: it writes sets in an order of the
+    process's own, and safetensors writes several entries of metadata in any order. So here is one.
     """
     settings = _sorted_sets(lora.config(denoiser).to_dict())
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
@@ -61,5 +61,5 @@ def attach_by_denoiser(folder: Path, denoiser: Any) -> None:
 
 
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
-    """So that the same LoRA gives the same bytes."""
+    """Sort sets, so that the same LoRA gives the same bytes."""
     return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}

@@ -1,4 +1,4 @@
-"""From noise to latents, and from hidden tokens to an image's (MaskGIT decoding).
+"""Samplers: from noise to latents, and from hidden tokens to an image's (MaskGIT decoding).
 
 Both take `predict`, which gives the guided prediction of B latents (or tokens) at one of the scheduler's
 timesteps, and a scheduler whose timesteps are set.
@@ -28,7 +28,7 @@ def denoise(
     shape: tuple[int, ...],
     device: torch.device,
 ) -> Tensor:
-    """Latents (B, *shape) float32, from noise and down all of the scheduler's timesteps."""
+    """Return latents (B, *shape) float32, from noise through all of the scheduler's timesteps."""
     latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     # Ancestral schedulers draw noise in each step: from the image's own generator.
@@ -50,7 +50,7 @@ def unmask(
     shape: tuple[int, ...],
     device: torch.device,
 ) -> Tensor:
-    """Tokens (B, *shape) int64, all hidden at first, the surest fixed first in each step.
+    """Return tokens (B, *shape) int64: all are hidden at first, and each step fixes the surest.
 
     The scheduler draws and hides tokens with one generator, so each image takes a step of its own;
     its numbers come from its own CPU generator, whatever the batch.

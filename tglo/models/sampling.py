@@ -48,8 +48,8 @@ def generate(
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
-        two_passes = options.guidance > 1 and not model.guidance_in_model
-        empty = model.unconditional() if two_passes else None
+        guidance = None if options.guidance <= 1 or model.guidance_in_model else options.guidance
+        empty = None if guidance is None else model.unconditional()
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             text = _text(model, prompts[batch], known)
@@ -57,11 +57,10 @@ def generate(
             if empty is not None:
                 text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
             rows = count if empty is None else 2 * count
-            sizes = image_sizes(rows, *options.size, model.device)
-            conditions = model.conditions(text, sizes)
+            conditions = model.conditions(text, image_sizes(rows, *options.size, model.device))
             if model.guidance_in_model:
                 conditions["guidance"] = torch.full((rows,), options.guidance, device=model.device)
-            predict = _guided(model, denoiser, conditions, options.guidance if two_passes else None)
+            predict = _guided(model, denoiser, conditions, guidance)
             scheduler.set_timesteps(device=model.device, **model.step_options(options))
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
             shape = model.latent_shape(*options.size)
@@ -73,7 +72,7 @@ def generate(
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) float in [-1, 1] -> B RGB images."""
+    """Turn (B, 3, H, W) float in [-1, 1] into B RGB images."""
     levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
     return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).contiguous().numpy()]
 
@@ -84,7 +83,7 @@ def _guided(
     conditions: dict[str, Tensor],
     guidance: float | None,
 ) -> Predict:
-    """The denoiser's prediction, guided by that of the empty prompts, whose rows of conditions come first.
+    """Return the denoiser as a guided prediction; the rows of conditions of the empty prompts come first.
 
     guidance: None for one pass without them.
     """
@@ -104,7 +103,7 @@ def _guided(
 def _text(
     model: Model, prompts: Sequence[str], known: dict[str, dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Embeddings of the prompts, each distinct one encoded once and kept in known."""
+    """Return embeddings of the prompts, each distinct one encoded once and kept in known."""
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if len(known) + len(missing) > _KNOWN_PROMPTS:
         known.clear()

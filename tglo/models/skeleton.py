@@ -14,7 +14,7 @@ from tglo.models import lora
 
 @dataclass(frozen=True)
 class Skeleton(ABC):
-    """How a family's denoiser is built and called without weights."""
+    """Builds and calls a family's denoiser without weights."""
 
     config: dict[str, Any]
     """The denoiser's configuration."""
@@ -25,25 +25,25 @@ class Skeleton(ABC):
     @property
     @abstractmethod
     def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images that the model was trained on."""
+        """The height and width in pixels of the images that the model was trained on."""
 
     @property
     @abstractmethod
     def size_step(self) -> int:
-        """Images' sides must be a multiple of this many pixels."""
+        """The sides of images must be a multiple of this many pixels."""
 
     @abstractmethod
     def make(self) -> nn.Module:
-        """The denoiser, on the default device."""
+        """Return the denoiser, on the default device."""
 
     @abstractmethod
     def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
-        """Keyword arguments of a call of the denoiser on images of height x width pixels, on the meta
+        """Return the keyword arguments of a call of the denoiser on images of height x width pixels, on the meta
         device and in its dtype. The call returns a tuple whose first entry is the prediction.
         """
 
     def build(self, dtype: torch.dtype, lora_rank: int | None = None) -> nn.Module:
-        """The denoiser in train mode on the meta device; with a rank, frozen and with a LoRA."""
+        """Return the denoiser in train mode on the meta device; with a rank, frozen and with a LoRA."""
         with torch.device("meta"):
             denoiser = self.make()
             if lora_rank is not None:

@@ -40,7 +40,7 @@ class Sizes:
 
     @classmethod
     def of(cls, module: nn.Module) -> Sizes:
-        """Counts a module's weights; those that require a gradient are trained."""
+        """Count a module's weights; those that require a gradient are trained."""
         trained = [p for p in module.parameters() if p.requires_grad]
         counts = [p.numel() for p in module.parameters()]
         return cls(
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model needs per sample at one resolution, in bfloat16."""
+    """The needs of a model per sample at one resolution, in bfloat16."""
 
     sizes: Sizes
     resolution: int
@@ -76,7 +76,7 @@ class Profile:
 
 @lru_cache(maxsize=16)
 def profile(model: str, *, lora_rank: int | None = None, resolution: int | None = None) -> Profile:
-    """Counts a model's weights, arithmetic and activations on the meta device; takes seconds.
+    """Count a model's weights, arithmetic and activations on the meta device; takes seconds.
 
     lora_rank: train a LoRA instead of all weights. resolution: pixels, the model's own by default.
     Attention is counted as flash attention does it: no matrix of tokens by tokens is kept, and its
@@ -105,7 +105,7 @@ def profile(model: str, *, lora_rank: int | None = None, resolution: int | None 
 
 
 def measure(module: nn.Module, forward: Callable[[], Tensor], batch: int) -> tuple[int, Cost]:
-    """Forward FLOPs and Cost per sample of ``forward`` and its backward, on the meta device.
+    """Return forward FLOPs and Cost per sample of ``forward`` and its backward, on the meta device.
 
     Gradients of weights are dropped as soon as each is complete: they are counted as states.
     """
@@ -170,7 +170,7 @@ class Counter(TorchDispatchMode):
 
 @contextmanager
 def _flash_attention() -> Iterator[None]:
-    """Inside, attention of meta tensors is flash attention.
+    """Make attention of meta tensors flash attention, inside.
 
     Without this it would be the plain form, which keeps the probabilities: no fused kernel is
     registered for the meta device.

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tglo.train.config import TrainConfig, parse_config, put, to_plain
+from tglo.train.config import TrainConfig
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config, put, to_plain
 
 Variations = Mapping[str, Sequence[Any]]
 """Key of the configuration, as objective.beta -> its values."""
@@ -67,7 +69,7 @@ def points(config: TrainConfig, variations: Variations, output: Path) -> list[Po
         name = Point(values, config).name
         plain["output"]["folder"] = str(output / name)
         point = Point(values, parse_config(plain, f"--vary {name}"))
-        point.config.check()
+        check(point.config)
         result.append(point)
     return result
 

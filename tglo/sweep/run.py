@@ -17,7 +17,8 @@ from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
 from tglo.sweep.sampling import Sampling, sample_scores
 from tglo.train import train
-from tglo.train.config import TrainConfig, reference_mode, to_plain
+from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.config_files import to_plain, with_moved_keys
 
 log = logging.getLogger("tglo")
 RESULT = "result.json"
@@ -59,7 +60,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     """Return values, last metrics and scores of a point; they are kept in its folder once it is done."""
     folder = point.config.output.folder
     _refuse_other_settings(point)
-    prefix = _prefix(point.config)
+    prefix = point.config.objective.prompt_prefix
     wanted = {} if sampling is None else sampling.plain()
     if wanted and prefix:
         wanted["prefix"] = prefix
@@ -86,18 +87,13 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     return row
 
 
-def _prefix(config: TrainConfig) -> str:
-    """Return the text that a model trained like this is given before each prompt."""
-    marks = OBJECTIVES[config.objective.name].marks_prompts
-    return config.objective.good_marker if marks else ""
-
-
 def _refuse_other_settings(point: Point) -> None:
     """Raise ValueError, naming the keys, where the point's folder holds a run with other settings."""
     path = point.config.output.folder / "config.json"
     if not path.is_file():
         return
-    wanted, found = json.loads(json.dumps(to_plain(point.config))), read_json(path)
+    wanted = json.loads(json.dumps(to_plain(point.config)))
+    found = with_moved_keys(read_json(path), str(path))
     different = [
         f"{section}.{key} is {found[section].get(key)!r}, not {values.get(key)!r}"
         for section, values in wanted.items()

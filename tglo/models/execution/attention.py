@@ -117,7 +117,7 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
 def _check(
     backend: str, name: str, device: torch.device, dtype: torch.dtype, sizes: set[int]
 ) -> None:
-    """ValueError unless the backend, ``name`` to diffusers, computes a gradient here."""
+    """Raise ValueError unless the backend, ``name`` to diffusers, computes a gradient here."""
     remedy = "or set attention to 'default' or 'sdpa'"
     known = [entry.value for entry in AttentionBackendName]
     if name not in known:

@@ -14,7 +14,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: Any) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is back in the mode it had."""
+    """Switch to eval mode inside; afterwards every submodule is back in the mode it had."""
     modes = [(m, m.training) for m in module.modules()] if isinstance(module, nn.Module) else []
     try:
         for submodule, _ in modes:
@@ -26,7 +26,7 @@ def evaluating(module: Any) -> Iterator[None]:
 
 
 def frozen_copy(denoiser: Any) -> Any:
-    """A copy of the denoiser as it is now: eval mode, no gradients, no checkpointing."""
+    """Return a copy of the denoiser as it is now: eval mode, no gradients, no checkpointing."""
     frozen = copy.deepcopy(denoiser).eval().requires_grad_(False)
     if frozen.is_gradient_checkpointing:
         frozen.disable_gradient_checkpointing()

@@ -37,7 +37,7 @@ class Family(Model):
         options: SamplingOptions = SamplingOptions(),
         **more: Any,
     ) -> list[Image.Image]:
-        """Return images of the prompts, one seed each; see tglo.models.sampling.generate."""
+        """Sample images of the prompts, one seed each; see tglo.models.sampling.generate."""
         return sampling.generate(self, prompts, seeds, options, **more)
 
     def save(self, folder: Path | str, **options: Any) -> Path:

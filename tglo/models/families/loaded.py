@@ -70,7 +70,7 @@ class Loaded(ABC):
         self.to(device)
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
-        """The folder's parts by name; None for those that are left on disk."""
+        """Load the folder's parts, by name; None for those that are left on disk."""
         left_out: dict[str, Any] = {}
         if not encoders:
             left_out = dict.fromkeys((self.vae_part, *(part.encoder for part in self.text_parts)))
@@ -87,7 +87,7 @@ class Loaded(ABC):
         return pipeline.components
 
     def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Parts that the family loads itself, by name."""
+        """Load the parts that the pipeline cannot load, by name."""
         return {}
 
     def _training_schedule(self) -> Any:
@@ -95,7 +95,7 @@ class Loaded(ABC):
         return replace(schedule, density=type(self).timestep_density)
 
     def _check_parts(self) -> None:  # noqa: B027 (a folder may have no rule of its own)
-        """ValueError unless the parts fit each other."""
+        """Raise ValueError unless the parts fit each other."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,17 +108,17 @@ class Loaded(ABC):
         return self.codec.spatial_scale
 
     def parts(self) -> list[str]:
-        """The folder's parts, by the names of their subfolders."""
+        """Return the folder's parts, by the names of their subfolders."""
         index = json.loads((self.path / "model_index.json").read_text())
         return [n for n, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What a cache keeps of images (B, 3, H, W) in [-1, 1], by name; see the family's codec."""
+        """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; see the family's codec."""
         self.need_encoders()
         return self.codec.encode(self.vae, pixels)
 
     def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask (B, length) for the text encoder with that number.
+        """Return token ids and attention mask (B, length) for the text encoder with that number.
 
         Prompts beyond the encoder's length are cut, counted in truncated_prompts and reported once.
         """
@@ -137,7 +137,7 @@ class Loaded(ABC):
     def load_denoiser(
         self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Any:
-        """The denoiser of a folder of this family's layout; without a LoRA."""
+        """Load the denoiser of a folder of this family's layout; without a LoRA."""
         kind = self.denoiser_class or type(self.denoiser)
         denoiser = kind.from_pretrained(
             folder,
@@ -188,7 +188,7 @@ class Loaded(ABC):
         lora.add(self.denoiser, rank, alpha, targets or self.lora_targets, dropout, seed)
 
     def need_encoders(self) -> None:
-        """RuntimeError unless VAE and text encoders are loaded."""
+        """Raise RuntimeError unless VAE and text encoders are loaded."""
         if self.vae is None:
             raise RuntimeError(
                 "the VAE and text encoders were not loaded; load the model with encoders=True to "

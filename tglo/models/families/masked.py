@@ -1,4 +1,4 @@
-"""What masked generative models (MaskGIT, arXiv 2202.04200) share: tokens in place of latents, a share
+"""The common base of masked generative models (MaskGIT, arXiv 2202.04200): tokens in place of latents, a share
 of hidden ones in place of a timestep, and a forward pass that gives the error itself.
 """
 
@@ -66,9 +66,9 @@ class MaskedFamily(Family):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """One forward pass of the denoiser (or a wrapper of it) on tokens (B, h, w) int64.
+        """Call the denoiser (or a wrapper of it) once on tokens (B, h, w) int64.
 
-        Logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
+        Returns logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
         timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
         """
 
@@ -81,21 +81,21 @@ class MaskedFamily(Family):
         dtype: torch.dtype,
         conditions: dict[str, Any],
     ) -> Draw:
-        """As Family.draw; tokens have neither a dtype nor a posterior."""
+        """See Family.draw; tokens have neither a dtype nor a posterior."""
         return draw_tokens(stored["tokens"], key, self.schedule, strata, conditions)
 
     def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
-        """The error of the draw's true tokens, (B,) float64; for logits, use `call`."""
+        """Compute the error of the draw's true tokens, (B,) float64; for logits, use `call`."""
         known = {"targets": draw.target, "mask": draw.noisy == self.schedule.mask_token}
         return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions, **known)
 
     def timesteps(self, draw: Draw) -> Tensor:
-        """1000 x the share of hidden tokens, (B,) float32."""
+        """Return 1000 x the share of hidden tokens, (B,) float32."""
         return 1000 * draw.index.float() / draw.noisy[0].numel()
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
+        """Return encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
         ids, _ = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
         output = encoder(ids, return_dict=True, output_hidden_states=True)
@@ -107,7 +107,7 @@ class MaskedFamily(Family):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
+        """Return the embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
         left, and an aesthetic score.
         """
         if sizes is None:
@@ -149,7 +149,7 @@ class MaskedFamily(Family):
         return 1.0
 
     def temperature(self, published: float | None) -> float:
-        """The default: published ones belong to square errors."""
+        """Return the default: published ones belong to square errors."""
         return self.default_temperature
 
     def example(self, batch: int, height: int, width: int) -> Draw:
@@ -170,7 +170,7 @@ class MaskedFamily(Family):
 
     @abstractmethod
     def _text_widths(self) -> tuple[int, int]:
-        """Widths of the text encoder's hidden states and of its projection."""
+        """Return the widths of the text encoder's hidden states and of its projection."""
 
     def step_options(self, options: SamplingOptions) -> dict[str, Any]:
         found: dict[str, Any] = {"num_inference_steps": options.steps}
@@ -182,13 +182,13 @@ class MaskedFamily(Family):
         self.denoiser.head.backend = backend
 
     def write_lora(self, folder: Path, denoiser: Any) -> None:
-        """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself
+        """Write a LoRA for `pipe.transformer.load_lora_adapter(folder, prefix=None)`: the pipeline itself
         loads none.
         """
         lora_files.write_for_denoiser(folder, denoiser)
 
     def attach_lora(self, folder: Path, denoiser: Any) -> None:
-        """As Family.attach_lora; ValueError for a LoRA of the head."""
+        """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
         lora_files.attach_by_denoiser(folder, denoiser)
         if not isinstance(denoiser.head, TokenHead):
@@ -202,7 +202,7 @@ class MaskedFamily(Family):
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """As Family.add_lora; ValueError for a target that is the head."""
+        """See Family.add_lora; ValueError for a target that is the head."""
         head = _name_of(self.denoiser, self.denoiser.head)
         for target in targets or ():
             if f".{head}".endswith(f".{target}"):
@@ -215,6 +215,6 @@ def _name_of(module: nn.Module, part: nn.Module) -> str:
 
 
 def dtype_of(denoiser: Any, otherwise: nn.Module) -> torch.dtype:
-    """The dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
+    """Return the dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
     module = denoiser if isinstance(denoiser, nn.Module) else otherwise
     return next(module.parameters()).dtype

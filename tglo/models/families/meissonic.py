@@ -22,7 +22,7 @@ PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder holds a Meissonic: by its transformer's configuration."""
+    """Tell from its transformer's configuration whether a folder holds a Meissonic."""
     file = path / "transformer" / "config.json"
     if not file.is_file():
         return False
@@ -56,7 +56,7 @@ class Meissonic(MaskedFamily):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """As MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
+        """See MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
         that is rounded to a number of tokens, and sampled with the number of the step; this is
         trained on 1000 x the share that is hidden, and sampled as the original.
         """
@@ -79,7 +79,7 @@ class Meissonic(MaskedFamily):
         return (1024, 1024) if self.denoiser.config.downsample else (512, 512)
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
-        """Each part by its class: what the folder says of others is not looked at."""
+        """Load each part by its class, whatever class the folder names."""
         config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
         parts: dict[str, Any] = {
             **self._own_parts(dtype),

@@ -44,13 +44,13 @@ class Model(Loaded):
 
     @abstractmethod
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
+        """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
 
     @abstractmethod
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """What `call` needs beside latents and timesteps, each tensor (B, ...).
+        """Return what `call` needs beside latents and timesteps, each tensor (B, ...).
 
         text as from `text` or from a cache; sizes: "original_size", "crop", "target_size", each
         (B, 2) as (height, width) or (top, left), where the family is conditioned on them.
@@ -64,7 +64,7 @@ class Model(Loaded):
         timesteps: Tensor,
         conditions: dict[str, Tensor],
     ) -> Tensor:
-        """The denoiser's prediction (B, C, h, w).
+        """Return the denoiser's prediction (B, C, h, w).
 
         noisy: latents (B, C, h, w); timesteps: (B,) float32; denoiser: the module or a wrapper of
         it (DDP, DeepSpeed engine), called as a function.
@@ -72,7 +72,7 @@ class Model(Loaded):
 
     @abstractmethod
     def example_text(self, batch: int) -> dict[str, Tensor]:
-        """Random tensors of the shapes that `text` returns, without using the text encoders."""
+        """Return random tensors of the shapes that `text` returns, without using the text encoders."""
 
     @property
     @abstractmethod
@@ -84,7 +84,7 @@ class Model(Loaded):
     # What has a default that some families replace.
 
     def _check_parts(self) -> None:
-        """ValueError unless the parts fit each other."""
+        """Raise ValueError unless the parts fit each other."""
         channels = self.latent_shape(*self.default_size)[0]
         if self.denoiser.config.in_channels != channels:
             raise ValueError(
@@ -95,14 +95,15 @@ class Model(Loaded):
 
     @property
     def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images that the model was trained on."""
+        """The height and width in pixels of the images that the model was trained on."""
         side = self.denoiser.config.sample_size
         side = side if isinstance(side, int) else max(side)
         return side * self.spatial_scale, side * self.spatial_scale
 
     def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
-        """The shape of one sample's latents, of height x width pixels. ValueError for frames, which only
-        families of video have.
+        """Return the shape of the latents (or tokens) of one image of height x width pixels.
+
+        frames: those of a video; ValueError for a family of images.
         """
         if frames is not None:
             raise ValueError(f"{self.name} makes images, not {frames} frames; leave frames out")
@@ -110,31 +111,34 @@ class Model(Loaded):
 
     @property
     def size_step(self) -> int:
-        """Generated images' sides must be a multiple of this many pixels."""
+        """The sides of generated images must be a multiple of this many pixels."""
         return self.bucket_step
 
     @property
     def default_temperature(self) -> float:
-        """The paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
+        """T: the paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
         return _TEMPERATURE_TIMES_ELEMENTS / math.prod(self.latent_shape(*self.default_size))
 
     def temperature(self, published: float | None) -> float:
-        """T for an objective whose publication gives a T for square errors, or None."""
+        """Return T for an objective whose publication gives a T for square errors, or None."""
         return published or self.default_temperature
 
     def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What guidance starts from and caption dropout puts in, each tensor (1, ...).
+        """Return what guidance starts from and caption dropout puts in, each tensor (1, ...).
 
         empty: `text` of the empty prompt, as a cache has it; encoded here without it.
         """
         return self.text([""]) if empty is None else empty
 
     def guide(self, empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
-        """The guided prediction from the empty prompt's and the prompt's, (B, ...) each."""
+        """Return the guided prediction from the empty prompt's and the prompt's, (B, ...) each."""
         return empty + scale * (prompted - empty)
 
     def step_options(self, options: SamplingOptions) -> dict[str, Any]:
-        """Arguments of the scheduler's `set_timesteps` beside the device; options: with height and width."""
+        """Return the arguments of the scheduler's `set_timesteps` besides the device.
+
+        options: resolved ones, with a height and a width.
+        """
         if options.choice_temperature is not None:
             raise ValueError(
                 f"choice_temperature is of masked models; {self.name} has no tokens to choose"
@@ -143,9 +147,7 @@ class Model(Loaded):
 
     @classmethod
     def skeleton(cls, model: str) -> Skeleton | None:
-        """The denoiser of a published model or of a folder for `tglo plan`; None for one of another
-        family.
-        """
+        """Return the skeleton of a published model or of a folder; None for a model of another family."""
         return None
 
     def set_loss_backend(self, backend: str) -> None:
@@ -162,7 +164,7 @@ class Model(Loaded):
         dtype: torch.dtype,
         conditions: dict[str, Any],
     ) -> Draw:
-        """A draw of B images as `encode` gave them, for the denoiser, latents in `dtype`.
+        """Make a draw of B images as `encode` gave them, for the denoiser, with latents in `dtype`.
 
         key: whose timestep and noise the rows take; own: their own, for the sample of the posterior;
         strata as in `noise.draw_unit`; conditions as `conditions` gave them.
@@ -171,15 +173,15 @@ class Model(Loaded):
         return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
 
     def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
-        """The denoiser's answer to a draw, (B, C, h, w); see `call`."""
+        """Return the denoiser's answer to a draw, (B, C, h, w); see `call`."""
         return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions)
 
     def timesteps(self, draw: Draw) -> Tensor:
-        """What `call` is told of a draw's noise, (B,) float32."""
+        """Return what `call` is told of a draw's noise, (B,) float32."""
         return self.schedule.model_timestep(draw.index)
 
     def example(self, batch: int, height: int, width: int) -> Draw:
-        """B draws of random numbers, always the same, for images of height x width pixels."""
+        """Return B draws of random numbers, always the same, for images of height x width pixels."""
         ids = torch.arange(batch)
         last = len(self.schedule) - 1
         noisy = philox.normal(0, ids, 0, self.latent_shape(height, width), device=self.device)
@@ -201,13 +203,13 @@ class Model(Loaded):
 
     @property
     def bucket_step(self) -> int:
-        """Sides of images for training must be a multiple of this many pixels."""
+        """The sides of images for training must be a multiple of this many pixels."""
         return self.spatial_scale * self.patch
 
 
 def image_sizes(
     batch: int, height: int, width: int, device: torch.device | str
 ) -> dict[str, Tensor]:
-    """The sizes of B images that were neither resized nor cropped; see Model.conditions."""
+    """Return the sizes of B images that were neither resized nor cropped; see Model.conditions."""
     side = torch.tensor([[height, width]], device=device).expand(batch, 2)
     return {"original_size": side, "crop": torch.zeros_like(side), "target_size": side}

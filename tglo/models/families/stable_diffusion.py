@@ -67,7 +67,7 @@ class StableDiffusion(Family):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """prompt_embeds (B, 77, width), in the text encoder's dtype; of long prompts see `_tokens`."""
+        """Return prompt_embeds (B, 77, width), in the text encoder's dtype; see `_tokens` for long prompts."""
         ids, mask = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
@@ -77,7 +77,7 @@ class StableDiffusion(Family):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """prompt_embeds; the sizes have no part in it."""
+        """Return prompt_embeds; the sizes have no part in it."""
         return {name: tensor.to(self.device) for name, tensor in text.items()}
 
     def call(
@@ -87,7 +87,7 @@ class StableDiffusion(Family):
         timesteps: Tensor,
         conditions: dict[str, Tensor],
     ) -> Tensor:
-        """As Family.call; latents and embeddings are converted to the denoiser's dtype."""
+        """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
         module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
         dtype = next(module.parameters()).dtype
         options = {}
@@ -111,7 +111,7 @@ class StableDiffusion(Family):
 
     @property
     def patch(self) -> int:
-        """The sides of a latent that the lowest level sees as one: then no level pads."""
+        """The latents that become one at the lowest level: then no level pads."""
         return _lowest(self.denoiser.config)
 
     @property
@@ -121,7 +121,7 @@ class StableDiffusion(Family):
 
     @classmethod
     def skeleton(cls, model: str) -> Skeleton | None:
-        """A UNet by one of the names in `published`, or of a folder with unet and vae."""
+        """Return a UNet by one of the names in `published`, or that of a folder with unet and vae."""
         if model in cls.published:
             return UNetSkeleton(_ARCHITECTURES[model], 8, cls.lora_targets)
         folder = Path(model.removeprefix("path:")).expanduser()
@@ -146,7 +146,7 @@ class StableDiffusionXL(StableDiffusion):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
+        """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
 
         Both encoders give their last hidden states but one; the second also its projection.
         """
@@ -159,7 +159,7 @@ class StableDiffusionXL(StableDiffusion):
         return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
 
     def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
+        """Return zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
         empty = super().unconditional(empty)
         if self.pipeline_config.get("force_zeros_for_empty_prompt", True):
             return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
@@ -168,7 +168,7 @@ class StableDiffusionXL(StableDiffusion):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The embeddings and time_ids (B, 6) float32: original size, crop, target size."""
+        """Return the embeddings and time_ids (B, 6) float32: original size, crop, target size."""
         if sizes is None:
             raise ValueError("SDXL needs sizes: original_size, crop and target_size, each (B, 2)")
         parts = [sizes[name] for name in ("original_size", "crop", "target_size")]
@@ -218,10 +218,10 @@ class UNetSkeleton(Skeleton):
 
 
 def _lowest(config: Any) -> int:
-    """Latents along a side that become one at a UNet's lowest level."""
+    """Return how many latents along a side become one at a UNet's lowest level."""
     return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def _pooled_width(config: Any) -> int:
-    """The width of the pooled embedding that SDXL's UNet takes beside six sizes."""
+    """Return the width of the pooled embedding that SDXL's UNet takes beside six sizes."""
     return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
