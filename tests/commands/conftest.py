@@ -18,6 +18,7 @@ gradient_checkpointing = "full"
 [data]
 manifest = "{work}/m.csv"
 cache = "{work}/cache"
+prompt_column = "caption"
 draw_seed = 7
 caption_dropout = 0.5
 reference_cache = "{work}/errors"

@@ -20,7 +20,7 @@ def test_a_runs_file_answers_the_flags_of_cache(
 ) -> None:
     (tmp_path / "model").symlink_to(work / "model")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
-    (tmp_path / "m.csv").write_text("prompt,image,score\na red square,red.png,1\n")
+    (tmp_path / "m.csv").write_text("caption,image,score\na red square,red.png,1\n")
     path = tmp_path / "run.toml"
     path.write_text(RUN.format(work=tmp_path, objective="tgo"))
     flags = ["--resolution", "16", "--device", "cpu"]
@@ -33,7 +33,7 @@ def test_a_runs_file_answers_the_flags_of_cache(
         "cache", "--model", str(tmp_path / "model"), "--manifest", str(tmp_path / "m.csv"),
         "--output", str(tmp_path / "cache"), "--reference", "--reference-output",
         str(tmp_path / "errors"), "--draws", "1", "--seed", "7", "--caption-dropout", "0.5",
-        "--precision", "bf16", "--weights", "half", "--attention", "sdpa", *flags,
+        "--prompt-column", "caption", "--precision", "bf16", "--weights", "half", "--attention", "sdpa", *flags,
     ]  # fmt: skip
     assert cli.main(command) == 0, capsys.readouterr().err
     assert "0 shards written" in capsys.readouterr().out
@@ -65,5 +65,5 @@ def test_flags_that_a_runs_file_answers(tmp_path: Path) -> None:
     assert flags["markers"] == ("good image: ", "bad image: ") and not flags["reference"]
     assert flags["forward"].weights == "half" and "draws" not in flags
     assert flags_of(TrainConfig()).keys() == {
-        "device", "reference", "seed", "caption_dropout", "forward"
+        "device", "prompt_column", "image_column", "reference", "seed", "caption_dropout", "forward"
     }  # fmt: skip
