@@ -11,38 +11,38 @@ from typing import Any
 
 import tyro
 
-from tglo.commands import cache as cache_command
-from tglo.commands import plan as plan_command
-from tglo.commands.bench import bench
-from tglo.commands.demo import demo
-from tglo.commands.doctor import doctor
-from tglo.commands.evaluate import evaluate
-from tglo.commands.export import export
-from tglo.commands.generate import generate
-from tglo.commands.score import score
-from tglo.commands.sweep import sweep
-from tglo.commands.threshold import threshold
-from tglo.commands.train import train, train_with
+from tglo.commands import (
+    bench,
+    cache,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    plan,
+    score,
+    sweep,
+    threshold,
+    train,
+)
 
 log = logging.getLogger("tglo")
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "doctor": doctor,
-    "generate": generate,
-    "score": score,
-    "threshold": threshold,
-    "cache": cache_command.cache,
-    "plan": plan_command.plan,
-    "train": train,
-    "export": export,
-    "evaluate": evaluate,
-    "sweep": sweep,
-    "bench": bench,
+    "demo": demo.demo,
+    "doctor": doctor.doctor,
+    "generate": generate.generate,
+    "score": score.score,
+    "threshold": threshold.threshold,
+    "cache": cache.cache,
+    "plan": plan.plan,
+    "train": train.train,
+    "export": export.export,
+    "evaluate": evaluate.evaluate,
+    "sweep": sweep.sweep,
+    "bench": bench.bench,
 }
-
-
-FLAGS_OF = {"cache": cache_command.flags_of, "plan": plan_command.flags_of}
+FLAGS_OF = {"cache": cache.flags_of, "plan": plan.flags_of}
 """Command -> (a run's configuration) -> the flags that it answers."""
 
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = arguments or [""]
     try:
         if name == "train" and rest:
-            train_with(rest)
+            train.train_with(rest)
         elif name in FLAGS_OF and rest and not rest[0].startswith("-"):
             _with_run(name, *rest)
         else:

@@ -25,6 +25,8 @@ def cache(
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
     revision: str | None = None,
+    prompt_column: str = "prompt",
+    image_column: str = "image",
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
@@ -55,6 +57,8 @@ def cache(
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
         revision: Hub revision of the model (branch, tag or commit).
+        prompt_column: The manifest's column of prompts, as data.prompt_column.
+        image_column: The manifest's column of images, as data.image_column.
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
@@ -67,7 +71,8 @@ def cache(
     from tglo.cache.make import build, is_made_of
     from tglo.cache.make_reference import build_reference, wait_for_latents
 
-    if not reference or markers or not is_made_of(output, manifest, resolution, buckets):
+    columns = prompt_column, image_column
+    if not reference or markers or not is_made_of(output, manifest, resolution, buckets, columns):
         print(
             build(
                 model,
@@ -81,6 +86,7 @@ def cache(
                 max_bad_fraction=max_bad_fraction,
                 markers=markers,
                 revision=revision,
+                columns=columns,
             )
         )
     if reference:
@@ -108,6 +114,8 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "model": model.path or None,
         "revision": model.revision,
         "manifest": data.manifest if data.manifest != Path() else None,
+        "prompt_column": data.prompt_column,
+        "image_column": data.image_column,
         "output": data.cache if data.cache != Path() else None,
         "markers": objective.markers,
         "device": engine.device,
