@@ -15,9 +15,7 @@ from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(noisy (B, ...), timestep ()) -> prediction: (B, ...), of tokens logits (B, V, h, w)."""
-Sampler = Callable[
-    [Predict, Any, Sequence[torch.Generator], tuple[int, ...], "torch.device"], Tensor
-]
+Sampler = Callable[[Predict, Any, Sequence[torch.Generator], tuple[int, ...], torch.device], Tensor]
 """(predict, scheduler, generators, shape, device) -> (B, *shape), one of each CPU generator."""
 
 

@@ -11,11 +11,9 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import nn
 
 from tests import tiny
-from tests.models.helpers import example, perturb
+from tests.models.helpers import example
 from tglo import models
-from tglo.models.execution.checkpointing import set_mode
-from tglo.models.execution.modes import frozen_copy, set_channels_last
-from tglo.models.fingerprint import encoders
+from tglo.models.execution.modes import frozen_copy
 from tglo.noise.draw import Draw
 from tglo.settings import SamplingOptions
 
@@ -183,31 +181,6 @@ def test_autocast_does_not_reach_the_vae(load: Callable[..., models.Family]) -> 
     assert half[0].size == (16, 16)
 
 
-def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
-    set_mode(family.denoiser, "full")
-    family.denoiser.train()
-    example_input = example(family)
-    reference = frozen_copy(family.denoiser)
-    before = family.predict(reference, example_input)
-    assert torch.equal(before, family.predict(family.denoiser, example_input))
-    assert not reference.training and not reference.is_gradient_checkpointing
-    assert not any(p.requires_grad for p in reference.parameters())
-    perturb(family.denoiser)
-    assert torch.equal(before, family.predict(reference, example_input))
-    assert not torch.equal(before, family.predict(family.denoiser, example_input))
-
-
-def test_channels_last_gives_the_same_prediction(family: models.Family, tmp_path: Path) -> None:
-    example_input = example(family)
-    expected = family.predict(family.denoiser, example_input)
-    set_channels_last(family.denoiser)
-    weight = family.denoiser.conv_in.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(family.predict(family.denoiser, example_input), expected)
-    exported = models.load(family.save(tmp_path / "exported"))
-    assert torch.equal(exported.denoiser.conv_in.weight, weight)
-
-
 def test_encoders_that_are_not_loaded_change_no_prediction(
     kind: str, family: models.Family, folders: dict[str, Path]
 ) -> None:
@@ -242,32 +215,6 @@ def test_encoders_that_are_not_loaded_are_named(kind: str, folders: dict[str, Pa
 
 def sizes() -> dict[str, torch.Tensor]:
     return {name: torch.ones(2, 2) for name in ("original_size", "crop", "target_size")}
-
-
-def test_fingerprint_names_what_the_cache_depends_on(
-    kind: str, family: models.Family, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    fingerprint = family.fingerprint()
-    parts = {"family", "vae", "text_encoder", "tokenizer", "vae_dtype", "text_dtype"}
-    if kind == "sdxl":
-        parts |= {"text_encoder_2", "tokenizer_2"}
-    assert set(fingerprint) == parts
-    assert all(isinstance(value, str) and value for value in fingerprint.values())
-    assert models.load(folders[kind]).fingerprint() == fingerprint
-    other = models.load(tiny.build_sd15(tmp_path / "other", seed=5)).fingerprint()
-    if kind == "sd15":
-        differing = {name for name in parts if other[name] != fingerprint[name]}
-        assert differing == {"vae", "text_encoder"}
-        half = family.to(dtype=torch.bfloat16).fingerprint()
-        assert {name for name in parts if half[name] != fingerprint[name]} == {"text_dtype"}
-        assert encoders(family).items() < fingerprint.items()
-
-
-def test_a_saved_again_folder_has_the_same_fingerprint(
-    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline], tmp_path: Path
-) -> None:
-    pipelines[kind].save_pretrained(tmp_path / "again")
-    assert models.load(tmp_path / "again").fingerprint() == family.fingerprint()
 
 
 def test_inpainting_models_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -151,7 +151,7 @@ class Model(Loaded):
         return None
 
     def set_loss_backend(self, backend: str) -> None:
-        """Choose the backend of what the denoiser computes of the loss in its forward pass."""
+        """Choose the backend of what the denoiser computes of the loss in its forward pass, if anything."""
 
     # What follows from it.
 
