@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tglo import models
-from tglo.cache.latents import LatentCache, Report, build_cache
+from tglo.cache.latents import CacheReport, LatentCache, build_cache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import read_manifest
 from tglo.devices import DTYPES, process_device
@@ -42,7 +42,7 @@ def build(
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
-) -> Report:
+) -> CacheReport:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
