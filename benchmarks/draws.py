@@ -36,8 +36,7 @@ PAGE = ROOT / "docs/cached-reference.md"
 FIGURE = ROOT / "docs/draws.png"
 IMAGES, EPOCHS, SAMPLES = 100, 8, 40  # images and samples are per prompt
 SAMPLED: dict[str, Any] = {
-    "steps": 12,
-    "guidance": DIFFUSION.guidance,
+    "options": DIFFUSION.sampling(12),
     "batch_size": BATCH,
     "device": "cpu",
 }
@@ -109,7 +108,7 @@ def _train(
     from tglo.cache.drawer import DrawRule
     from tglo.cache.make_reference import build_reference
     from tglo.train import train
-    from tglo.train.config import parse_config
+    from tglo.train.config_files import parse_config
 
     kind, _, count = mode.partition(" ")
     data: dict[str, Any] = {"manifest": str(scored), "cache": str(here / "cache")}

@@ -24,7 +24,7 @@ from tglo.cache.make_reference import build_reference
 from tglo.demo.settings import BATCH, DIFFUSION
 from tglo.files import read_json, write_json
 from tglo.train import train
-from tglo.train.config import parse_config
+from tglo.train.config_files import parse_config
 
 RECORD = ROOT / "benchmarks/results/study/modes.json"
 FIGURE = ROOT / "docs/modes.png"

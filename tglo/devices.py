@@ -20,6 +20,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def process() -> tuple[int, int]:
+    """Return this process's number and how many there are, as a launcher (torchrun) says; (0, 1)
+    without one.
+    """
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def process_device(name: str) -> torch.device:
     """Return the device called `name`; of several GPUs, the one that a launcher gave this process.
 

@@ -14,6 +14,7 @@ from benchmarks.step.sizes import SIZES, Size
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make_reference import build_reference
+from tglo.settings import ReferenceOptions
 
 SEED = 0
 CAPTION_DROPOUT = 0.0
@@ -83,7 +84,7 @@ def build(workplace: Workplace, samples: int) -> None:
         workplace.cache,
         workplace.cache / "reference",
         DrawRule(SEED, CAPTION_DROPOUT, draws=DRAWS),
-        precision=workplace.precision,
+        ReferenceOptions(precision=workplace.precision),
         batch_size=4,
         device=workplace.device_name,
         progress=False,

@@ -12,6 +12,9 @@ from PIL import Image
 
 from tests import tiny
 from tglo import cli
+from tglo.commands import cache, plan
+from tglo.files import read_json
+from tglo.train import TrainConfig, load_config
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +83,8 @@ def test_from_prompts_to_an_aligned_model(
     (work / "run.toml").write_text(CONFIG.format(work=work))
     assert "2 steps done" in run("train", "run.toml")
     assert "2 draws of 8 samples" in run(
-        "cache", "--model", "./model", "--manifest", "images/scored.csv", "--output", "cache",
-        "--resolution", "16", "--reference", "--draws", "2", "--device", "cpu",
-    )  # fmt: skip
+        "cache", "run.toml", "--resolution", "16", "--reference", "--draws", "2"
+    )
     assert "2 steps done" in run(
         "train", "run.toml", "--objective.reference", "cached", "--output.folder", "cached"
     )
@@ -149,6 +151,88 @@ def test_plan_prints_a_table_or_json(
     assert answer["best"]["memory"]["total"] < 80e9
     assert cli.main(["plan", "--gpus", "0"]) == 1
     assert "gpus is 0; it must be at least 1" in capsys.readouterr().err
+
+
+RUN = """
+seed = 3
+[model]
+path = "{work}/model"
+train = "full"
+attention = "sdpa"
+gradient_checkpointing = "full"
+[data]
+manifest = "{work}/m.csv"
+cache = "{work}/cache"
+draw_seed = 7
+caption_dropout = 0.5
+reference_cache = "{work}/errors"
+[objective]
+name = "{objective}"
+reference = "cached"
+[optimizer]
+ema_decay = 0.9
+micro_batch = 2
+accumulation = 3
+[engine]
+kind = "deepspeed"
+zero_stage = 1
+precision = "bf16"
+"""
+
+
+def test_a_runs_file_answers_the_flags_of_cache(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").symlink_to(work / "model")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "m.csv").write_text("prompt,image,score\na red square,red.png,1\n")
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(work=tmp_path, objective="tgo"))
+    flags = ["--resolution", "16", "--device", "cpu"]
+    assert cli.main(["cache", str(path), *flags, "--draws", "1"]) == 0, capsys.readouterr().err
+    assert "1 draws of 1 samples" in capsys.readouterr().out
+    made = read_json(tmp_path / "errors" / "fingerprint.json")
+    assert (made["seed"], made["caption_dropout"], made["precision"]) == ("7", "0.5", "bf16")
+    # All of it as flags: the same cache, so nothing is made.
+    command = [
+        "cache", "--model", str(tmp_path / "model"), "--manifest", str(tmp_path / "m.csv"),
+        "--output", str(tmp_path / "cache"), "--reference", "--reference-output",
+        str(tmp_path / "errors"), "--draws", "1", "--seed", "7", "--caption-dropout", "0.5",
+        "--precision", "bf16", "--weights", "half", "--attention", "sdpa", *flags,
+    ]  # fmt: skip
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert "0 shards written" in capsys.readouterr().out
+
+
+def test_what_a_runs_file_says_of_cache_and_plan(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(work="./w", objective="csft"))
+    flags = cache.flags_of(load_config(path))
+    assert flags["markers"] == ("good image: ", "bad image: ") and not flags["reference"]
+    assert flags["forward"].weights == "half" and "draws" not in flags
+    assert plan.flags_of(load_config(path))["options"].reference == "none"
+    path.write_text(RUN.format(work="./w", objective="dpo"))
+    options = plan.flags_of(load_config(path))["options"]
+    assert (options.rows, options.accumulation, options.ema) == (4, 3, True)
+    assert cache.flags_of(TrainConfig()).keys() == {
+        "device", "reference", "seed", "caption_dropout", "forward"
+    }  # fmt: skip
+
+
+def test_plan_says_what_the_runs_own_stage_takes(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(work=work, objective="tgo"))
+    assert cli.main(["plan", str(path), "--gpus", "2"]) == 0, capsys.readouterr().err
+    text = capsys.readouterr().out
+    assert "global batch 12 = 2 x 3 x 2 GPUs" in text
+    assert "as asked: ZeRO 1, checkpointing full, " in text
+    assert cli.main(["plan", str(path), "--gpus", "2", "--accumulation", "1", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["options"]["accumulation"] == 1 and answer["asked"]["stage"] == 1
+    assert cli.main(["plan", str(path)]) == 1
+    assert "zero_stage 1 is not planned for with 1 GPUs" in capsys.readouterr().err
 
 
 def test_generate_takes_its_share_of_the_images_from_the_launcher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from tglo.data.manifest import read_manifest
 from tglo.generation import generate as generation
 from tglo.generation import image_files
 from tglo.generation.generate import Planned, generate_images, plan_images
+from tglo.settings import SamplingOptions
 
-OPTIONS: dict[str, Any] = {"steps": 2, "guidance": 2.0, "device": "cpu"}
+SAMPLING = SamplingOptions(2, 2.0)
+OPTIONS: dict[str, Any] = {"options": SAMPLING, "device": "cpu"}
 PROMPTS = ["a temple", "a flower", "a cat"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.build_sd15(tmp_path_factory.mktemp("generation") / "model"))
+
+
+def changed(**options: Any) -> dict[str, Any]:
+    return {**OPTIONS, "options": replace(SAMPLING, **options)}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,9 +65,7 @@ def test_more_prompts_and_a_larger_count_change_no_image(model: str, tmp_path: P
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     rows = read_manifest(manifest, require_scores=False)
     assert rows.prompts() == ["a cat", "a flower", "a temple"] * 3
-    direct = models.load(model).generate(
-        ["a cat"], [Planned("a cat", 2).seed(0)], steps=2, guidance=2.0
-    )
+    direct = models.load(model).generate(["a cat"], [Planned("a cat", 2).seed(0)], SAMPLING)
     made = Image.open(tmp_path / "out" / rows.rows[6].image)
     assert np.abs(np.asarray(direct[0]).astype(int) - np.asarray(made)).max() <= 1
 
@@ -156,11 +161,11 @@ def test_a_batch_that_another_process_is_moving_is_no_error(
 def test_images_of_other_settings_are_refused_by_name(model: str, tmp_path: Path) -> None:
     generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS)
     with pytest.raises(ValueError, match=r"other settings: steps is '2' there and '3' here; seed"):
-        generate_images(model, PROMPTS, tmp_path / "out", **{**OPTIONS, "steps": 3, "seed": 5})
+        generate_images(model, PROMPTS, tmp_path / "out", seed=5, **changed(steps=3))
     with pytest.raises(ValueError, match=r"choice_temperature is .* '0.5' here"):
-        generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS, choice_temperature=0.5)
+        generate_images(model, PROMPTS, tmp_path / "out", **changed(choice_temperature=0.5))
     with pytest.raises(ValueError, match=r"choice_temperature is of masked models; .* no tokens"):
-        generate_images(model, PROMPTS, tmp_path / "new", **OPTIONS, choice_temperature=0.5)
+        generate_images(model, PROMPTS, tmp_path / "new", **changed(choice_temperature=0.5))
     other = str(tiny.build_sd15(tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match=r"other settings: model is"):
         generate_images(other, PROMPTS, tmp_path / "out", **OPTIONS)

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
-from tglo.objectives import OBJECTIVES, Given, Settings
+from tests.objectives.cases import draw_of
+from tglo.objectives import OBJECTIVES, Labels, MicroBatch, Settings
+from tglo.objectives.micro_batch import ErrorMicroBatch
 
 T = 0.7
 
 
-def given(policy: Tensor, reference: Tensor) -> Given:
+def given(policy: Tensor, reference: Tensor) -> ErrorMicroBatch:
     scores = torch.linspace(0, 1, len(policy), dtype=torch.float64)
-    return Given(
-        policy,
-        None,
-        scores=scores,
-        threshold=torch.full_like(scores, 0.5),
-        reference_error=reference,
-        quantile=scores,
+    return ErrorMicroBatch(
+        Labels(scores, torch.full_like(scores, 0.5), scores),
+        draw_of(torch.zeros(len(policy), 2, 2, dtype=torch.int64)),
         timestep_weight=torch.ones_like(scores),
+        reference_error=reference,
+        policy_pred=policy,
     )
 
 
-def as_predictions(errors: Given) -> Given:
+def as_predictions(errors: MicroBatch) -> MicroBatch:
     """One element each, whose square is the error: the same batch for a continuous model."""
     assert errors.reference_error is not None
     policy = errors.policy_pred.detach().sqrt()[:, None].requires_grad_()
-    return Given(
-        policy,
-        torch.zeros_like(policy),
-        scores=errors.scores,
-        threshold=errors.threshold,
-        reference_pred=errors.reference_error.sqrt()[:, None],
-        quantile=errors.quantile,
+    return MicroBatch(
+        errors.labels,
+        draw_of(torch.zeros_like(policy)),
         timestep_weight=errors.timestep_weight,
+        policy_pred=policy,
+        reference_pred=errors.reference_error.sqrt()[:, None],
     )
 
 
@@ -63,3 +63,12 @@ def test_equal_errors_have_a_log_ratio_of_exactly_zero() -> None:
     error = torch.rand(4, dtype=torch.float64).requires_grad_()
     _, stats = OBJECTIVES["tgo"]()(given(error, error.detach().clone()), 1e-3)
     assert (stats.log_ratio == 0).all()
+
+
+def test_an_answer_of_the_reference_stands_for_its_cached_error() -> None:
+    error = torch.rand(4, dtype=torch.float64)
+    batch = given(error.clone().requires_grad_(), error)
+    asked = dataclasses.replace(batch, reference_error=None).answered(batch.policy_pred, error)
+    for name in ("tgo", "kto"):
+        expected, found = (OBJECTIVES[name]()(b, T)[0] for b in (batch, asked))
+        assert torch.equal(found, expected)

@@ -59,13 +59,13 @@ def test_the_counted_bytes_are_those_that_autograd_saves() -> None:
 
 
 def test_float32_activations_are_twice_bfloat16s(tmp_path: Path) -> None:
-    from tglo.models import skeleton
+    from tglo.models.registry import skeleton_of
 
-    config, _ = skeleton.read_architecture(str(tiny.build_sdxl(tmp_path / "sdxl")))
+    skeleton = skeleton_of(str(tiny.build_sdxl(tmp_path / "sdxl")))
     peaks = []
     for dtype in (torch.bfloat16, torch.float32):
-        denoiser = skeleton.build(config, dtype)
-        arguments = skeleton.inputs(denoiser, 2, 16)
+        denoiser = skeleton.build(dtype)
+        arguments = skeleton.inputs(denoiser, 2, 32, 32)
         peaks.append(measure(denoiser, lambda d=denoiser, a=arguments: d(**a)[0], 2)[1].peak)
     assert peaks[1] == pytest.approx(2 * peaks[0], rel=0.1)
     assert peaks[1] <= 2.02 * peaks[0]

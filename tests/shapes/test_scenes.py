@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from examples.pretraining.shapes import TOKENS, build_pipeline
 from tglo.shapes import scenes
-from tglo.shapes.architecture import TOKENS, build_pipeline
 from tglo.shapes.scenes import Scene, Thing
 
 EVERY = scenes.all_scenes(held_out=False) + scenes.all_scenes(held_out=True)
@@ -100,7 +100,8 @@ def test_words_are_single_tokens_and_sentences_fit() -> None:
 
 
 def test_tokens_have_the_same_numbers_in_every_process() -> None:
-    program = "from tglo.shapes.architecture import build_pipeline as b; import hashlib, json;" + (
+    program = (
+        "from examples.pretraining.shapes import build_pipeline as b; import hashlib, json;"
         "text = json.dumps(b().tokenizer.backend_tokenizer.to_str());"
         "print(hashlib.sha256(text.encode()).hexdigest())"
     )

@@ -12,11 +12,10 @@ from tglo.train.config import (
     ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
-    load_config,
-    parse_config,
     reference_mode,
-    to_plain,
 )
+from tglo.train.config_checks import check
+from tglo.train.config_files import load_config, parse_config, put, to_plain
 
 COMPLETE = {
     "model": {"path": "./model"},
@@ -41,6 +40,32 @@ def test_toml_becomes_the_dataclasses(tmp_path: Path) -> None:
 def test_plain_data_and_back() -> None:
     config = parse_config(COMPLETE | {"objective": {"temperature": 0.1}})
     assert parse_config(to_plain(config)) == config
+
+
+def test_older_keys_stand_where_they_belong_now() -> None:
+    old = {"positive_weight": 2.0, "negative_weight": 3.0, "good_marker": "g ", "bad_marker": "b "}
+    config = parse_config({"objective": {"name": "kto", **old}})
+    constants = config.objective.constants
+    assert (constants.positive_weight, constants.negative_weight) == (2.0, 3.0)
+    plain = to_plain(config)["objective"]
+    assert plain["csft"] == {"good_marker": "g ", "bad_marker": "b "}
+    assert not old.keys() & plain.keys()
+    put(plain := to_plain(config), "objective.positive_weight", 4.0)
+    assert parse_config(plain).objective.constants.positive_weight == 4.0
+    with pytest.raises(ValueError, match=r"positive_weight is now objective\.kto\.positive_weight"):
+        parse_config({"objective": {"positive_weight": 1.0, "kto": {"positive_weight": 1.0}}})
+
+
+def test_an_objective_has_its_own_table() -> None:
+    config = parse_config({"objective": {"name": "csft", "csft": {"good_marker": "fine: "}}})
+    assert config.objective.constants.good_marker == config.objective.prompt_prefix == "fine: "
+    assert ObjectiveConfig(name="dpo").constants is None
+    with pytest.raises(
+        ValueError, match=r"objective\.kto\.positve_weight; nearest: positive_weight"
+    ):
+        parse_config({"objective": {"kto": {"positve_weight": 1.0}}})
+    with pytest.raises(ValueError, match=r"\[objective\.kto\] must be a table, got 3"):
+        parse_config({"objective": {"kto": 3}})
 
 
 @pytest.mark.parametrize(
@@ -71,8 +96,8 @@ def test_broken_or_absent_files_are_named(tmp_path: Path) -> None:
 
 def test_required_values_are_asked_for() -> None:
     with pytest.raises(ValueError, match=r"model\.path is required.*--model\.path"):
-        TrainConfig().check()
-    parse_config(COMPLETE).check()
+        check(TrainConfig())
+    check(parse_config(COMPLETE))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +148,7 @@ def test_required_values_are_asked_for() -> None:
 )
 def test_values_that_cannot_work(section: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_config(COMPLETE | section).check()
+        check(parse_config(COMPLETE | section))
 
 
 def test_adapter_off_needs_an_adapter() -> None:
@@ -135,7 +160,7 @@ def test_adapter_off_needs_an_adapter() -> None:
         }
     )
     with pytest.raises(ValueError, match="needs model.train = lora"):
-        config.check()
+        check(config)
 
 
 def test_reference_mode_follows_what_is_trained() -> None:
@@ -165,7 +190,7 @@ def test_what_a_launcher_rules_out(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     config = parse_config(COMPLETE | section)
-    config.check()
+    check(config)
     with pytest.raises(ValueError, match=message):
         start_processes(config)
 

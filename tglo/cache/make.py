@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +9,12 @@ from tglo import models
 from tglo.cache.latents import CacheReport, LatentCache, build_cache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import read_manifest
-from tglo.devices import DTYPES, process_device
+from tglo.devices import DTYPES, process, process_device
 
 
 def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
-    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
-    built; False also for a damaged one. CacheError naming the field for one of something else.
+    """Return whether `cache` is a complete cache of this manifest at this resolution, so that it need not
+    be built; False also for a damaged one. Raises CacheError, naming the field, for one of something else.
     """
     try:
         found = LatentCache(cache)
@@ -42,13 +41,17 @@ def build(
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
+    revision: str | None = None,
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
     rows = read_manifest(manifest, require_scores=False)
-    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
+    rank, world_size = process()
+    family = models.load(
+        model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
+    )
     return build_cache(
         rows,
         output,
@@ -56,8 +59,8 @@ def build(
         resolution=resolution,
         buckets=buckets,
         batch_size=batch_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         max_bad_fraction=max_bad_fraction,
         markers=markers,
     )

@@ -30,7 +30,7 @@ ILLEGIBLE = 10  # the reader's eleventh class
 
 
 class Reader(nn.Sequential):
-    """Drawings (B, 1, 32, 32), 0 paper and 1 ink, to logits (B, 11): the ten digits and
+    """A classifier of drawings (B, 1, 32, 32), 0 paper and 1 ink, with logits (B, 11): the ten digits and
     "illegible".
     """
 
@@ -49,7 +49,7 @@ class Reader(nn.Sequential):
 
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
-    """The fitted reader that ships with the package."""
+    """Load the fitted reader that ships with the package."""
     reader = Reader()
     reader.load_state_dict(load_file(READER))
     return reader.eval()
@@ -57,13 +57,13 @@ def load_reader() -> Reader:
 
 @torch.no_grad()
 def read(images: list[Image.Image]) -> np.ndarray:
-    """Probabilities (B, 11) float64 that the reader gives to the ten digits and to "illegible"."""
+    """Return the probabilities (B, 11) float64 that the reader gives to the ten digits and to "illegible"."""
     ink = torch.from_numpy(digits.to_ink(images)).unsqueeze(1)
     return load_reader()(ink).double().softmax(dim=1).numpy()
 
 
 def fit_reader(steps: int = 1200, seed: int = 0) -> Reader:
-    """Fits the reader on one half of the real digits, drawn with pens of 1 to 6 pixels (about 30
+    """Fit the reader on one half of the real digits, drawn with pens of 1 to 6 pixels (about 30
     s).
     """
     torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def save_reader(reader: Reader, path: Path = READER) -> None:
 
 @lru_cache(maxsize=1)
 def fit_judge() -> SVC:
-    """A support vector machine fitted on the other half of the real digits, each drawn with four
+    """Fit a support vector machine on the other half of the real digits, each drawn with four
     pens (seconds).
     """
     from sklearn.svm import SVC
@@ -100,12 +100,12 @@ def fit_judge() -> SVC:
 
 
 def judge(images: list[Image.Image]) -> np.ndarray:
-    """The digit (B,) int64 that the independent judge sees in each image."""
+    """Return the digit (B,) int64 that the independent judge sees in each image."""
     return fit_judge().predict(_judge_features(digits.to_ink(images))).astype(np.int64)
 
 
 def accuracy(images: list[Image.Image], prompts: list[str]) -> float:
-    """The share of images in which the judge sees the digit that the prompt asks for."""
+    """Return the share of images in which the judge sees the digit that the prompt asks for."""
     return float(np.mean(judge(images) == digits.requested_digits(prompts)))
 
 

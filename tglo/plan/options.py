@@ -1,4 +1,4 @@
-"""What the planner is asked: a model, machines, and how to train."""
+"""The planner's options: a model, machines, and how to train."""
 
 from __future__ import annotations
 
@@ -53,14 +53,25 @@ class Options:
     """Bandwidth between the GPUs of a node in GB/s per GPU and direction."""
     network: float = 50.0
     """Bandwidth between nodes in GB/s per node and direction."""
+    pairs: bool = False
+    """Samples come in pairs (dpo, dspo), so that a forward pass holds twice micro_batch."""
+    zero_stage: Literal["plain", 0, 1, 2, 3] | None = None
+    """As engine.zero_stage, or the plain engine: said beside the best, with gradient_checkpointing."""
+    gradient_checkpointing: Checkpointing = "none"
+    """As model.gradient_checkpointing; counts beside zero_stage alone: all ways are tried."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a forward pass."""
+        return self.micro_batch * (2 if self.pairs else 1)
 
     @property
     def processes(self) -> int:
-        """GPUs in all."""
+        """The number of GPUs in all."""
         return self.gpus * self.nodes
 
     def check(self) -> None:
-        """ValueError for the first value that cannot be planned for."""
+        """Raise ValueError for the first value that cannot be planned for."""
         for name, count in [
             ("gpus", self.gpus),
             ("nodes", self.nodes),
@@ -85,7 +96,7 @@ class Options:
             raise ValueError(problem)
 
     def problem(self) -> str:
-        """Why training would refuse these settings together, or ""."""
+        """Return why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
             return "reference adapter-off needs train lora; else use cached or copy"
         if self.optimizer != "adamw" and (self.offload_optimizer or self.offload_parameters):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from tglo.devices import DTYPES
-from tglo.models.execution.checkpointing import MODES
+from tglo.models.execution.checkpointing import MODES, set_mode
 from tglo.models.families.base import Family
 from tglo.train import processes
 from tglo.train.config import TrainConfig
@@ -28,11 +28,11 @@ def set_checkpointing(
     """
     mode = config.model.gradient_checkpointing
     if mode != "auto":
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         return
     if family.device.type != "cuda":
         log.info("gradient checkpointing auto: none on %s", family.device.type)
-        family.set_gradient_checkpointing("none")
+        set_mode(family.denoiser, "none")
         return
     height, width = max(buckets, key=lambda size: size[0] * size[1])
     total = torch.cuda.get_device_properties(family.device).total_memory
@@ -41,7 +41,7 @@ def set_checkpointing(
     # A compiled block is one operator: selective keeps nothing inside it, and less is measured here.
     modes = [m for m in MODES if m != "selective" or config.engine.compile != "blocks"]
     for mode in modes:
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         peak = processes.together(lambda: _peak(config, family, (height, width)))
         fits = all(processes.gather(peak is not None and peak <= limit))
         log.info(
@@ -96,10 +96,10 @@ def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype)
     device = family.device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # dropout
-        drawn = family.example(batch, *size)
+        draw = family.example(batch, *size)
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                answer = family.predict(family.denoiser, *drawn.inputs)
+                answer = family.predict(family.denoiser, draw)
             answer.float().square().mean().backward()
         finally:
             family.denoiser.zero_grad(set_to_none=True)

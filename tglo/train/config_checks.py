@@ -1,15 +1,19 @@
-"""Which values of a configuration cannot work, alone or together."""
+"""Checks of a configuration: values that cannot work, alone or together."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tglo.models.families.base import Family
+from tglo.objectives import OBJECTIVES
 from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
-from tglo.train.objective import check_objective
 
 
 def check(config: TrainConfig) -> None:
-    """ValueError with the value, the limit and the remedy for the first that cannot work."""
+    """Raise ValueError, with the value, the limit and the remedy, for the first that cannot work.
+
+    Looks at nothing but the configuration: call it before anything is loaded.
+    """
     model, data, objective = config.model, config.data, config.objective
     optimizer, engine, output = config.optimizer, config.engine, config.output
     for name, value in [
@@ -30,8 +34,6 @@ def check(config: TrainConfig) -> None:
         ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
         ("data.kappa", data.kappa, 0, None),
         ("objective.confidence", objective.confidence, 0, None),
-        ("objective.positive_weight", objective.positive_weight, 0, None),
-        ("objective.negative_weight", objective.negative_weight, 0, None),
         ("optimizer.steps", optimizer.steps, 1, None),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
         ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
@@ -58,7 +60,12 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"objective.temperature is {temperature}; it must be positive, or auto or default"
         )
-    check_objective(config)
+    if data.threshold is not None and data.per_prompt:
+        raise ValueError(
+            f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
+            "leave one out (`tglo threshold --per-prompt` writes a file with a threshold per prompt)"
+        )
+    OBJECTIVES[objective.name].check(config)
     if objective.reference == "adapter-off" and model.train == "full":
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
@@ -83,6 +90,14 @@ def check(config: TrainConfig) -> None:
     if engine.offload_optimizer and not engine.zero_stage:
         raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
     _check_speed(optimizer, engine)
+
+
+def check_family(config: TrainConfig, family: type[Family]) -> None:
+    """Raise ValueError for settings that the model's family cannot work with."""
+    for (key, value), reason in family.unsupported.items():
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) == value:
+            raise ValueError(f"{key} is {value}, which does not fit {family.name}: {reason}")
 
 
 def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:

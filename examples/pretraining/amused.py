@@ -10,17 +10,16 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tglo.models import codebook
+from examples.pretraining import training
+from examples.pretraining.stable_diffusion import PIXELS, text_config
+from tglo.models.autoencoder import TokenCodec
 from tglo.models.families.masked import AESTHETIC_SCORE
 from tglo.models.modules.uvit import UVit2DModel
 from tglo.noise.masking import MaskSchedule
-from tglo.pretraining import training
-from tglo.pretraining.pipeline import PIXELS, text_config
 
 TOKENS = PIXELS // 4  # of a side
 
@@ -34,7 +33,7 @@ def build(
     vectors: int,
     vq_widths: tuple[int, int, int],
 ) -> Any:
-    """An untrained AmusedPipeline in eval mode. vectors: of the codebook."""
+    """Build an untrained AmusedPipeline in eval mode; ``vectors`` is the size of its codebook."""
     vqvae: Any = diffusers.VQModel(
         block_out_channels=vq_widths,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -84,7 +83,9 @@ def train_vq(vqvae: Any, pixels: Callable[[], Tensor], steps: int) -> dict[str, 
     training.descend(vqvae, lambda: _plain_error(vqvae, pixels()), warmup, "autoencoder")
     _spread_codebook(vqvae, pixels)
     error = training.descend(vqvae, lambda: _quantized_error(vqvae, pixels()), steps, "vq model")
-    used = torch.cat([codebook.encode(vqvae, pixels()).flatten() for _ in range(16)]).unique()
+    codec = TokenCodec(vqvae.config)
+    drawn = [codec.encode(vqvae, pixels())["tokens"].flatten() for _ in range(16)]
+    used = torch.cat(drawn).unique()
     return {"vq_error": round(error, 5), "vectors_used": used.numel()}
 
 
@@ -92,7 +93,7 @@ def train_transformer(
     pipeline: Any,
     tokens: Tensor,
     prompts: list[str],
-    captions: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    captions: training.Captions,
     steps: int,
     generator: np.random.Generator,
 ) -> dict[str, Any]:
