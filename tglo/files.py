@@ -103,11 +103,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
-def claim_folder(path: Path, settings: Mapping[str, str | int], *, alone: bool = False) -> None:
-    """Bind the folder of the file `path` to settings: write them there, or compare with what it holds.
+def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False) -> None:
+    """Bind the folder of the file `path` to settings: write them there, or compare them with it.
 
-    alone: refuse a folder that holds other files but no settings. Raises ValueError naming each
-    setting that differs, with both values.
+    settings: JSON values by name. alone: refuse a folder that holds other files but no settings.
+    Raises ValueError naming each setting that differs, with both values.
     """
     folder = path.parent
     if folder.exists() and not folder.is_dir():
@@ -134,7 +134,7 @@ def claim_folder(path: Path, settings: Mapping[str, str | int], *, alone: bool =
         )
 
 
-def differences(found: Mapping[str, str | int], wanted: Mapping[str, str | int]) -> str:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Name each wanted setting that was found otherwise, with both values; "" if there is none."""
     return "; ".join(
         f"{name} is {found.get(name, 'nothing')!r} there and {value!r} here"

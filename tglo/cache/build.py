@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tglo.cache.encode import Prepared, encode_latents, encode_text, prepare
+from tglo.cache.encode import PreparedImage, encode_latents, encode_text, prepare
 from tglo.cache.format import (
     LAST,
     Encoder,
@@ -28,12 +28,12 @@ from tglo.cache.shards import claim, clear, finished_record, shard_name, write_s
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 Made = tuple[dict[str, Tensor], dict[str, Any]]  # a shard's tensors and its record
 
 
 @dataclass(frozen=True)
-class Report:
+class CacheReport:
     """The outcome of a call of `build_cache`."""
 
     samples: int  # usable images; until the cache is complete, this rank's
@@ -69,7 +69,7 @@ def build_cache(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
     progress: bool = True,
-) -> Report:
+) -> CacheReport:
     """Encode every distinct image and prompt of a manifest into out_dir.
 
     buckets: aspect-ratio buckets of about resolution^2 pixels; False: squares only.
@@ -128,7 +128,7 @@ def build_cache(
 
         def is_stale(record: dict[str, Any]) -> bool:
             again = [row_by_image[entry["image"]] for entry in record["quarantined"]]
-            return any(isinstance(prepare(manifest, row, sizes), Prepared) for row in again)
+            return any(isinstance(prepare(manifest, row, sizes), PreparedImage) for row in again)
 
         text_parts, row_parts = _split(prompts, shard_size), _split(rows, shard_size)
         text_mine, row_mine = list(enumerate(text_parts))[mine], list(enumerate(row_parts))[mine]
@@ -145,7 +145,7 @@ def build_cache(
     )
     if content is not None:
         shards.samples = content["samples"]
-    return Report(
+    return CacheReport(
         samples=shards.samples,
         prompts=len(prompts),
         quarantined=tuple(shards.quarantined),
@@ -197,7 +197,7 @@ class _Shards:
             )
 
 
-def _split(items: Sequence[Part], size: int) -> list[Sequence[Part]]:
+def _split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 

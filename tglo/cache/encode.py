@@ -21,7 +21,7 @@ from tglo.data.prefetch import in_order
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImage:
     """An image cropped to its bucket, still 8-bit so that many can wait for a batch."""
 
     row: Row
@@ -32,7 +32,7 @@ class Prepared:
     sha256: str  # of the encoded bytes
 
 
-def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared | Quarantined:
+def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> PreparedImage | Quarantined:
     """Open, decode and crop one image, or say why that is impossible."""
     try:
         data = manifest.open_image(row)
@@ -41,7 +41,7 @@ def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared |
         return Quarantined(row.line, row.image, str(error))
     bucket = nearest_bucket(image.height, image.width, buckets)
     image, crop, original = cover_and_crop(image, bucket)
-    return Prepared(row, image, bucket, crop, original, hashlib.sha256(data).hexdigest())
+    return PreparedImage(row, image, bucket, crop, original, hashlib.sha256(data).hexdigest())
 
 
 def encode_latents(
@@ -60,7 +60,7 @@ def encode_latents(
     """
     stacks: dict[Size, list[dict[str, Tensor]]] = {}
     counts: dict[Size, int] = {}
-    waiting: dict[Size, list[Prepared]] = {}
+    waiting: dict[Size, list[PreparedImage]] = {}
     samples: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
 
@@ -99,7 +99,9 @@ def encode_latents(
     return tensors, {"samples": samples, "quarantined": [asdict(entry) for entry in quarantined]}
 
 
-def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -> dict[str, Tensor]:
+def _encode_batch(
+    encoder: Encoder, batch: list[PreparedImage], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Encode a batch into tensors by name, floating-point ones in dtype. Errors are CacheError."""
     pixels = torch.stack([to_tensor(entry.image) for entry in batch])
     with torch.no_grad():

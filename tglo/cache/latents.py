@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from tglo.cache.build import Report, build_cache
+from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.format import (
     FORMAT,
     LAST,
@@ -34,7 +34,7 @@ from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 from tglo.files import read_json
 
-__all__ = ["Encoder", "LatentCache", "Quarantined", "Report", "build_cache", "fingerprint_of"]
+__all__ = ["Encoder", "LatentCache", "Quarantined", "CacheReport", "build_cache", "fingerprint_of"]
 
 OPEN_SHARDS = 64  # mapped at a time
 SIZES = ("original_size", "crop", "target_size")

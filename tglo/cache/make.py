@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tglo import models
-from tglo.cache.latents import LatentCache, Report, build_cache
+from tglo.cache.latents import CacheReport, LatentCache, build_cache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
@@ -49,7 +49,7 @@ def build(
     markers: Sequence[str] = (),
     revision: str | None = None,
     columns: tuple[str, str] = ("prompt", "image"),
-) -> Report:
+) -> CacheReport:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.

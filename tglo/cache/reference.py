@@ -45,7 +45,7 @@ VERSION = 1
 LAST = "reference.json"
 
 ErrorsOf = Callable[[list[int], Tensor], Tensor]
-"""(sample ids of one bucket, their draws (B,) int64) -> mean square errors (B,) float64."""
+"""(sample ids of one bucket, their draw indices (B,) int64) -> mean square errors (B,) float64."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ReferenceErrors:
         """Raise CacheError naming every given field that differs, with both values."""
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
-    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw: int) -> Tensor:
+    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw_index: int) -> Tensor:
         """Return the errors of one draw in [0, draws), (B,) float64; CacheError for an unknown sample."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
@@ -107,7 +107,7 @@ class ReferenceErrors:
                 f"{absent.size} samples have no error in {self.path} (ids {absent[:10].tolist()}): "
                 "run `tglo cache --reference` on the cache that is trained on"
             )
-        return self._errors[torch.from_numpy(place), draw]
+        return self._errors[torch.from_numpy(place), draw_index]
 
 
 def build_reference_errors(
@@ -192,9 +192,9 @@ def _shards(cache: LatentCache, size: int) -> list[list[int]]:
 def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> dict[str, Tensor]:
     sample_id = torch.tensor(ids, dtype=torch.int64)
     rows = sample_id.repeat_interleave(draws)  # all draws of a sample lie next to each other
-    draw = torch.arange(draws).repeat(len(ids))
+    draw_index = torch.arange(draws).repeat(len(ids))
     parts = [
-        errors_of(rows[start : start + batch_size].tolist(), draw[start : start + batch_size])
+        errors_of(rows[start : start + batch_size].tolist(), draw_index[start : start + batch_size])
         for start in range(0, len(rows), batch_size)
     ]
     error = torch.cat([part.to("cpu", torch.float64) for part in parts])
@@ -202,7 +202,7 @@ def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> 
     if bad.any():
         raise CacheError(
             f"the reference's error is not finite for samples {rows[bad][:10].tolist()}, draws "
-            f"{draw[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
+            f"{draw_index[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
         )
     return {"sample_id": sample_id, "error": error.reshape(len(ids), draws)}
 

@@ -1,8 +1,8 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints that are either whole or absent.
 
-A checkpoint is written to ``step-N.tmp``, flushed, described by a manifest of sizes and SHA-256
-sums, and renamed; only then does ``latest`` name it. Whatever a crash leaves behind is recognised:
-a ``.tmp`` folder is ignored, and a folder whose files do not match its manifest is passed over.
+A checkpoint is written to ``step-N.tmp``, described by a manifest of sizes and SHA-256 sums, and
+published as a whole; only then does ``latest`` name it. Whatever a crash leaves behind is recognised:
+a ``.tmp`` folder is ignored, and a folder whose files do not match its manifest is skipped.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def save(
 ) -> Path:
     """Write checkpoint ``step`` under ``root``; collective.
 
-    ``write(folder)`` writes this rank's files, ``state`` is the JSON that :func:`newest` returns,
-    ``keep`` the number of checkpoints that stay. Raises CheckpointError on every rank if any rank
-    could not write (disk full, say).
+    ``write(folder)`` writes this rank's files, ``state`` is the JSON that :func:`newest` returns, and
+    ``keep`` is the number of checkpoints that stay. Raises CheckpointError on every rank if any rank
+    could not write, for example because the disk is full.
     """
     final = root / f"step-{step:08d}"
     temporary = root / f"step-{step:08d}.tmp"
@@ -55,7 +55,7 @@ def save(
 
 
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint under ``root`` that verifies, and its state; None if there is none.
+    """Return the newest checkpoint under ``root`` that verifies, and its state; None if there is none.
 
     Rank 0 verifies; every rank gets the same answer.
     """
@@ -76,7 +76,7 @@ def _newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: each file of its manifest, by size and SHA-256."""
+    """Check each file of a checkpoint by size and SHA-256; say what is wrong, or return None."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
