@@ -77,7 +77,7 @@ def _forward(
     partials,  # [3, rows, parts] float64: policy's error, difference of errors, weight
     counter,  # [1] int32, 0 before and after
     loss,  # [batch], or [1] if reduced
-    log_ratio,  # [batch] float64
+    implicit_score,  # [batch] float64
     coefficient,  # [rows] float64
     policy_error,  # [rows] float64
     reference_error,  # [rows] float64
@@ -176,7 +176,7 @@ def _forward(
                     b_omega = b_omega.to(tl.float64)
                 b_ell += -(b_omega * one_over_temperature) * b_d
             b_r = beta * (b_ell * one_over_draws)
-            tl.store(log_ratio + i_sample, b_r, mask=valid)
+            tl.store(implicit_score + i_sample, b_r, mask=valid)
 
             b_tau = threshold_value
             if threshold is not None:
@@ -393,7 +393,7 @@ def tgo_loss_and_grad(
     *numbers: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
-    loss, log_ratio, coefficient, *errors = tgo_loss(
+    loss, implicit_score, coefficient, *errors = tgo_loss(
         *(policy_pred, target, reference_pred, reference_error, scores, threshold),
         *(timestep_weight, mask, *numbers),
     )
@@ -403,7 +403,7 @@ def tgo_loss_and_grad(
     gradient = tgo_loss_backward(
         outer, coefficient, policy_pred, target, mask, numbers[0], numbers[-2]
     )
-    return loss, log_ratio, gradient, errors[0], errors[1]
+    return loss, implicit_score, gradient, errors[0], errors[1]
 
 
 def prediction_error(

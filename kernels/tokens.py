@@ -54,7 +54,7 @@ def _rows(
     threshold,  # [batch] or [1], or None
     counter,  # [1] int32, 0 before and after
     loss,  # [batch], or [1] if reduced
-    log_ratio,  # [batch] float64
+    implicit_score,  # [batch] float64
     coefficient,  # [batch] float64
     policy_error,  # [batch] float64
     error,  # [batch] float64: the reference's
@@ -147,7 +147,7 @@ def _rows(
                 b_coefficient = share * b_slope * beta * one_over_temperature * b_mean
                 tl.store(policy_error + i_sample, b_e, mask=valid)
                 tl.store(error + i_sample, b_other, mask=valid)
-                tl.store(log_ratio + i_sample, b_r, mask=valid)
+                tl.store(implicit_score + i_sample, b_r, mask=valid)
                 tl.store(coefficient + i_sample, b_coefficient, mask=valid)
                 if REDUCED:
                     reduced += tl.where(valid, b_loss, 0.0)

@@ -39,12 +39,12 @@ for form in ("hidden", "log_prob", "error"):
         assert_loss_is_right(case, backend="reference", form=form)
         same = make_token_case((3, 6, 8, 37), torch.float32, distance=0.0)
         _, stats = same.loss(form, backend="reference", return_stats=True)
-        assert stats.log_ratio.tolist() == [0.0] * 3
+        assert stats.implicit_score.tolist() == [0.0] * 3
 
 # No token masked, an empty batch, an unknown token; the same bits twice; poisoned memory.
 none = make_token_case((2, 3, 4, 17), torch.float32, masked=0.0)
 loss, stats = none.loss("error", backend="reference", return_stats=True)
-assert stats.log_ratio.tolist() == [0.0] * 2 and loss.isfinite()
+assert stats.implicit_score.tolist() == [0.0] * 2 and loss.isfinite()
 assert make_token_case((0, 3, 4, 17), torch.float32).loss(backend="reference").item() == 0.0
 first, second = (case.loss(backend="reference") for _ in range(2))
 real = torch.empty
@@ -90,10 +90,10 @@ from tglo.kernels import tokens as kernels
 
 blocks = dict(BLOCK=kernels.BLOCK, LOWEST=kernels.LOWEST)
 head = dict(SAMPLES=kernels.SAMPLES, TOKENS=kernels.TOKENS)
-of_loss = ("mask reference_log_prob reference_error scores threshold counter loss log_ratio coefficient "
+of_loss = ("mask reference_log_prob reference_error scores threshold counter loss implicit_score coefficient "
            "policy_error error").split()
 singles = "logits bias log_prob logsumexp loss grad reference_log_prob".split()
-doubles = "reference_error scores threshold log_ratio coefficient policy_error error".split()
+doubles = "reference_error scores threshold implicit_score coefficient policy_error error".split()
 
 def usage(kernel, element, capability, constants, options):
     types = {name: "*i64" for name in ("targets", "order", "count")}

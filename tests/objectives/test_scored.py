@@ -75,7 +75,9 @@ def test_loss_and_gradient_are_the_formula(name: str, dtype: torch.dtype, backen
         loss, stats = OBJECTIVES[name](settings)(cached, T)
         expected, others = OBJECTIVES[name](settings)(given, T)
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(stats.log_ratio, others.log_ratio, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            stats.implicit_score, others.implicit_score, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -92,7 +94,7 @@ def test_statistics(name: str) -> None:
     expected = beta * gain(given.policy_pred.detach(), given) / T
     if not OBJECTIVES[name].needs_reference:
         expected = torch.zeros(6, dtype=torch.float64)
-    torch.testing.assert_close(stats.log_ratio, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stats.implicit_score, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_beta_is_the_settings_where_given() -> None:
@@ -123,7 +125,7 @@ def test_the_published_strength_of_kto_is_t_0_001() -> None:
     assert OBJECTIVES["kto"].default_temperature is None  # the family's: 0.001 for SD1.5
     _, stats = OBJECTIVES["kto"]()(given, 1e-3)
     expected = 1000 * gain(given.policy_pred.detach(), given)
-    torch.testing.assert_close(stats.log_ratio, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(stats.implicit_score, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_delta_of_bco_is_the_mean_so_far_and_is_restored_exactly() -> None:
@@ -154,7 +156,7 @@ def test_extreme_log_ratios_stay_finite() -> None:
             given = make_given(dtype=dtype)
             loss, stats = OBJECTIVES[name]()(given, 1e-6)
             (gradient,) = torch.autograd.grad(loss, given.policy_pred)
-            assert stats.log_ratio.abs().max() > 1e3 and loss.isfinite()
+            assert stats.implicit_score.abs().max() > 1e3 and loss.isfinite()
             assert gradient.isfinite().all()
 
 
@@ -163,7 +165,7 @@ def test_delta_of_bco_follows_a_changed_temperature() -> None:
     bco, given = OBJECTIVES["bco"](), make_given()
     _, first = bco(given, T)
     _, second = bco(given, 1000 * T)
-    assert second.log_ratio.mean() == pytest.approx(first.log_ratio.mean() / 1000)
+    assert second.implicit_score.mean() == pytest.approx(first.implicit_score.mean() / 1000)
     fresh = OBJECTIVES["bco"]()
     expected, _ = fresh(given, 1000 * T)
     found, _ = bco(given, 1000 * T)

@@ -18,12 +18,14 @@ def check_reduction(reduction: str) -> None:
         )
 
 
+def _is_number(value: object) -> bool:
+    return type(value) is float or isinstance(value, Real)  # the abstract class takes long to ask
+
+
 def check_number(
     name: str, value: float, *, above: float | None = None, at_least: float | None = None
 ) -> None:
-    if type(value) is not float and not isinstance(
-        value, Real
-    ):  # the abstract class takes longer to ask
+    if not _is_number(value):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
     if (
         not -math.inf < value < math.inf  # math.isfinite does not take torch.compile's numbers
@@ -61,16 +63,21 @@ def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         )
 
 
-def check_prediction(name: str, value: object) -> Tensor:
-    """A floating-point tensor of at least one dimension, with elements in every row."""
+def _floating(name: str, value: object) -> Tensor:
     value = _tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(
             f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
         )
+    return value
+
+
+def check_prediction(name: str, value: object) -> Tensor:
+    """A floating-point tensor of at least one dimension, with elements in every row."""
+    value = _floating(name, value)
     if value.ndim == 0:
         raise ValueError(f"{name} is 0-dimensional; its first dimension must be batch * draws")
-    if 0 in value.shape[1:]:
+    if value.numel() == 0 and 0 in value.shape[1:]:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}: its rows are empty; every dimension after the "
             "first must be at least 1"
@@ -79,9 +86,10 @@ def check_prediction(name: str, value: object) -> Tensor:
 
 
 def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
-    """A constant prediction with the policy's shape and device."""
-    value = check_prediction(name, value)
+    """A constant prediction with the shape and the device of the policy's, which has been checked."""
+    value = _floating(name, value)
     if value.shape != policy_pred.shape:
+        check_prediction(name, value)
         raise ValueError(
             f"{name} has shape {tuple(value.shape)} but policy_pred has "
             f"{tuple(policy_pred.shape)}; the shapes must be equal (nothing is broadcast)"
@@ -113,8 +121,8 @@ def check_scores(scores: object, threshold: object, batch: int, device: torch.de
             _check_device("threshold", threshold, device)
         else:
             check_vector("threshold", threshold, batch, "sample", device)
-    elif isinstance(threshold, Real):
-        check_number("threshold", float(threshold))
+    elif _is_number(threshold):
+        check_number("threshold", float(threshold))  # type: ignore[arg-type]
     else:
         raise TypeError(
             f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor "

@@ -245,7 +245,7 @@ def tgo_token_loss(
         return result.loss
     wide_scores, wide_threshold = (wide(x) for x in arguments)
     return result.loss, TGOStats(
-        result.log_ratio,
+        result.implicit_score,
         result.policy_error,
         result.reference_error,
         reference.label(wide_scores, wide_threshold),  # type: ignore[arg-type]

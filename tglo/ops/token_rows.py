@@ -73,7 +73,7 @@ def token_rows_loss(
         temperature=temperature,
         confidence=confidence,
     )
-    slope = reference.loss_slope(result.log_ratio, scores, tau, confidence)
+    slope = reference.loss_slope(result.implicit_score, scores, tau, confidence)
     share = 1.0 / max(len(scores), 1) if reduction == 1 else 1.0
     coefficient = share * beta / temperature * slope * reference.token_coefficient(mask)
     reduced = reference.reduce_loss(result.loss, ("none", "mean", "sum")[reduction])
@@ -81,7 +81,7 @@ def token_rows_loss(
     error = result.reference_error
     return (
         reduced.to(dtype),
-        result.log_ratio,
+        result.implicit_score,
         coefficient,
         result.policy_error,
         error.clone() if error is reference_error else error,
