@@ -133,15 +133,11 @@ def token_log_prob(
 
 def token_error(log_prob: Tensor, mask: Tensor) -> Tensor:
     """e = -mean of log p(true token) over each sample's mask: (B, N) -> (B,) float64; 0 for a sample
-    without masked positions.
+    without masked positions. The mean is a sum times 1 / count.
     """
-    return _row_mean(torch.where(mask, -log_prob, 0.0), mask)
-
-
-def token_coefficient(mask: Tensor) -> Tensor:
-    """-d e / d log p of every masked position, (B, N) -> (B,) float64: 1 / |M|, or 0 where M is empty."""
     count = row_weight(mask, mask)
-    return torch.where(count == 0, 0.0, 1.0 / count)
+    share = torch.where(count == 0, 0.0, 1.0 / count)
+    return _row_sum(torch.where(mask, -log_prob, 0.0)) * share
 
 
 def loss_from_log_ratio(
@@ -247,7 +243,8 @@ def token_log_ratio(
     """
     policy_error = token_error(log_prob, mask)
     if reference_log_prob is not None:
-        difference = token_error(log_prob - reference_log_prob, mask)
+        # in float64: their difference is small
+        difference = token_error(log_prob.double() - reference_log_prob.double(), mask)
         reference_error = token_error(reference_log_prob, mask)
     else:
         assert reference_error is not None

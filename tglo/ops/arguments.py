@@ -11,12 +11,12 @@ from tglo import reference
 from tglo.ops.dtypes import wide
 from tglo.ops.layout import memory_mask, share_layout
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/loss/rows.h
 
 
 class Predictions(NamedTuple):
-    """What the log-ratio is computed from, as `tglo.losses` has checked it: predictions of one dtype,
-    vectors in float32 or float64. Shapes and meanings are those of `tglo.tgo_loss`.
+    """The inputs of the log-ratio, as `tglo.losses` has checked them: predictions of one dtype, vectors
+    in float32 or float64. Shapes and meanings are those of `tglo.tgo_loss`.
     """
 
     policy_pred: Tensor
@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """What makes a loss of a log-ratio; vectors are float32 or float64."""
+    """The inputs that turn a log-ratio into a loss; vectors are float32 or float64."""
 
     scores: Tensor
     threshold: Tensor | float
@@ -69,7 +69,9 @@ class Scoring(NamedTuple):
 
 
 def unscored(predictions: Predictions) -> Scoring:
-    """Scores that let the loss's kernel compute ell: with beta = 1 its implicit score is ell itself."""
+    """Return dummy scores with which the loss's kernel computes ell: with beta = 1 its implicit score is
+    ell itself.
+    """
     policy, samples = predictions.policy_pred, predictions.policy_pred.shape[0] // predictions.draws
     return Scoring(policy.new_zeros(samples, dtype=torch.float64), 0.0, 1.0, 0.0, "none")
 
