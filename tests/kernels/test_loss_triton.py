@@ -58,7 +58,7 @@ def run(case, cached, reduction, threshold=None, weight=None):
     return out, gradient, outer
 
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
-    # one row, more rows than the head takes at once, several draws; sizes off every block
+    # one row, more rows than the finish takes at once, several draws; sizes off every block
     for shape, draws in (((1, 1), 1), ((5, 67), 1), ((2, 700), 1), ((6, 3, 43), 3)):
         for cached in (False, True):
             case = make_case(shape, dtype, draws=draws, beta=0.7)
@@ -133,7 +133,7 @@ print("PASSED")
 COMPILE = """
 import json
 from tests.kernels import triton_usage
-from tglo.kernels import loss as kernels
+from tglo.kernels import loss as kernels, loss_kernels
 
 wide = ("cached_error scores threshold timestep_weight partials implicit_score coefficient policy_error "
         "reference_error").split()
@@ -158,10 +158,10 @@ for capability in (80, 90, 100):
             constants["Q" if cached else "cached_error"] = None
             if not tensors:  # the mask goes with the tensors
                 constants.update(threshold=None, timestep_weight=None, weights=None)
-            print(json.dumps(usage(kernels._forward, element, capability, constants, forward)))
+            print(json.dumps(usage(loss_kernels.forward, element, capability, constants, forward)))
         options = dict(num_warps=kernels.WARPS)
         for constants in (dict(blocks, weights=None), blocks):
-            print(json.dumps(usage(kernels._backward, element, capability, constants, options)))
+            print(json.dumps(usage(loss_kernels.backward, element, capability, constants, options)))
 """
 
 
