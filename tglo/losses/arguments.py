@@ -48,7 +48,7 @@ def predictions(
     mask: Tensor | None = None,
     draws: int = 1,
 ) -> ops.Predictions:
-    """What the log-ratio is computed from."""
+    """Check the inputs of the log-ratio."""
     checks.check_prediction("policy_pred", policy_pred)
     rows, device = policy_pred.shape[0], policy_pred.device
     checks.check_draws(draws, rows)
@@ -79,7 +79,7 @@ def scoring(
     confidence: float,
     reduction: Reduction,
 ) -> ops.Scoring:
-    """What makes a loss of the log-ratios of that many samples on that device."""
+    """Check what turns the log-ratios of that many samples on that device into a loss."""
     checks.check_reduction(reduction)
     checks.check_scores(scores, threshold, samples, device)
     checks.check_number("beta", beta, above=0)
@@ -99,7 +99,7 @@ def loss_arguments(
     reduction: Reduction = "mean",
     **options: Unpack[RatioOptions],
 ) -> tuple[ops.Predictions, ops.Scoring]:
-    """The arguments of `tglo.tgo_loss`."""
+    """Check the arguments of `tglo.tgo_loss`."""
     known = predictions(policy_pred, target, **options)
     samples, device = policy_pred.shape[0] // known.draws, policy_pred.device
     return known, scoring(scores, threshold, samples, device, beta, confidence, reduction)

@@ -73,7 +73,7 @@ def _floating(name: str, value: object) -> Tensor:
 
 
 def check_prediction(name: str, value: object) -> Tensor:
-    """A floating-point tensor of at least one dimension, with elements in every row."""
+    """Check for a floating-point tensor of at least one dimension, with elements in every row."""
     value = _floating(name, value)
     if value.ndim == 0:
         raise ValueError(f"{name} is 0-dimensional; its first dimension must be batch * draws")
@@ -86,7 +86,9 @@ def check_prediction(name: str, value: object) -> Tensor:
 
 
 def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
-    """A constant prediction with the shape and the device of the policy's, which has been checked."""
+    """Check for a constant prediction with the shape and the device of the policy's, which has itself
+    been checked.
+    """
     value = _floating(name, value)
     if value.shape != policy_pred.shape:
         check_prediction(name, value)
@@ -103,7 +105,7 @@ def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
 
 
 def check_vector(name: str, value: object, length: int, unit: str, device: torch.device) -> None:
-    """A real-valued tensor of shape (length,) on `device`."""
+    """Check for a real-valued tensor of shape (length,) on `device`."""
     value = _tensor(name, value)
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
@@ -159,7 +161,7 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
 
 
 def check_mask(value: object, policy_pred: Tensor) -> None:
-    """Weights that broadcast to the prediction; bool or real."""
+    """Check for weights, bool or real, that broadcast to the prediction."""
     if value is None:
         return
     value = _tensor("mask", value)

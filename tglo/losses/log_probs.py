@@ -22,7 +22,7 @@ def tgo_loss_from_log_probs(
     reduction: Reduction = "mean",
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss with the paper's signature, for any model that has a log-probability per sample.
+    """Compute the TGO loss with the paper's signature, for any model that has a log-probability per sample.
 
     r = beta * (policy_log_prob - reference_log_prob), both (B,), computed in float64. Only
     policy_log_prob gets a gradient. The other arguments, the result and the errors raised are those

@@ -43,7 +43,7 @@ def log_ratio(
     backend: str = "auto",
     **options: Unpack[RatioOptions],
 ) -> Tensor | LogRatio:
-    """ell = mean over draws of -(timestep_weight / temperature) (e_theta - e_ref), (B,) float64.
+    """Compute ell = mean over draws of -(timestep_weight / temperature) (e_theta - e_ref), (B,) float64.
 
     Differentiable in policy_pred (once; `backend="reference"` any number of times), so that any loss
     can be written over it. It is exactly 0 where policy and reference predict the same. float64
@@ -64,7 +64,7 @@ def log_ratio_of_errors(
     temperature: float = 1.0,
     timestep_weight: Tensor | float | None = None,
 ) -> LogRatio:
-    """The log-ratio where the errors themselves are given, (B,) each, of one draw a sample.
+    """Compute the log-ratio from the errors themselves, (B,) each, one draw a sample.
 
     policy_error is a differentiable error, such as `tglo.token_error`; reference_error gets no
     gradient. Exactly 0 where they are equal.
@@ -78,8 +78,8 @@ def log_ratio_of_errors(
 def policy_error(
     policy_pred: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """e_theta = mean((policy_pred - target)^2) of every row, (rows, ...) -> (rows,) float64, with a
-    gradient to policy_pred. `tglo.prediction_error` is the same without one.
+    """Compute e_theta = mean((policy_pred - target)^2) of every row, (rows, ...) -> (rows,) float64,
+    with a gradient to policy_pred. `tglo.prediction_error` is the same without one.
     """
     checks.check_prediction("policy_pred", policy_pred)
     checks.check_like_policy("target", target, policy_pred)

@@ -1,4 +1,4 @@
-"""What a loss returns beside its value."""
+"""The statistics that a loss returns beside its value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class TGOStats(NamedTuple):
-    """What explains a loss; every tensor is detached."""
+    """Statistics that explain a loss; every tensor is detached."""
 
     implicit_score: Tensor
     """(B,) float64: r = beta * (log pi_theta - log pi_ref), the sigmoid's argument up to the
@@ -34,7 +34,7 @@ class TGOStats(NamedTuple):
 
 
 def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
-    """What explains a loss that was computed with that scoring."""
+    """Return the statistics of a loss that was computed with that scoring."""
     scores, threshold = wide(scoring.scores), wide(scoring.threshold)
     return TGOStats(
         result.implicit_score.detach(),

@@ -45,7 +45,7 @@ def tgo_loss(
     backend: str = "auto",
     **options: Unpack[LossOptions],
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss of diffusion and flow models.
+    """Compute the TGO loss of diffusion and flow models.
 
     With e the mean square error of a prediction against the target, z = +1 where score >= threshold
     and -1 elsewhere:
@@ -108,7 +108,7 @@ def loss_and_grad(
     backend: str = "auto",
     **options: Unpack[LossOptions],
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TGOStats]:
-    """The TGO loss and its gradient in one launch, for loops that know their loss scale.
+    """Compute the TGO loss and its gradient in one launch, for loops that know their loss scale.
 
         loss, gradient = loss_and_grad(policy_pred, target, scores, threshold, ...)
         policy_pred.backward(gradient)
@@ -133,7 +133,7 @@ def loss_and_grad(
 def prediction_error(
     prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """Mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
+    """Compute the mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
 
     This is what to cache of a reference and to pass as `reference_error`: it is summed in the same
     order as in `tgo_loss`, so that a policy that still equals its reference has a log-ratio of

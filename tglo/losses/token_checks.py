@@ -38,7 +38,7 @@ def check_hidden(name: str, value: object) -> Tensor:
 
 
 def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) -> None:
-    """weight (V, D) and bias (V,) or None."""
+    """Check weight (V, D) and bias (V,) or None."""
     name, width = f"{prefix}weight", hidden.shape[2]
     weight = _floating(name, weight, hidden.device)
     if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] == 0:
@@ -57,7 +57,7 @@ def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) 
 
 
 def check_tokens(targets: object, mask: object, hidden: Tensor) -> None:
-    """targets (B, N) int64, mask (B, N) bool."""
+    """Check targets (B, N) int64 and mask (B, N) bool."""
     shape = tuple(hidden.shape[:2])
     for name, value, dtype in (("targets", targets, torch.int64), ("mask", mask, torch.bool)):
         value = _tensor(name, value, hidden.device)
@@ -88,7 +88,7 @@ def check_token_reference(
     reference_log_prob: object,
     reference_error: object,
 ) -> None:
-    """Exactly one form of the reference, constant and of the right shape."""
+    """Check for exactly one form of the reference, constant and of the right shape."""
     given = {
         "reference_hidden": reference_hidden,
         "reference_log_prob": reference_log_prob,

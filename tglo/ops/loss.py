@@ -189,21 +189,21 @@ def prediction_error(
 
 
 def _elements(prediction: Tensor, mask: Tensor | None) -> Tensor | float:
-    """What a row's mean divides by: n, or sum m, (rows,) float64."""
+    """Return the divisor of a row's mean: n, or sum m, (rows,) float64."""
     if mask is None:
         return prediction.shape[1:].numel()
     return reference.row_weight(prediction, mask)
 
 
 def _per_row(coefficient: Tensor, prediction: Tensor) -> Tensor:
-    """(rows,) float64 on the prediction's device, of one number or a vector."""
+    """Expand one number or a vector to (rows,) float64 on the prediction's device."""
     return prediction.new_zeros(prediction.shape[:1], dtype=torch.float64) + coefficient
 
 
 def _loss_and_wide(
     policy_pred: Tensor, draws: int, reduction: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, a vector of one float64 per sample, and one of one per row."""
+    """Return an empty loss, and empty float64 vectors of one number per sample and per row."""
     rows = policy_pred.shape[0]
     batch = rows // draws
     loss = policy_pred.new_empty((batch,) if reduction == 0 else (), dtype=torch.float32)
