@@ -58,7 +58,7 @@ def _row_mean(elements: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _hidden(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """0 where the mask is 0: what lies there counts for nothing, be it NaN."""
+    """Put 0 where the mask is 0: what lies there counts for nothing, be it NaN."""
     return tensor if mask is None else torch.where(mask == 0, 0.0, tensor)
 
 
@@ -202,7 +202,7 @@ def prediction_log_ratio(
     temperature: float = 1e-3,
     timestep_weight: Tensor | float = 1.0,
 ) -> LogRatio:
-    """ell of continuous models, with the reference's prediction or its error (exactly one of them).
+    """Return ell of continuous models, with the reference's prediction or its error (exactly one of them).
 
     policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,); mask is
     broadcast to policy_pred.
@@ -236,7 +236,7 @@ def token_log_ratio(
     reference_error: Tensor | None = None,
     temperature: float = 1.0,
 ) -> LogRatio:
-    """ell = -(e_theta - e_ref) / T of masked generative models with e the `token_error`, with the
+    """Return ell = -(e_theta - e_ref) / T of masked generative models, e the `token_error`, with the
     reference's log-probabilities (B, N) or its error (B,) (exactly one of them).
 
     log_prob and mask are (B, N). A sample without masked positions has ell = 0.
@@ -262,7 +262,7 @@ def scored(
     beta: float = 1.0,
     confidence: float = 5.0,
 ) -> TGOResult:
-    """The per-sample loss of a log-ratio and its scores (B,)."""
+    """Return the per-sample loss of a log-ratio and its scores (B,)."""
     implicit_score = beta * ratio.log_ratio
     loss = loss_from_log_ratio(implicit_score, scores, threshold, confidence)
     return TGOResult(loss, implicit_score, ratio.policy_error, ratio.reference_error)
@@ -278,27 +278,10 @@ def tgo_loss(
     confidence: float = 5.0,
     **options: Any,
 ) -> TGOResult:
-    """The per-sample loss of continuous models: `prediction_log_ratio`, which takes the options, and
-    `scored`.
-    """
-    ratio = prediction_log_ratio(policy_pred, target, **options)
-    return scored(ratio, scores, threshold, beta=beta, confidence=confidence)
-
-
-def tgo_token_loss(
-    log_prob: Tensor,
-    mask: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    *,
-    beta: float = 1.0,
-    confidence: float = 5.0,
-    **options: Any,
-) -> TGOResult:
-    """The per-sample loss of masked generative models: `token_log_ratio`, which takes the options,
+    """Return the per-sample loss of continuous models: `prediction_log_ratio`, which takes the options,
     and `scored`.
     """
-    ratio = token_log_ratio(log_prob, mask, **options)
+    ratio = prediction_log_ratio(policy_pred, target, **options)
     return scored(ratio, scores, threshold, beta=beta, confidence=confidence)
 
 
