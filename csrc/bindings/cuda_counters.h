@@ -1,4 +1,4 @@
-// What the bindings of the CUDA kernels share; defined in loss_cuda.cpp.
+// Shared by the bindings of the CUDA kernels; defined in loss_cuda.cpp.
 #pragma once
 
 #include "bindings/tensors.h"

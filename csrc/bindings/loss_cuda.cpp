@@ -43,7 +43,7 @@ Tensor arrival_counters(const Tensor& like, int64_t count, void* stream) {
 
 namespace {
 
-// What every launch needs besides the call: pointers to the predictions, device and stream.
+// Needed by every launch besides the call: pointers to the predictions, device and stream.
 CudaLoss describe(const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target) {
   STD_TORCH_CHECK(policy.is_cuda(), "tglo: predictions must be on a CUDA device");
   CudaLoss loss = {};

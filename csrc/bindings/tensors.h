@@ -1,4 +1,4 @@
-// What the bindings share: checks and views of tensors on torch's stable ABI. Included by bindings/*.cpp only.
+// Shared by the bindings: checks and views of tensors on torch's stable ABI. Included by bindings/*.cpp only.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -1,4 +1,4 @@
-// What all CUDA kernels share: 16-byte access to rows of numbers, sums over a block, an atomic counter.
+// Shared by all CUDA kernels: 16-byte access to rows of numbers, sums over a block, an atomic counter.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,4 +1,4 @@
-// What the bindings ask of CUDA itself: no torch types, no CUDA types. Functions return CUDA's error code.
+// The questions of the bindings to CUDA itself: no torch types, no CUDA types. Functions return CUDA's error code.
 #pragma once
 
 #include <stdint.h>

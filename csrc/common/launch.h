@@ -1,4 +1,4 @@
-// What the interfaces between the bindings and the kernels share: no torch types, no CUDA types.
+// Shared by the interfaces between the bindings and the kernels: no torch types, no CUDA types.
 #pragma once
 
 #include <stdint.h>

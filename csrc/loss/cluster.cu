@@ -14,7 +14,7 @@ namespace {
 constexpr int threads = 512;
 constexpr int largest_cluster = 8;  // the largest that every device takes
 
-// What a block reads of its neighbours, and its own workings.
+// The numbers that a block reads of its neighbours, and its own workings.
 struct Shared {
   PartialSums sums[cluster_draws];
   SampleWorkings workings;

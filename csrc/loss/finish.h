@@ -7,7 +7,7 @@
 
 namespace tglo {
 
-// What a whole call of the loss works on. Pointers are to the device's memory.
+// The inputs and outputs of one call of the loss. Pointers are to the device's memory.
 struct LossCall {
   // inputs
   Numbers cached_error;     // [rows], none with a reference prediction

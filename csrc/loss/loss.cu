@@ -20,7 +20,7 @@ int64_t parts_of(int64_t elements) {
   return (elements + part - 1) / part;
 }
 
-// What the last block does: partial sums of every row -> statistics, loss, coefficients.
+// The last block's work: partial sums of every row -> statistics, loss, coefficients.
 template <bool with_reference, bool masked>
 __device__ void finish(const CudaLoss& loss, int64_t parts, double* scratch) {
   const int64_t blocks = loss.rows * parts;

@@ -1,4 +1,4 @@
-// What the CUDA kernels of the loss share: sums over a range of a row, block-wide sums of them, the gradient.
+// Shared by the CUDA kernels of the loss: sums over a range of a row, block-wide sums of them, the gradient.
 #pragma once
 
 #include "common/arrival.h"

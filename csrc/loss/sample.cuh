@@ -14,7 +14,7 @@ __host__ __device__ inline int64_t slice_of(int64_t elements, int blocks) {
   return (vectors + blocks - 1) / blocks * vector_length;
 }
 
-// Of one sample's draws: ell and the sum of the mask's weights.
+// One sample's draws: ell and the sum of the mask's weights.
 template <int64_t most>
 struct DrawWorkings {
   double ells[most], weights[most];

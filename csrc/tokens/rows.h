@@ -15,7 +15,7 @@ struct TokenRows {
   float *log_prob, *logsumexp;  // [batch * tokens]
 };
 
-// Of one row of logits, bias included.
+// The result of one row of logits, bias included.
 struct TokenRow {
   float log_prob;   // of the true token; NaN if that is not in the vocabulary
   float logsumexp;
