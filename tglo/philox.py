@@ -8,7 +8,7 @@ made on another machine see the same draws.
 
 Block j holds elements 4j to 4j + 3. Normal numbers, too, have the same bits on every device and in
 every kernel: their logarithm, sine and cosine are the polynomials below, made of nothing but float32
-products, sums and IEEE square roots, each rounded on its own. csrc/philox.h and kernels/noise.py
+products, sums and IEEE square roots, each rounded on its own. csrc/noise/philox.h and kernels/noise.py
 repeat them operation by operation.
 """
 

@@ -162,7 +162,7 @@ def test_dpo_statistics_replace_those_of_the_script(space: dict[str, Any]) -> No
     error = functional.mse_loss(space["model_pred"], space["target"])
     torch.testing.assert_close(stats.policy_error.mean().float(), error.detach())
     right = (differences(space) < 0) == (space["batch"]["scores"] >= space["threshold"].value)
-    assert torch.equal((stats.log_ratio > 0) == stats.label, right)
+    assert torch.equal((stats.implicit_score > 0) == stats.label, right)
 
 
 def test_pairs_alone_are_scores_one_and_zero(space: dict[str, Any]) -> None:
@@ -268,7 +268,7 @@ def test_cached_block_repeats_its_draws(space: dict[str, Any]) -> None:
     assert torch.equal(timesteps, space["timesteps"][[2, 0]])
     assert space["stored"].dtype == torch.float64
     space["reference"] = space["policy"]
-    assert run("cached", space)["stats"].log_ratio.tolist() == [0.0] * 4
+    assert run("cached", space)["stats"].implicit_score.tolist() == [0.0] * 4
 
 
 def test_backends_block(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

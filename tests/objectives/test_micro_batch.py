@@ -62,7 +62,7 @@ def test_an_objective_of_errors_is_that_of_predictions(name: str) -> None:
 def test_equal_errors_have_a_log_ratio_of_exactly_zero() -> None:
     error = torch.rand(4, dtype=torch.float64).requires_grad_()
     _, stats = OBJECTIVES["tgo"]()(given(error, error.detach().clone()), 1e-3)
-    assert (stats.log_ratio == 0).all()
+    assert (stats.implicit_score == 0).all()
 
 
 def test_an_answer_of_the_reference_stands_for_its_cached_error() -> None:

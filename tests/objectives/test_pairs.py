@@ -56,14 +56,14 @@ def test_published_defaults() -> None:
         assert kind.default_temperature is not None and kind.default_beta == 1.0
         _, stats = kind()(batch, kind.default_temperature)
         expected = margin(batch.policy_pred.detach(), batch, beta)
-        torch.testing.assert_close(stats.log_ratio[:3], expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(stats.implicit_score[:3], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_statistics_are_those_of_pairs() -> None:
     batch = make_batch()
     for name in ("dpo", "dspo"):
         _, stats = OBJECTIVES[name]()(batch, 0.05)
-        assert torch.equal(stats.log_ratio[:3], -stats.log_ratio[3:])
+        assert torch.equal(stats.implicit_score[:3], -stats.implicit_score[3:])
         assert stats.label.tolist() == [True] * 3 + [False] * 3
         assert not any(x.requires_grad for x in stats)
         error = mean_square(batch.policy_pred.detach(), batch.draw.target)
@@ -74,7 +74,7 @@ def test_without_timestep_weights_and_at_the_reference() -> None:
     batch = dataclasses.replace(make_batch(), timestep_weight=None)
     same = dataclasses.replace(batch, reference_pred=batch.policy_pred.detach().clone())
     loss, stats = OBJECTIVES["dpo"]()(same, 1e-3)
-    assert loss.item() == pytest.approx(0.6931472) and not stats.log_ratio.any()
+    assert loss.item() == pytest.approx(0.6931472) and not stats.implicit_score.any()
     loss, _ = OBJECTIVES["dspo"]()(same, 1e-3)
     error = mean_square(batch.policy_pred.detach(), batch.draw.target)[:3].mean()
     assert loss.item() == pytest.approx(float(error), rel=1e-6)
@@ -85,4 +85,6 @@ def test_a_large_margin_stays_finite() -> None:
         batch = make_batch(dtype=dtype)
         loss, stats = OBJECTIVES["dpo"]()(batch, 1e-6)
         (gradient,) = torch.autograd.grad(loss, batch.policy_pred)
-        assert stats.log_ratio.abs().max() > 1e3 and loss.isfinite() and gradient.isfinite().all()
+        assert (
+            stats.implicit_score.abs().max() > 1e3 and loss.isfinite() and gradient.isfinite().all()
+        )

@@ -83,7 +83,9 @@ def test_loss_and_gradient_are_the_formula(name: str, dtype: torch.dtype, backen
         loss, stats = objective()(cached, T)
         expected, others = objective()(batch, T)
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(stats.log_ratio, others.log_ratio, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            stats.implicit_score, others.implicit_score, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -122,7 +124,7 @@ def test_statistics(name: str) -> None:
     expected = beta * gain(batch.policy_pred.detach(), batch) / T
     if not OBJECTIVES[name].needs_reference:
         expected = torch.zeros(6, dtype=torch.float64)
-    torch.testing.assert_close(stats.log_ratio, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stats.implicit_score, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_beta_is_the_settings_where_given() -> None:
@@ -153,7 +155,7 @@ def test_the_published_strength_of_kto_is_t_0_001() -> None:
     assert OBJECTIVES["kto"].default_temperature is None  # the family's: 0.001 for SD1.5
     _, stats = OBJECTIVES["kto"]()(batch, 1e-3)
     expected = 1000 * gain(batch.policy_pred.detach(), batch)
-    torch.testing.assert_close(stats.log_ratio, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(stats.implicit_score, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_delta_of_bco_is_the_mean_so_far_and_is_restored_exactly() -> None:
@@ -184,7 +186,7 @@ def test_extreme_log_ratios_stay_finite() -> None:
             batch = make_batch(dtype=dtype)
             loss, stats = OBJECTIVES[name]()(batch, 1e-6)
             (gradient,) = torch.autograd.grad(loss, batch.policy_pred)
-            assert stats.log_ratio.abs().max() > 1e3 and loss.isfinite()
+            assert stats.implicit_score.abs().max() > 1e3 and loss.isfinite()
             assert gradient.isfinite().all()
 
 
@@ -193,7 +195,7 @@ def test_delta_of_bco_follows_a_changed_temperature() -> None:
     bco, batch = OBJECTIVES["bco"](), make_batch()
     _, first = bco(batch, T)
     _, second = bco(batch, 1000 * T)
-    assert second.log_ratio.mean() == pytest.approx(first.log_ratio.mean() / 1000)
+    assert second.implicit_score.mean() == pytest.approx(first.implicit_score.mean() / 1000)
     fresh = OBJECTIVES["bco"]()
     expected, _ = fresh(batch, 1000 * T)
     found, _ = bco(batch, 1000 * T)

@@ -104,7 +104,7 @@ def _autograd(backend: str, cached: bool) -> Contender:
 
     def check(case: Case) -> Outcome:
         value, stats = loss(case, return_stats=True)
-        return Outcome(stats.log_ratio, gradient(value, case))
+        return Outcome(stats.implicit_score, gradient(value, case))
 
     return Contender(
         loss,
@@ -123,7 +123,7 @@ def _one_launch(backend: str, cached: bool) -> Contender:
 
     def check(case: Case) -> Outcome:
         _, found, stats = run(case, return_stats=True)
-        return Outcome(stats.log_ratio, found)
+        return Outcome(stats.implicit_score, found)
 
     return Contender(
         None,

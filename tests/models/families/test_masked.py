@@ -62,7 +62,9 @@ def by_hand(family: MaskedFamily, logits: Tensor, noisy: Tensor, target: Tensor)
     """The error from whole logits (B, V, h, w)."""
     logits = logits.flatten(2).transpose(1, 2)
     mask = (noisy == family.schedule.mask_token).flatten(1)
-    return -reference.masked_log_prob(logits.double(), target.flatten(1), mask)
+    return reference.token_error(
+        reference.picked_log_prob(logits.double(), target.flatten(1)), mask
+    )
 
 
 def test_what_a_folder_says_of_itself(family: MaskedFamily) -> None:

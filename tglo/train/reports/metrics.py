@@ -43,7 +43,7 @@ class Health:
 
     def add(self, loss: Tensor, stats: TGOStats) -> None:
         """Take in one micro batch; no value is read back."""
-        r, label = stats.log_ratio.double(), stats.label
+        r, label = stats.implicit_score.double(), stats.label
         terms = [
             loss.detach().double() * r.numel(),
             torch.where(label, r, 0.0).sum(),
