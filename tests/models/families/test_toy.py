@@ -20,7 +20,7 @@ from tglo.models import fingerprint
 from tglo.models.text import TextPart
 from tglo.settings import SamplingOptions
 from tglo.train import train
-from tglo.train.config import parse_config
+from tglo.train.config_files import parse_config
 
 
 class ToyPipeline(DiffusionPipeline):
