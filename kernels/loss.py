@@ -1,13 +1,4 @@
-"""Triton kernels of the TGO loss: one launch forward, one backward (arXiv 2605.04653).
-
-A program takes one part of one row; a row is one draw's prediction, dense in memory. Sums have a
-fixed order: float32 over the few steps of a part, float64 from there on. The program that arrives
-last, as an integer counter tells it, adds the parts of each row and applies the head. No float
-atomics, so results are bitwise equal from run to run. The formulas are those of tglo/reference.py.
-
-Index names: i_ an index, o_ offsets, b_ a block of values; P, Q, Y are the policy's prediction, the
-reference's and the target.
-"""
+"""Launches the Triton kernels of the TGO loss, kernels/loss_kernels.py: the operators of tglo/ops/loss.py."""
 
 from __future__ import annotations
 
@@ -15,238 +6,23 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+
+from tglo.kernels.loss_kernels import backward, forward
 
 BLOCK = 2048  # elements of one step
 STEPS = 4  # steps of one part
-SAMPLES = 16  # samples that the head takes at once
+SAMPLES = 16  # samples that the finish takes at once
 PARTS = 32  # parts that it adds at once
 WARPS = 8
 REGISTERS = 128  # without a limit ptxas aims at more programs per multiprocessor and spills
 
 
-@triton.jit
-def _log1p(x):
-    """log(1 + x) for x in [0, 1] to a relative 1e-11: a series where 1 + x would round x away."""
-    return tl.where(x < 1e-4, x * (1.0 - x * (0.5 - x * (1.0 / 3.0))), tl.log(1.0 + x))
-
-
-@triton.jit
-def sample_loss(b_r, b_score, b_tau, confidence):
-    """Loss and its slope d loss / d r of samples, float64."""
-    b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
-    b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
-    b_x = -b_sign * b_r
-    b_tail = tl.exp(-tl.abs(b_x))
-    b_loss = b_weight * (tl.where(b_x > 0.0, b_x, 0.0) + _log1p(b_tail))
-    b_slope = -b_weight * b_sign * tl.where(b_x >= 0.0, 1.0, b_tail) / (1.0 + b_tail)
-    return b_loss, b_slope
-
-
-@triton.jit
-def _row_sum(partials, i_row, valid, parts, S: tl.constexpr, C: tl.constexpr):
-    """Sum of `parts` numbers of each row: [S]."""
-    b_sum = tl.zeros([S], tl.float64)
-    for i_part in range(0, parts, C):
-        o_part = i_part + tl.arange(0, C)
-        o = i_row.to(tl.int64)[:, None] * parts + o_part[None, :]
-        mask = valid[:, None] & (o_part < parts)[None, :]
-        # Written by other programs of this launch: read past the first-level cache.
-        b_sum += tl.sum(tl.load(partials + o, mask=mask, other=0.0, cache_modifier=".cg"), 1)
-    return b_sum
-
-
-@triton.jit
-def _mask_weights(mask, i_row, o_row, valid, row_stride, inner, period):
-    """Weights of elements o_row of a row, 0 where not valid; see tglo/ops/library.py."""
-    o_mask = i_row * row_stride + (o_row // inner) % period
-    return tl.load(mask + o_mask, mask=valid, other=0.0)
-
-
-@triton.jit
-def _forward(
-    P,
-    Y,
-    Q,  # None with a cached error
-    cached_error,  # [rows], None with Q; like the next three float32 or float64
-    scores,  # [batch]
-    threshold,  # [batch] or [1], or None
-    timestep_weight,  # [rows] or [1], or None
-    weights,  # of the mask, [rows or 1, period] float32, or None
-    partials,  # [3, rows, parts] float64: policy's error, difference of errors, weight
-    counter,  # [1] int32, 0 before and after
-    loss,  # [batch], or [1] if reduced
-    log_ratio,  # [batch] float64
-    coefficient,  # [rows] float64
-    policy_error,  # [rows] float64
-    reference_error,  # [rows] float64
-    rows,
-    elements,
-    parts,
-    draws,
-    threshold_stride,
-    timestep_weight_stride,
-    weights_stride,
-    inner,
-    period,
-    threshold_value: tl.float64,
-    timestep_weight_value: tl.float64,
-    beta: tl.float64,
-    one_over_temperature: tl.float64,
-    confidence: tl.float64,
-    share: tl.float64,  # 1 / batch for the mean, else 1
-    one_over_elements: tl.float64,  # quotients are taken on the host: float64 division is a call
-    one_over_draws: tl.float64,
-    REDUCED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STEPS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    PARTS: tl.constexpr,
-):
-    i_program = tl.program_id(0)
-    i_row = (i_program // parts).to(tl.int64)
-    i_part = i_program % parts
-    first = i_part.to(tl.int64) * (BLOCK * STEPS)
-    b_error = tl.zeros([BLOCK], tl.float32)
-    b_difference = tl.zeros([BLOCK], tl.float32)
-    b_counted = tl.zeros([BLOCK], tl.float32)
-    for step in range(STEPS):
-        o_row = first + step * BLOCK + tl.arange(0, BLOCK)
-        mask = o_row < elements
-        o = i_row * elements + o_row
-        b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
-        b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
-        b_from_target = b_p - b_y
-        b_squared = b_from_target * b_from_target
-        if weights is not None:
-            b_m = _mask_weights(weights, i_row, o_row, mask, weights_stride, inner, period)
-            b_counted += b_m
-            b_squared = tl.where(b_m == 0.0, 0.0, b_m * b_squared)
-        b_error += b_squared
-        if Q is not None:
-            b_q = tl.load(Q + o, mask=mask, other=0.0).to(tl.float32)
-            b_product = (b_p - b_q) * (b_from_target + (b_q - b_y))
-            if weights is not None:
-                b_product = tl.where(b_m == 0.0, 0.0, b_m * b_product)
-            b_difference += b_product
-    programs = tl.num_programs(0)
-    tl.store(partials + i_program, tl.sum(b_error.to(tl.float64), 0))
-    if Q is not None:
-        tl.store(partials + programs + i_program, tl.sum(b_difference.to(tl.float64), 0))
-    if weights is not None:
-        tl.store(partials + 2 * programs + i_program, tl.sum(b_counted.to(tl.float64), 0))
-    tl.debug_barrier()  # the sums are written before this program counts as arrived
-    arrived = tl.atomic_add(counter, 1, sem="acq_rel")
-    if arrived == programs - 1:
-        tl.debug_barrier()
-        total = tl.zeros([SAMPLES], tl.float64)
-        batch = rows // draws
-        for i_first in range(0, batch, SAMPLES):
-            i_sample = i_first + tl.arange(0, SAMPLES)
-            valid = i_sample < batch
-            b_ell = tl.zeros([SAMPLES], tl.float64)
-            for i_draw in range(0, draws):
-                i_rows = i_sample * draws + i_draw
-                b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
-                if weights is not None:
-                    third = partials + 2 * programs
-                    b_mean = _row_sum(third, i_rows, valid, parts, SAMPLES, PARTS)
-                    b_mean = tl.where(b_mean > 0.0, 1.0 / b_mean, 0.0)
-                    # For the coefficients below; the same threads read them there.
-                    tl.store(coefficient + i_rows, b_mean, mask=valid)
-                b_e = _row_sum(partials, i_rows, valid, parts, SAMPLES, PARTS) * b_mean
-                if Q is not None:
-                    second = partials + programs
-                    b_d = _row_sum(second, i_rows, valid, parts, SAMPLES, PARTS) * b_mean
-                    b_other = b_e - b_d
-                    # A mean of squares; the rounding of two sums could make it negative.
-                    b_other = tl.where(b_other < 0.0, 0.0, b_other)
-                else:
-                    b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0).to(tl.float64)
-                    b_d = b_e - b_other
-                    if weights is not None:
-                        b_d = tl.where(b_mean > 0.0, b_d, 0.0)
-                tl.store(policy_error + i_rows, b_e, mask=valid)
-                tl.store(reference_error + i_rows, b_other, mask=valid)
-                b_omega = timestep_weight_value
-                if timestep_weight is not None:
-                    o_omega = i_rows * timestep_weight_stride
-                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
-                    b_omega = b_omega.to(tl.float64)
-                b_ell += -(b_omega * one_over_temperature) * b_d
-            b_r = beta * (b_ell * one_over_draws)
-            tl.store(log_ratio + i_sample, b_r, mask=valid)
-
-            b_tau = threshold_value
-            if threshold is not None:
-                b_tau = tl.load(threshold + i_sample * threshold_stride, mask=valid, other=0.0)
-                b_tau = b_tau.to(tl.float64)
-            b_score = tl.load(scores + i_sample, mask=valid, other=0.0).to(tl.float64)
-            b_loss, b_slope = sample_loss(b_r, b_score, b_tau, confidence)
-            if REDUCED:
-                total += tl.where(valid, b_loss, 0.0)
-            else:
-                tl.store(loss + i_sample, b_loss.to(tl.float32), mask=valid)
-            for i_draw in range(0, draws):
-                i_rows = i_sample * draws + i_draw
-                b_omega = timestep_weight_value
-                if timestep_weight is not None:
-                    o_omega = i_rows * timestep_weight_stride
-                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
-                    b_omega = b_omega.to(tl.float64)
-                b_coefficient = -share * b_slope * beta * (b_omega * one_over_temperature)
-                b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
-                if weights is not None:
-                    b_mean = tl.load(coefficient + i_rows, mask=valid, other=0.0)
-                b_coefficient = b_coefficient * (2.0 * b_mean) * one_over_draws
-                tl.store(coefficient + i_rows, b_coefficient, mask=valid)
-        if REDUCED:
-            tl.store(loss, (tl.sum(total, 0) * share).to(tl.float32))
-        tl.store(counter, 0)
-
-
-@triton.jit
-def _backward(
-    grad_loss,  # [batch] or [1], float32 or float64
-    coefficient,  # [rows] float64
-    P,
-    Y,
-    weights,  # of the mask, or None
-    gradient,  # of P's dtype and layout
-    elements,
-    parts,
-    draws,
-    grad_loss_stride,
-    weights_stride,
-    inner,
-    period,
-    BLOCK: tl.constexpr,
-    STEPS: tl.constexpr,
-):
-    i_program = tl.program_id(0)
-    i_row = (i_program // parts).to(tl.int64)
-    first = (i_program % parts).to(tl.int64) * (BLOCK * STEPS)
-    outer = tl.load(grad_loss + i_row // draws * grad_loss_stride).to(tl.float64)
-    scale = (outer * tl.load(coefficient + i_row)).to(tl.float32)
-    for step in range(STEPS):
-        o_row = first + step * BLOCK + tl.arange(0, BLOCK)
-        mask = o_row < elements
-        o = i_row * elements + o_row
-        b_p = tl.load(P + o, mask=mask, other=0.0).to(tl.float32)
-        b_y = tl.load(Y + o, mask=mask, other=0.0).to(tl.float32)
-        b_gradient = scale * (b_p - b_y)
-        if weights is not None:
-            b_m = _mask_weights(weights, i_row, o_row, mask, weights_stride, inner, period)
-            b_gradient = tl.where(b_m == 0.0, 0.0, b_m * b_gradient)
-        tl.store(gradient + o, b_gradient.to(P.dtype.element_ty), mask=mask)
-
-
 _counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def arrival_counter(device: torch.device) -> Tensor:
-    """An int32 zero that each launch leaves as zero: one per stream, since launches there take turns.
+def _arrival_counter(device: torch.device) -> Tensor:
+    """Return an int32 zero that each launch leaves as zero: one per stream, since launches there take turns.
 
     A CUDA graph gets its own, with its zeroing in the graph: it may be replayed on any stream.
     """
@@ -260,13 +36,13 @@ def arrival_counter(device: torch.device) -> Tensor:
     return _counters[key]
 
 
-def stride_of(tensor: Tensor | None) -> int:
-    """0 for a tensor of one number, which is meant for every row."""
+def _stride_of(tensor: Tensor | None) -> int:
+    """Return the stride; 0 for a tensor of one number, which is meant for every row."""
     return 0 if tensor is None or tensor.ndim == 0 else tensor.stride(0)
 
 
 def _mask_numbers(mask: Tensor | None, inner: int) -> tuple[int, int, int]:
-    """Row stride, inner and period."""
+    """Return row stride, inner and period."""
     if mask is None:
         return 0, 1, 1
     return (0 if mask.shape[0] == 1 else mask.shape[1]), inner, mask.shape[1]
@@ -294,7 +70,7 @@ def tgo_loss(
     draws: int,
     reduction: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/ops/library.py."""
+    """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/ops/loss.py."""
     rows = policy_pred.shape[0]
     batch = rows // draws
     device, reduced = policy_pred.device, reduction != 0
@@ -305,7 +81,7 @@ def tgo_loss(
     elements, parts = policy_pred[0].numel(), _parts(policy_pred)
     partials = torch.empty(3 * rows * parts, dtype=torch.float64, device=device)
     with torch.cuda.device_of(policy_pred):
-        _forward[(rows * parts,)](
+        forward[(rows * parts,)](
             policy_pred,
             target,
             reference_pred,
@@ -315,15 +91,15 @@ def tgo_loss(
             timestep_weight,
             mask,
             partials,
-            arrival_counter(device),
+            _arrival_counter(device),
             loss,
             *wide,
             rows,
             elements,
             parts,
             draws,
-            stride_of(threshold),
-            stride_of(timestep_weight),
+            _stride_of(threshold),
+            _stride_of(timestep_weight),
             *_mask_numbers(mask, mask_inner),
             threshold_value,
             timestep_weight_value,
@@ -360,7 +136,7 @@ def tgo_loss_backward(
         return gradient
     parts = _parts(policy_pred)
     with torch.cuda.device_of(policy_pred):
-        _backward[(rows * parts,)](
+        backward[(rows * parts,)](
             grad_loss,
             coefficient,
             policy_pred,
@@ -370,7 +146,7 @@ def tgo_loss_backward(
             policy_pred[0].numel(),
             parts,
             draws,
-            stride_of(grad_loss),
+            _stride_of(grad_loss),
             *_mask_numbers(mask, mask_inner),
             BLOCK=BLOCK,
             STEPS=STEPS,
@@ -393,7 +169,7 @@ def tgo_loss_and_grad(
     *numbers: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
-    loss, log_ratio, coefficient, *errors = tgo_loss(
+    loss, implicit_score, coefficient, *errors = tgo_loss(
         *(policy_pred, target, reference_pred, reference_error, scores, threshold),
         *(timestep_weight, mask, *numbers),
     )
@@ -403,7 +179,7 @@ def tgo_loss_and_grad(
     gradient = tgo_loss_backward(
         outer, coefficient, policy_pred, target, mask, numbers[0], numbers[-2]
     )
-    return loss, log_ratio, gradient, errors[0], errors[1]
+    return loss, implicit_score, gradient, errors[0], errors[1]
 
 
 def prediction_error(

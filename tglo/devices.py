@@ -10,7 +10,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; auto is CUDA where torch finds it. ValueError if there is none."""
+    """Return the device called `name`; auto is CUDA if torch finds it. ValueError if it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not name.startswith("cuda"):
@@ -20,9 +20,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def process() -> tuple[int, int]:
+    """Return this process's number and how many there are, as a launcher (torchrun) says; (0, 1)
+    without one.
+    """
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def process_device(name: str) -> torch.device:
-    """`choose_device`, and among several GPUs the one that a launcher gave this process; it becomes
-    the current one.
+    """Return the device called `name`; of several GPUs, the one that a launcher gave this process.
+
+    A GPU becomes the current one. Errors are those of `choose_device`.
     """
     device = choose_device(name)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:

@@ -1,7 +1,7 @@
-"""What was found on this machine, which backend each operator uses, and what to do about the rest.
+"""Reports what is on this machine, the backend of each operator, and the remedy for what is missing.
 
-Versions come from package metadata: nothing but torch is imported, and nothing here raises when
-something is absent.
+Versions come from package metadata. Nothing but torch is imported, and nothing raises when something
+is absent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 Status = Literal["ok", "missing", "problem"]
 
-# Distribution, the range that is supported, what it is for, the extra that brings it.
+# Distribution, supported range, purpose, and the extra that installs it.
 PACKAGES = (
     ("torch", ">=2.11,<2.14", "everything", ""),
     ("numpy", ">=2", "everything", ""),
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
+    """Return the leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
     numbers = []
     for part in version.split("+")[0].split("."):
         digits = "".join(c for c in part if c.isdigit())
@@ -170,7 +170,7 @@ def _operator(op: str, device: str) -> Finding:
 
 
 def report() -> list[Finding]:
-    """Every finding, most basic first. A check that fails becomes a finding of its own."""
+    """Return every finding, most basic first. A check that fails becomes a finding of its own."""
     from tglo.ops import OPERATORS
 
     checks: list[tuple[str, Callable[[], Finding | None]]] = [("Python", _python)]
@@ -191,7 +191,7 @@ def report() -> list[Finding]:
 
 
 def format_report(findings: list[Finding]) -> str:
-    """The findings as a table, with the remedies below their lines."""
+    """Format the findings as a table, with each remedy below its line."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -202,7 +202,7 @@ def format_report(findings: list[Finding]) -> str:
 
 
 def print_report() -> None:
-    """Print what `report` found."""
+    """Print the findings of `report`."""
     from tglo import __version__
 
     print(f"tglo {__version__}\n{format_report(report())}")

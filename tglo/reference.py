@@ -11,7 +11,7 @@ is the number of elements of one prediction; s the score, tau the threshold.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def _row_mean(elements: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _hidden(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """0 where the mask is 0: what lies there counts for nothing, be it NaN."""
+    """Put 0 where the mask is 0: what lies there counts for nothing, be it NaN."""
     return tensor if mask is None else torch.where(mask == 0, 0.0, tensor)
 
 
@@ -133,29 +133,15 @@ def token_log_prob(
 
 def token_error(log_prob: Tensor, mask: Tensor) -> Tensor:
     """e = -mean of log p(true token) over each sample's mask: (B, N) -> (B,) float64; 0 for a sample
-    without masked positions.
+    without masked positions. The mean is a sum times 1 / count.
     """
-    return _row_mean(torch.where(mask, -log_prob, 0.0), mask)
-
-
-def token_coefficient(mask: Tensor) -> Tensor:
-    """-d e / d log p of every masked position, (B, N) -> (B,) float64: 1 / |M|, or 0 where M is empty."""
     count = row_weight(mask, mask)
-    return torch.where(count == 0, 0.0, 1.0 / count)
-
-
-def masked_log_prob(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """log pi(y | x) = mean over masked positions of log p(true token), for masked generative
-    models.
-
-    logits (B, N, V), tokens (B, N) int64 and mask (B, N) bool give (B,) float64. A row without
-    masked positions is 0.
-    """
-    return -token_error(picked_log_prob(logits, tokens), mask)
+    share = torch.where(count == 0, 0.0, 1.0 / count)
+    return _row_sum(torch.where(mask, -log_prob, 0.0)) * share
 
 
 def loss_from_log_ratio(
-    scaled_log_ratio: Tensor,
+    implicit_score: Tensor,
     scores: Tensor,
     threshold: Tensor | float,
     confidence: float = 5.0,
@@ -169,11 +155,11 @@ def loss_from_log_ratio(
     scores = scores.to(torch.float64)
     sign = 2.0 * label(scores, threshold).to(torch.float64) - 1.0
     weight = confidence_weight(scores, threshold, confidence)
-    return weight * -functional.logsigmoid(sign * scaled_log_ratio.to(torch.float64))
+    return weight * -functional.logsigmoid(sign * implicit_score.to(torch.float64))
 
 
 def loss_slope(
-    scaled_log_ratio: Tensor,
+    implicit_score: Tensor,
     scores: Tensor,
     threshold: Tensor | float,
     confidence: float = 5.0,
@@ -182,38 +168,44 @@ def loss_slope(
     scores = scores.to(torch.float64)
     sign = 2.0 * label(scores, threshold).to(torch.float64) - 1.0
     weight = confidence_weight(scores, threshold, confidence)
-    return -weight * sign * torch.sigmoid(-sign * scaled_log_ratio.to(torch.float64))
+    return -weight * sign * torch.sigmoid(-sign * implicit_score.to(torch.float64))
+
+
+class LogRatio(NamedTuple):
+    """The log-ratio with the errors that it compares."""
+
+    log_ratio: Tensor
+    """(B,) float64: ell = log pi_theta - log pi_ref; has a gradient."""
+    policy_error: Tensor
+    """(B * draws,) float64: error of the policy; `tglo.log_ratio` gives it no gradient."""
+    reference_error: Tensor
+    """(B * draws,) float64: error of the reference; has no gradient."""
 
 
 class TGOResult(NamedTuple):
-    """Per-sample results of the continuous loss; all float64."""
+    """Per-sample results of a loss; all float64."""
 
     loss: Tensor  # (B,)
-    log_ratio: Tensor  # (B,), r = beta * ell
+    implicit_score: Tensor  # (B,), r = beta * ell
     policy_error: Tensor  # (B * K,)
     reference_error: Tensor  # (B * K,)
 
 
-def tgo_loss(
+def prediction_log_ratio(
     policy_pred: Tensor,
     target: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
     *,
     reference_pred: Tensor | None = None,
     reference_error: Tensor | None = None,
-    beta: float = 1.0,
-    temperature: float = 1e-3,
-    confidence: float = 5.0,
-    timestep_weight: Tensor | float = 1.0,
     mask: Tensor | None = None,
     draws: int = 1,
-) -> TGOResult:
-    """The per-sample loss of continuous models, with the reference's prediction or its error
-    (exactly one of them).
+    temperature: float = 1e-3,
+    timestep_weight: Tensor | float = 1.0,
+) -> LogRatio:
+    """Return ell of continuous models, with the reference's prediction or its error (exactly one of them).
 
-    policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,), scores (B,);
-    mask is broadcast to policy_pred.
+    policy_pred, target and reference_pred are (B * K, ...), reference_error (B * K,); mask is
+    broadcast to policy_pred.
     """
     policy_pred, target = _at_least_float32(policy_pred), _at_least_float32(target)
     if reference_pred is not None:
@@ -233,47 +225,64 @@ def tgo_loss(
     ratio = log_ratio(
         difference, temperature=temperature, timestep_weight=timestep_weight, draws=draws
     )
-    scaled = beta * ratio
-    return TGOResult(
-        loss_from_log_ratio(scaled, scores, threshold, confidence),
-        scaled,
-        policy_error,
-        reference_error,
-    )
+    return LogRatio(ratio, policy_error, reference_error)
 
 
-def tgo_token_loss(
+def token_log_ratio(
     log_prob: Tensor,
     mask: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
     *,
     reference_log_prob: Tensor | None = None,
     reference_error: Tensor | None = None,
-    beta: float = 1.0,
     temperature: float = 1.0,
-    confidence: float = 5.0,
-) -> TGOResult:
-    """The per-sample loss of masked generative models, ell = -(e_theta - e_ref) / T with e the
-    `token_error`, with the reference's log-probabilities (B, N) or its error (B,) (exactly one).
+) -> LogRatio:
+    """Return ell = -(e_theta - e_ref) / T of masked generative models, e the `token_error`, with the
+    reference's log-probabilities (B, N) or its error (B,) (exactly one of them).
 
-    log_prob and mask are (B, N), scores (B,). A sample without masked positions has ell = 0.
+    log_prob and mask are (B, N). A sample without masked positions has ell = 0.
     """
     policy_error = token_error(log_prob, mask)
     if reference_log_prob is not None:
-        difference = token_error(log_prob - reference_log_prob, mask)
+        # in float64: their difference is small
+        difference = token_error(log_prob.double() - reference_log_prob.double(), mask)
         reference_error = token_error(reference_log_prob, mask)
     else:
         assert reference_error is not None
         reference_error = reference_error.to(torch.float64)
         difference = torch.where(mask.any(-1), policy_error - reference_error, 0.0)
-    scaled = beta * log_ratio(difference, temperature=temperature)
-    return TGOResult(
-        loss_from_log_ratio(scaled, scores, threshold, confidence),
-        scaled,
-        policy_error,
-        reference_error,
-    )
+    ratio = log_ratio(difference, temperature=temperature)
+    return LogRatio(ratio, policy_error, reference_error)
+
+
+def scored(
+    ratio: LogRatio,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    beta: float = 1.0,
+    confidence: float = 5.0,
+) -> TGOResult:
+    """Return the per-sample loss of a log-ratio and its scores (B,)."""
+    implicit_score = beta * ratio.log_ratio
+    loss = loss_from_log_ratio(implicit_score, scores, threshold, confidence)
+    return TGOResult(loss, implicit_score, ratio.policy_error, ratio.reference_error)
+
+
+def tgo_loss(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    beta: float = 1.0,
+    confidence: float = 5.0,
+    **options: Any,
+) -> TGOResult:
+    """Return the per-sample loss of continuous models: `prediction_log_ratio`, which takes the options,
+    and `scored`.
+    """
+    ratio = prediction_log_ratio(policy_pred, target, **options)
+    return scored(ratio, scores, threshold, beta=beta, confidence=confidence)
 
 
 def log_ratio_coefficient(
@@ -297,7 +306,7 @@ def error_coefficient(elements: Tensor | float) -> Tensor:
 
 
 def prediction_coefficient(
-    scaled_log_ratio: Tensor,
+    implicit_score: Tensor,
     scores: Tensor,
     threshold: Tensor | float,
     elements: Tensor | float,
@@ -314,7 +323,7 @@ def prediction_coefficient(
 
     coeff = w z sigmoid(-z r) * beta * omega / T * 2 / n, and 1 / K of it for each of K draws.
     """
-    slope = loss_slope(scaled_log_ratio, scores, threshold, confidence).repeat_interleave(draws)
+    slope = loss_slope(implicit_score, scores, threshold, confidence).repeat_interleave(draws)
     per_row = log_ratio_coefficient(
         elements, temperature=temperature, timestep_weight=timestep_weight, draws=draws
     )

@@ -14,7 +14,9 @@ from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.peers import LEARNING_RATE
 from benchmarks.step.workplace import CAPTION_DROPOUT, SEED, TEMPERATURE, Workplace
 from tglo.devices import DTYPES
-from tglo.train.config import TrainConfig, parse_config
+from tglo.train.config import TrainConfig
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config
 from tglo.train.engines.choose import start_processes
 from tglo.train.guard import Guard
 from tglo.train.lock import StopSignal
@@ -80,7 +82,7 @@ class OurStep:
 
     def __init__(self, ours: Ours, workplace: Workplace) -> None:
         self.config = ours.config(workplace)
-        self.config.check()
+        check(self.config)
         self.config.output.folder.mkdir(parents=True)
         device = start_processes(self.config)
         self.parts = prepare(self.config, device)

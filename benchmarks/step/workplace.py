@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from benchmarks.step.sizes import SIZES, Size
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make_reference import build_reference
+from tglo.settings import ReferenceOptions
 
 SEED = 0
 CAPTION_DROPOUT = 0.0
@@ -42,7 +44,7 @@ class Workplace:
         return torch.device(self.device_name)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Literal["fp32", "bf16"]:
         """The precision of predictions, as tglo's configuration names it."""
         return "bf16" if self.device.type == "cuda" else "fp32"
 
@@ -83,7 +85,7 @@ def build(workplace: Workplace, samples: int) -> None:
         workplace.cache,
         workplace.cache / "reference",
         DrawRule(SEED, CAPTION_DROPOUT, draws=DRAWS),
-        precision=workplace.precision,
+        ReferenceOptions(precision=workplace.precision),
         batch_size=4,
         device=workplace.device_name,
         progress=False,

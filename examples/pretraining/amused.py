@@ -16,7 +16,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from examples.pretraining import training
 from examples.pretraining.stable_diffusion import PIXELS, text_config
-from tglo.models import codebook
+from tglo.models.autoencoder import TokenCodec
 from tglo.models.families.masked import AESTHETIC_SCORE
 from tglo.models.modules.uvit import UVit2DModel
 from tglo.noise.masking import MaskSchedule
@@ -83,7 +83,9 @@ def train_vq(vqvae: Any, pixels: Callable[[], Tensor], steps: int) -> dict[str, 
     training.descend(vqvae, lambda: _plain_error(vqvae, pixels()), warmup, "autoencoder")
     _spread_codebook(vqvae, pixels)
     error = training.descend(vqvae, lambda: _quantized_error(vqvae, pixels()), steps, "vq model")
-    used = torch.cat([codebook.encode(vqvae, pixels()).flatten() for _ in range(16)]).unique()
+    codec = TokenCodec(vqvae.config)
+    drawn = [codec.encode(vqvae, pixels())["tokens"].flatten() for _ in range(16)]
+    used = torch.cat(drawn).unique()
     return {"vq_error": round(error, 5), "vectors_used": used.numel()}
 
 

@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 from examples.pretraining import amused, stable_diffusion
 from examples.pretraining.training import Recipe, Trained
 from tglo.demo import classifier, digits, scorer, settings
-from tglo.models import codebook
+from tglo.models.autoencoder import TokenCodec
 
 DRAWINGS_PER_DIGIT = 16  # pens and positions that every real digit is drawn with
 
@@ -100,7 +100,8 @@ def train_masked(generator: np.random.Generator, vae_steps: int, steps: int) -> 
     """Train the masked model."""
     drawings, pipeline = Drawings(generator, moved=False), build_masked_pipeline()
     reached = amused.train_vq(pipeline.vqvae, drawings.batch, vae_steps)
-    tokens = drawings.encoded(partial(codebook.encode, pipeline.vqvae))
+    codec = TokenCodec(pipeline.vqvae.config)
+    tokens = drawings.encoded(lambda pixels: codec.encode(pipeline.vqvae, pixels)["tokens"])
     reached |= amused.train_transformer(
         pipeline, tokens, list(digits.PROMPTS), drawings.captions, steps, generator
     )
@@ -115,9 +116,7 @@ def measure(model: settings.DemoModel, folder: Path, count: int = 600) -> dict[s
     images = models.load(folder).generate(
         prompts,
         range(count),
-        steps=model.plan.sampling_steps,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
+        model.sampling(model.amounts.sampling_steps),
         batch_size=64,
     )
     widths = scorer.stroke_width(images)

@@ -60,9 +60,8 @@ class Pool:
             str(BASE),
             prompts,
             self.folder / "data",
+            self.size.sampling,
             count=self.size.images,
-            steps=self.size.sampling_steps,
-            guidance=self.size.guidance,
             batch_size=BATCH,
             seed=self.seed * SEED_STRIDE,
         )
@@ -78,7 +77,7 @@ class Pool:
             self.cache,
             resolution=drawing.SIZE,
             batch_size=BATCH,
-            markers=(DEFAULTS["objective.good_marker"], DEFAULTS["objective.bad_marker"]),
+            markers=(DEFAULTS["objective.csft.good_marker"], DEFAULTS["objective.csft.bad_marker"]),
         )
         for draws, stratified in sorted({job.cached_draws(self.size) for job in jobs}):
             if draws != FRESH_DRAWS:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from tglo.settings import SamplingOptions
 from tglo.shapes import rewards
 
 Changes = dict[str, Any]
@@ -42,6 +43,10 @@ class Size:
     guidance: float = 2.0
     seeds: int = 3
 
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(self.sampling_steps, self.guidance)
+
 
 SIZES = {
     "cpu": Size(),
@@ -54,8 +59,8 @@ DEFAULTS: Changes = {
     "data.score_scale": "std",  # the rewards have units of their own
     "objective.confidence": 5.0,
     # Words that the frozen text encoder knows.
-    "objective.good_marker": "there ",
-    "objective.bad_marker": "with ",
+    "objective.csft.good_marker": "there ",
+    "objective.csft.bad_marker": "with ",
 }
 
 _RATES = (2e-5, 5e-5, 1e-4)

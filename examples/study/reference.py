@@ -22,7 +22,7 @@ from tglo.bench.record import describe
 from tglo.bench.table import markdown
 from tglo.files import write_bytes, write_json
 from tglo.train import train
-from tglo.train.config import parse_config
+from tglo.train.config_files import parse_config
 
 COUNTS = {"plain": (1, 2, 4, 8), "stratified": (2, 4, 8)}  # one draw cannot be stratified
 OTHER_DRAWS = "copy other"  # the same with another seed of the draws: how far luck goes

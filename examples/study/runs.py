@@ -19,7 +19,8 @@ from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
 from tglo.shapes import BASE, rewards, scenes
 from tglo.train import train
-from tglo.train.config import parse_config, put
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config, put
 
 Result = dict[str, Any]
 Scores = dict[str, dict[str, list[float]]]
@@ -47,11 +48,10 @@ def run(folder: Path, job: Job, size: Size) -> Result:
     here = folder / "runs" / job.name
     pool = Pool(folder, job.seed, size)
     config = parse_config(settings(pool, job, here / "train"), job.name)
-    config.check()
+    check(config)
     if not train(config).finished:
         raise RuntimeError("stopped by a signal; the same command goes on")
-    marks = OBJECTIVES[METHODS[job.method].objective].marks_prompts
-    prefix = DEFAULTS["objective.good_marker"] if marks else ""
+    prefix = config.objective.prompt_prefix
     result = {
         "job": job.plain(),
         "means": means(
@@ -100,9 +100,8 @@ def sample(
         str(model),
         [prompt for several in sets.values() for prompt in several],
         output / "samples",
+        size.sampling,
         prefix=prefix,
-        steps=size.sampling_steps,
-        guidance=size.guidance,
         batch_size=BATCH,
         seed=EVALUATION_SEED + seed * SEED_STRIDE,
     )

@@ -68,7 +68,7 @@ def test_a_draw_does_not_depend_on_its_batch(caches: dict[Path, Path], sdxl: Pat
 
 
 def test_which_draw_an_epoch_takes() -> None:
-    assert [RULE.draw(epoch) for epoch in range(6)] == [0, 1, 2, 3, 0, 1]
+    assert [RULE.draw_index(epoch) for epoch in range(6)] == [0, 1, 2, 3, 0, 1]
     fresh = DrawRule(seed=3, caption_dropout=0.0)
-    assert [fresh.draw(epoch) for epoch in (0, 9)] == [0, 9] and fresh.strata == 1
+    assert [fresh.draw_index(epoch) for epoch in (0, 9)] == [0, 9] and fresh.strata == 1
     assert RULE.strata == 4

@@ -138,13 +138,13 @@ def test_torn_files_are_named_and_made_again(
 def test_what_does_not_fit_is_refused(cache: LatentCache, whole: Path, tmp_path: Path) -> None:
     errors = ReferenceErrors(whole)
     errors.check({"denoiser": "one"})
-    with pytest.raises(CacheError, match="seed: the cache has '0', wanted is '1'"):
+    with pytest.raises(CacheError, match="seed is '0' there and '1' here"):
         errors.check({"seed": "1", "denoiser": "one"})
     with pytest.raises(CacheError, match=r"1 samples have no error .*\[5\]"):
         errors.of([int(cache.sample_ids()[0]), 5], 0)
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         build(cache, tmp_path / "e", draws=0)
-    with pytest.raises(CacheError, match="was made for something else; seed"):
+    with pytest.raises(CacheError, match="belongs to other settings: seed is"):
         build_reference_errors(cache, whole, errors_of, {**FINGERPRINT, "seed": "1"}, draws=DRAWS)
     with pytest.raises(CacheError, match="not finite for samples"):
         build(cache, tmp_path / "nan", lambda ids, draws: errors_of(ids, draws) / 0)

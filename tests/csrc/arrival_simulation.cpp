@@ -1,4 +1,4 @@
-// The counters of csrc/arrival.h on CPU threads and in permuted orders of blocks; exits with 1 at the first fault.
+// The counters of csrc/common/arrival.h on CPU threads and in permuted orders of blocks; exits with 1 at the first fault.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/arrival.h"
+#include "common/arrival.h"
 
 namespace {
 

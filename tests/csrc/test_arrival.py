@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+CSRC = Path(__file__).parents[2] / "csrc"
 COMPILER = shutil.which("c++") or shutil.which("g++") or ""
 
 
@@ -16,7 +17,7 @@ COMPILER = shutil.which("c++") or shutil.which("g++") or ""
 def test_arrival_counters(sanitizer: str, tmp_path: Path) -> None:
     source = Path(__file__).with_name("arrival_simulation.cpp")
     program = tmp_path / "simulation"
-    flags = ["-std=c++20", "-O1", "-g", "-pthread"]
+    flags = ["-std=c++20", "-O1", "-g", "-pthread", f"-I{CSRC}"]
     if sanitizer:
         flags.append(f"-fsanitize={sanitizer}")
     built = subprocess.run(

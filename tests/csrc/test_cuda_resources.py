@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels in the installed extension; no GPU is needed."""
+"""The resources of the CUDA kernels in the installed extension; no GPU is needed."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_saturation_stays_finite(dtype: torch.dtype, beta: float) -> None:
     case = make_case((6, 300), dtype, distance=0.1, beta=beta)
     check(case)
     kernel = outcome(case, tgo_loss, backend="cpu")
-    assert kernel.log_ratio.abs().max() > 9 * beta
+    assert kernel.implicit_score.abs().max() > 9 * beta
     assert kernel.loss.isfinite().all() and kernel.gradient.isfinite().all()
 
 
@@ -91,7 +91,7 @@ def test_layouts(policy_layout: str, target_layout: str) -> None:
         reference_pred=_layouts(case.reference_pred)["contiguous"],
     )
     result = outcome(other, tgo_loss, backend="cpu")
-    torch.testing.assert_close(result.log_ratio, expected.log_ratio, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(result.implicit_score, expected.implicit_score, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(result.gradient, expected.gradient, rtol=0.01, atol=1e-6)
 
@@ -114,7 +114,7 @@ def test_masks_in_other_layouts(layout_name: str, name: str) -> None:
     expected = outcome(case, tgo_loss, backend="cpu")
     policy = _layouts(case.policy_pred.detach())[layout_name].requires_grad_()
     result = outcome(case._replace(policy_pred=policy), tgo_loss, backend="cpu")
-    torch.testing.assert_close(result.log_ratio, expected.log_ratio, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(result.implicit_score, expected.implicit_score, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(result.gradient, expected.gradient, rtol=1e-5, atol=1e-7)
 
 
@@ -148,9 +148,9 @@ def test_what_a_mask_hides_counts_for_nothing(backend: str, cached: bool) -> Non
             mask=mask, backend=backend, return_stats=True, **options,
         )  # fmt: skip
         loss.backward()
-        assert stats.log_ratio[2] == 0.0 and stats.policy_error[2] == 0.0
+        assert stats.implicit_score[2] == 0.0 and stats.policy_error[2] == 0.0
         assert policy.grad is not None and (policy.grad[hidden] == 0).all()
-        results.append((loss.detach(), stats.log_ratio, policy.grad))
+        results.append((loss.detach(), stats.implicit_score, policy.grad))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     assert results[0][0].isfinite() and results[0][2].abs().max() > 0
@@ -176,7 +176,7 @@ def test_loss_and_grad_is_loss_and_backward(
     loss, gradient, stats = case.call(
         loss_and_grad, cached=cached, reduction=reduction, return_stats=True, backend="cpu"
     )
-    assert torch.equal(loss, apart.loss) and torch.equal(stats.log_ratio, apart.log_ratio)
+    assert torch.equal(loss, apart.loss) and torch.equal(stats.implicit_score, apart.implicit_score)
     assert torch.equal(gradient, apart.gradient) and not gradient.requires_grad
 
 
@@ -237,7 +237,7 @@ def test_step_zero_ratio_of_a_cached_error_is_exactly_zero() -> None:
         reference_error=error,
         return_stats=True,
     )
-    assert stats.log_ratio.tolist() == [0.0] * 3
+    assert stats.implicit_score.tolist() == [0.0] * 3
 
 
 def test_accuracy_that_training_needs() -> None:
@@ -246,8 +246,8 @@ def test_accuracy_that_training_needs() -> None:
     truth = outcome(widened(case), tgo_loss)
     kernel = outcome(case, tgo_loss, backend="cpu")
     cached = outcome(case, tgo_loss, cached=True, backend="cpu")
-    assert (kernel.log_ratio - truth.log_ratio).abs().max() < 1e-6
-    assert (cached.log_ratio - truth.log_ratio).abs().max() < 1e-5
+    assert (kernel.implicit_score - truth.implicit_score).abs().max() < 1e-6
+    assert (cached.implicit_score - truth.implicit_score).abs().max() < 1e-5
     assert (kernel.reference_error - truth.reference_error).abs().max() < 1e-8
 
 

@@ -175,7 +175,7 @@ t.test_block_counter_far_into_a_row()
 
 
 SCALAR = r"""
-#include "philox.h"
+#include "noise/philox.h"
 extern "C" void normals(uint32_t draw, uint64_t id, uint32_t seed, uint32_t purpose, int64_t blocks, float* out) {
   using namespace tglo;
   for (int64_t block = 0; block < blocks; ++block) {

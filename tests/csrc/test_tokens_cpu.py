@@ -123,7 +123,7 @@ def test_exponential_is_accurate_over_its_whole_range() -> None:
 
 
 def test_bitwise_repeatable_whatever_the_threads() -> None:
-    """Of the row kernels; with the matrix products between them, on one number of threads."""
+    """The row kernels repeat on any number of threads; with the matrix products between them, on one."""
     case = make_token_case((2, 40, 8, 5000), torch.bfloat16)
     logits, bias, targets, order, count = _chunk(40, 5000, 40)
     before, results, rows = torch.get_num_threads(), [], []

@@ -26,9 +26,7 @@ def images(model: DemoModel) -> Any:
     return models.load(str(model.base)).generate(
         PROMPTS,
         list(range(len(PROMPTS))),
-        steps=12,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
+        model.sampling(12),
         batch_size=40,
     )
 
@@ -94,6 +92,6 @@ def test_latents_have_unit_deviation() -> None:
     pens = digits.random_pens(np.random.default_rng(0), len(data))
     ink = torch.from_numpy(data.draw(np.arange(len(data)), pens))
     family: Any = models.load(str(DIFFUSION.base))
-    mean, _ = family.latents((1 - 2 * ink).unsqueeze(1).repeat(1, 3, 1, 1))
+    mean = family.encode((1 - 2 * ink).unsqueeze(1).repeat(1, 3, 1, 1))["mean"]
     assert mean.shape == (len(data), 4, 8, 8)
     assert 0.85 < mean.std().item() < 1.15

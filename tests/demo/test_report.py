@@ -11,7 +11,8 @@ from PIL import Image
 
 from tglo.demo import figures, report, settings
 from tglo.demo.report import Outcome
-from tglo.train.config import load_config
+from tglo.evaluate.tables import aligned
+from tglo.train.config_files import load_config
 
 
 def outcome(name: str, scores: list[float], grey: int) -> Outcome:
@@ -40,16 +41,16 @@ def test_gain_in_its_three_units(outcomes: list[Outcome]) -> None:
 
 
 def test_summary_has_a_line_for_each_model(outcomes: list[Outcome]) -> None:
-    lines = report.summary(outcomes).splitlines()
+    lines = aligned(report.table(outcomes)).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["base", "SFT", "TGO"]
     assert "+3.00 = +3.00 s.d. = +3.7 s.e." in lines[3]
     assert "s.d." not in lines[1]
 
 
 def test_grid_puts_each_model_in_its_row(outcomes: list[Outcome]) -> None:
-    grid = figures.sample_grid(outcomes, np.array([0, 2]), scale=2)
-    assert grid.height == 3 * 64
-    levels = [grid.getpixel((grid.width - 10, 32 + 64 * row)) for row in range(3)]
+    grid = Image.open(io.BytesIO(figures.sample_grid(outcomes, np.array([0, 2]), tile=64)))
+    top = grid.height - 3 * 64  # the columns' numbers
+    levels = [grid.getpixel((grid.width - 10, top + 32 + 64 * row)) for row in range(3)]
     assert levels == [(0, 0, 0), (80, 80, 80), (160, 160, 160)]
 
 
@@ -82,10 +83,10 @@ def test_written_settings_are_a_valid_configuration(
 ) -> None:
     path = tmp_path / "tgo.toml"
     folder = tmp_path / 'with "quotes" and spaces'
-    path.write_text(settings.toml(folder, model, "tgo", 3, model.plan))
+    path.write_text(settings.toml(settings.Demo(folder, model, 3, model.amounts), "tgo"))
     config = load_config(path)
     assert config.seed == 3
     assert config.model.path == str(model.base)
     assert config.data.manifest == folder / "data" / "scored.csv"
-    assert config.optimizer.steps == model.plan.steps
+    assert config.optimizer.steps == model.amounts.steps
     assert config.objective.name == "tgo"

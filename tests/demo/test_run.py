@@ -26,7 +26,7 @@ def test_quick_run_goes_through_and_reports(model: str, tmp_path: Path) -> None:
     for name in ("samples.png", "scores.png", "training.png"):
         assert (output / "report" / name).stat().st_size > 1000
     assert json.loads((output / "report" / "report.json").read_text())["seed"] == 0
-    with pytest.raises(ValueError, match="holds a demo with"):
+    with pytest.raises(ValueError, match="belongs to other settings: seed is 0 there and 1 here"):
         run(output, model=model, seed=1, quick=True)
 
 

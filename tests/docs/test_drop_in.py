@@ -1,4 +1,4 @@
-"""docs/drop-in.md: its Python blocks run and do what the page says of them."""
+"""docs/drop-in.md, masked.md and wrappers.md: their Python blocks run and do what the pages say."""
 
 from __future__ import annotations
 
@@ -16,8 +16,33 @@ from torch.nn import functional
 from tglo import ops, tgo_loss
 from tglo.threshold.frozen import estimate
 
-PAGE = (Path(__file__).parents[2] / "docs" / "drop-in.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text() for name in ("drop-in.md", "masked.md", "wrappers.md"))
 BLOCKS = dict(re.findall(r"<!-- run: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+KTO_TEMPERATURE = "temperature=1 / args.beta_dpo"
+BLOCKS_OF_PAGE = len(BLOCKS)
+BLOCKS["kto-after"] = BLOCKS["dpo-after"].replace("temperature=args.temperature", KTO_TEMPERATURE)
+# What the call replaces in the scripts, in their names. Diffusion-DPO's train.py has no `.float()`.
+ERRORS = """
+error = functional.mse_loss(model_pred.float(), target.float(), reduction="none").mean((1, 2, 3))
+ref_error = functional.mse_loss(ref_preds.float(), target.float(), reduction="none").mean((1, 2, 3))
+"""
+BLOCKS["dpo-before"] = (
+    ERRORS
+    + """
+winner, loser = (error - ref_error).chunk(2)
+loss = -functional.logsigmoid(-0.5 * args.beta_dpo * (winner - loser)).mean()
+"""
+)
+BLOCKS["kto-before"] = (
+    ERRORS
+    + """
+gain = -error - -ref_error
+baseline = gain.mean().clamp(min=0).detach()  # averaged over all processes
+sign = 2 * batch["labels"] - 1
+loss = (1 - torch.sigmoid(sign * args.beta_dpo * (gain - baseline))).mean()
+"""
+)
 
 
 class Denoiser(nn.Module):
@@ -87,7 +112,7 @@ def space() -> dict[str, Any]:
 
 
 def run(name: str, space: dict[str, Any]) -> dict[str, Any]:
-    exec(compile(BLOCKS[name], f"docs/drop-in.md:{name}", "exec"), space)
+    exec(compile(BLOCKS[name], f"docs:{name}", "exec"), space)
     return space
 
 
@@ -106,7 +131,12 @@ def differences(space: dict[str, Any]) -> Tensor:
 
 
 def test_every_python_block_is_marked_and_named_once() -> None:
-    assert len(BLOCKS) == PAGE.count("```python") == PAGE.count("<!-- run: ")
+    assert BLOCKS_OF_PAGE == PAGE.count("```python") == PAGE.count("<!-- run: ")
+
+
+def test_the_conversions_of_beta_are_on_the_page() -> None:
+    assert f"`{KTO_TEMPERATURE}`" in PAGE and "`temperature=2 / args.beta_dpo`" in PAGE
+    assert BLOCKS["kto-after"] != BLOCKS["dpo-after"]
 
 
 @pytest.mark.parametrize("name", ["dpo-before", "dpo-after", "kto-before", "kto-after", "mask"])
@@ -132,7 +162,7 @@ def test_dpo_statistics_replace_those_of_the_script(space: dict[str, Any]) -> No
     error = functional.mse_loss(space["model_pred"], space["target"])
     torch.testing.assert_close(stats.policy_error.mean().float(), error.detach())
     right = (differences(space) < 0) == (space["batch"]["scores"] >= space["threshold"].value)
-    assert torch.equal((stats.log_ratio > 0) == stats.label, right)
+    assert torch.equal((stats.implicit_score > 0) == stats.label, right)
 
 
 def test_pairs_alone_are_scores_one_and_zero(space: dict[str, Any]) -> None:
@@ -149,6 +179,7 @@ def test_pairs_alone_are_scores_one_and_zero(space: dict[str, Any]) -> None:
 
 def test_plain_loop_trains_and_takes_bfloat16(space: dict[str, Any]) -> None:
     before = copy.deepcopy(space["policy"].state_dict())
+    run("predictions", space)
     run("plain", space)
     assert space["policy_pred"].dtype == torch.bfloat16 and space["noise"].dtype == torch.float32
     after = space["policy"].state_dict()
@@ -178,6 +209,7 @@ def test_micro_batches_are_the_joint_batch(space: dict[str, Any]) -> None:
 def test_expert_loop_trains_as_the_loss_does(space: dict[str, Any]) -> None:
     other = copy.deepcopy(space["policy"])
     optimizer = torch.optim.AdamW(other.parameters(), lr=1e-3)
+    run("predictions", space)
     torch.manual_seed(1)
     run("expert", space)
     with pytest.raises(RuntimeError, match="does not require grad"):
@@ -224,6 +256,7 @@ def test_tokens_block(space: dict[str, Any]) -> None:
 
 
 def test_draws_block(space: dict[str, Any]) -> None:
+    run("predictions", space)
     assert run("draws", space)["noise"].shape == (8, 4, 8, 8)
     gradient(space)
 
@@ -235,7 +268,7 @@ def test_cached_block_repeats_its_draws(space: dict[str, Any]) -> None:
     assert torch.equal(timesteps, space["timesteps"][[2, 0]])
     assert space["stored"].dtype == torch.float64
     space["reference"] = space["policy"]
-    assert run("cached", space)["stats"].log_ratio.tolist() == [0.0] * 4
+    assert run("cached", space)["stats"].implicit_score.tolist() == [0.0] * 4
 
 
 def test_backends_block(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

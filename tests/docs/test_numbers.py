@@ -1,4 +1,4 @@
-"""docs/drop-in.md: what it says in numbers, of T, beta and c and of half precision, is so."""
+"""What docs/drop-in.md and objectives.md say in numbers, about T, beta, c and half precision, is true."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.docs.test_drop_in import PAGE, differences, run, space  # noqa: F401  (space: a fixture)
+from tests.docs.test_drop_in import DOCS, differences, run, space  # noqa: F401  (space: a fixture)
 from tglo import tgo_loss
 from tglo.threshold.frozen import estimate
+
+PAGE = (DOCS / "objectives.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:
@@ -24,7 +26,7 @@ def test_dpo_inside_term_is_a_difference_of_log_ratios(space: dict[str, Any]) ->
     winner, loser = run("dpo-before", space)["winner"], space["loser"]
     inside = -0.5 * space["args"].beta_dpo * (winner - loser)
     space["args"].temperature = 2 / space["args"].beta_dpo
-    ratio = run("dpo-after", space)["stats"].log_ratio
+    ratio = run("dpo-after", space)["stats"].implicit_score
     torch.testing.assert_close(
         (ratio[:2] - ratio[2:]).float(), inside.detach(), rtol=1e-3, atol=1e-3
     )
@@ -35,7 +37,7 @@ def test_dpo_inside_term_is_a_difference_of_log_ratios(space: dict[str, Any]) ->
 def test_kto_at_beta_1000_is_t_0_001(space: dict[str, Any]) -> None:
     run("kto-before", space)
     space["args"].temperature = 1e-3
-    ratio = run("dpo-after", space)["stats"].log_ratio
+    ratio = run("dpo-after", space)["stats"].implicit_score
     gain = (space["args"].beta_dpo * space["gain"]).detach()
     torch.testing.assert_close(ratio.float(), gain, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ratio, -1000 * differences(space), rtol=1e-5, atol=1e-7)
@@ -100,6 +102,6 @@ def test_means_in_half_precision_lose_the_signal() -> None:
         rows.append(worst)
         scores = torch.ones(64)
         _, stats = tgo_loss(p, y, scores, 0.5, reference_pred=q, return_stats=True)
-        assert (stats.log_ratio - exact).abs().max() < 1e-6
+        assert (stats.implicit_score - exact).abs().max() < 1e-6
     flat = [row[column] for column in (0, 1) for row in rows]
     assert flat == pytest.approx([0.13, 0.24, 1.9, 0.22, 0.43, 3.6], rel=0.05)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -45,6 +49,43 @@ def test_what_it_says_of_qrpos_partition_function() -> None:
         assert off == pytest.approx(said, rel=0.1)
     log_z = math.log(0.1) + 10
     assert [round(q - 0.1 * log_z, 2) for q in (0, 1)] == [-0.77, 0.23]
+
+
+def test_the_tables_of_constants_are_true() -> None:
+    text = PAGE[PAGE.index("| key | default |") :].split("\n\n")[0]
+    for name, kind in OBJECTIVES.items():
+        for field in dataclasses.fields(kind.constants_type):
+            assert f"`objective.{name}.{field.name}`" in text
+            shown = f'"{field.default}"' if isinstance(field.default, str) else f"{field.default:g}"
+            assert shown in text
+
+
+def test_the_example_of_an_objective_trains_by_its_name(tmp_path: Path) -> None:
+    """In a process of its own: choices and tables follow from OBJECTIVES when they are imported."""
+    code = PAGE.split("```python\n")[2].split("```")[0]
+    script = tmp_path / "hinge.py"
+    script.write_text(f"{code}\n{USE_HINGE}")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120, env=environment)
+
+
+USE_HINGE = """
+import torch
+from tests.objectives.cases import make_batch
+from tglo.objectives import OBJECTIVES
+
+OBJECTIVES["hinge"] = Hinge
+from tglo.train.config_files import parse_config, to_plain
+
+config = parse_config({"objective": {"name": "hinge", "hinge": {"margin": 3}}})
+assert config.objective.constants == HingeConstants(3.0)
+assert to_plain(config)["objective"]["hinge"] == {"margin": 3.0}
+batch = make_batch()
+loss, stats = Hinge(constants=config.objective.constants)(batch, 1e9)
+assert abs(float(loss) - 3.0) < 1e-6 and stats.weight.eq(1).all()
+(gradient,) = torch.autograd.grad(loss, batch.policy_pred)
+assert gradient.any()
+"""
 
 
 def test_the_code_runs() -> None:

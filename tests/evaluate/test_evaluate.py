@@ -24,8 +24,9 @@ from tglo.evaluate import diversity
 from tglo.evaluate import run as run_module
 from tglo.evaluate import samples as samples_module
 from tglo.evaluate.run import evaluate
-from tglo.evaluate.settings import Settings
+from tglo.evaluate.settings import Evaluation
 from tglo.files import read_json
+from tglo.settings import SamplingOptions
 
 SCORERS = {"ink": "ink", "colourfulness": "colourfulness"}
 
@@ -49,16 +50,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(work: Path) -> Settings:
-    return Settings(
+def settings(work: Path) -> Evaluation:
+    return Evaluation(
         base=str(work / "base"),
         models={"tgo": str(work / "other"), "lora": str(work / "lora")},
         prompts={"plain": work / "plain.txt", "mine": work / "mine.csv"},
         scorers=SCORERS,
         trained_on={"tgo": ["ink"]},
         count=3,
-        steps=2,
-        guidance=1.0,
+        options=SamplingOptions(2, 1.0),
         batch_size=4,
         score_batch=5,
         resamples=200,
@@ -67,7 +67,7 @@ def settings(work: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def whole(work: Path, settings: Settings) -> Path:
+def whole(work: Path, settings: Evaluation) -> Path:
     """An evaluation that was never interrupted."""
     evaluate(settings, work / "whole")
     return work / "whole"
@@ -81,7 +81,7 @@ def scores_of(folder: Path, name: str, model: str, scorer: str) -> np.ndarray:
     )
 
 
-def test_numbers_are_those_of_the_images(whole: Path, settings: Settings) -> None:
+def test_numbers_are_those_of_the_images(whole: Path, settings: Evaluation) -> None:
     content = read_json(whole / "evaluation.json")["prompt_sets"]
     assert {n: (c["prompts"], c["images"]) for n, c in content.items()} == {
         "plain": (3, 9), "mine": (5, 15)
@@ -142,7 +142,7 @@ def equal(left: Path, right: Path) -> None:
 
 
 def test_going_on_after_faults_gives_the_same_bits(
-    whole: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, settings: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the sampling of the second model, in both scorers, and before the last file."""
 
@@ -174,7 +174,7 @@ def test_going_on_after_faults_gives_the_same_bits(
 
 @pytest.mark.timeout(200)
 def test_going_on_after_kills_gives_the_same_bits(
-    whole: Path, settings: Settings, work: Path, tmp_path: Path
+    whole: Path, settings: Evaluation, work: Path, tmp_path: Path
 ) -> None:
     """kill -9 of the command after the first images and after the first scores."""
     out = tmp_path / "out"
@@ -196,7 +196,7 @@ def test_going_on_after_kills_gives_the_same_bits(
     equal(out, whole)
 
 
-def test_processes_share_the_sampling(whole: Path, settings: Settings, tmp_path: Path) -> None:
+def test_processes_share_the_sampling(whole: Path, settings: Evaluation, tmp_path: Path) -> None:
     assert evaluate(settings, tmp_path / "out", rank=1, world_size=2) is None
     assert not (tmp_path / "out/evaluation.json").exists()
     evaluate(settings, tmp_path / "out", rank=0, world_size=2)
@@ -204,7 +204,7 @@ def test_processes_share_the_sampling(whole: Path, settings: Settings, tmp_path:
 
 
 def test_what_is_there_is_not_made_again_and_more_is_added(
-    whole: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, settings: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fewer = replace(
         settings,
@@ -228,7 +228,9 @@ def test_what_is_there_is_not_made_again_and_more_is_added(
     assert evaluate(settings, tmp_path / "out") == again
 
 
-def test_one_image_of_each_prompt_and_no_trained_model(settings: Settings, tmp_path: Path) -> None:
+def test_one_image_of_each_prompt_and_no_trained_model(
+    settings: Evaluation, tmp_path: Path
+) -> None:
     alone = replace(settings, models={}, trained_on={}, count=1)
     content = evaluate(alone, tmp_path / "out")
     assert content is not None
@@ -240,7 +242,10 @@ def test_one_image_of_each_prompt_and_no_trained_model(settings: Settings, tmp_p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 3}, r"images/base belongs to other settings: steps is '2' there and '3' here"),
+        (
+            {"options": SamplingOptions(3, 1.0)},
+            r"images/base belongs to other settings: steps is '2' there and '3' here",
+        ),
         ({"seed": 5}, r"other settings: seed is"),
         (
             {"models": {"tgo": "lora", "lora": "lora"}},
@@ -249,7 +254,7 @@ def test_one_image_of_each_prompt_and_no_trained_model(settings: Settings, tmp_p
     ],
 )
 def test_images_of_other_settings_are_refused_by_name(
-    whole: Path, work: Path, settings: Settings, changed: dict[str, Any], message: str
+    whole: Path, work: Path, settings: Evaluation, changed: dict[str, Any], message: str
 ) -> None:
     if "models" in changed:
         changed = {"models": {name: str(work / path) for name, path in changed["models"].items()}}
@@ -257,7 +262,7 @@ def test_images_of_other_settings_are_refused_by_name(
         evaluate(replace(settings, **changed), whole)
 
 
-def test_files_of_something_else_are_refused_by_name(settings: Settings, tmp_path: Path) -> None:
+def test_files_of_something_else_are_refused_by_name(settings: Evaluation, tmp_path: Path) -> None:
     alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
     evaluate(alone, tmp_path)
     scores = tmp_path / "scores/base/ink.json"
@@ -271,7 +276,7 @@ def test_files_of_something_else_are_refused_by_name(settings: Settings, tmp_pat
         evaluate(alone, tmp_path)
 
 
-def test_a_changed_image_is_scored_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_changed_image_is_scored_again(settings: Evaluation, tmp_path: Path) -> None:
     alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
     before = evaluate(alone, tmp_path)
     first = next((tmp_path / "images/base/images").iterdir())
@@ -298,7 +303,7 @@ def test_a_changed_image_is_scored_again(settings: Settings, tmp_path: Path) -> 
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_sampling(
-    settings: Settings, tmp_path: Path, changed: dict[str, Any], message: str
+    settings: Evaluation, tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     options: dict[str, Any] = {"trained_on": {}, **changed}
     with pytest.raises(ValueError, match=message):
@@ -307,14 +312,14 @@ def test_settings_that_cannot_be_are_refused_before_sampling(
 
 
 def test_a_model_is_sampled_behind_its_prefix_and_scored_without(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: dict[str, str] = {}
     make = samples_module.generate_images
 
-    def watched(model: str, prompts: Any, output: Path, **options: Any) -> Path:
+    def watched(model: str, prompts: Any, output: Path, *rest: Any, **options: Any) -> Path:
         heard[output.name] = options["prefix"]
-        return make(model, prompts, output, **options)
+        return make(model, prompts, output, *rest, **options)
 
     monkeypatch.setattr(samples_module, "generate_images", watched)
     some = {
@@ -329,7 +334,7 @@ def test_a_model_is_sampled_behind_its_prefix_and_scored_without(
     assert "tgo is given &#x27;good: &#x27;" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_set_of_one_prompt_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_set_of_one_prompt_is_refused(settings: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a cat\n")
     with pytest.raises(ValueError, match="one has one prompt; an interval needs at least 2"):
         evaluate(replace(settings, prompts={"one": tmp_path / "one.txt"}), tmp_path / "out")

@@ -17,7 +17,8 @@ from examples.study.plan import METHODS, REWARDS, SETS, SIZES, Job
 from examples.study.results import Bases, Gain
 from examples.study.workers import Workers
 from tglo.files import read_json, write_json
-from tglo.train.config import parse_config
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config
 
 ROOT = Path(__file__).parents[2]
 QUICK = SIZES["quick"]
@@ -74,7 +75,7 @@ def test_every_job_of_every_size_has_a_valid_configuration(name: str, tmp_path: 
         scorer = job.reward if job.rater_error is None else f"{job.reward}-{job.rater_error:g}"
         (pool.folder / "data" / f"{scorer}-{job.used or size.used}.csv").touch()
         config = parse_config(runs.settings(pool, job, tmp_path / "out"))
-        config.check()
+        check(config)
         draws = size.draws if job.draws is None else job.draws
         assert config.data.draws == draws and config.optimizer.steps == size.steps
         cached = job.method not in ("SFT", "CSFT", "DPO", "DSPO") and draws > 0
@@ -244,7 +245,7 @@ def test_draws_of_the_reference_differ_in_nothing_else(tmp_path: Path) -> None:
         for mode, job in reference.draws_jobs(TUNED["TGO"], 0, QUICK).items()
     }
     for mode, settings in found.items():
-        parse_config(settings).check()
+        check(parse_config(settings))
         kind, _, count = mode.partition(" ")
         cached = kind != "copy"
         assert settings["objective"].get("reference", "copy") == ("cached" if cached else "copy")

@@ -328,10 +328,10 @@ def test_06_other_bad_rows(tmp_path):
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     for reason in (
-        "2: is no JSON",
-        "3: is no JSON object",
+        "2: is not JSON",
+        "3: is not a JSON object",
         "4: the prompt is 3, not text",
-        "5: the prompt or the image path is no valid Unicode",
+        "5: the prompt or the image path is not valid Unicode",
     ):
         assert f"line {reason}" in str(caught.value)
 
@@ -350,7 +350,7 @@ def test_06_missing_columns_name_those_that_exist(tmp_path):
 
 def test_06_unknown_formats(tmp_path):
     (tmp_path / "m.xlsx").write_bytes(b"")
-    with pytest.raises(ManifestError, match=r"m\.xlsx is no manifest: known are \.csv, \.jsonl"):
+    with pytest.raises(ManifestError, match=r"m\.xlsx is not a manifest: known are \.csv, \.jsonl"):
         read_manifest(tmp_path / "m.xlsx")
     with pytest.raises(ManifestError, match=r"there is no manifest .*m\.csv"):
         read_manifest(tmp_path / "m.csv")
@@ -420,11 +420,11 @@ def test_10_fewer_rows_than_the_global_batch_are_refused():
 @pytest.mark.parametrize(
     ("encoder", "change", "fields"),
     [
-        (FakeEncoder("sharper"), {}, ["vae: the cache has 'average', wanted is 'sharper'"]),
-        (FakeEncoder(), {"resolution": 40}, ["resolution: the cache has '32'", "buckets: "]),
-        (FakeEncoder(), {"buckets": False}, ["buckets: the cache has '24x40 32x32 40x24'"]),
-        (FakeEncoder(), {"dtype": torch.float16}, ["dtype: .* wanted is 'float16'"]),
-        (FakeEncoder(), {"shard_size": 7}, ["shard_size: the cache has '6', wanted is '7'"]),
+        (FakeEncoder("sharper"), {}, ["vae is 'average' there and 'sharper' here"]),
+        (FakeEncoder(), {"resolution": 40}, ["resolution is '32'", "buckets is "]),
+        (FakeEncoder(), {"buckets": False}, ["buckets is '24x40 32x32 40x24'"]),
+        (FakeEncoder(), {"dtype": torch.float16}, ["dtype is .* and 'float16' here"]),
+        (FakeEncoder(), {"shard_size": 7}, ["shard_size is '6' there and '7' here"]),
     ],
 )
 def test_11_every_differing_field_is_named(built, encoder, change, fields):
@@ -438,21 +438,21 @@ def test_11_every_differing_field_is_named(built, encoder, change, fields):
 
 def test_11_other_samples_are_noticed(built):
     manifest, folder = built
-    with pytest.raises(CacheError, match="samples: the cache has"):
+    with pytest.raises(CacheError, match="samples is .* there and .* here"):
         build_cache(manifest.select(range(10)), folder, FakeEncoder(), **SETTINGS)
 
 
 def test_11_a_field_that_the_cache_lacks_is_named(built):
-    with pytest.raises(CacheError, match="tokenizer: the cache has 'nothing', wanted is 'x'"):
+    with pytest.raises(CacheError, match="tokenizer is 'nothing' there and 'x' here"):
         LatentCache(built[1]).check({"tokenizer": "x"})
 
 
 def test_11_a_folder_with_other_files_is_left_alone(built, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(CacheError, match="holds files but is no cache"):
+    with pytest.raises(CacheError, match="holds files but no fingerprint.json"):
         build_cache(built[0], tmp_path, FakeEncoder(), **SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(CacheError, match="is no cache"):
+    with pytest.raises(CacheError, match="is not a cache"):
         LatentCache(tmp_path)
 
 
@@ -588,11 +588,11 @@ def test_25_tar_members_out_of_the_folder_are_refused(tmp_path, name):
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_25_tar_links_and_devices_are_refused(tmp_path, kind):
     path = tar_with(tmp_path / "x.tar", kind=kind, link="/etc/passwd")
-    with pytest.raises(ManifestError, match=r"member '1.png' is a link or no plain file"):
+    with pytest.raises(ManifestError, match=r"member '1.png' is not a plain file but a link"):
         read_manifest(path, require_scores=False)
     rows = write_csv(tmp_path, "a,x.tar#0.png,1")
     manifest = read_manifest(rows)  # a manifest that points into such a tar
-    with pytest.raises(ManifestError, match="is a link or no plain file"):
+    with pytest.raises(ManifestError, match="is not a plain file but a link"):
         manifest.open_image(manifest.rows[0])
 
 

@@ -102,7 +102,7 @@ def test_17_policy_as_its_own_reference(backend: str) -> None:
         case._replace(reference_pred=case.policy_pred).call(tgo_loss, backend=backend)
     equal = case._replace(reference_pred=case.policy_pred.detach().clone())
     result = outcome(equal, tgo_loss, backend=backend)
-    assert result.log_ratio.tolist() == [0.0] * 4
+    assert result.implicit_score.tolist() == [0.0] * 4
     truth = outcome(widened(equal), tgo_loss)
     torch.testing.assert_close(result.gradient.double(), truth.gradient, rtol=1e-6, atol=0)
     torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-7, atol=0)
@@ -133,7 +133,7 @@ def test_18_saturated_sigmoid(dtype: torch.dtype, backend: str) -> None:
             backend=name,
         )
         (gradient,) = torch.autograd.grad(loss.sum(), policy)
-        return loss, (stats.log_ratio, gradient)
+        return loss, (stats.implicit_score, gradient)
 
     loss, (ratio, gradient) = run(case.policy_pred, case.target, backend)
     truth, (_, slope) = run(case.policy_pred.double(), case.target.double(), "reference")

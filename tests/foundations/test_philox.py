@@ -178,10 +178,10 @@ def test_empty_batch_and_odd_counts() -> None:
         ((2**32, torch.tensor([0]), 0), "seed"),
         ((0, torch.tensor([-4]), 0), "sample ids.*-4"),
         ((0, torch.tensor([0.0]), 0), "int64"),
-        ((0, torch.tensor([0]), -1), "draws"),
-        ((0, torch.tensor([0]), 2**32), "draws"),
-        ((0, torch.tensor([0]), torch.tensor([2**32])), "draws"),
-        ((0, torch.tensor([0, 1]), torch.tensor([0, 1, 2])), "draws"),
+        ((0, torch.tensor([0]), -1), "draw_index"),
+        ((0, torch.tensor([0]), 2**32), "draw_index"),
+        ((0, torch.tensor([0]), torch.tensor([2**32])), "draw_index"),
+        ((0, torch.tensor([0, 1]), torch.tensor([0, 1, 2])), "draw_index"),
     ],
 )
 def test_bad_input_is_named(arguments: tuple, message: str) -> None:

@@ -61,7 +61,7 @@ def test_loss_and_gradient_equal_an_independent_derivation(numbers: dict[str, Te
     torch.testing.assert_close(right.grad, left.grad, rtol=1e-10, atol=1e-14)
 
     coefficient = reference.prediction_coefficient(
-        result.log_ratio.detach(),
+        result.implicit_score.detach(),
         s,
         0.4,
         12,
@@ -94,7 +94,7 @@ def test_equal_predictions_give_zero_and_the_exact_gradient(numbers: dict[str, T
     p, _, y, s = numbers.values()
     policy = p.clone().requires_grad_()
     result = reference.tgo_loss(policy, y, s, 0.5, reference_pred=p)
-    assert torch.equal(result.log_ratio.detach(), torch.zeros(5, dtype=DOUBLE))
+    assert torch.equal(result.implicit_score.detach(), torch.zeros(5, dtype=DOUBLE))
     weight = 1 + 5 * (s - 0.5).abs()
     torch.testing.assert_close(result.loss.detach(), weight * math.log(2), rtol=1e-14, atol=0)
     result.loss.sum().backward()
@@ -127,12 +127,12 @@ def test_a_tie_is_positive_and_weighs_one() -> None:
     assert reference.confidence_weight(scores, 0.5, 4.0).tolist() == [1.0, 2.0]
 
 
-def test_masked_log_prob_is_the_mean_over_masked_positions() -> None:
+def test_token_error_is_minus_the_mean_over_masked_positions() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 7, dtype=DOUBLE)
     tokens = torch.randint(7, (2, 4))
     mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0]]).bool()
-    value = reference.masked_log_prob(logits, tokens, mask)
+    value = -reference.token_error(reference.picked_log_prob(logits, tokens), mask)
     probabilities = logits[0].exp() / logits[0].exp().sum(-1, keepdim=True)
     expected = sum(math.log(probabilities[i, tokens[0, i]]) for i in (0, 2, 3)) / 3
     assert value[0].item() == pytest.approx(expected, rel=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from tglo.data.manifest import read_manifest
 from tglo.generation import generate as generation
 from tglo.generation import image_files
 from tglo.generation.generate import Planned, generate_images, plan_images
+from tglo.settings import SamplingOptions
 
-OPTIONS: dict[str, Any] = {"steps": 2, "guidance": 2.0, "device": "cpu"}
+SAMPLING = SamplingOptions(2, 2.0)
+OPTIONS: dict[str, Any] = {"options": SAMPLING, "device": "cpu"}
 PROMPTS = ["a temple", "a flower", "a cat"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.build_sd15(tmp_path_factory.mktemp("generation") / "model"))
+
+
+def changed(**options: Any) -> dict[str, Any]:
+    return {**OPTIONS, "options": replace(SAMPLING, **options)}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,9 +65,7 @@ def test_more_prompts_and_a_larger_count_change_no_image(model: str, tmp_path: P
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     rows = read_manifest(manifest, require_scores=False)
     assert rows.prompts() == ["a cat", "a flower", "a temple"] * 3
-    direct = models.load(model).generate(
-        ["a cat"], [Planned("a cat", 2).seed(0)], steps=2, guidance=2.0
-    )
+    direct = models.load(model).generate(["a cat"], [Planned("a cat", 2).seed(0)], SAMPLING)
     made = Image.open(tmp_path / "out" / rows.rows[6].image)
     assert np.abs(np.asarray(direct[0]).astype(int) - np.asarray(made)).max() <= 1
 
@@ -99,19 +104,15 @@ def test_waiting_ends_when_the_others_images_are_there(
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Call with n: the n-th change of a name on the disk from now on fails."""
     calls = {"left": -1}
-    replace, rename = os.replace, Path.rename
+    replace = os.replace
 
-    def count(change: Any) -> Any:
-        def counted(*arguments: Any) -> Any:
-            calls["left"] -= 1
-            if calls["left"] == 0:
-                raise KeyboardInterrupt
-            return change(*arguments)
+    def counted(*arguments: Any) -> None:
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise KeyboardInterrupt
+        replace(*arguments)
 
-        return counted
-
-    monkeypatch.setattr(os, "replace", count(replace))
-    monkeypatch.setattr(Path, "rename", count(rename))
+    monkeypatch.setattr(os, "replace", counted)
     yield lambda number: calls.update(left=number)
 
 
@@ -138,7 +139,7 @@ def test_a_kill_at_any_change_of_a_name_leaves_what_goes_on_to_the_same_bits(
         ).read_bytes()
         if kills < number:
             break
-    assert kills >= 6 * 2 + 2 + 2  # each image twice, each batch, settings and manifest
+    assert kills >= 6 + 2 + 2  # each image, each batch, settings and manifest
 
 
 def test_a_batch_that_another_process_is_moving_is_no_error(
@@ -160,11 +161,11 @@ def test_a_batch_that_another_process_is_moving_is_no_error(
 def test_images_of_other_settings_are_refused_by_name(model: str, tmp_path: Path) -> None:
     generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS)
     with pytest.raises(ValueError, match=r"other settings: steps is '2' there and '3' here; seed"):
-        generate_images(model, PROMPTS, tmp_path / "out", **{**OPTIONS, "steps": 3, "seed": 5})
+        generate_images(model, PROMPTS, tmp_path / "out", seed=5, **changed(steps=3))
     with pytest.raises(ValueError, match=r"choice_temperature is .* '0.5' here"):
-        generate_images(model, PROMPTS, tmp_path / "out", **OPTIONS, choice_temperature=0.5)
+        generate_images(model, PROMPTS, tmp_path / "out", **changed(choice_temperature=0.5))
     with pytest.raises(ValueError, match=r"choice_temperature is of masked models; .* no tokens"):
-        generate_images(model, PROMPTS, tmp_path / "new", **OPTIONS, choice_temperature=0.5)
+        generate_images(model, PROMPTS, tmp_path / "new", **changed(choice_temperature=0.5))
     other = str(tiny.build_sd15(tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match=r"other settings: model is"):
         generate_images(other, PROMPTS, tmp_path / "out", **OPTIONS)
@@ -246,5 +247,5 @@ def test_a_prefix_reaches_the_model_alone(
     assert files(tmp_path / "plain").keys() == files(tmp_path / "marked").keys()
     rows = [read_manifest(path, require_scores=False).prompts() for path in (plain, marked)]
     assert rows == [PROMPTS, PROMPTS]
-    with pytest.raises(ValueError, match="prefix is 'good: ' there and None here"):
+    with pytest.raises(ValueError, match="prefix is 'good: ' there and 'nothing' here"):
         generate_images(model, PROMPTS, tmp_path / "marked", **OPTIONS)

@@ -55,7 +55,7 @@ def to_device(case: Case) -> Case:
 
 def by_loss_and_grad(case: Case, **more: Any) -> Outcome:
     loss, gradient, stats = case.call(loss_and_grad, return_stats=True, **more)
-    return Outcome(loss, stats.log_ratio, gradient, stats.policy_error, stats.reference_error)
+    return Outcome(loss, stats.implicit_score, gradient, stats.policy_error, stats.reference_error)
 
 
 def assert_same(case: Case, backend: str, cached: bool = False, **more: Any) -> None:
@@ -64,7 +64,7 @@ def assert_same(case: Case, backend: str, cached: bool = False, **more: Any) -> 
     outer = torch.ones_like(case.scores) if more.get("reduction") == "none" else None
     two = outcome(case, tgo_loss, backend=backend, cached=cached, outer=outer, **more)
     unit = 1e-7 * float(two.policy_error.max()) * case.options.get("beta", 1.0) / 1e-3
-    torch.testing.assert_close(one.log_ratio, two.log_ratio, rtol=1e-5, atol=unit)
+    torch.testing.assert_close(one.implicit_score, two.implicit_score, rtol=1e-5, atol=unit)
     torch.testing.assert_close(one.policy_error, two.policy_error, rtol=1e-6, atol=0)
     torch.testing.assert_close(one.reference_error, two.reference_error, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(one.loss, two.loss, rtol=1e-5, atol=6 * unit)
@@ -121,7 +121,7 @@ def test_a_hidden_row_and_hidden_nan(backend: str) -> None:
         lambda c: by_loss_and_grad(c, backend=backend),
     ):
         one, other = call(clean), call(dirty)
-        assert one.log_ratio[1] == 0 and not one.gradient[1].any()
+        assert one.implicit_score[1] == 0 and not one.gradient[1].any()
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -159,11 +159,11 @@ def test_many_samples_through_one_grid(backend: str, batch: int) -> None:
 @pytest.mark.parametrize("backend", KERNELS)
 def test_accuracy_that_training_needs(backend: str) -> None:
     case = make_case((16, 65536), torch.bfloat16, distance=0.05, seed=1)
-    truth = outcome(widened(case), tgo_loss).log_ratio.cuda()
+    truth = outcome(widened(case), tgo_loss).implicit_score.cuda()
     case = to_device(case)
     for call in (lambda **o: outcome(case, tgo_loss, **o), lambda **o: by_loss_and_grad(case, **o)):
-        assert (call(backend=backend).log_ratio - truth).abs().max() < 1e-6
-        assert (call(backend=backend, cached=True).log_ratio - truth).abs().max() < 1e-5
+        assert (call(backend=backend).implicit_score - truth).abs().max() < 1e-6
+        assert (call(backend=backend, cached=True).implicit_score - truth).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -177,7 +177,7 @@ def test_step_zero_ratio_of_an_error_cached_in_another_batch(backend: str) -> No
     _, stats = tgo_loss(
         *arguments, reference_error=torch.cat(errors), return_stats=True, backend=backend
     )
-    assert stats.log_ratio.tolist() == [0.0] * 4
+    assert stats.implicit_score.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -203,7 +203,9 @@ def test_layouts(backend: str, form: str) -> None:
         reference_pred=laid_out(case.reference_pred),
     )
     found = outcome(device, tgo_loss, backend=backend)
-    torch.testing.assert_close(found.log_ratio.cpu(), expected.log_ratio, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found.implicit_score.cpu(), expected.implicit_score, rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(found.gradient.cpu(), expected.gradient, rtol=0.02, atol=1e-6)
     assert_same(device, backend)
 

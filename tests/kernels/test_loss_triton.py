@@ -58,7 +58,7 @@ def run(case, cached, reduction, threshold=None, weight=None):
     return out, gradient, outer
 
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
-    # one row, more rows than the head takes at once, several draws; sizes off every block
+    # one row, more rows than the finish takes at once, several draws; sizes off every block
     for shape, draws in (((1, 1), 1), ((5, 67), 1), ((2, 700), 1), ((6, 3, 43), 3)):
         for cached in (False, True):
             case = make_case(shape, dtype, draws=draws, beta=0.7)
@@ -67,7 +67,7 @@ for dtype in (torch.bfloat16, torch.float16, torch.float32):
                 truth = outcome(widened(case), tgo_loss, cached=cached, outer=outer,
                                 reduction=reduction)
                 unit = 2.0 ** -22 * (float(truth.policy_error.max()) if cached else 0.01) / 1e-3
-                assert (ratio - truth.log_ratio).abs().max() <= unit, (shape, dtype, cached)
+                assert (ratio - truth.implicit_score).abs().max() <= unit, (shape, dtype, cached)
                 torch.testing.assert_close(
                     loss.double(), truth.loss, rtol=1e-6, atol=6 * len(case.scores) * unit)
                 torch.testing.assert_close(error, truth.policy_error, rtol=1e-6, atol=0)
@@ -84,7 +84,7 @@ for name, mask in make_masks(shape).items():
         case = make_case(shape, torch.float32, draws=2, mask=mask)
         (loss, ratio, *_), gradient, outer = run(case, cached, "mean")
         truth = outcome(widened(case), tgo_loss, cached=cached, outer=outer)
-        torch.testing.assert_close(ratio, truth.log_ratio, rtol=1e-5, atol=3e-4 if cached else 1e-6)
+        torch.testing.assert_close(ratio, truth.implicit_score, rtol=1e-5, atol=3e-4 if cached else 1e-6)
         torch.testing.assert_close(gradient.double(), truth.gradient, rtol=1e-3, atol=1e-5)
 hidden = torch.ones(4, 1, 5, 7)
 hidden[1], hidden[2, :, :2] = 0, 0
@@ -102,7 +102,7 @@ threshold = torch.rand(4, dtype=torch.float64)
 (loss, ratio, *_), _, _ = run(case, False, "mean", threshold, weight)
 plain = outcome(case._replace(threshold=threshold, options={"timestep_weight": weight}), tgo_loss)
 torch.testing.assert_close(loss, plain.loss, rtol=1e-5, atol=0)
-torch.testing.assert_close(ratio, plain.log_ratio, rtol=1e-5, atol=1e-7)
+torch.testing.assert_close(ratio, plain.implicit_score, rtol=1e-5, atol=1e-7)
 
 # Ties are decided in float64, tails are finite, equal predictions give exactly zero.
 tie = case._replace(scores=torch.tensor([0.5, 0.5, 0.5 - 1e-9, 0.5 + 1e-9], dtype=torch.float64))
@@ -133,9 +133,9 @@ print("PASSED")
 COMPILE = """
 import json
 from tests.kernels import triton_usage
-from tglo.kernels import loss as kernels
+from tglo.kernels import loss as kernels, loss_kernels
 
-wide = ("cached_error scores threshold timestep_weight partials log_ratio coefficient policy_error "
+wide = ("cached_error scores threshold timestep_weight partials implicit_score coefficient policy_error "
         "reference_error").split()
 blocks = dict(BLOCK=kernels.BLOCK, STEPS=kernels.STEPS)
 
@@ -158,10 +158,10 @@ for capability in (80, 90, 100):
             constants["Q" if cached else "cached_error"] = None
             if not tensors:  # the mask goes with the tensors
                 constants.update(threshold=None, timestep_weight=None, weights=None)
-            print(json.dumps(usage(kernels._forward, element, capability, constants, forward)))
+            print(json.dumps(usage(loss_kernels.forward, element, capability, constants, forward)))
         options = dict(num_warps=kernels.WARPS)
         for constants in (dict(blocks, weights=None), blocks):
-            print(json.dumps(usage(kernels._backward, element, capability, constants, options)))
+            print(json.dumps(usage(loss_kernels.backward, element, capability, constants, options)))
 """
 
 

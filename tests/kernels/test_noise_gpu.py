@@ -50,7 +50,7 @@ def make_case(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def on_gpu(key: Key) -> Key:
-    draws = key.draws.cuda() if isinstance(key.draws, Tensor) else key.draws
+    draws = key.draw_index.cuda() if isinstance(key.draw_index, Tensor) else key.draw_index
     return Key(key.seed, key.sample_ids.cuda(), draws, key.purpose)
 
 
@@ -150,7 +150,7 @@ def test_inside_a_cuda_graph(backend: str) -> None:
     for ids in (key.sample_ids, key.sample_ids.flip(0)):
         k.sample_ids.copy_(ids)
         graph.replay()
-        again = Key(key.seed, ids, key.draws)
+        again = Key(key.seed, ids, key.draw_index)
         assert torch.equal(captured.cpu(), diffuse(latents, index, again, "reference"))
 
 

@@ -67,7 +67,7 @@ def test_small_log_ratio_of_equal_inputs_is_exactly_zero(backend: str, dtype: to
     case = on_gpu(make_token_case((4, 9, 8, 37), dtype, distance=0.0))
     for form in ("hidden", "log_prob", "error"):
         _, stats = case.loss(form, backend=backend, return_stats=True)
-        assert stats.log_ratio.tolist() == [0.0] * 4
+        assert stats.implicit_score.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

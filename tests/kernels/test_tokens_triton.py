@@ -18,11 +18,12 @@ pytestmark = pytest.mark.skipif(
 INTERPRET = """
 import torch
 from tests.ops.token_cases import assert_as_good_as_eager, assert_loss_is_right, make_token_case
-from tglo.ops import token_chunks, token_rows, token_schemas
+from tglo.ops import token_chunks, token_rows
+from tglo.ops import tokens as operators
 from tglo.kernels import tokens as kernels
 
-kernels.BLOCK, kernels.SAMPLES, kernels.TOKENS = 16, 2, 4  # several blocks of everything
-token_schemas.row_kernel = lambda name, backend: getattr(kernels, name)
+kernels.BLOCK = 16  # several blocks of everything
+operators.row_kernel = lambda name, backend: getattr(kernels, name)
 
 for rows in (1024, 5):
     token_chunks.CHUNK_ROWS = rows
@@ -39,12 +40,12 @@ for form in ("hidden", "log_prob", "error"):
         assert_loss_is_right(case, backend="reference", form=form)
         same = make_token_case((3, 6, 8, 37), torch.float32, distance=0.0)
         _, stats = same.loss(form, backend="reference", return_stats=True)
-        assert stats.log_ratio.tolist() == [0.0] * 3
+        assert stats.implicit_score.tolist() == [0.0] * 3
 
 # No token masked, an empty batch, an unknown token; the same bits twice; poisoned memory.
 none = make_token_case((2, 3, 4, 17), torch.float32, masked=0.0)
 loss, stats = none.loss("error", backend="reference", return_stats=True)
-assert stats.log_ratio.tolist() == [0.0] * 2 and loss.isfinite()
+assert stats.implicit_score.tolist() == [0.0] * 2 and loss.isfinite()
 assert make_token_case((0, 3, 4, 17), torch.float32).loss(backend="reference").item() == 0.0
 first, second = (case.loss(backend="reference") for _ in range(2))
 real = torch.empty
@@ -89,29 +90,17 @@ from tests.kernels import triton_usage
 from tglo.kernels import tokens as kernels
 
 blocks = dict(BLOCK=kernels.BLOCK, LOWEST=kernels.LOWEST)
-head = dict(SAMPLES=kernels.SAMPLES, TOKENS=kernels.TOKENS)
-of_loss = ("mask reference_log_prob reference_error scores threshold counter loss log_ratio coefficient "
-           "policy_error error").split()
-singles = "logits bias log_prob logsumexp loss grad reference_log_prob".split()
-doubles = "reference_error scores threshold log_ratio coefficient policy_error error".split()
+singles = "logits bias log_prob logsumexp grad".split()
 
 def usage(kernel, element, capability, constants, options):
     types = {name: "*i64" for name in ("targets", "order", "count")}
-    types |= {name: "*fp32" for name in singles} | {name: "*fp64" for name in doubles}
-    types |= {"mask": "*u8", "counter": "*i32", "gradient": "*" + element}
+    types |= {name: "*fp32" for name in singles} | {"gradient": "*" + element}
     return triton_usage.usage(
         kernel, element, capability, types, constants, options, ("vocabulary",))
 
 for capability in (80, 90, 100):
     options = dict(num_warps=kernels.WARPS, maxnreg=kernels.REGISTERS)
-    without = {name: None for name in of_loss}
-    for constants in (
-        dict(without, REDUCED=False),
-        dict(without, REDUCED=False, bias=None),
-        dict(reference_error=None, REDUCED=True),
-        dict(reference_log_prob=None, threshold=None, bias=None, REDUCED=False),
-    ):
-        constants = {**blocks, **head, **constants}
+    for constants in (blocks, dict(blocks, bias=None)):
         print(json.dumps(usage(kernels._rows, "fp32", capability, constants, options)))
     for element in ("fp32", "bf16", "fp16"):
         constants = dict(blocks, bias=None) if element == "fp16" else blocks
@@ -132,7 +121,7 @@ def test_compiles_for_three_architectures_without_spills() -> None:
     done = run_python(COMPILE, TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stderr
     usage = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(usage) == 3 * (4 + 3)
+    assert len(usage) == 3 * (2 + 3)
     for kernel in usage:
         assert kernel["stack"] == 0 and kernel["local"] == 0, kernel
         assert kernel["wide_loads"] >= 1 and kernel["float_atomics"] == 0, kernel

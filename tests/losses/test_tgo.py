@@ -24,6 +24,18 @@ def test_statistics_are_detached_and_shaped() -> None:
     torch.testing.assert_close(stats.weight, 1 + 5 * (case.scores.double() - 0.5).abs())
 
 
+def test_unknown_keywords_are_named() -> None:
+    case = make_case((2, 3), torch.float32)
+    arguments = case.policy_pred, case.target, case.scores, 0.5
+    for loss in (tgo_loss, tglo.loss_and_grad, sft_loss, TGOLoss()):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'bta'"):
+            loss(*arguments, bta=1.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'beta'"):
+        tglo.log_ratio(*arguments[:2], beta=1.0)
+    with pytest.raises(TypeError, match="keyword argument 'beta'"):
+        TGOLoss()(*arguments, beta=1.0)  # the module's own
+
+
 def test_reductions_agree() -> None:
     case = make_case((5, 8), torch.float32)
     each = case.call(tgo_loss, reduction="none")
@@ -37,7 +49,7 @@ def test_backends_agree(dtype: torch.dtype) -> None:
     case = make_case((4, 3, 9), dtype)
     plain = outcome(case, tgo_loss, backend="reference")
     chosen = outcome(case, tgo_loss)
-    for name in ("loss", "log_ratio", "policy_error", "reference_error"):
+    for name in ("loss", "implicit_score", "policy_error", "reference_error"):
         a, b = getattr(plain, name), getattr(chosen, name)
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -137,8 +149,8 @@ def test_gradient_checkpoint_of_a_small_training_run() -> None:
         )
         loss.backward()
         optimizer.step()
-    assert (stats.log_ratio[scores == 1] > 0.05).all()
-    assert (stats.log_ratio[scores == 0] < -0.05).all()
+    assert (stats.implicit_score[scores == 1] > 0.05).all()
+    assert (stats.implicit_score[scores == 0] < -0.05).all()
 
 
 def test_log_probs_have_the_papers_signature() -> None:
@@ -150,7 +162,7 @@ def test_log_probs_have_the_papers_signature() -> None:
     )
     expected = [3 * math.log1p(math.exp(-z * r)) for z, r in ((1, 1.0), (-1, 0.0), (-1, -4.0))]
     assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-6)
-    assert stats.log_ratio.tolist() == [1.0, 0.0, -4.0]
+    assert stats.implicit_score.tolist() == [1.0, 0.0, -4.0]
     loss.backward()
     slope = [-3 * z / (1 + math.exp(z * r)) for z, r in ((1, 1.0), (-1, 0.0), (-1, -4.0))]
     assert policy.grad is not None

@@ -38,13 +38,12 @@ def test_full_export_loads_in_diffusers(
 ) -> None:
     perturb(family.denoiser)
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
-    family.drop_encoders()
+    expected = family.predict(family.denoiser, example_input)
     folder = family.save(tmp_path / "deep" / "out")
     assert folder == tmp_path / "deep" / "out"
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
     again = models.load(folder)
-    assert torch.equal(again.predict(again.denoiser, *example_input), expected)
+    assert torch.equal(again.predict(again.denoiser, example_input), expected)
     assert again.fingerprint() == models.load(folders[kind]).fingerprint()
     images = [render(DiffusionPipeline.from_pretrained(f)) for f in (folders[kind], folder)]
     assert not torch.equal(*images)
@@ -56,25 +55,25 @@ def test_lora_export_loads_in_diffusers(
 ) -> None:
     train_lora(family, alpha)
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
+    expected = family.predict(family.denoiser, example_input)
     folder = family.save_lora(tmp_path / "lora")
     pipeline = DiffusionPipeline.from_pretrained(folders[kind])
     before = render(pipeline)
     pipeline.load_lora_weights(folder)
     after = render(pipeline)
     assert not torch.equal(before, after)
-    assert torch.equal(family.predict(pipeline.unet, *example_input), expected)
+    assert torch.equal(family.predict(pipeline.unet, example_input), expected)
 
 
 def test_full_export_of_a_lora_is_merged(kind: str, family: models.Family, tmp_path: Path) -> None:
     train_lora(family)
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
+    expected = family.predict(family.denoiser, example_input)
     again = models.load(family.save(tmp_path / "merged"))
     assert not lora.has(again.denoiser)
-    output = again.predict(again.denoiser, *example_input)
+    output = again.predict(again.denoiser, example_input)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(family.predict(family.denoiser, *example_input), expected)
+    assert torch.equal(family.predict(family.denoiser, example_input), expected)
 
 
 @pytest.mark.parametrize("with_lora", [False, True])
@@ -87,16 +86,16 @@ def test_gathered_weights_are_saved_instead_of_the_modules(
             family.add_lora(2, 6.0)
     perturb(trained.denoiser, scale=0.2)
     example_input = example(trained)
-    expected = trained.predict(trained.denoiser, *example_input)
+    expected = trained.predict(trained.denoiser, example_input)
     gathered = {n: p for n, p in trained.denoiser.named_parameters() if p.requires_grad}
     again = models.load(empty.save(tmp_path / "full", state_dict=gathered))
-    output = again.predict(again.denoiser, *example_input)
+    output = again.predict(again.denoiser, example_input)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
     if with_lora:
         folder = empty.save_lora(tmp_path / "lora", state_dict=gathered)
         pipeline = DiffusionPipeline.from_pretrained(trained.path)
         pipeline.load_lora_weights(folder)
-        assert torch.equal(trained.predict(pipeline.unet, *example_input), expected)
+        assert torch.equal(trained.predict(pipeline.unet, example_input), expected)
 
 
 def test_an_export_warns_of_nothing(
@@ -118,8 +117,8 @@ def test_half_precision_exports(load: Callable[..., models.Family], tmp_path: Pa
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     merged = models.load(family.save(tmp_path / "merged"))
     example_input = example(merged)
-    expected = merged.predict(family.denoiser.float(), *example_input)
-    output = merged.predict(merged.denoiser, *example_input)
+    expected = merged.predict(family.denoiser.float(), example_input)
+    output = merged.predict(merged.denoiser, example_input)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
     whole = load("sd15", dtype=torch.bfloat16)
     whole.save(tmp_path / "whole")

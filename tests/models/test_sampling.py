@@ -15,6 +15,8 @@ from diffusers import (
 
 from tests.models.helpers import perturb
 from tglo import models
+from tglo.models.execution.modes import frozen_copy
+from tglo.settings import SamplingOptions
 
 PROMPTS = ["a seven", "a two", "a seven", ""]
 SEEDS = [3, 4, 5, 3]
@@ -39,7 +41,10 @@ def test_images_are_the_pipelines(
         pipeline, num_inference_steps=3, guidance_scale=guidance, height=16, width=24
     )
     images = family.generate(
-        PROMPTS, SEEDS, steps=3, guidance=guidance, height=16, width=24, batch_size=4
+        PROMPTS,
+        SEEDS,
+        SamplingOptions(steps=3, guidance=guidance, height=16, width=24),
+        batch_size=4,
     )
     assert expected.shape == (4, 16, 24, 3)
     assert np.abs(pixels(images) - expected).max() <= 1
@@ -56,11 +61,12 @@ def test_images_do_not_depend_on_the_batch(
     family = load("sd15")
     family.scheduler = scheduler.from_config(family.scheduler.config)
     images = [
-        pixels(family.generate(PROMPTS, SEEDS, steps=4, batch_size=size)) for size in (1, 3, 8)
+        pixels(family.generate(PROMPTS, SEEDS, SamplingOptions(4), batch_size=size))
+        for size in (1, 3, 8)
     ]
     for other in images[1:]:
         assert np.abs(images[0] - other).max() <= 1
-    alone = family.generate([PROMPTS[2]], [SEEDS[2]], steps=4)
+    alone = family.generate([PROMPTS[2]], [SEEDS[2]], SamplingOptions(4))
     assert np.abs(pixels(alone)[0] - images[0][2]).max() <= 1
     pipeline = DiffusionPipeline.from_pretrained(folders["sd15"])
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
@@ -73,9 +79,9 @@ def test_generation_is_deterministic_and_leaves_the_global_generator(
 ) -> None:
     family = load("sdxl")
     state = torch.get_rng_state()
-    first = family.generate(PROMPTS, SEEDS, steps=2)
+    first = family.generate(PROMPTS, SEEDS, SamplingOptions(2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert first == family.generate(PROMPTS, SEEDS, steps=2)
+    assert first == family.generate(PROMPTS, SEEDS, SamplingOptions(2))
     assert first[0].size == (16, 16) and first[0].mode == "RGB"
 
 
@@ -83,19 +89,19 @@ def test_another_denoiser_can_be_sampled_and_modes_are_restored(
     load: Callable[..., models.Family],
 ) -> None:
     family = load("sd15")
-    average = family.reference_copy().train()
+    average = frozen_copy(family.denoiser).train()
     average.conv_in.eval()
     family.denoiser.train()
-    expected = family.generate(PROMPTS, SEEDS, steps=2)
+    expected = family.generate(PROMPTS, SEEDS, SamplingOptions(2))
     perturb(family.denoiser, scale=0.5)
-    assert family.generate(PROMPTS, SEEDS, steps=2, denoiser=average) == expected
-    assert family.generate(PROMPTS, SEEDS, steps=2) != expected
+    assert family.generate(PROMPTS, SEEDS, SamplingOptions(2), denoiser=average) == expected
+    assert family.generate(PROMPTS, SEEDS, SamplingOptions(2)) != expected
     assert average.training and not average.conv_in.training and family.denoiser.training
     with pytest.raises(ZeroDivisionError):
-        family.generate(PROMPTS, SEEDS, steps=2, denoiser=lambda *a, **k: 1 / 0)
+        family.generate(PROMPTS, SEEDS, SamplingOptions(2), denoiser=lambda *a, **k: 1 / 0)
     family.call = lambda *a: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
-        family.generate(PROMPTS, SEEDS, steps=2)
+        family.generate(PROMPTS, SEEDS, SamplingOptions(2))
     assert family.denoiser.training
 
 
@@ -106,13 +112,13 @@ def test_distinct_prompts_are_encoded_once(
     encoded: list[str] = []
     text = family.text
     monkeypatch.setattr(family, "text", lambda prompts: (encoded.extend(prompts), text(prompts))[1])
-    family.generate(["a", "b"] * 6, range(12), steps=1, batch_size=3)
+    family.generate(["a", "b"] * 6, range(12), SamplingOptions(1), batch_size=3)
     assert sorted(encoded) == ["", "a", "b"]
 
 
 def test_half_precision_gives_nearly_the_same_images(load: Callable[..., models.Family]) -> None:
     full, half = load("sdxl"), load("sdxl", dtype=torch.bfloat16)
-    images = [pixels(f.generate(PROMPTS, SEEDS, steps=3, guidance=2.0)) for f in (full, half)]
+    images = [pixels(f.generate(PROMPTS, SEEDS, SamplingOptions(3, 2.0))) for f in (full, half)]
     assert np.abs(images[0] - images[1]).mean() < 3
 
 
@@ -121,9 +127,9 @@ def test_progress_bar_is_optional(
 ) -> None:
     family = load("sd15")
     capsys.readouterr()
-    family.generate(["a"], [0], steps=1)
+    family.generate(["a"], [0], SamplingOptions(1))
     assert capsys.readouterr().err == ""
-    family.generate(["a"], [0], steps=1, progress=True)
+    family.generate(["a"], [0], SamplingOptions(1), progress=True)
     assert "images" in capsys.readouterr().err
 
 
@@ -140,9 +146,12 @@ def test_progress_bar_is_optional(
 def test_bad_input_is_named(
     load: Callable[..., models.Family], options: dict, message: str
 ) -> None:
-    arguments = {"prompts": PROMPTS, "seeds": SEEDS, "steps": 1} | options
+    arguments = {"prompts": PROMPTS, "seeds": SEEDS} | options
+    rest = {
+        name: arguments.pop(name) for name in ("prompts", "seeds", "batch_size") & arguments.keys()
+    }
     with pytest.raises(ValueError, match=message):
-        load("sd15").generate(arguments.pop("prompts"), arguments.pop("seeds"), **arguments)
+        load("sd15").generate(options=SamplingOptions(**{"steps": 1} | arguments), **rest)
 
 
 def test_no_prompts_no_images(load: Callable[..., models.Family]) -> None:

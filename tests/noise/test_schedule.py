@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -159,7 +160,7 @@ def test_keyed_noise_is_that_of_philox(
     schedule = _schedule(prediction_type)
     latents, index, key = _keyed()
     latents = latents.to(dtype)
-    noise = philox.normal(7, key.sample_ids, key.draws, latents.shape[1:])
+    noise = philox.normal(7, key.sample_ids, key.draw_index, latents.shape[1:])
     for keyed, given in ((N.diffuse, schedule.diffuse), (N.target, schedule.target)):
         found = keyed(latents, index, key, schedule, backend=backend)
         assert found.dtype == dtype and torch.equal(found, given(latents, noise, index))
@@ -170,15 +171,15 @@ def test_a_row_depends_on_its_key_only(backend: str) -> None:
     schedule = _schedule("v_prediction")
     latents, index, key = _keyed()
     together = N.diffuse(latents, index, key, schedule, backend=backend)
-    assert isinstance(key.draws, Tensor)
+    assert isinstance(key.draw_index, Tensor)
     for row in range(6):
-        alone = Key(7, key.sample_ids[row : row + 1], int(key.draws[row]))
+        alone = Key(7, key.sample_ids[row : row + 1], int(key.draw_index[row]))
         one = slice(row, row + 1)
         assert torch.equal(
             N.diffuse(latents[one], index[one], alone, schedule, backend=backend), together[one]
         )
         assert N.draw_index(alone, schedule) == N.draw_index(key, schedule)[row]
-    other = Key(7, key.sample_ids, key.draws, philox.POSTERIOR)
+    other = Key(7, key.sample_ids, key.draw_index, philox.POSTERIOR)
     assert not (N.diffuse(latents, index, other, schedule, backend=backend) == together).any()
 
 
@@ -186,7 +187,7 @@ def test_a_row_depends_on_its_key_only(backend: str) -> None:
 def test_normal_numbers_by_the_kernels(backend: str) -> None:
     _, _, key = _keyed()
     found = N.normal(key, (3, 5), device="cpu", backend=backend)
-    assert torch.equal(found, philox.normal(7, key.sample_ids, key.draws, (3, 5)))
+    assert torch.equal(found, philox.normal(7, key.sample_ids, key.draw_index, (3, 5)))
 
 
 def test_strided_float64_and_empty_latents() -> None:
@@ -208,6 +209,22 @@ def test_indices_are_uniform() -> None:
     counts = torch.bincount(index, minlength=10)
     assert index.dtype == torch.int64 and counts.shape == (10,)
     assert ((counts - 2000).abs() < 5 * 1800**0.5).all()  # binomial, five standard deviations
+
+
+def test_a_density_says_how_often_each_part_is_drawn() -> None:
+    def late(unit: Tensor) -> Tensor:
+        return unit.sqrt()  # of density 2 t
+
+    uniform = Schedule.from_scheduler(diffusers.DDPMScheduler(num_train_timesteps=10, **SD))
+    schedule = replace(uniform, density=late).to("cpu")
+    key = Key(0, torch.arange(20_000))
+    counts = torch.bincount(N.draw_index(key, schedule), minlength=10)
+    expected = 20_000 * (2 * torch.arange(10) + 1) / 100
+    assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+    strata = torch.stack([N.draw_index(Key(0, torch.arange(9), k), schedule, 4) for k in range(4)])
+    assert torch.equal(strata.sort(0).values // 5, torch.tensor([[0], [1], [1], [1]]).expand(4, 9))
+    assert schedule.fingerprint() != uniform.fingerprint()
+    assert replace(schedule, density=uniform.density).fingerprint() == uniform.fingerprint()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -8,27 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.objectives.cases import BACKENDS, assert_is, gain, make_given, mean_square
-from tglo.objectives import OBJECTIVES, Given, Settings
+from tests.objectives.cases import BACKENDS, assert_is, gain, make_batch, mean_square
+from tglo.objectives import OBJECTIVES, MicroBatch, Settings
 
 
-def margin(p: Tensor, given: Given, beta: float) -> Tensor:
+def margin(p: Tensor, batch: MicroBatch, beta: float) -> Tensor:
     """-(beta / 2) [(e_theta - e_ref) of the winner - that of the loser], as released."""
-    winner, loser = (-gain(p, given)).chunk(2)
+    winner, loser = (-gain(p, batch)).chunk(2)
     return -0.5 * beta * (winner - loser)
 
 
-def dpo(p: Tensor, given: Given, beta: float) -> Tensor:
-    return -torch.log(1 / (1 + torch.exp(-margin(p, given, beta)))).mean()
+def dpo(p: Tensor, batch: MicroBatch, beta: float) -> Tensor:
+    return -torch.log(1 / (1 + torch.exp(-margin(p, batch, beta)))).mean()
 
 
-def dspo(p: Tensor, given: Given, beta: float) -> Tensor:
+def dspo(p: Tensor, batch: MicroBatch, beta: float) -> Tensor:
     """The element-wise square, with the gradient through the sigmoid."""
     half = len(p) // 2
-    g = beta * (1 - torch.sigmoid(margin(p, given, beta)))[:, None, None, None]
-    y, q = given.target.double()[:half], given.reference_pred.double()[:half]
+    g = beta * (1 - torch.sigmoid(margin(p, batch, beta)))[:, None, None, None]
+    y, q = batch.draw.target.double()[:half], batch.reference_pred.double()[:half]
     residual = (p[:half] - y) - g * (p[:half] - q)
-    return (given.timestep_weight[:half] * (residual**2).mean((1, 2, 3))).mean()
+    return (batch.timestep_weight[:half] * (residual**2).mean((1, 2, 3))).mean()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -40,49 +40,51 @@ def test_loss_and_gradient_are_the_formula(
 ) -> None:
     if dtype == torch.float64 and backend != "reference":
         pytest.skip("kernels take up to float32")
-    given = make_given(dtype=dtype)
+    batch = make_batch(dtype=dtype)
     objective = OBJECTIVES[name](Settings(backend=backend))
-    assert_is(objective, given, lambda p, given: formula(p, given, beta), temperature=2 / beta)
+    assert_is(objective, batch, lambda p, batch: formula(p, batch, beta), temperature=2 / beta)
     # beta and 1 / T are one number.
     objective = OBJECTIVES[name](Settings(beta=3.0, backend=backend))
-    assert_is(objective, given, lambda p, given: formula(p, given, beta), temperature=6 / beta)
+    assert_is(objective, batch, lambda p, batch: formula(p, batch, beta), temperature=6 / beta)
 
 
 def test_published_defaults() -> None:
     """Diffusion-DPO's released launchers have beta 5000 with a factor 0.5, DSPO's for SD1.5 0.001."""
-    given = make_given()
+    batch = make_batch()
     for name, beta in (("dpo", 5000.0), ("dspo", 0.001)):
         kind = OBJECTIVES[name]
         assert kind.default_temperature is not None and kind.default_beta == 1.0
-        _, stats = kind()(given, kind.default_temperature)
-        expected = margin(given.policy_pred.detach(), given, beta)
-        torch.testing.assert_close(stats.log_ratio[:3], expected, rtol=1e-5, atol=1e-7)
+        _, stats = kind()(batch, kind.default_temperature)
+        expected = margin(batch.policy_pred.detach(), batch, beta)
+        torch.testing.assert_close(stats.implicit_score[:3], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_statistics_are_those_of_pairs() -> None:
-    given = make_given()
+    batch = make_batch()
     for name in ("dpo", "dspo"):
-        _, stats = OBJECTIVES[name]()(given, 0.05)
-        assert torch.equal(stats.log_ratio[:3], -stats.log_ratio[3:])
+        _, stats = OBJECTIVES[name]()(batch, 0.05)
+        assert torch.equal(stats.implicit_score[:3], -stats.implicit_score[3:])
         assert stats.label.tolist() == [True] * 3 + [False] * 3
         assert not any(x.requires_grad for x in stats)
-        error = mean_square(given.policy_pred.detach(), given.target)
+        error = mean_square(batch.policy_pred.detach(), batch.draw.target)
         torch.testing.assert_close(stats.policy_error, error)
 
 
 def test_without_timestep_weights_and_at_the_reference() -> None:
-    given = dataclasses.replace(make_given(), timestep_weight=None)
-    same = dataclasses.replace(given, reference_pred=given.policy_pred.detach().clone())
+    batch = dataclasses.replace(make_batch(), timestep_weight=None)
+    same = dataclasses.replace(batch, reference_pred=batch.policy_pred.detach().clone())
     loss, stats = OBJECTIVES["dpo"]()(same, 1e-3)
-    assert loss.item() == pytest.approx(0.6931472) and not stats.log_ratio.any()
+    assert loss.item() == pytest.approx(0.6931472) and not stats.implicit_score.any()
     loss, _ = OBJECTIVES["dspo"]()(same, 1e-3)
-    error = mean_square(given.policy_pred.detach(), given.target)[:3].mean()
+    error = mean_square(batch.policy_pred.detach(), batch.draw.target)[:3].mean()
     assert loss.item() == pytest.approx(float(error), rel=1e-6)
 
 
 def test_a_large_margin_stays_finite() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        given = make_given(dtype=dtype)
-        loss, stats = OBJECTIVES["dpo"]()(given, 1e-6)
-        (gradient,) = torch.autograd.grad(loss, given.policy_pred)
-        assert stats.log_ratio.abs().max() > 1e3 and loss.isfinite() and gradient.isfinite().all()
+        batch = make_batch(dtype=dtype)
+        loss, stats = OBJECTIVES["dpo"]()(batch, 1e-6)
+        (gradient,) = torch.autograd.grad(loss, batch.policy_pred)
+        assert (
+            stats.implicit_score.abs().max() > 1e3 and loss.isfinite() and gradient.isfinite().all()
+        )

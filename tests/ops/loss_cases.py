@@ -90,7 +90,7 @@ def make_masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
 
 class Outcome(NamedTuple):
     loss: Tensor
-    log_ratio: Tensor
+    implicit_score: Tensor
     gradient: Tensor
     policy_error: Tensor
     reference_error: Tensor
@@ -104,7 +104,7 @@ def outcome(case: Case, loss: Any, *, outer: Tensor | None = None, **more: Any) 
     gradient = case.policy_pred.grad
     assert gradient is not None
     return Outcome(
-        value.detach(), stats.log_ratio, gradient, stats.policy_error, stats.reference_error
+        value.detach(), stats.implicit_score, gradient, stats.policy_error, stats.reference_error
     )
 
 
@@ -180,7 +180,7 @@ def assert_as_good_as_eager(
     rounding = 4 * 2.0**-24 * largest * strength * weight
     largest_weight = 1 + case.options.get("confidence", 5.0)  # scores and threshold lie in [0, 1]
     floors = {
-        "log_ratio": rounding,
+        "implicit_score": rounding,
         "loss": largest_weight * rounding + 2.0**-24 * truth.loss.abs().max().item(),
         "gradient": (torch.finfo(case.policy_pred.dtype).eps + rounding)
         * truth.gradient.abs().max().item(),

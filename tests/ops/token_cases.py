@@ -28,7 +28,7 @@ class TokenCase(NamedTuple):
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What gets a gradient."""
+        """The tensors that get a gradient."""
         return [x for x in (self.hidden, self.weight, self.bias) if x is not None]
 
     def log_prob(self, **more: Any) -> Tensor:
@@ -99,7 +99,7 @@ def make_token_case(
 
 
 def widened(case: TokenCase) -> TokenCase:
-    """The same numbers in float64."""
+    """Return the same numbers in float64."""
     return case._replace(
         hidden=case.hidden.detach().double().requires_grad_(),
         weight=case.weight.detach().double().requires_grad_(),
@@ -115,13 +115,15 @@ def log_prob_truth(case: TokenCase) -> Tensor:
 
 
 def loss_truth(case: TokenCase) -> reference.TGOResult:
-    options = {k: v for k, v in case.options.items() if k in ("beta", "temperature", "confidence")}
-    other = log_prob_truth(case.other()).detach()
-    scores = case.scores.double()
-    own = log_prob_truth(case)
-    return reference.tgo_token_loss(
-        own, case.mask, scores, 0.5, reference_log_prob=other, **options
+    other, options = log_prob_truth(case.other()).detach(), dict(case.options)
+    ratio = reference.token_log_ratio(
+        log_prob_truth(case),
+        case.mask,
+        reference_log_prob=other,
+        temperature=options.pop("temperature", 1.0),
     )
+    options.pop("reduction", None)
+    return reference.scored(ratio, case.scores.double(), 0.5, **options)
 
 
 def eager_log_prob(case: TokenCase) -> Tensor:
@@ -176,7 +178,7 @@ def assert_loss_is_right(case: TokenCase, *, backend: str, form: str) -> None:
     largest = max(1.0, truth.policy_error.abs().max().item())
     unit = 2.0**-20 * largest * case.options.get("beta", 1.0)
     unit /= case.options.get("temperature", 1.0)
-    torch.testing.assert_close(stats.log_ratio, truth.log_ratio, rtol=0, atol=unit)
+    torch.testing.assert_close(stats.implicit_score, truth.implicit_score, rtol=0, atol=unit)
     torch.testing.assert_close(stats.policy_error, truth.policy_error, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(stats.reference_error, truth.reference_error, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=6 * len(case.scores) * unit)

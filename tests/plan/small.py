@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tglo.train.config import TrainConfig, parse_config
+from tglo.train.config import TrainConfig
+from tglo.train.config_files import parse_config
 
 WIDTH, DEPTH = 768, 6
 

@@ -10,7 +10,8 @@ import pytest
 from benchmarks import scaling
 from tglo.plan.planner import plan
 from tglo.plan.text import answer, command, toml
-from tglo.train.config import load_config, parse_config
+from tglo.train.config_checks import check
+from tglo.train.config_files import load_config, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
@@ -18,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_ready_config_is_what_the_planner_recommends(path: Path) -> None:
     config = load_config(path)
-    config.check()
+    check(config)
     options = scaling.MACHINES[path.stem]
     planned = plan(options)
     text = path.read_text()

@@ -124,10 +124,10 @@ def test_a_file_that_would_run_code_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "HPS_v2.1_compressed.pt"
     torch.save({"state_dict": {"x": torch.ones(1)}, "extra": Harmful()}, path)
-    with pytest.raises(ValueError, match="is torn, or holds something else than tensors"):
+    with pytest.raises(ValueError, match="is torn, or holds something other than tensors"):
         load_state(path)
     path.write_bytes(pickle.dumps(Harmful(), protocol=2))
-    with pytest.raises(ValueError, match="is torn, or holds something else than tensors"):
+    with pytest.raises(ValueError, match="is torn, or holds something other than tensors"):
         load_state(path)
     assert not (tmp_path / "harm").exists()
 

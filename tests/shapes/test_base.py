@@ -13,6 +13,7 @@ import torch
 
 from examples.pretraining.shapes import build_pipeline, draw
 from tglo import models
+from tglo.settings import SamplingOptions
 from tglo.shapes import BASE, rewards, scenes
 from tglo.shapes.__main__ import SETS, write_world
 
@@ -41,7 +42,7 @@ def test_architecture_matches_what_pretraining_builds(family: Any) -> None:
 
 
 def test_samples_show_most_of_what_is_asked_for(family: Any) -> None:
-    images = family.generate(PROMPTS, range(40), steps=12, guidance=2.0, batch_size=40)
+    images = family.generate(PROMPTS, range(40), SamplingOptions(12, 2.0), batch_size=40)
     others = PROMPTS[1:] + PROMPTS[:1]
     faithful = rewards.faithfulness(images, PROMPTS)
     assert faithful.mean() > 0.65
@@ -51,14 +52,14 @@ def test_samples_show_most_of_what_is_asked_for(family: Any) -> None:
 
 def test_latents_have_unit_deviation(family: Any) -> None:
     known = scenes.all_scenes(held_out=False)[::50]
-    mean, _ = family.latents(draw(list(known), np.random.default_rng(0)))
+    mean = family.encode(draw(list(known), np.random.default_rng(0)))["mean"]
     assert mean.shape == (len(known), 4, 8, 8)
     assert 0.85 < mean.std().item() < 1.15
 
 
 def test_vae_keeps_the_drawing(family: Any) -> None:
     pixels = draw(list(scenes.all_scenes(held_out=True)[::70]), np.random.default_rng(1))
-    mean, _ = family.latents(pixels)
+    mean = family.encode(pixels)["mean"]
     with torch.no_grad():
         back = family.vae.decode(mean / family.vae.config.scaling_factor).sample
     assert (back - pixels).square().mean().item() < 0.01

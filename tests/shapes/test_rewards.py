@@ -146,5 +146,5 @@ def test_bad_input_is_refused() -> None:
     for name in (*rewards.NAMES, "accuracy"):
         with pytest.raises(ValueError, match="1 images and 0 prompts"):
             getattr(rewards, name)([Image.new("RGB", (32, 32))], [])
-    with pytest.raises(ValueError, match="asks for no scene"):
+    with pytest.raises(ValueError, match="does not ask for a scene"):
         rewards.stars([Image.new("RGB", (32, 32))], ["a dog"])

@@ -24,6 +24,7 @@ from tglo import cli
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make_reference import build_reference
 from tglo.files import read_json
+from tglo.settings import SamplingOptions
 from tglo.sweep import Sampling, parse_variations, points, sweep
 from tglo.sweep import run as run_module
 from tglo.train import TrainConfig
@@ -140,7 +141,8 @@ def test_another_sampling_is_sampled_and_other_settings_are_refused(
     cached: TrainConfig, tmp_path: Path
 ) -> None:
     output, grid = tmp_path / "sweep", {"objective.beta": [1]}
-    sampling = Sampling(tmp_path / "prompts.txt", "ink", count=1, steps=2, guidance=1, device="cpu")
+    options = SamplingOptions(2, 1.0)
+    sampling = Sampling(tmp_path / "prompts.txt", "ink", count=1, options=options, device="cpu")
     sampling.prompts.write_text("a temple\n")
     assert "scores" not in sweep(cached, grid, output)[0]
     first = sweep(cached, grid, output, sampling=sampling)[0]
@@ -157,8 +159,8 @@ def test_another_sampling_is_sampled_and_other_settings_are_refused(
 
 def test_only_marked_objectives_are_sampled_behind_their_marker(make_config: Make) -> None:
     marked = make_config(objective={"name": "csft", "good_marker": "fine: "})
-    assert run_module._prefix(marked) == "fine: "
-    assert run_module._prefix(make_config(objective={"name": "sft"})) == ""
+    assert marked.objective.prompt_prefix == "fine: "
+    assert make_config(objective={"name": "sft"}).objective.prompt_prefix == ""
 
 
 @pytest.mark.timeout(200)

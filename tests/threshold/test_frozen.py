@@ -95,7 +95,7 @@ def test_check_knows_its_scores_in_any_order():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format="else"), "no threshold file"),
+        (lambda c: c.update(format="else"), "not a threshold file"),
         (lambda c: c.update(version=99), "format version 99"),
         (lambda c: c.pop("scale"), r"lacks or adds \['scale'\]"),
         (lambda c: c.update(scale=0.0), "scale that is not positive"),

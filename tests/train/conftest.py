@@ -13,7 +13,8 @@ from sklearn.datasets import load_sample_images
 
 from tests import tiny
 from tglo.cache.make import build
-from tglo.train.config import TrainConfig, parse_config, to_plain
+from tglo.train.config import TrainConfig
+from tglo.train.config_files import parse_config, to_plain
 
 ROWS = 12
 SIZES = [(16, 16), (16, 24), (24, 16)]  # height, width of the crops

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tglo import models
+from tglo.models import lora
+from tglo.models.execution.checkpointing import Mode
 from tglo.train import TrainConfig, train
 from tglo.train import auto_checkpointing as memory
 
@@ -56,18 +59,18 @@ def test_the_first_mode_that_fits_is_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     modes: list[str] = []
-    set_mode = family.set_gradient_checkpointing
+    set_mode = memory.set_mode
     seen = SimpleNamespace(size=None)
 
-    def watch(mode: str) -> None:
+    def watch(denoiser: Any, mode: Mode) -> None:
         modes.append(mode)
-        set_mode(mode)
+        set_mode(denoiser, mode)
 
     def peak(config: TrainConfig, family: models.Family, size: tuple[int, int]) -> int | None:
         seen.size = size
         return peaks[modes[-1]]
 
-    monkeypatch.setattr(family, "set_gradient_checkpointing", watch)
+    monkeypatch.setattr(memory, "set_mode", watch)
     monkeypatch.setattr(memory, "_peak", peak)
     monkeypatch.setattr(family, "device", SimpleNamespace(type="cuda"))
     monkeypatch.setattr(
@@ -83,7 +86,7 @@ def test_the_first_mode_that_fits_is_taken(
 
 
 def test_what_a_step_adds_counts(family: models.Family, make_config: Make) -> None:
-    trained = sum(p.numel() for p in family.lora_parameters)
+    trained = sum(p.numel() for p in lora.parameters(family.denoiser))
     for options, bytes_each in (
         ({}, 8),
         ({"name": "adamw8bit"}, 2),

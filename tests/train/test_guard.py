@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tglo import philox
-from tglo.objectives import OBJECTIVES, Given
+from tglo.objectives import OBJECTIVES, MicroBatch
 from tglo.train import TrainConfig, loop, train
-from tglo.train.run import Parts
+from tglo.train.run import Run
 
 Make = Callable[..., TrainConfig]
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "masked_select")
@@ -40,10 +40,10 @@ def step_under(monkeypatch: pytest.MonkeyPatch, watched: Callable[..., Any]) -> 
     """Every step but the first, which reads its batch in this thread, runs through watched."""
     step = loop._step
 
-    def wrapped(parts: Parts, number: int, *rest: Any) -> Any:
+    def wrapped(run: Run, number: int, *rest: Any) -> Any:
         if number == 0:
-            return step(parts, number, *rest)
-        return watched(step, parts, number, *rest)
+            return step(run, number, *rest)
+        return watched(step, run, number, *rest)
 
     monkeypatch.setattr(loop, "_step", wrapped)
 
@@ -95,11 +95,11 @@ def test_auto_temperature_reads_only_while_it_calibrates(
     read: list[int] = []
     observe = loop.Health.mean_square
 
-    def watched(step: Callable[..., Any], parts: Parts, number: int, *rest: Any) -> Any:
+    def watched(step: Callable[..., Any], run: Run, number: int, *rest: Any) -> Any:
         monkeypatch.setattr(
             loop.Health, "mean_square", lambda self: read.append(number) or observe(self)
         )
-        return step(parts, number, *rest)
+        return step(run, number, *rest)
 
     step_under(monkeypatch, watched)
     train(make_config(objective={"temperature": "auto"}, optimizer={"steps": 13}))
@@ -109,10 +109,10 @@ def test_auto_temperature_reads_only_while_it_calibrates(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_no_step_synchronises_a_gpu(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def watched(step: Callable[..., Any], parts: Parts, number: int, *rest: Any) -> Any:
+    def watched(step: Callable[..., Any], run: Run, number: int, *rest: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error" if number > 2 else "default")
         try:
-            return step(parts, number, *rest)
+            return step(run, number, *rest)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -135,21 +135,21 @@ def test_a_bad_step_is_named_and_changes_nothing(
     state: dict[str, Any] = {}
     prepare = loop.prepare
 
-    def keep(*args: Any) -> Parts:
-        state["parts"] = prepare(*args)
+    def keep(*args: Any) -> Run:
+        state["run"] = prepare(*args)
         state["ids"] = []
-        return state["parts"]
+        return state["run"]
 
     class Spoiled(OBJECTIVES["tgo"]):
-        def __call__(self, given: Given, temperature: float) -> Any:
+        def __call__(self, batch: MicroBatch, temperature: float) -> Any:
             step = len(state["ids"])
-            weights = state["parts"].engine.trained
+            weights = state["run"].engine.trained
             if step == bad_step:
                 state["before"] = {name: p.detach().clone() for name, p in weights.items()}
                 if what == "gradient":
-                    given.policy_pred.register_hook(lambda gradient: gradient * float("inf"))
+                    batch.policy_pred.register_hook(lambda gradient: gradient * float("inf"))
             state["ids"].append(step)
-            loss, stats = super().__call__(given, temperature)
+            loss, stats = super().__call__(batch, temperature)
             return (loss * float("nan") if step == bad_step and what == "loss" else loss), stats
 
     monkeypatch.setattr(loop, "prepare", keep)
@@ -161,7 +161,7 @@ def test_a_bad_step_is_named_and_changes_nothing(
     message = rf"step {bad_step + 1}: .*no weight was changed.*loss {loss}, samples \[\d+"
     with pytest.raises(FloatingPointError, match=message):
         train(config)
-    after = state["parts"].engine.trained
+    after = state["run"].engine.trained
     assert all(torch.equal(after[name], value) for name, value in state["before"].items())
     # The host is at most one step ahead of the verdict.
     assert len(state["ids"]) == bad_step + (2 if optimizer == "adamw" else 1)

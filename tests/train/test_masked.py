@@ -17,6 +17,7 @@ from tglo.cache.drawer import DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.make import build
 from tglo.cache.make_reference import build_reference
+from tglo.settings import ReferenceOptions, SamplingOptions
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
@@ -120,11 +121,11 @@ def test_the_export_reloads_and_generates(make: Make, model: Path) -> None:
     assert full.export is not None
     family = models.load(full.export)
     base = models.load(model)
-    inputs = family.example(2, 16, 16).inputs
+    inputs = family.example(2, 16, 16)
     assert not torch.equal(
-        family.predict(family.denoiser, *inputs), base.predict(base.denoiser, *inputs)
+        family.predict(family.denoiser, inputs), base.predict(base.denoiser, inputs)
     )
-    images = family.generate(["a temple"], [0], steps=2, height=16, width=16)
+    images = family.generate(["a temple"], [0], SamplingOptions(steps=2, height=16, width=16))
     assert images[0].size == (16, 16)
     lora = train(make("lora"))
     assert lora.export is not None
@@ -161,4 +162,6 @@ def test_a_reference_of_a_whole_compiled_model_is_refused(
     model: Path, cache: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="compile is whole, which does not fit.*use blocks"):
-        build_reference(str(model), cache, tmp_path, RULE, compile="whole", device="cpu")
+        build_reference(
+            str(model), cache, tmp_path, RULE, ReferenceOptions(compile="whole"), device="cpu"
+        )

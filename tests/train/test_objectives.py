@@ -22,7 +22,8 @@ from tglo.objectives import OBJECTIVES
 from tglo.threshold.frozen import Threshold
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
-from tglo.train.run import Parts, prepare
+from tglo.train.config_checks import check
+from tglo.train.run import Run, prepare
 
 Make = Callable[..., TrainConfig]
 SCORED = [name for name, kind in OBJECTIVES.items() if not kind.takes_pairs]
@@ -38,7 +39,7 @@ def marked_cache(tmp_path_factory: pytest.TempPathFactory, manifest: Path, sd15:
     return output
 
 
-def prepared(config: TrainConfig) -> Parts:
+def prepared(config: TrainConfig) -> Run:
     config.output.folder.mkdir(parents=True, exist_ok=True)
     return prepare(config, torch.device("cpu"))
 
@@ -96,35 +97,37 @@ def test_a_pair_shares_its_draw(name: str, make_config: Make) -> None:
     config = make_config(
         objective={"name": name}, optimizer={"micro_batch": 4}, data={"caption_dropout": 0.5}
     )
-    parts = prepared(config)
+    run = prepared(config)
     try:
         keys = set()
         for step in range(6):
-            batch = parts.batches.get(step, 0)
-            winner, loser = (torch.tensor(batch.ids).view(2, 2)).tolist()
+            batch = run.batches.get(step, 0)
+            winner, loser = (torch.tensor(batch.ids.samples).view(2, 2)).tolist()
             assert not set(winner) & set(loser)
-            assert (batch.scores[:2] > batch.scores[2:]).all()
-            assert torch.equal(batch.drawn.index[:2], batch.drawn.index[2:])
+            assert (batch.labels.scores[:2] > batch.labels.scores[2:]).all()
+            assert torch.equal(batch.draw.index[:2], batch.draw.index[2:])
             assert torch.equal(
-                batch.drawn.target[:2], batch.drawn.target[2:]
+                batch.draw.target[:2], batch.draw.target[2:]
             )  # epsilon-prediction: the noise
-            assert not torch.equal(batch.drawn.noisy[:2], batch.drawn.noisy[2:])
-            text = batch.drawn.conditions["prompt_embeds"]
+            assert not torch.equal(batch.draw.noisy[:2], batch.draw.noisy[2:])
+            text = batch.draw.conditions["prompt_embeds"]
             assert torch.equal(text[:2], text[2:])  # one prompt, dropped together
             keys |= set(zip(winner, loser, strict=True))
         assert len(keys) == 6  # two prompts in three sizes, two rows of each
     finally:
-        parts.batches.close()
+        run.batches.close()
 
 
 def test_sft_sees_positives_only(make_config: Make) -> None:
-    parts = prepared(make_config(objective={"name": "sft"}))
+    run = prepared(make_config(objective={"name": "sft"}))
     try:
-        batches = [parts.batches.get(step, 0) for step in range(6)]
-        assert all((batch.scores >= batch.threshold).all() for batch in batches)
-        assert len({sample for batch in batches for sample in batch.ids}) == 6  # p = 50 of 12 rows
+        batches = [run.batches.get(step, 0) for step in range(6)]
+        assert all((batch.labels.scores >= batch.labels.thresholds).all() for batch in batches)
+        assert (
+            len({sample for batch in batches for sample in batch.ids.samples}) == 6
+        )  # p = 50 of 12 rows
     finally:
-        parts.batches.close()
+        run.batches.close()
 
 
 def test_csft_marks_prompts_by_label(make_config: Make, marked_cache: Path) -> None:
@@ -133,22 +136,22 @@ def test_csft_marks_prompts_by_label(make_config: Make, marked_cache: Path) -> N
         data={"cache": str(marked_cache), "caption_dropout": 0.0},
         optimizer={"micro_batch": 1},
     )
-    parts = prepared(config)
+    run = prepared(config)
     prompts = ["a temple", "a flower"]
     cache = LatentCache(marked_cache)
     try:
         seen = set()
         for step in range(12):
-            batch = parts.batches.get(step, 0)
-            good = bool(batch.scores >= batch.threshold)
-            text = batch.drawn.conditions["prompt_embeds"][0]
+            batch = run.batches.get(step, 0)
+            good = bool(batch.labels.scores >= batch.labels.thresholds)
+            text = batch.draw.conditions["prompt_embeds"][0]
             wanted = cache.text([MARKERS[not good] + prompt for prompt in prompts])
             (embedding,) = wanted.values()
             assert any(torch.equal(text, row) for row in embedding)
             seen.add(good)
         assert seen == {True, False}
     finally:
-        parts.batches.close()
+        run.batches.close()
 
 
 def test_csft_samples_behind_the_good_marker(
@@ -235,7 +238,7 @@ def test_thresholds_per_prompt_from_the_config(make_config: Make) -> None:
         data={"per_prompt": True, "threshold": str(config.output.folder / "threshold.json")}
     )
     with pytest.raises(ValueError, match="data.per_prompt estimates a threshold, but"):
-        both.check()
+        check(both)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_what_an_objective_rules_out(
     sections: dict[str, dict[str, object]], message: str, make_config: Make
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        make_config(**sections).check()
+        check(make_config(**sections))
 
 
 def test_missing_embeddings_and_pairs_are_explained(
@@ -287,6 +290,6 @@ def test_missing_embeddings_and_pairs_are_explained(
 def test_a_cache_with_markers_is_another_one(
     marked_cache: Path, manifest: Path, sd15: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"markers: the cache has '\[.*', wanted is 'nothing'"):
+    with pytest.raises(ValueError, match=r"markers is '\[.*' there and 'nothing' here"):
         build(str(sd15), manifest, marked_cache, resolution=16, device="cpu")
     assert LatentCache(marked_cache).fingerprint["markers"] == '["bad image: ", "good image: "]'

@@ -124,7 +124,7 @@ def truth(case: Case) -> Outcome:
         confidence=CONFIDENCE,
     )
     (gradient,) = torch.autograd.grad(result.loss.mean(), policy)
-    return Outcome(result.log_ratio.detach(), gradient)
+    return Outcome(result.implicit_score.detach(), gradient)
 
 
 class Errors(NamedTuple):

@@ -116,7 +116,7 @@ def _tglo(backend: str, cached: bool, one_launch: bool) -> Contender:
 
     def check(case: Case) -> Outcome:
         loss, *found, stats = run(case, return_stats=True)
-        return Outcome(stats.log_ratio, found[0] if one_launch else gradient(loss, case))
+        return Outcome(stats.implicit_score, found[0] if one_launch else gradient(loss, case))
 
     moved = (6 if one_launch else 10) if cached else (8 if one_launch else 12)
     return Contender(

@@ -1,4 +1,4 @@
-"""Making the cache: resumable, for any number of ranks, the same bytes however often killed."""
+"""Makes a cache: resumable, by any number of ranks, with the same bytes however often it is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tglo.cache.encode import Prepared, encode_latents, encode_text, prepare
+from tglo.cache.encode import PreparedImage, encode_latents, encode_text, prepare
 from tglo.cache.format import (
     LAST,
     Encoder,
@@ -28,15 +28,15 @@ from tglo.cache.shards import claim, clear, finished_record, shard_name, write_s
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 
-Part = TypeVar("Part")
-Made = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what to record of them
+Item = TypeVar("Item")
+Made = tuple[dict[str, Tensor], dict[str, Any]]  # a shard's tensors and its record
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a call of `build_cache` found and made."""
+class CacheReport:
+    """The outcome of a call of `build_cache`."""
 
-    samples: int  # usable images; while the cache is not complete, those of this rank
+    samples: int  # usable images; until the cache is complete, this rank's
     prompts: int
     quarantined: tuple[Quarantined, ...]
     written: int  # shards
@@ -69,17 +69,17 @@ def build_cache(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
     progress: bool = True,
-) -> Report:
+) -> CacheReport:
     """Encode every distinct image and prompt of a manifest into out_dir.
 
     buckets: aspect-ratio buckets of about resolution^2 pixels; False: squares only.
-    rank of world_size: makes the shards rank, rank + world_size, ...; the last to finish completes
-        the cache.
-    dtype: of the latents; embeddings stay as the encoder returns them.
-    markers: every prompt is also encoded behind each of these, as conditional fine-tuning needs it.
+    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
+        finish completes the cache.
+    dtype: the latents'; embeddings stay as the encoder returns them.
+    markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
 
-    Finished shards that match their checksum are kept, unless an image that was quarantined can be
-    read by now. Images that cannot be read are quarantined and listed in cache.json.
+    Finished shards that match their checksum are kept, unless a quarantined image has become
+    readable. Images that cannot be read are quarantined and listed in cache.json.
 
     Raises CacheError when out_dir holds something else or a cache with another fingerprint (naming
     the fields), when more than max_bad_fraction of the images are quarantined (listing them), and
@@ -112,7 +112,7 @@ def build_cache(
 
     folder = Path(out_dir)
     claim(folder, fingerprint)
-    if world_size == 1:  # with more, a piece may belong to another rank that is at work
+    if world_size == 1:  # with more, a file may belong to another rank that is at work
         clear(folder, ".*.tmp")
     shards = _Shards(folder, allowed_bad=max_bad_fraction * len(rows), total=len(rows))
     mine = slice(rank, None, world_size)
@@ -128,7 +128,7 @@ def build_cache(
 
         def is_stale(record: dict[str, Any]) -> bool:
             again = [row_by_image[entry["image"]] for entry in record["quarantined"]]
-            return any(isinstance(prepare(manifest, row, sizes), Prepared) for row in again)
+            return any(isinstance(prepare(manifest, row, sizes), PreparedImage) for row in again)
 
         text_parts, row_parts = _split(prompts, shard_size), _split(rows, shard_size)
         text_mine, row_mine = list(enumerate(text_parts))[mine], list(enumerate(row_parts))[mine]
@@ -145,7 +145,7 @@ def build_cache(
     )
     if content is not None:
         shards.samples = content["samples"]
-    return Report(
+    return CacheReport(
         samples=shards.samples,
         prompts=len(prompts),
         quarantined=tuple(shards.quarantined),
@@ -157,7 +157,7 @@ def build_cache(
 
 
 class _Shards:
-    """Makes shards, or keeps them, and counts."""
+    """Makes or keeps shards, and counts them."""
 
     def __init__(self, folder: Path, allowed_bad: float, total: int) -> None:
         self.folder, self.allowed_bad, self.total = folder, allowed_bad, total
@@ -182,12 +182,12 @@ class _Shards:
         self.stop_if_too_many()
 
     def take_all_quarantined(self, quarantined: Sequence[Quarantined]) -> None:
-        """Count every rank's instead of this one's."""
+        """Count the quarantined images of every rank instead of this one's."""
         self.quarantined = list(quarantined)
         self.stop_if_too_many()
 
     def stop_if_too_many(self) -> None:
-        """CacheError when more images are unusable than was allowed."""
+        """Raise CacheError when more images are unusable than is allowed."""
         bad = len(self.quarantined)
         if bad > self.allowed_bad:
             raise CacheError(
@@ -197,7 +197,7 @@ class _Shards:
             )
 
 
-def _split(items: Sequence[Part], size: int) -> list[Sequence[Part]]:
+def _split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 

@@ -1,5 +1,5 @@
-"""What a draw is: one timestep, noise, latent and caption of a sample. Training and the reference
-cache take it from here, so that a cached error belongs to the very prediction that is trained.
+"""Draws of cached samples: one timestep, noise, latent and caption each. Training and the reference
+cache take them from here, so that a cached error belongs to the very prediction that is trained.
 
 Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sample of the VAE's
 posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
@@ -13,24 +13,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from tglo import noise, philox
 from tglo.cache.latents import SIZES, LatentCache
-from tglo.noise.draw import Drawn
+from tglo.noise.draw import Draw
 
 if TYPE_CHECKING:
     from tglo.models.families.base import Family
 
+
+class Pinnable(Protocol):
+    """A tensor, or tensors together."""
+
+    def pin_memory(self) -> Self: ...
+
+
+P = TypeVar("P", bound=Pinnable)
 _VERSION = "1"  # raised when a key comes to mean another draw
 
 
 @dataclass(frozen=True)
 class DrawRule:
-    """Which draws there are.
+    """The rule that draws follow.
 
     seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
     or 0 for a new one each epoch; stratified: a sample's draws cover the schedule (needs draws).
@@ -41,17 +49,17 @@ class DrawRule:
     draws: int = 0
     stratified: bool = False
 
-    def draw(self, epoch: int) -> int:
-        """The draw that an epoch takes of each sample."""
+    def draw_index(self, epoch: int) -> int:
+        """The number of the draw that an epoch takes of each sample."""
         return epoch % self.draws if self.draws else epoch
 
     @property
     def strata(self) -> int:
-        """Parts of the schedule that a sample's draws are spread over."""
+        """The number of parts of the schedule that a sample's draws are spread over."""
         return max(self.draws, 1) if self.stratified else 1
 
     def fingerprint(self) -> dict[str, str]:
-        """What a draw depends on besides model and data, by name."""
+        """Name everything that a draw depends on besides model and data."""
         return {
             "draw_version": _VERSION,
             "seed": str(self.seed),
@@ -62,17 +70,17 @@ class DrawRule:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """What is read from the cache for B draws, on the CPU (pinned where the device is a GPU)."""
+class CachedRows:
+    """B rows of a cache, of which draws are made; on the CPU, pinned where the device is a GPU."""
 
     ids: Tensor
     """(B,) int64."""
     keys: Tensor
     """(B,) int64: whose timestep and noise each row takes; its own, or in a pair the winner's."""
-    draws: int | Tensor
-    """One draw for all, or (B,) int64."""
+    draw_index: int | Tensor
+    """The number of the draw: one for all rows, or (B,) int64."""
     stored: dict[str, Tensor]
-    """The image as the cache has it: the posterior's mean and std, (B, C, h, w) each, or tokens,
+    """The images as they were encoded: the posterior's mean and std, (B, C, h, w) each, or tokens,
     (B, h, w).
     """
     text: dict[str, Tensor]
@@ -82,7 +90,7 @@ class Read:
 
 
 class Drawer:
-    """Makes draws of cached samples for a family's denoiser, latents and embeddings in `dtype`."""
+    """Makes draws of cached samples for a family's denoiser, with latents and embeddings in `dtype`."""
 
     def __init__(
         self,
@@ -100,7 +108,7 @@ class Drawer:
         self._unconditional = family.unconditional(cache.unconditional())
 
     def fingerprint(self) -> dict[str, str]:
-        """What a draw depends on besides denoiser, latents and captions' embeddings, by name."""
+        """Name everything that a draw depends on besides denoiser, latents and embeddings."""
         empty = {
             name: hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
             for name, value in sorted(self._unconditional.items())
@@ -111,22 +119,22 @@ class Drawer:
     def read(
         self,
         ids: Sequence[int],
-        draws: int | Tensor,
+        draw_index: int | Tensor,
         *,
         keys: Sequence[int] | None = None,
         captions: Sequence[str] | None = None,
-    ) -> Read:
+    ) -> CachedRows:
         """Read B samples of one bucket; touches no accelerator, so any thread may call it.
 
-        draws: one for all, or (B,) int64. keys: sample ids whose timestep, noise and dropped caption
-        the rows take, by default their own. captions: prompts in place of the samples' own. Errors as
-        of LatentCache.
+        draw_index: the number of the draw, one for all or (B,) int64. keys: sample ids whose timestep,
+        noise and dropped caption the rows take, by default their own. captions: prompts in place of
+        the samples' own. Errors are those of LatentCache.
         """
         stored = self.cache.batch(ids)
         text = dict(self.cache.text(ids if captions is None else captions))
         known = torch.tensor(ids, dtype=torch.int64)
         keyed = known if keys is None else torch.tensor(keys, dtype=torch.int64)
-        chance = philox.uniform(self.rule.seed, keyed, draws, philox.DROPOUT, 1)[:, 0]
+        chance = philox.uniform(self.rule.seed, keyed, draw_index, philox.DROPOUT, 1)[:, 0]
         dropped = chance < self.rule.caption_dropout
         if bool(dropped.any()):
             for name, value in text.items():
@@ -134,10 +142,10 @@ class Drawer:
                 text[name] = torch.where(
                     dropped.reshape(-1, *[1] * (value.dim() - 1)), empty, value
                 )
-        return Read(
+        return CachedRows(
             ids=self.pinned(known),
             keys=self.pinned(keyed),
-            draws=draws if isinstance(draws, int) else self.pinned(draws),
+            draw_index=draw_index if isinstance(draw_index, int) else self.pinned(draw_index),
             stored={
                 name: self.pinned(value) for name, value in stored.items() if name not in SIZES
             },
@@ -145,26 +153,27 @@ class Drawer:
             sizes={name: self.pinned(stored[name]) for name in SIZES},
         )
 
-    def draw(self, read: Read) -> Drawn:
-        """Draw what was read, on the device; nothing is waited for."""
-        draws = read.draws if isinstance(read.draws, int) else self._moved(read.draws)
-        key = noise.Key(self.rule.seed, self._moved(read.keys), draws)
-        own = noise.Key(self.rule.seed, self._moved(read.ids), draws, philox.POSTERIOR)
-        text = {name: self._cast(self._moved(value)) for name, value in read.text.items()}
-        sizes = {name: self._moved(value) for name, value in read.sizes.items()}
-        return self.family.drawn.make(
-            {name: self._moved(value) for name, value in read.stored.items()},
+    def draw(self, rows: CachedRows) -> Draw:
+        """Make the rows' draws on the device; nothing is waited for."""
+        number = (
+            rows.draw_index if isinstance(rows.draw_index, int) else self._moved(rows.draw_index)
+        )
+        key = noise.Key(self.rule.seed, self._moved(rows.keys), number)
+        own = noise.Key(self.rule.seed, self._moved(rows.ids), number, philox.POSTERIOR)
+        text = {name: self._cast(self._moved(value)) for name, value in rows.text.items()}
+        sizes = {name: self._moved(value) for name, value in rows.sizes.items()}
+        return self.family.draw(
+            {name: self._moved(value) for name, value in rows.stored.items()},
             key,
             own,
-            self.schedule,
             self.rule.strata,
             self.dtype,
             self.family.conditions(text, sizes),
         )
 
-    def pinned(self, tensor: Tensor) -> Tensor:
-        """The tensor in pinned memory where the device is a GPU, so that copies need no waiting."""
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+    def pinned(self, values: P) -> P:
+        """Pin memory where the device is a GPU, so that copies to it need no waiting."""
+        return values.pin_memory() if self.device.type == "cuda" else values
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

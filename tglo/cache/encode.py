@@ -1,4 +1,4 @@
-"""Encoding one shard's images and prompts. What cannot be read is set aside with its cause."""
+"""Encodes the images and prompts of a shard. Unreadable images are set aside with the cause."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tglo.data.prefetch import in_order
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An image cropped to its bucket; still bytes per pixel, so that many can wait for a batch."""
+class PreparedImage:
+    """An image cropped to its bucket, still 8-bit so that many can wait for a batch."""
 
     row: Row
     image: Image.Image
@@ -32,8 +32,8 @@ class Prepared:
     sha256: str  # of the encoded bytes
 
 
-def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared | Quarantined:
-    """Open, decode and crop one image."""
+def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> PreparedImage | Quarantined:
+    """Open, decode and crop one image, or say why that is impossible."""
     try:
         data = manifest.open_image(row)
         image = decode_image(data)
@@ -41,7 +41,7 @@ def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> Prepared |
         return Quarantined(row.line, row.image, str(error))
     bucket = nearest_bucket(image.height, image.width, buckets)
     image, crop, original = cover_and_crop(image, bucket)
-    return Prepared(row, image, bucket, crop, original, hashlib.sha256(data).hexdigest())
+    return PreparedImage(row, image, bucket, crop, original, hashlib.sha256(data).hexdigest())
 
 
 def encode_latents(
@@ -53,12 +53,14 @@ def encode_latents(
     dtype: torch.dtype,
     pool: Executor,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A shard's tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples part of
-    its record.
+    """Encode a shard's images.
+
+    Returns tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples and quarantined
+    images for its record.
     """
     stacks: dict[Size, list[dict[str, Tensor]]] = {}
     counts: dict[Size, int] = {}
-    waiting: dict[Size, list[Prepared]] = {}
+    waiting: dict[Size, list[PreparedImage]] = {}
     samples: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
 
@@ -97,8 +99,10 @@ def encode_latents(
     return tensors, {"samples": samples, "quarantined": [asdict(entry) for entry in quarantined]}
 
 
-def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The images by name of the tensor; floating-point ones in dtype."""
+def _encode_batch(
+    encoder: Encoder, batch: list[PreparedImage], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Encode a batch into tensors by name, floating-point ones in dtype. Errors are CacheError."""
     pixels = torch.stack([to_tensor(entry.image) for entry in batch])
     with torch.no_grad():
         encoded = {
@@ -126,7 +130,7 @@ def _encode_batch(encoder: Encoder, batch: list[Prepared], dtype: torch.dtype) -
 
 
 def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
-    """A shard's embeddings by name, (n, ...) each, of the dtypes that the encoder returns."""
+    """Return a shard's embeddings by name, (n, ...) each, with the dtypes that the encoder returns."""
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])

@@ -1,12 +1,12 @@
-"""The cache on disk: what is in the folder, and what it depends on.
+"""The cache on disk: the files in its folder, and what they depend on.
 
 fingerprint.json            everything that the bytes depend on; written first
 text-00000.safetensors      embeddings of shard_size distinct prompts (sorted: "" is the first)
-latents-00000.safetensors   mean.HxW and std.HxW (of masked models tokens.HxW), stacked, of
-                            shard_size images (sorted by name)
+latents-00000.safetensors   mean.HxW and std.HxW (for masked models tokens.HxW) of shard_size
+                            images (sorted by name), stacked
 latents-00000.json          the shard's record: size, sha256, samples, quarantined images
 index.safetensors           sample id -> shard, bucket, position, sizes, prompt
-cache.json                  written last: with it the cache is complete
+cache.json                  written last: the cache is complete when it is there
 """
 
 from __future__ import annotations
@@ -30,40 +30,42 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class Encoder(Protocol):
-    """What a model family provides, and all that the cache knows of it."""
+    """The part of a model family that the cache needs."""
 
     @property
     def bucket_step(self) -> int:
-        """Image pixels that a bucket's sides must be multiples of."""
+        """The number of pixels that a bucket's sides must be multiples of."""
         ...
 
     def fingerprint(self) -> dict[str, str]:
-        """All that latents and embeddings depend on: family, hashes of weights and configs."""
+        """Return all that latents and embeddings depend on: family, hashes of weights and configs."""
         ...
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) float32 in [-1, 1] to tensors by name, (B, ...) each: mean and std
-        (B, C, h, w) of the scaled posterior, or tokens (B, h, w) of an integer dtype.
+        """Encode pixels (B, 3, H, W) float32 in [-1, 1] into tensors by name, (B, ...) each.
+
+        They are mean and std (B, C, h, w) of the scaled posterior, or tokens (B, h, w) of an
+        integer dtype.
         """
         ...
 
     def text(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts."""
+        """Return embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts."""
         ...
 
 
 def bucket_name(bucket: Size) -> str:
-    """A bucket as tensors are named after it: HxW."""
+    """Return the bucket's name in names of tensors: HxW."""
     return f"{bucket[0]}x{bucket[1]}"
 
 
 def text_key(prompt: str) -> int:
-    """The identity of a prompt in [0, 2^63)."""
+    """Return the identity of a prompt in [0, 2^63)."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") >> 1
 
 
 def choose_buckets(encoder: Encoder, resolution: int, buckets: bool) -> list[Size]:
-    """The bucket list of a cache; only the square without buckets."""
+    """Return the buckets of a cache, or only the square one if `buckets` is False."""
     step = bucket_step(resolution, encoder.bucket_step)
     return make_buckets(resolution, step=step, max_aspect=2.0 if buckets else 1.0)
 
@@ -78,7 +80,7 @@ def fingerprint_of(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
 ) -> dict[str, str]:
-    """All that a cache's bytes depend on, save the images' bytes (their sha256 is recorded)."""
+    """Return all that a cache's bytes depend on but the images' bytes (their sha256 is recorded)."""
     names = {value: name for name, value in DTYPES.items()}
     if dtype not in names:
         raise TypeError(f"latents are stored as one of {list(DTYPES)}, not {dtype}")
@@ -90,7 +92,7 @@ def fingerprint_of(
         "shard_size": str(shard_size),
         "samples": manifest.identity,
     }
-    if markers:  # without, as before there were any
+    if markers:  # absent otherwise, so that caches made before markers existed stay valid
         own["markers"] = json.dumps(sorted(markers))
     model = encoder.fingerprint()
     if model.keys() & own.keys():
@@ -111,7 +113,7 @@ class Quarantined:
 
 
 def list_quarantined(entries: Sequence[Quarantined], shown: int = 20) -> str:
-    """Text for an error or a report."""
+    """Return text for an error or a report, with at most `shown` entries."""
     lines = [str(entry) for entry in entries[:shown]]
     if len(entries) > shown:
         lines.append(f"and {len(entries) - shown} more")

@@ -1,4 +1,4 @@
-"""Completing a cache: the index over all shards, and cache.json, which makes it count."""
+"""Completes a cache: the index over all shards, and cache.json, which makes the cache valid."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def complete_cache(
 ) -> dict[str, Any] | None:
     """Write index.safetensors and cache.json if every shard is recorded, else return None.
 
-    accept is given what all ranks quarantined, and raises if that is too much.
-
-    Several ranks may do so at once: they write the same bytes. Returns the content of cache.json.
+    accept: called with the images that all ranks quarantined; it raises if they are too many.
+    Several ranks may call this at once: they write the same bytes. Returns the content of cache.json.
     """
     latents = all_records(folder, "latents", -(-len(rows) // shard_size))
     text = all_records(folder, "text", -(-len(prompts) // shard_size))
@@ -68,7 +67,7 @@ def _index(
     rows: Sequence[Row],
     prompts: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
-    """Arrays over samples, ascending by id, and over prompts, ascending by key."""
+    """Return arrays over samples, ascending by id, and over prompts, ascending by key."""
     bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
     text_position = {prompt: position for position, prompt in enumerate(prompts)}
     prompt_of = {row.sample_id: row.prompt for row in rows}

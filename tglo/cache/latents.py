@@ -1,4 +1,4 @@
-"""Latents and embeddings of a manifest on disk, read by memory map. Made by `build_cache`."""
+"""Reads the latents and embeddings of a manifest from disk, by memory map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from tglo.cache.build import Report, build_cache
+from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.format import (
     FORMAT,
     LAST,
@@ -34,22 +34,22 @@ from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 from tglo.files import read_json
 
-__all__ = ["Encoder", "LatentCache", "Quarantined", "Report", "build_cache", "fingerprint_of"]
+__all__ = ["Encoder", "LatentCache", "Quarantined", "CacheReport", "build_cache", "fingerprint_of"]
 
 OPEN_SHARDS = 64  # mapped at a time
 SIZES = ("original_size", "crop", "target_size")
-"""What a batch holds besides the image itself, (B, 2) int64 each."""
+"""The sizes in a batch beside the image itself, (B, 2) int64 each."""
 
 
 class LatentCache:
-    """A complete cache. Nothing but the index (72 bytes a sample) is held in memory.
+    """A complete cache, made by `build_cache`. Only the index (72 bytes a sample) is held in memory.
 
     fingerprint: everything that the bytes depend on, by field (see `fingerprint_of`).
     quarantined: the images that could not be used; `has` tells which samples are here.
 
-    Opening checks every file's size and the index's checksum; `verify` all checksums. Raises
-    CacheError naming the file that is missing, cut or changed. May be used from several threads,
-    forked, and pickled.
+    Opening checks the size of every file and the checksum of the index; `verify` checks all checksums.
+    Raises CacheError naming the file that is missing, cut or changed. A cache may be used from several
+    threads, forked, and pickled.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -73,14 +73,14 @@ class LatentCache:
         return LatentCache, (self.path,)
 
     def check(self, fingerprint: Mapping[str, str]) -> None:
-        """CacheError naming every given field that differs, with both values.
+        """Raise CacheError naming every given field that differs, with both values.
 
         Give `fingerprint_of(...)` for everything, `encoder.fingerprint()` for the model alone.
         """
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
     def content(self) -> dict[str, str]:
-        """Digests of the latents (with sizes and crops) and of the embeddings, by name."""
+        """Return digests of the latents (with sizes and crops) and of the embeddings, by name."""
         digests = {"latents": [self._content["index"]["sha256"]], "embeddings": []}
         for entry in self._content["shards"]:
             kind = "latents" if entry["file"].startswith("latents-") else "embeddings"
@@ -88,40 +88,41 @@ class LatentCache:
         return {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in digests.items()}
 
     def verify(self) -> None:
-        """Read everything once; CacheError naming the first file that fails its checksum."""
+        """Read everything once; raise CacheError naming the first file that fails its checksum."""
         for entry in self._content["shards"]:
             check_file(self.path, entry, checksum=True)
 
     def sample_ids(self) -> NDArray[np.int64]:
-        """Of every sample here, ascending."""
+        """Return the ids of all samples in the cache, (N,) int64, ascending."""
         return self._index["sample_id"].copy()
 
     def has(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(B,) bool: whether each sample is here. Quarantined ones are not."""
+        """Return (B,) bool: True for samples in the cache. Quarantined ones are not in it."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         known = self._index["sample_id"]
         place = np.searchsorted(known, ids)
         return np.asarray(known[np.minimum(place, len(known) - 1)] == ids)
 
     def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
-        """The bucket (H, W) of each sample, as `BatchSampler` wants them."""
+        """Return the bucket (H, W) of each sample, for `BatchSampler`."""
         return [self._bucket_list[i] for i in self._index["bucket"][self._find(sample_ids)]]
 
     def bucket(self, sample_id: int) -> Size:
-        """The bucket (H, W) of one sample."""
+        """Return the bucket (H, W) of one sample."""
         return self.buckets([sample_id])[0]
 
     def sizes(self, sample_id: int) -> tuple[Size, Size, Size]:
-        """(height, width) of the image as it was, (top, left) of its crop, and its bucket."""
+        """Return the image's original (height, width), its crop's (top, left), and its bucket."""
         place = self._find([sample_id])[0]
         original, crop = (self._index[name][place].tolist() for name in ("original", "crop"))
         return tuple(original), tuple(crop), self._bucket_list[self._index["bucket"][place]]
 
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
-        """The image as it was encoded (mean and std (B, C, h, w), or tokens (B, h, w)), and
-        original_size, crop, target_size (B, 2) int64, all on the CPU.
+        """Return the encoded images and their sizes, on the CPU.
 
-        CacheError for a sample that is not here; ValueError for samples of several buckets.
+        The images are mean and std (B, C, h, w), or tokens (B, h, w); the sizes are original_size, crop
+        and target_size, (B, 2) int64. Raises CacheError for a sample that is not in the cache, and
+        ValueError for samples of several buckets.
         """
         places = self._find(sample_ids)
         numbers = np.unique(self._index["bucket"][places])
@@ -142,7 +143,7 @@ class LatentCache:
         }
 
     def text(self, samples: Sequence[str] | Sequence[int] | NDArray[Any]) -> dict[str, Tensor]:
-        """Embeddings by name, (B, ...) each, of prompts or of sample ids."""
+        """Return the embeddings of prompts or of sample ids by name, (B, ...) each."""
         if len(samples) == 0:
             raise ValueError("text of no samples: give at least one prompt or sample id")
         if isinstance(samples[0], str):
@@ -155,17 +156,17 @@ class LatentCache:
         return {name: self._gather(name, located) for name in names}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """CacheError unless every prompt's embedding is here."""
+        """Raise CacheError unless the cache has every prompt's embedding."""
         self._find_prompts(prompts)
 
     def unconditional(self) -> dict[str, Tensor]:
-        """Embeddings of the empty prompt, (1, ...) each: for caption dropout and guidance."""
+        """Return the embeddings of the empty prompt, (1, ...) each, for caption dropout and guidance."""
         if self._unconditional is None:
             self._unconditional = self.text([""])
         return {name: tensor.clone() for name, tensor in self._unconditional.items()}
 
     def check_images(self, manifest: Manifest) -> None:
-        """Read every image; CacheError naming those that are not what was encoded."""
+        """Read every image; raise CacheError naming those that have changed since they were encoded."""
         hashes = {}
         for number in range(1 + int(self._index["shard"].max())):
             record = read_json(self.path / f"{shard_name('latents', number)}.json")
@@ -209,11 +210,11 @@ class LatentCache:
         return self._index["text_position"][place]
 
     def _gather(self, name: str, located: Sequence[tuple[str, int]]) -> Tensor:
-        # A copy, also of one row: nothing of the map leaves this class.
+        # A copy, even of one row: no view of the map leaves this class.
         return torch.stack([self._shard(shard)[name][row] for shard, row in located])
 
     def _shard(self, name: str) -> dict[str, Tensor]:
-        """A shard's tensors as views of its memory map: only the pages of rows in use are read."""
+        """Return a shard's tensors as views of its memory map: only pages of rows in use are read."""
         with self._lock:
             if name in self._open:
                 self._open.move_to_end(name)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tglo import models
-from tglo.cache.latents import LatentCache, Report, build_cache
+from tglo.cache.latents import CacheReport, LatentCache, build_cache
 from tglo.data.errors import CacheError
-from tglo.data.manifest import read_manifest
-from tglo.devices import DTYPES, process_device
+from tglo.data.manifest import Manifest, read_manifest
+from tglo.devices import DTYPES, process, process_device
 
 
-def is_made_of(cache: Path, manifest: Path, resolution: int, buckets: bool) -> bool:
-    """Whether a complete cache of this manifest at this resolution is there, so that it need not be
-    built; False also for a damaged one. CacheError naming the field for one of something else.
+def is_made_of(
+    cache: Path,
+    manifest: Path,
+    resolution: int,
+    buckets: bool,
+    columns: tuple[str, str] = ("prompt", "image"),
+) -> bool:
+    """Return whether `cache` is a complete cache of this manifest at this resolution, so that it need not
+    be built; False also for a damaged one. Raises CacheError, naming the field, for one of something else.
     """
     try:
         found = LatentCache(cache)
     except CacheError:
         return False
-    rows = read_manifest(manifest, require_scores=False)
+    rows = _rows(manifest, columns)
     found.check({"resolution": str(resolution), "samples": rows.identity})
     if not buckets and " " in found.fingerprint["buckets"]:
         raise CacheError(
@@ -42,13 +47,18 @@ def build(
     dtype: str = "fp32",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
-) -> Report:
+    revision: str | None = None,
+    columns: tuple[str, str] = ("prompt", "image"),
+) -> CacheReport:
     """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
-    rows = read_manifest(manifest, require_scores=False)
-    family = models.load(model, dtype=DTYPES[dtype], device=process_device(device))
+    rows = _rows(manifest, columns)
+    rank, world_size = process()
+    family = models.load(
+        model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
+    )
     return build_cache(
         rows,
         output,
@@ -56,8 +66,13 @@ def build(
         resolution=resolution,
         buckets=buckets,
         batch_size=batch_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         max_bad_fraction=max_bad_fraction,
         markers=markers,
     )
+
+
+def _rows(manifest: Path, columns: tuple[str, str]) -> Manifest:
+    prompt, image = columns
+    return read_manifest(manifest, prompt_column=prompt, image_column=image, require_scores=False)

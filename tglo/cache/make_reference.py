@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +15,14 @@ from tglo.cache.format import LAST
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
-from tglo.devices import DTYPES, process_device
+from tglo.devices import DTYPES, process, process_device
+from tglo.losses.tgo import prediction_error
+from tglo.models import fingerprint
+from tglo.models.execution.attention import set_backend
 from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.execution.modes import set_channels_last
 from tglo.models.families.base import Family
+from tglo.settings import ReferenceOptions
 
 log = logging.getLogger("tglo")
 
@@ -29,12 +32,9 @@ def build_reference(
     cache: Path,
     output: Path,
     rule: DrawRule,
+    options: ReferenceOptions = ReferenceOptions(),
     *,
-    precision: str = "fp32",
-    weights: str = "fp32",
-    attention: str = "default",
-    channels_last: Literal["auto", "on", "off"] = "auto",
-    compile: Literal["none", "blocks", "whole"] = "none",
+    revision: str | None = None,
     batch_size: int = 8,
     shard_size: int = 512,
     device: str = "auto",
@@ -42,10 +42,9 @@ def build_reference(
 ) -> ReferenceReport:
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
-    precision: fp32, bf16 or fp16, that of the training. weights: "fp32", as one process of plain
-    PyTorch trains (autocast), or "half", as DeepSpeed does. attention, channels_last, compile: as in
-    the training's configuration. Several processes (torchrun, or any that set RANK and WORLD_SIZE)
-    share the shards; they need not communicate. Errors as of LatentCache and build_reference_errors.
+    options: how the training computes. Several processes (torchrun, or any that set RANK and
+    WORLD_SIZE) share the shards; they need not communicate. Raises what LatentCache and
+    build_reference_errors raise, and ValueError for no draws or options that do not fit the model.
     """
     if rule.draws < 1:
         raise ValueError(
@@ -53,38 +52,40 @@ def build_reference(
         )
     place = process_device(device)
     latents = LatentCache(cache)
-    dtype = DTYPES[precision]
-    kind = models.family_of(models.resolve(model))
-    reason = kind.unsupported.get(("engine.compile", compile))
+    dtype = DTYPES[options.precision]
+    path = models.resolve(model, revision=revision)
+    kind = models.family_of(path)
+    reason = kind.unsupported.get(("engine.compile", options.compile))
     if reason is not None:
-        raise ValueError(f"compile is {compile}, which does not fit {kind.name}: {reason}")
-    family = models.load(model, device=place, encoders=False)
-    latents.check(family.encoders_fingerprint())
-    family.set_attention(attention, dtype)
-    family.set_channels_last(channels_last)
-    if compile != "none":
-        compile_denoiser(family.denoiser, compile)
+        raise ValueError(f"compile is {options.compile}, which does not fit {kind.name}: {reason}")
+    family = models.load(path, device=place, encoders=False)
+    latents.check(fingerprint.encoders(family))
+    set_backend(family.denoiser, options.attention, dtype)
+    set_channels_last(family.denoiser, options.channels_last)
+    if options.compile != "none":
+        compile_denoiser(family.denoiser, options.compile)
     drawer = Drawer(rule, latents, family, dtype)
-    if weights == "half":
+    if options.weights == "half":
         family.to(dtype=dtype)
+    rank, world_size = process()
     return build_reference_errors(
         latents,
         output,
-        ReferenceForward(family, drawer, autocast=weights == "fp32"),
-        reference_fingerprint(family, drawer, precision),
+        ReferenceForward(family, drawer, autocast=options.weights == "fp32"),
+        reference_fingerprint(family, drawer, options.precision),
         draws=rule.draws,
         batch_size=batch_size,
         shard_size=shard_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         progress=progress,
     )
 
 
 def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dict[str, str]:
-    """All that a cached error depends on, by field, save the rounding of the machine."""
+    """Name everything that a cached error depends on, save the rounding of the machine."""
     return {
-        **family.denoiser_fingerprint(),
+        **fingerprint.denoiser(family),
         **drawer.cache.content(),
         **drawer.fingerprint(),
         "precision": precision,
@@ -92,19 +93,23 @@ def reference_fingerprint(family: Family, drawer: Drawer, precision: str) -> dic
 
 
 class ReferenceForward:
-    """(sample ids of one bucket, draws (B,) int64) -> the denoiser's errors, (B,) float64."""
+    """Compute the denoiser's errors, (B,) float64, of samples of one bucket: a draw (its number,
+    (B,) int64) of each.
+    """
 
     def __init__(self, family: Family, drawer: Drawer, *, autocast: bool) -> None:
         self.family, self.drawer, self.autocast = family, drawer, autocast
         family.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, ids: list[int], draws: Tensor) -> Tensor:
-        drawn = self.drawer.draw(self.drawer.read(ids, draws))
+    def __call__(self, ids: list[int], draw_index: Tensor) -> Tensor:
+        draw = self.drawer.draw(self.drawer.read(ids, draw_index))
         half = self.autocast and self.drawer.dtype != torch.float32
         with torch.autocast(self.drawer.device.type, self.drawer.dtype, enabled=half):
-            answer = self.family.predict(self.family.denoiser, *drawn.inputs)
-        return drawn.error(answer)
+            answer = self.family.predict(self.family.denoiser, draw)
+        if self.family.answers_with_error:
+            return answer.double()
+        return prediction_error(answer, draw.target)
 
 
 def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:

@@ -1,12 +1,12 @@
-"""The reference policy's errors on disk: one float64 for each draw of each sample.
+"""The errors of the reference policy on disk: one float64 for each draw of each sample.
 
     fingerprint.json            all that the errors depend on; written first
     errors-00000.safetensors    sample_id (n,) int64 and error (n, K) float64 of shard_size samples
     errors-00000.json           the shard's record
-    reference.json              written last: with it the errors are complete
+    reference.json              written last: the errors are complete when it is there
 
-Which shard a sample is in, and which draws share a batch, follows from the samples alone: any number
-of processes, killed and started again, makes the same bytes.
+The shard of a sample, and the draws that share a batch, follow from the samples alone: any number of
+processes, killed and started again, make the same bytes.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ VERSION = 1
 LAST = "reference.json"
 
 ErrorsOf = Callable[[list[int], Tensor], Tensor]
-"""(sample ids of one bucket, their draws (B,) int64) -> mean square errors (B,) float64."""
+"""(sample ids of one bucket, their draw indices (B,) int64) -> mean square errors (B,) float64."""
 
 
 @dataclass(frozen=True)
 class ReferenceReport:
-    """What a call of `build_reference_errors` found and made."""
+    """The outcome of a call of `build_reference_errors`."""
 
     samples: int
     draws: int
@@ -68,9 +68,9 @@ class ReferenceReport:
 
 
 class ReferenceErrors:
-    """Complete errors, in memory (8 bytes a draw).
+    """The complete errors of a folder, in memory (8 bytes a draw).
 
-    fingerprint: all that they depend on, by field; draws: how many each sample has. Raises
+    fingerprint: all that they depend on, by field; draws: the number of draws of a sample. Raises
     CacheError naming the file that is missing, cut or changed.
     """
 
@@ -94,11 +94,11 @@ class ReferenceErrors:
         return len(self._ids)
 
     def check(self, fingerprint: Mapping[str, str]) -> None:
-        """CacheError naming every given field that differs, with both values."""
+        """Raise CacheError naming every given field that differs, with both values."""
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
-    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw: int) -> Tensor:
-        """Errors of one draw in [0, draws), (B,) float64; CacheError for a sample not here."""
+    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw_index: int) -> Tensor:
+        """Return the errors of one draw in [0, draws), (B,) float64; CacheError for an unknown sample."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         absent = ids[self._ids[place] != ids]
@@ -107,7 +107,7 @@ class ReferenceErrors:
                 f"{absent.size} samples have no error in {self.path} (ids {absent[:10].tolist()}): "
                 "run `tglo cache --reference` on the cache that is trained on"
             )
-        return self._errors[torch.from_numpy(place), draw]
+        return self._errors[torch.from_numpy(place), draw_index]
 
 
 def build_reference_errors(
@@ -123,11 +123,12 @@ def build_reference_errors(
     world_size: int = 1,
     progress: bool = True,
 ) -> ReferenceReport:
-    """The reference's error of draws 0 to `draws` - 1 of every sample in a cache, into out_dir.
+    """Compute the reference's errors for draws 0 to `draws` - 1 of every sample in a cache.
 
-    fingerprint: all that errors_of depends on. batch_size: draws in one call of it; its rounding,
-    and so the last bits of the errors, may depend on it. rank of world_size: makes the shards rank,
-    rank + world_size, ...; the last one to finish completes the folder.
+    fingerprint: all that errors_of depends on.
+    batch_size: draws in one call of errors_of; the last bits of the errors may depend on it.
+    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
+        finish completes the folder.
 
     Finished shards are kept. Raises CacheError when out_dir holds something else or was made with
     another fingerprint (naming the fields), and when an error is NaN or inf (naming the sample);
@@ -176,7 +177,7 @@ def build_reference_errors(
 
 
 def _shards(cache: LatentCache, size: int) -> list[list[int]]:
-    """Sample ids by shard, each of one bucket."""
+    """Return the sample ids of each shard; a shard has one bucket."""
     ids = cache.sample_ids()
     by_bucket: dict[Any, list[int]] = {}
     for sample_id, bucket in zip(ids.tolist(), cache.buckets(ids), strict=True):
@@ -191,9 +192,9 @@ def _shards(cache: LatentCache, size: int) -> list[list[int]]:
 def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> dict[str, Tensor]:
     sample_id = torch.tensor(ids, dtype=torch.int64)
     rows = sample_id.repeat_interleave(draws)  # all draws of a sample lie next to each other
-    draw = torch.arange(draws).repeat(len(ids))
+    draw_index = torch.arange(draws).repeat(len(ids))
     parts = [
-        errors_of(rows[start : start + batch_size].tolist(), draw[start : start + batch_size])
+        errors_of(rows[start : start + batch_size].tolist(), draw_index[start : start + batch_size])
         for start in range(0, len(rows), batch_size)
     ]
     error = torch.cat([part.to("cpu", torch.float64) for part in parts])
@@ -201,7 +202,7 @@ def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> 
     if bad.any():
         raise CacheError(
             f"the reference's error is not finite for samples {rows[bad][:10].tolist()}, draws "
-            f"{draw[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
+            f"{draw_index[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
         )
     return {"sample_id": sample_id, "error": error.reshape(len(ids), draws)}
 

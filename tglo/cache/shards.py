@@ -1,9 +1,9 @@
-"""Folders of shards: each written under another name, flushed, renamed, and only then recorded.
+"""Folders of shards: each shard is published as a whole, and only then recorded.
 
-A folder belongs to one fingerprint, which is written first. A shard counts when its record
-(NAME.json) is there and its file has the recorded size and checksum; the folder counts when its last
-file, written when every shard is recorded, is there. So any number of processes may make shards of
-one folder, be killed at any moment and go on. Only safetensors and JSON are ever read.
+A folder belongs to one fingerprint, which is written first. A shard is valid when its record
+(NAME.json) is there and its file has the recorded size and checksum; the folder is complete when its
+last file is there, which is written when every shard is recorded. So any number of processes may make
+the shards of one folder, be killed at any moment, and continue. Only safetensors and JSON are read.
 """
 
 from __future__ import annotations
@@ -16,56 +16,41 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.data.errors import CacheError
-from tglo.files import publish, read_json, sha256_file, temporary_name, write_json
+from tglo.files import claim_folder, differences, read_json, sha256_file, write_json, writing_file
 
 FINGERPRINT = "fingerprint.json"
 _COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 
 
 def shard_name(kind: str, number: int) -> str:
-    """File name, without a suffix, of a shard and its record."""
+    """Return the file name, without a suffix, of a shard and its record."""
     return f"{kind}-{number:05d}"
 
 
 def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
-    """Make the folder one of this fingerprint, or CacheError naming the fields that differ."""
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{folder} is a file; the cache needs a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FINGERPRINT
-    foreign = any(not entry.name.startswith(".") for entry in folder.iterdir())
-    if path.is_file():  # looked for after the listing: another rank may be claiming it right now
-        found = read_json(path)
-        # What only the folder has differs too: a cache with markers is none without.
-        extra = dict.fromkeys(found.keys() - fingerprint.keys(), "nothing")
-        check_fingerprint(folder, found, {**fingerprint, **extra})
-    elif foreign:
-        raise CacheError(f"{folder} holds files but is no cache; give an empty or a new folder")
-    else:
-        write_json(path, dict(fingerprint))
+    """Bind the folder to this fingerprint; raise CacheError naming the fields that differ."""
+    try:
+        claim_folder(folder / FINGERPRINT, fingerprint, alone=True)
+    except ValueError as error:
+        raise CacheError(str(error)) from None
 
 
 def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """CacheError naming each wanted field that differs, with both values."""
-    lines = [
-        f"{key}: the cache has {found.get(key, 'nothing')!r}, wanted is {wanted[key]!r}"
-        for key in wanted
-        if found.get(key) != wanted[key]
-    ]
-    if lines:
+    """Raise CacheError naming each wanted field that differs, with both values."""
+    differing = differences(found, wanted)
+    if differing:
         raise CacheError(
-            f"the cache {path} was made for something else; "
-            + "; ".join(lines)
-            + ". Make a cache in another folder (`tglo cache`), or go back to those settings"
+            f"the cache {path} was made for something else: {differing}. Make a cache in another "
+            "folder (`tglo cache`), or go back to those settings"
         )
 
 
 def write_shard(
     folder: Path, name: str, tensors: dict[str, Tensor], record: dict[str, Any], last: str
 ) -> dict[str, Any]:
-    """Publish a shard and its record, which gets the file's name, size and checksum; returns it.
+    """Publish a shard and its record; return the record, with the file's name, size and checksum.
 
-    last: the file that makes the folder count; it is removed until it is true again.
+    last: the file that marks the folder as complete; it is removed, because it no longer holds.
     """
     (folder / last).unlink(missing_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
@@ -76,23 +61,15 @@ def write_shard(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Publish a safetensors file; its name, size and checksum, as `check_file` takes them."""
-    temporary = temporary_name(path)
-    try:
+    """Publish a safetensors file; return its name, size and checksum, as `check_file` takes them."""
+    with writing_file(path) as temporary:
         save_file(tensors, temporary)
-        entry = {
-            "file": path.name,
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256_file(temporary),
-        }
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return entry
+        size, digest = temporary.stat().st_size, sha256_file(temporary)
+    return {"file": path.name, "bytes": size, "sha256": digest}
 
 
 def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:
-    """A shard's record if the shard is finished and whole, else None: it is to be made (again)."""
+    """Return a shard's record if the shard is finished and whole, else None."""
     record_path, shard_path = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
         record = read_json(record_path)
@@ -106,10 +83,10 @@ def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any
 
 
 def all_records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
-    """The records of `count` shards, or None while one is missing."""
+    """Return the records of `count` shards, or None while one is missing."""
     records = []
     for number in range(count):
-        # Each rank has checked its own shards' checksums; here the sizes do.
+        # Each rank has checked the checksums of its own shards; here the sizes are enough.
         record = finished_record(folder, shard_name(kind, number), checksum=False)
         if record is None:
             return None
@@ -118,17 +95,17 @@ def all_records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | N
 
 
 def entries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a folder's last file keeps of its shards: names, sizes and checksums."""
+    """Return the names, sizes and checksums of shards, which a folder's last file keeps."""
     return [{key: record[key] for key in ("file", "bytes", "sha256")} for record in records]
 
 
 def check_file(
     folder: Path, entry: Mapping[str, Any], *, checksum: bool, command: str = "tglo cache"
 ) -> None:
-    """CacheError naming a file of a complete cache that is missing, cut or changed."""
+    """Raise CacheError if a file of a complete cache is missing, cut or changed."""
     path = folder / entry["file"]
     if path.name != entry["file"]:
-        raise CacheError(f"{folder} names {entry['file']!r}, out of its folder; refused")
+        raise CacheError(f"{folder} names {entry['file']!r}, which is outside the folder; refused")
     size = path.stat().st_size if path.is_file() else None
     if size != entry["bytes"]:
         state = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
@@ -140,14 +117,14 @@ def check_file(
 
 
 def read_last(path: Path, form: str, version: int) -> dict[str, Any]:
-    """The content of a folder's last file; CacheError unless it is complete and of this version."""
+    """Return the content of a folder's last file; CacheError unless complete and of this version."""
     folder = path.parent
     if not path.is_file():
-        state = "is not complete" if (folder / FINGERPRINT).is_file() else "is no cache"
+        state = "is not complete" if (folder / FINGERPRINT).is_file() else "is not a cache"
         raise CacheError(f"{folder} {state} (no {path.name}); run `{_COMMANDS[form]}`, it resumes")
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != form:
-        raise CacheError(f"{path} is not of a {form.replace('.', ' ')}")
+        raise CacheError(f"{path} does not belong to a {form.replace('.', ' ')}")
     if content.get("version") != version:
         raise CacheError(
             f"{folder} has cache format version {content.get('version')!r}, this tglo reads "
@@ -157,6 +134,6 @@ def read_last(path: Path, form: str, version: int) -> dict[str, Any]:
 
 
 def clear(folder: Path, pattern: str) -> None:
-    """Remove what a killed process had not finished."""
+    """Remove the unfinished files of a killed process."""
     for left_over in folder.glob(pattern):
         left_over.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Manifest, images, buckets, cache and sampler. No model is imported: the cache gets an encoder."""
+"""Manifests, images, aspect-ratio buckets, pairs and the batch sampler."""

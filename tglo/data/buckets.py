@@ -9,10 +9,11 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 
 def make_buckets(resolution: int, *, step: int = 64, max_aspect: float = 2.0) -> list[Size]:
-    """Sizes (H, W) with H * W at most resolution^2, sides multiples of step, widest first.
+    """Return sizes (H, W) with H * W at most resolution^2 and sides multiples of step, widest first.
 
-    For each height the widest width that fits, and the same turned by a right angle; the square is
-    always among them. Raises ValueError when resolution is no multiple of step or max_aspect < 1.
+    They are, for each height, the widest width that fits, and the same turned by a right angle; the
+    square is always among them. Raises ValueError unless resolution is a multiple of step and
+    max_aspect is at least 1.
     """
     if step < 1 or resolution < step or resolution % step:
         below = max(step, resolution // step * step) if step > 0 else 64
@@ -31,10 +32,10 @@ def make_buckets(resolution: int, *, step: int = 64, max_aspect: float = 2.0) ->
 
 
 def bucket_step(resolution: int, model_step: int) -> int:
-    """The step for a resolution: about a sixteenth of it, so that there are some twenty buckets.
+    """Return a step of about a sixteenth of the resolution, which gives some twenty buckets.
 
-    The largest multiple of the model's step that divides the resolution and is at most a sixteenth
-    of it (64 at 1024); the model's step where there is none.
+    It is the largest multiple of the model's step that divides the resolution and is at most a
+    sixteenth of it (64 at 1024), or the model's step if there is none.
     """
     for step in range(resolution // 16 // model_step * model_step, model_step, -model_step):
         if resolution % step == 0:
@@ -43,7 +44,7 @@ def bucket_step(resolution: int, model_step: int) -> int:
 
 
 def nearest_bucket(height: int, width: int, buckets: Sequence[Size]) -> Size:
-    """The bucket whose aspect ratio is nearest, in proportion; of two, the one of larger area."""
+    """Return the bucket whose aspect ratio is proportionally nearest; of two, the larger one."""
     if height < 1 or width < 1 or not buckets:
         raise ValueError(f"needs a size of at least 1 x 1 and a bucket, got {height} x {width}")
     aspect = math.log(height / width)

@@ -1,6 +1,6 @@
-"""Bytes of one image: a file below the data folder, a member of a tar, or a row of an Arrow file.
+"""Reads the bytes of an image: a file in the data folder, a tar member, or a row of an Arrow file.
 
-A manifest writes `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`.
+A manifest names them as `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`.
 Nothing outside the data folder is ever read, and nothing is ever unpacked to disk.
 """
 
@@ -20,12 +20,12 @@ from tglo.data.errors import ImageError, ManifestError
 if TYPE_CHECKING:
     import pyarrow
 
-MAX_BYTES = 64 * 2**20  # of one encoded image
+MAX_BYTES = 64 * 2**20  # the most that one encoded image may have
 _REFERENCE = re.compile(r"(?P<file>.+?\.(?:tar|arrow))#(?P<member>.+)", re.DOTALL)
 
 
 def why_refused(image: str, root: str) -> str | None:
-    """Why an image's name as written may not be used, or None. The disk is not looked at."""
+    """Say why an image's name may not be used as written, or None. The disk is not looked at."""
     if not image:
         return "is empty"
     if "\0" in image:
@@ -41,16 +41,16 @@ def why_refused(image: str, root: str) -> str | None:
 
 @dataclass(frozen=True)
 class Member:
-    """Where a tar member's bytes lie in its file."""
+    """The place of a tar member's bytes in its file."""
 
     offset: int
     size: int
 
 
 def tar_members(path: Path) -> dict[str, Member]:
-    """Regular files of an uncompressed tar.
+    """Return the regular files of an uncompressed tar by name.
 
-    ManifestError for links, devices, `..`, absolute names and a torn file.
+    Raises ManifestError for links, devices, `..`, absolute names and a torn file.
     """
     members: dict[str, Member] = {}
     try:
@@ -63,16 +63,16 @@ def tar_members(path: Path) -> dict[str, Member]:
                     continue
                 if not info.isreg() or info.issparse():
                     raise ManifestError(
-                        f"{path}: member {info.name!r} is a link or no plain file; refused. "
+                        f"{path}: member {info.name!r} is not a plain file but a link or a device; refused. "
                         "Pack the images themselves (tar --dereference)"
                     )
                 members[info.name] = Member(info.offset_data, info.size)
             end = tar.offset
     except tarfile.TarError as error:
         raise ManifestError(
-            f"{path} is torn or no uncompressed tar ({error}); copy it again, or decompress it"
+            f"{path} is torn or not an uncompressed tar ({error}); copy it again, or decompress it"
         ) from None
-    with open(path, "rb") as handle:  # tarfile takes a cut between two members for the end
+    with open(path, "rb") as handle:  # tarfile takes a cut between two members as the end
         handle.seek(end)
         if not handle.read(512):
             raise ManifestError(f"{path} is torn: the tar's end mark is missing; copy it again")
@@ -80,27 +80,29 @@ def tar_members(path: Path) -> dict[str, Member]:
 
 
 def read_arrow(path: Path) -> pyarrow.Table:
-    """Memory-map an Arrow stream file as `datasets.save_to_disk` writes it."""
+    """Memory-map an Arrow stream file, the kind that `datasets.save_to_disk` writes."""
     import pyarrow as pa
 
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
             return stream.read_all()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{path} is torn or no Arrow stream ({error}); copy it again") from None
+        raise ManifestError(
+            f"{path} is torn or not an Arrow stream ({error}); copy it again"
+        ) from None
 
 
 @dataclass
 class ImageStore:
-    """Opens images below one data folder. Safe to use from several threads."""
+    """Opens images inside one data folder. May be used from several threads."""
 
-    root: str  # resolved: no links in it
+    root: str  # resolved: a path without links
     _tars: dict[str, dict[str, Member]] = field(default_factory=dict)
     _tables: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, image: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """Encoded bytes of an image.
+        """Return the encoded bytes of an image.
 
         Raises ImageError when it is missing, unreadable or above max_bytes, ManifestError when its
         name or a link leads out of the data folder.
@@ -162,7 +164,7 @@ def _read_range(path: Path, member: Member | None, max_bytes: int) -> bytes:
         with open(path, "rb", opener=_open_without_waiting) as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("is no regular file")
+                raise ImageError("is not a regular file")
             size = status.st_size if member is None else member.size
             if size > max_bytes:
                 raise ImageError(f"{size} bytes are above the cap of {max_bytes} (max_bytes)")
@@ -173,4 +175,4 @@ def _read_range(path: Path, member: Member | None, max_bytes: int) -> bytes:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would block for ever
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would block forever

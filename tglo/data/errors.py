@@ -1,4 +1,4 @@
-"""What can be wrong with data, by what a caller does about it."""
+"""Errors in data, one class for each thing that a caller does about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels: decode with caps, turn upright, cover a bucket, crop its centre."""
+"""Turns encoded bytes into pixels: decode with caps, turn upright, cover a bucket, crop the centre."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from tglo.data.containers import MAX_BYTES
 from tglo.data.errors import ImageError
 
 MAX_PIXELS = 2**26  # 8192 x 8192; below the size at which PIL itself warns of a bomb
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that starts another program
+# PIL starts no other program for any of these.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Image.Image:
-    """Encoded bytes to an RGB image, upright (EXIF), transparency laid on white, 16 bits cut to 8.
+    """Decode an image to RGB: upright (EXIF), transparency put on white, 16 bits cut to 8.
 
-    The first frame of an animation; colour profiles are ignored.
-    Raises ImageError for what is truncated, corrupt, of no known format, or above a cap. The caps
-    are checked on the header, before any pixel is decoded.
+    Of an animation the first frame is decoded; colour profiles are ignored. Raises ImageError if the
+    bytes are truncated, corrupt, of an unknown format, or above a cap. The caps are checked on the
+    header, before any pixel is decoded.
     """
     if len(data) > max_bytes:
         raise ImageError(f"{len(data)} bytes are above the cap of {max_bytes} (max_bytes)")
@@ -45,7 +46,7 @@ def decode_image(
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB: transparency laid on white, 16 bits cut to 8, else as PIL does.
+    """Convert an image of any mode to RGB: transparency on white, 16 bits cut to 8, else as PIL does.
 
     Raises ImageError for floating-point pixels and for integers beyond 16 bits.
     """
@@ -66,7 +67,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def cover_and_crop(
     image: Image.Image, bucket: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
-    """`fit_to_bucket` without the conversion to a tensor."""
+    """Do what `fit_to_bucket` does, without the conversion to a tensor."""
     height, width = bucket
     original = (image.height, image.width)
     scale = max(height / image.height, width / image.width)
@@ -83,7 +84,7 @@ def cover_and_crop(
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image to (3, H, W) float32 in [-1, 1]."""
+    """Convert an RGB image to (3, H, W) float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
 
@@ -93,9 +94,9 @@ def fit_to_bucket(
 ) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
     """Scale an image until it covers the bucket (H, W), antialiased, and crop the centre.
 
-    Returns pixels (3, H, W) float32 in [-1, 1]; the crop's (top, left) in the scaled image, and the
-    image's (height, width) before: the coordinates of SDXL's time ids (arXiv 2307.01952, section
-    2.2). An image of the bucket's size is not resampled.
+    Returns pixels (3, H, W) float32 in [-1, 1], the crop's (top, left) in the scaled image, and the
+    image's (height, width) before scaling: the coordinates of SDXL's time ids (arXiv 2307.01952,
+    section 2.2). An image that has the bucket's size is not resampled.
     """
     if min(bucket) < 1 or not all(math.isfinite(side) for side in bucket):
         raise ValueError(f"a bucket is (height, width) of at least 1, got {bucket}")

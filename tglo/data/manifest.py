@@ -1,4 +1,4 @@
-"""The manifest: one row per scored image. Reading it refuses what training could only choke on.
+"""The manifest: one row per scored image. Reading it refuses whatever training could not use.
 
 Formats: CSV, JSON lines, Parquet (image: a path), a folder of `datasets.save_to_disk` (image: a
 path or an Image column), webdataset tars (`dir/shard-{000..003}.tar`, or a folder of tars).
@@ -34,9 +34,9 @@ class Row:
     sample_id: the first 63 bits of sha256(prompt, null byte, image as written), so it survives
         reordering and rescoring.
     image: relative to the manifest's root (see containers.py).
-    score: None where it is not known yet.
-    line: where the row starts in its file, from 1; in a Parquet or Arrow file the row's number, in
-        tars the sample's.
+    score: None if it is not known yet.
+    line: the line where the row starts in its file, from 1; in a Parquet or Arrow file the number of
+        the row, in tars that of the sample.
     extra: the other columns.
     """
 
@@ -49,14 +49,14 @@ class Row:
 
 
 def sample_id(prompt: str, image: str) -> int:
-    """The identity of a row in [0, 2^63)."""
+    """Return the identity of a row in [0, 2^63): see `Row`."""
     digest = hashlib.sha256(f"{prompt}\0{image}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows, and the folder that their images are in. Made by `read_manifest`."""
+    """Rows, and the folder that holds their images; `read_manifest` makes one."""
 
     rows: Sequence[Row]
     root: str
@@ -67,7 +67,7 @@ class Manifest:
         return len(self.rows)
 
     def scores(self) -> NDArray[np.float64]:
-        """(N,) float64; ManifestError when a row has none."""
+        """Return the scores (N,) float64; ManifestError when a row has none."""
         missing = [row.line for row in self.rows if row.score is None]
         if missing:
             raise ManifestError(
@@ -77,30 +77,33 @@ class Manifest:
         return np.array([row.score for row in self.rows], dtype=np.float64)
 
     def prompts(self) -> list[str]:
-        """The prompt of each row."""
+        """Return the prompt of each row."""
         return [row.prompt for row in self.rows]
 
     def sample_ids(self) -> NDArray[np.int64]:
-        """(N,) int64."""
+        """Return the sample ids (N,) int64."""
         return np.array([row.sample_id for row in self.rows], dtype=np.int64)
 
     def open_image(self, row: Row, max_bytes: int = MAX_BYTES) -> bytes:
-        """Encoded bytes. ImageError: unusable; ManifestError: outside the data folder."""
+        """Return an image's encoded bytes.
+
+        Raises ImageError if it is unusable, ManifestError if it is outside the data folder.
+        """
         return self._store.read(row.image, max_bytes)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
     def select(self, indices: Iterable[int]) -> Manifest:
-        """The rows at these indices, in their order."""
+        """Return a manifest of the rows at these indices, in the order of the indices."""
         return self.with_rows(self.rows[i] for i in indices)
 
     def with_rows(self, rows: Iterable[Row]) -> Manifest:
-        """Other rows over the same images."""
+        """Return a manifest of other rows over the same images."""
         return Manifest(tuple(rows), self.root, self.path, self._store)
 
     def check_output(self, path: str | os.PathLike[str]) -> None:
-        """ManifestError unless this manifest can be written to path. Ask before a long scoring."""
+        """Raise ManifestError unless this manifest can be written to path. Call it before a long scoring."""
         path = Path(path)
         if path.suffix.lower() not in WRITTEN:
             raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
@@ -111,7 +114,7 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Of prompts, images and scores in their order."""
+        """The digest of prompts, images and scores in their order."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(f"{row.sample_id}\t{row.score!r}\n".encode())
@@ -119,7 +122,7 @@ class Manifest:
 
     @cached_property
     def identity(self) -> str:
-        """sha256 of the set of sample ids: equal after reordering and rescoring."""
+        """The digest of the set of sample ids: the same after reordering and rescoring."""
         return hashlib.sha256(np.unique(self.sample_ids()).astype("<i8").tobytes()).hexdigest()
 
 
@@ -209,7 +212,7 @@ def _why_refused(raw: RawRow, root: str, require_scores: bool) -> str | None:
         try:
             (raw.prompt + raw.image).encode()
         except UnicodeEncodeError:
-            return "the prompt or the image path is no valid Unicode"
+            return "the prompt or the image path is not valid Unicode"
     path = why_refused(raw.image, root)
     if path is not None:
         return f"the image path {raw.image!r} {path}"

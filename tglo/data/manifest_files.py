@@ -1,4 +1,4 @@
-"""The file formats of a manifest: each reader yields raw rows, which manifest.py judges."""
+"""The file formats of a manifest: each reader yields raw rows, which manifest.py checks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from tglo.data.errors import ManifestError
 from tglo.data.manifest_folders import read_dataset, read_tars, tar_files
 from tglo.data.manifest_rows import Columns, RawRow, arrow_rows, number
-from tglo.files import publish, temporary_name, write_bytes
+from tglo.files import write_bytes, writing_file
 
 WRITTEN = (".csv", ".jsonl", ".parquet")
 
 
 def read_rows(path: Path, columns: Columns) -> tuple[Path, Iterator[RawRow]]:
-    """The folder that images are relative to, and the rows; the format follows from the path."""
+    """Return the folder that images are relative to, and the rows; the path tells the format."""
     tars = tar_files(path)
     if tars:
         return tars[0].parent, read_tars(tars, columns)
@@ -28,7 +28,7 @@ def read_rows(path: Path, columns: Columns) -> tuple[Path, Iterator[RawRow]]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(
-            f"{path} is no manifest: known are {', '.join(sorted(_READERS))}, .tar, "
+            f"{path} is not a manifest: known are {', '.join(sorted(_READERS))}, .tar, "
             "a folder of datasets.save_to_disk, a folder of tars, and shards-{000..009}.tar"
         )
     if not path.is_file():
@@ -76,10 +76,10 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[RawRow]:
             try:
                 cells = json.loads(text)
             except ValueError as error:
-                yield RawRow(line, problem=f"is no JSON ({error})")
+                yield RawRow(line, problem=f"is not JSON ({error})")
                 continue
             if not isinstance(cells, dict):
-                yield RawRow(line, problem="is no JSON object")
+                yield RawRow(line, problem="is not a JSON object")
                 continue
             if not checked:
                 columns.check(list(cells), path)
@@ -107,7 +107,7 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[RawRow]:
                 yield from arrow_rows(batch, columns, batch.column(columns.image).to_pylist(), line)
                 line += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{path} is torn or no Parquet ({error}); copy it again") from None
+        raise ManifestError(f"{path} is torn or not Parquet ({error}); copy it again") from None
 
 
 _READERS: dict[str, Callable[[Path, Columns], Iterator[RawRow]]] = {
@@ -134,12 +134,8 @@ def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None
 
         kinds = {"prompt": pa.string(), "image": pa.string(), "score": pa.float64()}
         arrays = [pa.array([row[name] for row in rows], type=kinds.get(name)) for name in names]
-        temporary = temporary_name(path)
-        try:
+        with writing_file(path) as temporary:
             pq.write_table(pa.table(dict(zip(names, arrays, strict=True))), temporary)
-            publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     else:
         raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
 

@@ -1,4 +1,4 @@
-"""Manifests whose images come along: a folder of `datasets.save_to_disk`, and webdataset tars."""
+"""Manifests that contain their images: a folder of `datasets.save_to_disk`, and webdataset tars."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tglo.data.manifest_rows import Columns, RawRow, arrow_rows, number
 from tglo.files import read_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-MAX_TEXT_BYTES = 2**20  # of a .txt, .json, .score or .cls member
+MAX_TEXT_BYTES = 2**20  # the most that a .txt, .json, .score or .cls member may have
 
 
 def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
-    """Rows of `datasets.save_to_disk`; images stay in their memory-mapped file."""
+    """Yield the rows of a `datasets.save_to_disk` folder; images stay in their memory-mapped file."""
     if (folder / "dataset_dict.json").is_file():
         splits = read_json(folder / "dataset_dict.json").get("splits") or ["train"]
         raise ManifestError(
@@ -27,7 +27,7 @@ def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
         )
     if not (folder / "state.json").is_file():
         raise ManifestError(
-            f"{folder} is no manifest: it has neither .tar files nor the state.json of "
+            f"{folder} is not a manifest: it has neither .tar files nor the state.json of "
             "datasets.save_to_disk"
         )
     state = read_json(folder / "state.json")
@@ -50,7 +50,7 @@ def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
 
 
 def _arrow_images(table: Any, column: str, file: str) -> list[Any]:
-    """Paths where the column holds paths, references into the file where it holds bytes."""
+    """Return paths where the column holds paths, and references into the file where it holds bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -70,7 +70,7 @@ def _arrow_images(table: Any, column: str, file: str) -> list[Any]:
 
 
 def tar_files(path: Path) -> list[Path]:
-    """The tars that a path stands for: one, a {000..009} pattern, a folder of them; else none."""
+    """Return the tars that a path names: one tar, a {000..009} pattern, or a folder of them; else []."""
     if path.is_dir():
         return sorted(path.glob("*.tar"))
     if not path.name.endswith(".tar"):
@@ -96,7 +96,10 @@ def _expand(name: str) -> list[str]:
 
 
 def read_tars(files: list[Path], columns: Columns) -> Iterator[RawRow]:
-    """webdataset samples: KEY.jpg, png or webp; prompt: txt or json; score: score, cls or json."""
+    """Yield the samples of webdataset tars.
+
+    The image is KEY.jpg, .png or .webp, the prompt .txt or .json, the score .score, .cls or .json.
+    """
     line = 0
     for file in files:
         samples: dict[str, dict[str, str]] = {}
@@ -136,7 +139,7 @@ def _tar_row(
     try:
         cells = json.loads(text("json") or "{}")
         if not isinstance(cells, dict):
-            raise ValueError(".json is no object")
+            raise ValueError(".json is not an object")
         prompt = text("txt")
         written = text("score") if "score" in names else text("cls")
     except ValueError as error:  # bad UTF-8 and bad JSON too

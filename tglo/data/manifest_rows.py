@@ -1,4 +1,4 @@
-"""A manifest's rows as they are read, of any type, and what its columns are called."""
+"""The rows of a manifest as they are read, of any type, and the names of its columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tglo.data.errors import ManifestError
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called."""
+    """The names of the columns, and whether scores are required."""
 
     prompt: str
     image: str
@@ -20,7 +20,7 @@ class Columns:
     require_scores: bool
 
     def check(self, existing: Sequence[str], source: object) -> None:
-        """ManifestError naming a missing column, what exists, and the nearest name."""
+        """Raise ManifestError naming a missing column, the existing ones, and the nearest name."""
         wanted = {"prompt": self.prompt, "image": self.image}
         if self.require_scores:
             wanted["score"] = self.score
@@ -37,13 +37,13 @@ class Columns:
             raise ManifestError(f"{source} has two columns of one name: {list(existing)}")
 
     def own(self) -> tuple[str, str, str]:
-        """The three columns that are not extra."""
+        """Return the names of the three columns that are not extra."""
         return (self.prompt, self.image, self.score)
 
 
 @dataclass(slots=True)
 class RawRow:
-    """A row as read, of any type; problem: why it could not even be read."""
+    """A row as it was read, of any type; `problem` says why it could not be read."""
 
     line: int
     prompt: Any = None
@@ -54,7 +54,7 @@ class RawRow:
 
 
 def number(text: str | None) -> Any:
-    """A score written as text: a float, None when empty, the text itself when it is no number."""
+    """Return a score written as text as a float, None if it is empty, or the text if not a number."""
     if text is None or not text.strip():
         return None
     try:
@@ -64,7 +64,7 @@ def number(text: str | None) -> Any:
 
 
 def arrow_rows(table: Any, columns: Columns, images: list[Any], line: int) -> Iterator[RawRow]:
-    """Rows of an Arrow table or batch; images are given, being paths or references."""
+    """Yield the rows of an Arrow table or batch; `images` holds their paths or references."""
     names = table.schema.names
     prompts = table.column(columns.prompt).to_pylist()
     scores = [None] * len(prompts)

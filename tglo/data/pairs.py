@@ -17,16 +17,16 @@ def form_pairs(
     scores: NDArray[np.float64],
     seed: int,
 ) -> Pairs:
-    """(P, 2) rows, winner and loser of each pair, P >= 1; no row is in two pairs.
+    """Return pairs (P, 2) of row numbers, winner and loser, P >= 1; no row is in two pairs.
 
-    The m rows of one prompt and one bucket (a pair is one batch) are sorted by score, ties in an order
-    that follows from the seed, and each of the lower half meets the one half the rows above it. So
-    every pair differs in score wherever any way of pairing allows it, by much where scores do, and a
-    row is left out only if m is odd or its score is that of more than half of the rows. An image that
-    was scored twice (two rows of one id) is no pair with itself.
+    The m rows of one prompt and one bucket (a pair is in one batch) are sorted by score, ties in an
+    order that follows from the seed, and each row of the lower half is paired with the row m / 2 places
+    above it. So the scores of a pair differ wherever any pairing allows it, by much where scores do, and
+    a row is left out only if m is odd or more than half of the rows have its score. An image that was
+    scored twice (two rows of one id) is not paired with itself.
 
     Raises ValueError when there is no pair, saying how many prompts have several rows and how many
-    of those different scores.
+    of those have different scores.
     """
     stream = np.random.Philox(key=np.array([seed, 1 << 63], dtype=np.uint64))
     order = np.argsort(stream.random_raw(len(prompts)), kind="stable")

@@ -1,4 +1,4 @@
-"""A little work ahead, in threads, in order."""
+"""Computes a little ahead, in threads, and returns results in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def in_order(
     pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """function of each item, in the items' order, at most `ahead` of them computed in advance."""
+    """Yield function(item) in the order of the items, at most `ahead` of them computed in advance."""
     iterator = iter(items)
     queue = deque(pool.submit(function, item) for item in islice(iterator, ahead))
     while queue:

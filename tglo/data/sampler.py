@@ -1,4 +1,4 @@
-"""Which rows make up which micro batch: a function of (step, micro, rank), so a resume is exact."""
+"""Chooses the rows of each micro batch as a function of (step, micro, rank), so a resume is exact."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class BatchSampler:
     sample_buckets: the bucket of each row, in row order.
     micro_batch: rows per forward; accumulation: micro batches per rank and step; world_size: ranks.
     seed: in [0, 2^32); each epoch has an order of its own.
-    unit: what a row is, for errors: "rows", or "pairs" of them.
+    unit: the word for a row in errors: "rows" or "pairs".
 
-    An epoch: every bucket's rows are shuffled and cut into micro batches; the buckets take turns in
-    a random order. Each bucket's order goes round: its last micro batch is filled with its own
-    first rows, and the epoch's last step with further micro batches of the buckets that opened the
-    epoch. So a row may come twice in an epoch, and none is left out. With one bucket the rows of a
+    In an epoch every bucket's rows are shuffled and cut into micro batches, and the buckets take turns
+    in a random order. A bucket's last micro batch is filled up with its own first rows, and the epoch's
+    last step with further micro batches of the buckets that opened the epoch. So a row may occur twice
+    in an epoch, and none is left out. With one bucket the rows of a
     step depend on the global batch alone (1 process x 4 rows equals 2 processes x 2).
 
     Raises ValueError for no rows, fewer rows than the global batch, or a setting out of range.
@@ -70,11 +70,11 @@ class BatchSampler:
         return len(self._bucket_of_row)
 
     def epoch(self, step: int) -> int:
-        """The epoch (from 0) that a step (from 0) belongs to."""
+        """Return the epoch (from 0) that a step (from 0) belongs to."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int, micro: int, rank: int) -> tuple[Rows, int]:
-        """Row indices (micro_batch,) int64 of one micro batch, and the draw index: the epoch."""
+        """Return the row numbers (micro_batch,) int64 of a micro batch, and the draw index, its epoch."""
         for name, value, limit in (
             ("step", step, None),
             ("micro", micro, self.accumulation),
@@ -89,8 +89,8 @@ class BatchSampler:
         return self._plan[1][position].copy(), epoch
 
     def _make_plan(self, epoch: int) -> Rows:
-        """All micro batches of an epoch in their order, (steps * accumulation * world, micro)."""
-        # Raw bits and a stable sort: numpy keeps these for ever, Generator.permutation not.
+        """Return all micro batches of an epoch in order, (steps * accumulation * world, micro)."""
+        # Raw bits and a stable sort: numpy keeps these forever, unlike Generator.permutation.
         stream = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
         order = np.argsort(stream.random_raw(len(self)), kind="stable")
         turns = np.repeat(np.arange(len(self._micro_counts)), self._micro_counts)

@@ -1,5 +1,5 @@
-"""Who reads the digits: a small network inside the score, and an independent judge that the score
-never sees.
+"""The readers of digits: a small network inside the score (fitted by examples/pretraining/reader.py), and
+an independent judge that the score never sees.
 
 Both are fitted on real digits, on different halves: the reader on rows 0, 2, 4, ... of
 ``load_digits``, the judge on rows 1, 3, 5, ... . They differ in kind as well (a convolutional
@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from tglo.demo import digits
 
@@ -30,7 +29,7 @@ ILLEGIBLE = 10  # the reader's eleventh class
 
 
 class Reader(nn.Sequential):
-    """Drawings (B, 1, 32, 32), 0 paper and 1 ink, to logits (B, 11): the ten digits and
+    """A classifier of drawings (B, 1, 32, 32), 0 paper and 1 ink, with logits (B, 11): the ten digits and
     "illegible".
     """
 
@@ -49,7 +48,7 @@ class Reader(nn.Sequential):
 
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
-    """The fitted reader that ships with the package."""
+    """Load the fitted reader that ships with the package."""
     reader = Reader()
     reader.load_state_dict(load_file(READER))
     return reader.eval()
@@ -57,95 +56,43 @@ def load_reader() -> Reader:
 
 @torch.no_grad()
 def read(images: list[Image.Image]) -> np.ndarray:
-    """Probabilities (B, 11) float64 that the reader gives to the ten digits and to "illegible"."""
+    """Return the probabilities (B, 11) float64 that the reader gives to the ten digits and to "illegible"."""
     ink = torch.from_numpy(digits.to_ink(images)).unsqueeze(1)
     return load_reader()(ink).double().softmax(dim=1).numpy()
 
 
-def fit_reader(steps: int = 1200, seed: int = 0) -> Reader:
-    """Fits the reader on one half of the real digits, drawn with pens of 1 to 6 pixels (about 30
-    s).
-    """
-    torch.manual_seed(seed)
-    generator = np.random.default_rng(seed)
-    data = digits.load(0, 2)
-    reader = Reader()
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
-    for _ in range(steps):
-        ink, labels = _lesson(data, generator, legible=96, illegible=32)
-        loss = cross_entropy(reader(torch.from_numpy(ink).unsqueeze(1)), torch.from_numpy(labels))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return reader.eval()
-
-
-def save_reader(reader: Reader, path: Path = READER) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in reader.state_dict().items()}, path)
-
-
 @lru_cache(maxsize=1)
 def fit_judge() -> SVC:
-    """A support vector machine fitted on the other half of the real digits, each drawn with four
+    """Fit a support vector machine on the other half of the real digits, each drawn with four
     pens (seconds).
     """
     from sklearn.svm import SVC
 
     data, generator = digits.load(1, 2), np.random.default_rng(1)
     rows = np.tile(np.arange(len(data)), 4)
-    ink = _shifted(data.draw(rows, generator.uniform(1.0, 6.0, size=len(rows))), generator, reach=1)
+    ink = shifted(data.draw(rows, generator.uniform(1.0, 6.0, size=len(rows))), generator, reach=1)
     return SVC(C=10.0, gamma="scale").fit(_judge_features(ink), data.labels[rows])
 
 
 def judge(images: list[Image.Image]) -> np.ndarray:
-    """The digit (B,) int64 that the independent judge sees in each image."""
+    """Return the digit (B,) int64 that the independent judge sees in each image."""
     return fit_judge().predict(_judge_features(digits.to_ink(images))).astype(np.int64)
 
 
 def accuracy(images: list[Image.Image], prompts: list[str]) -> float:
-    """The share of images in which the judge sees the digit that the prompt asks for."""
+    """Return the share of images in which the judge sees the digit that the prompt asks for."""
     return float(np.mean(judge(images) == digits.requested_digits(prompts)))
 
 
 def _judge_features(ink: np.ndarray) -> np.ndarray:
-    """Mean ink of 2x2 blocks: (B, 256)."""
+    """Return the mean ink of 2x2 blocks: (B, 256)."""
     half = digits.SIZE // 2
     return ink.reshape(len(ink), half, 2, half, 2).mean(axis=(2, 4)).reshape(len(ink), -1)
 
 
-def _lesson(
-    data: digits.Digits, generator: np.random.Generator, *, legible: int, illegible: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One batch for the reader. A third each of the illegible are blots, two digits at once, and
-    exchanged halves.
-    """
-    rows = generator.integers(len(data), size=legible + illegible)
-    pens = generator.uniform(1.0, 6.0, size=len(rows))
-    kind = np.arange(len(rows)) - legible  # negative: legible
-    blot = (kind >= 0) & (kind % 3 == 0)
-    pens[blot] = generator.uniform(8.5, 13.0, size=blot.sum())
-    ink = _shifted(data.draw(rows, pens), generator, reach=2)
-    labels = data.labels[rows]
-    for index in np.flatnonzero((kind >= 0) & ~blot):
-        if kind[index] % 3 == 1:
-            others = np.flatnonzero(labels[:legible] != labels[index])
-            ink[index] = np.maximum(ink[index], ink[generator.choice(others)])
-        else:
-            move = np.array([(0, 1), (1, 0), (1, 1)])[generator.integers(3)] * digits.SIZE // 2
-            ink[index] = np.roll(ink[index], tuple(move), axis=(0, 1))
-    labels = np.where(kind >= 0, ILLEGIBLE, labels)
-    return ink, labels
-
-
-def _shifted(ink: np.ndarray, generator: np.random.Generator, *, reach: int) -> np.ndarray:
-    """Every drawing moved by up to ``reach`` pixels."""
+def shifted(ink: np.ndarray, generator: np.random.Generator, *, reach: int) -> np.ndarray:
+    """Move every drawing by up to ``reach`` pixels."""
     moves = generator.integers(-reach, reach + 1, size=(len(ink), 2))
     return np.stack(
         [np.roll(plane, tuple(move), axis=(0, 1)) for plane, move in zip(ink, moves, strict=True)]
     )
-
-
-if __name__ == "__main__":
-    save_reader(fit_reader())

@@ -36,7 +36,7 @@ class Digits:
         return len(self.labels)
 
     def draw(self, rows: np.ndarray, pen: np.ndarray) -> np.ndarray:
-        """Drawings of ``rows`` (B,) with pens of diameter ``pen`` (B,) pixels: (B, 32, 32) float32,
+        """Draw digits ``rows`` (B,) with pens of diameter ``pen`` (B,) pixels: (B, 32, 32) float32,
         0 paper, 1 ink.
         """
         distance = self.distance[rows].astype(np.float32)
@@ -51,7 +51,7 @@ class Digits:
 
 @lru_cache(maxsize=2)
 def load(start: int = 0, step: int = 1) -> Digits:
-    """Every ``step``-th digit from ``start`` in scikit-learn's order; all 1,797 take about 5 s on
+    """Load every ``step``-th digit from ``start`` in scikit-learn's order; all 1,797 take about 5 s on
     first use.
     """
     from sklearn.datasets import load_digits
@@ -63,7 +63,7 @@ def load(start: int = 0, step: int = 1) -> Digits:
 
 
 def random_pens(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Pen diameters (count,) in pixels over ``PENS``, thin ones more often: mean 2.5, standard
+    """Draw pen diameters (count,) in pixels over ``PENS``, thin ones more often: mean 2.5, standard
     deviation 0.87.
     """
     thinnest, boldest = PENS
@@ -71,13 +71,13 @@ def random_pens(generator: np.random.Generator, count: int) -> np.ndarray:
 
 
 def to_images(ink: np.ndarray) -> list[Image.Image]:
-    """Drawings (B, 32, 32), 0 paper and 1 ink, as RGB images: black on white."""
+    """Convert drawings (B, 32, 32), 0 paper and 1 ink, to RGB images: black on white."""
     grey = np.round(255.0 * (1.0 - np.clip(ink, 0.0, 1.0))).astype(np.uint8)
     return [Image.fromarray(plane).convert("RGB") for plane in grey]
 
 
 def to_ink(images: list[Image.Image]) -> np.ndarray:
-    """Images of any size and mode as (B, 32, 32) float32, 0 paper and 1 ink."""
+    """Convert images of any size and mode to (B, 32, 32) float32, 0 paper and 1 ink."""
     planes = [image.convert("L") for image in images]
     planes = [
         p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -88,7 +88,7 @@ def to_ink(images: list[Image.Image]) -> np.ndarray:
 
 
 def requested_digits(prompts: list[str]) -> np.ndarray:
-    """The digit that each prompt asks for, (B,) int64. ValueError for a prompt that is not one of
+    """Return the digit that each prompt asks for, (B,) int64. Raises ValueError for a prompt that is not one of
     ``PROMPTS``.
     """
     unknown = sorted({prompt for prompt in prompts if prompt not in PROMPTS})
@@ -101,7 +101,7 @@ def requested_digits(prompts: list[str]) -> np.ndarray:
 
 
 def _distance_to_centre_line(scan: np.ndarray) -> np.ndarray:
-    """Distance to the centre line of ``scan`` (8, 8), ink in [0, 1]: (96, 96) in pixels of the
+    """Return the distance to the centre line of ``scan`` (8, 8), ink in [0, 1]: (96, 96) in pixels of the
     drawing.
     """
     from scipy import ndimage

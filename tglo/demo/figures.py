@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from tglo.demo.report import Outcome
+from tglo.evaluate.figures import colour, image_grid, outline, png
 
-COLOURS = {"base": "#8a8a8a", "SFT": "#d98c21", "TGO": "#1f6fb4"}
+COLOURS = {"base": colour(0), "SFT": colour(2), "TGO": colour(1)}
 
 
-def sample_grid(outcomes: list[Outcome], columns: np.ndarray, scale: int = 3) -> Image.Image:
-    """One row of samples per model; a column is one prompt and one seed."""
-    side, label = outcomes[0].images[0].width * scale, 64
-    page = Image.new("RGB", (label + side * len(columns), side * len(outcomes)), "white")
-    text = ImageDraw.Draw(page)
-    for row, outcome in enumerate(outcomes):
-        text.text(
-            (8, row * side + side // 2 - 10), outcome.name, fill=COLOURS[outcome.name], font_size=20
-        )
-        for column, index in enumerate(columns):
-            tile = outcome.images[index].resize((side, side), Image.Resampling.BICUBIC)
-            page.paste(tile, (label + column * side, row * side))
-    return page
+def sample_grid(outcomes: Sequence[Outcome], columns: np.ndarray, tile: int = 96) -> bytes:
+    """Draw, as PNG, one row of samples per model; a column is one prompt and one seed."""
+    rows = {outcome.name: [outcome.images[index] for index in columns] for outcome in outcomes}
+    return png(image_grid(rows, [COLOURS[name] for name in rows], tile))
 
 
 def score_histograms(
     training_scores: np.ndarray, threshold: float, outcomes: list[Outcome]
 ) -> bytes:
-    """PNG: training scores, split by the threshold, and the scores of every model's samples."""
+    """Draw, as PNG, the training scores, split by the threshold, and the scores of every model's samples."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -55,22 +46,19 @@ def score_histograms(
         xlabel="score (pixels)",
     )
     for outcome in outcomes:
-        colour, label = COLOURS[outcome.name], f"{outcome.name}, mean {outcome.mean:.2f}"
-        right.hist(outcome.scores, bins=bins, histtype="stepfilled", alpha=0.3, color=colour)
-        right.hist(
-            outcome.scores, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label
-        )
+        label = f"{outcome.name}, mean {outcome.mean:.2f}"
+        outline(right, outcome.scores, bins, COLOURS[outcome.name], label)
     right.axvline(threshold, color="black", linewidth=1.2)
     right.set(
         title=f"Fresh samples: {len(outcomes[0].scores)} of each model", xlabel="score (pixels)"
     )
     for axes in (left, right):
         axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def training_curves(metrics: dict[str, list[dict[str, float]]]) -> bytes:
-    """PNG from the runs' metrics.jsonl: losses, and what the log-ratio of TGO does."""
+    """Draw, as PNG, the runs' metrics.jsonl: losses, and what the log-ratio of TGO does."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -87,22 +75,12 @@ def training_curves(metrics: dict[str, list[dict[str, float]]]) -> bytes:
     for axes, title in zip(panels, titles, strict=True):
         axes.set(title=title, xlabel="step")
         axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _curve(axes: Any, lines: list[dict[str, float]], key: str, colour: str, label: str) -> None:
+def _curve(
+    axes: Any, lines: list[dict[str, float]], key: str, line_colour: str, label: str
+) -> None:
     points = [(line["step"], line[key]) for line in lines if key in line]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, label=label)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+        axes.plot(*zip(*points, strict=True), color=line_colour, label=label)

@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from tglo.cache.make import build
+from tglo.data.images import decode_image
+from tglo.data.manifest import read_manifest
 from tglo.demo import classifier, digits, figures, report, scorer, settings
 from tglo.demo.report import Outcome
-from tglo.demo.settings import (
-    BATCH,
-    EVALUATION_SEED,
-    MODELS,
-    QUICK,
-    SCORER,
-    SEED_STRIDE,
-    DemoModel,
-    Plan,
-)
+from tglo.demo.settings import BATCH, EVALUATION_SEED, MODELS, QUICK, SCORER, SEED_STRIDE, Demo
+from tglo.evaluate.tables import aligned
+from tglo.files import claim_folder
+from tglo.generation.generate import generate_images
+from tglo.rewards.scoring import score_file
+from tglo.threshold.frozen import describe, estimate
+from tglo.train import load_config, train
 
 log = logging.getLogger("tglo")
 
@@ -40,13 +40,14 @@ OBJECTIVES = {"SFT": "sft", "TGO": "tgo"}
 def run(
     output: Path, *, model: str = "diffusion", seed: int = 0, quick: bool = False
 ) -> dict[str, Any]:
-    """Runs the demo in ``output`` and returns what report.json holds: one row of numbers per model,
-    and seconds.
+    """Run the demo in ``output``; returns what report.json holds: a row of numbers for each model, and
+    seconds.
 
     ``model`` is one of `settings.MODELS`. ``seed`` changes the training set, both trainings and the
     evaluation. ``quick`` takes a few steps of everything, to see that all works; its numbers mean
     nothing. Finished images and steps of an interrupted run are kept, so the same call goes on.
-    ValueError for another model, and if ``output`` holds a demo with another model, seed or size.
+    Raises ValueError for another model, and if ``output`` holds a demo with another model, seed or
+    size.
     """
     if not 0 <= seed < 1000:
         raise ValueError(
@@ -55,47 +56,51 @@ def run(
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; the demo has {', '.join(MODELS)}")
     chosen = MODELS[model]
-    plan = QUICK if quick else chosen.plan
     output = output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
-    _claim(output, {"model": model, "seed": seed, **asdict(plan)})
+    demo = Demo(output, chosen, seed, QUICK if quick else chosen.amounts)
+    # Images made for other settings must not be taken for ours.
+    held = {"model": model, "seed": seed, **asdict(demo.amounts)}
+    claim_folder(output / "demo.json", held, alone=True)
     watch = Stopwatch()
 
     with watch.part("generate"):
         manifest = _generate(
-            chosen, chosen.base, output / "data", plan.training_images, seed * SEED_STRIDE, plan
+            demo, chosen.base, output / "data", demo.amounts.training_images, seed * SEED_STRIDE
         )
     with watch.part("score"):
         scores, threshold, text = _score(manifest, output)
     print(text)
     with watch.part("cache"):
-        _cache(output, chosen)
+        build(
+            str(chosen.base),
+            output / "data" / "scored.csv",
+            output / "cache",
+            resolution=digits.SIZE,
+            batch_size=BATCH,
+        )
     models = {"base": chosen.base}
     metrics = {}
     for name, objective in OBJECTIVES.items():
         with watch.part(f"train {name}"):
-            models[name], metrics[name] = _train(output, chosen, objective, seed, plan)
+            models[name], metrics[name] = _train(demo, objective)
     outcomes = []
     for name, folder in models.items():
         with watch.part("evaluate"):
-            evaluation = output / "evaluation" / name.lower()
-            outcomes.append(_evaluate(name, chosen, folder, evaluation, seed, plan))
-
+            outcomes.append(_evaluate(demo, name, folder))
     with watch.part("report"):
         columns = np.arange(20) % len(outcomes[0].images)
         pictures = {
-            "samples.png": figures.png_bytes(figures.sample_grid(outcomes, columns)),
+            "samples.png": figures.sample_grid(outcomes, columns),
             "scores.png": figures.score_histograms(scores, threshold, outcomes),
             "training.png": figures.training_curves(metrics),
         }
-        facts = settings.facts(plan, seed)
         page = report.write_report(
             output / "report",
             outcomes,
             pictures,
             title=chosen.title,
-            facts=facts,
-            commands=settings.commands(output, chosen, seed, plan),
+            facts=settings.facts(demo),
+            commands=settings.commands(demo),
         )
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
     result = {
@@ -107,7 +112,7 @@ def run(
         "report": str(page),
     }
     (output / "report" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{report.summary(outcomes)}\n")
+    print(f"\n{aligned(report.table(outcomes))}\n")
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in watch.seconds.items())
     print(f"seconds: {parts}; together {sum(watch.seconds.values()):.0f}")
     print(f"report: {page}")
@@ -128,27 +133,7 @@ class Stopwatch:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
 
 
-def _claim(output: Path, wanted: dict[str, Any]) -> None:
-    """Binds the folder to its settings: images made for others must not be taken for ours."""
-    path = output / "demo.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        if held != wanted:
-            raise ValueError(
-                f"{output} holds a demo with {held}, not {wanted}: "
-                "choose another folder or remove it"
-            )
-    elif any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no demo: choose another folder")
-    else:
-        path.write_text(json.dumps(wanted) + "\n")
-
-
-def _generate(
-    model: DemoModel, weights: Path, folder: Path, count: int, first_seed: int, plan: Plan
-) -> Path:
-    from tglo.generation.generate import generate_images
-
+def _generate(demo: Demo, weights: Path, folder: Path, count: int, first_seed: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(digits.PROMPTS) + "\n")
@@ -156,10 +141,8 @@ def _generate(
         str(weights),
         prompts,
         folder,
+        demo.model.sampling(demo.amounts.sampling_steps),
         count=count,
-        steps=plan.sampling_steps,
-        guidance=model.guidance,
-        choice_temperature=model.choice_temperature,
         batch_size=BATCH,
         seed=first_seed,
         device="cpu",
@@ -167,49 +150,20 @@ def _generate(
 
 
 def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
-    """Writes data/scored.csv and threshold.json; returns scores, threshold and a summary of labels
+    """Write data/scored.csv and threshold.json; returns scores, threshold and a summary of labels
     and weights.
     """
-    from tglo.data.manifest import read_manifest, write_manifest
-    from tglo.rewards import load_scorer, score_manifest
-    from tglo.threshold.frozen import describe, estimate
-
-    rows = read_manifest(manifest, require_scores=False)
-    write_manifest(
-        manifest.with_name("scored.csv"), score_manifest(rows, load_scorer(SCORER), batch_size=250)
-    )
-    scored = read_manifest(manifest.with_name("scored.csv"))
+    scored = read_manifest(score_file(manifest, SCORER, manifest.with_name("scored.csv"), 250))
     threshold = estimate(scored.scores(), 50.0)
     threshold.save(output / "threshold.json")
-    return (
-        scored.scores(),
-        threshold.value,
-        str(describe(scored.scores(), threshold, 5.0, scored.prompts())),
-    )
+    text = describe(scored.scores(), threshold, 5.0, scored.prompts())
+    return scored.scores(), threshold.value, str(text)
 
 
-def _cache(output: Path, model: DemoModel) -> None:
-    from tglo.cache.make import build
-
-    build(
-        str(model.base),
-        output / "data" / "scored.csv",
-        output / "cache",
-        resolution=digits.SIZE,
-        batch_size=BATCH,
-    )
-
-
-def _train(
-    output: Path, model: DemoModel, objective: str, seed: int, plan: Plan
-) -> tuple[Path, list[dict[str, float]]]:
-    """Writes OBJECTIVE.toml and trains as it says; returns the exported model and the metrics'
-    lines.
-    """
-    from tglo.train import load_config, train
-
-    config = output / f"{objective}.toml"
-    config.write_text(settings.toml(output, model, objective, seed, plan))
+def _train(demo: Demo, objective: str) -> tuple[Path, list[dict[str, float]]]:
+    """Write OBJECTIVE.toml and train as it says; returns the exported model and the metrics' lines."""
+    config = demo.output / f"{objective}.toml"
+    config.write_text(settings.toml(demo, objective))
     result = train(load_config(config))
     if result.export is None:
         raise SystemExit("stopped by a signal; the same command goes on")
@@ -217,14 +171,10 @@ def _train(
     return result.export, [json.loads(line) for line in lines]
 
 
-def _evaluate(
-    name: str, model: DemoModel, weights: Path, folder: Path, seed: int, plan: Plan
-) -> Outcome:
-    first_seed = EVALUATION_SEED + seed * SEED_STRIDE
-    manifest = _generate(model, weights, folder, plan.evaluation_images, first_seed, plan)
-    from tglo.data.images import decode_image
-    from tglo.data.manifest import read_manifest
-
+def _evaluate(demo: Demo, name: str, weights: Path) -> Outcome:
+    folder = demo.output / "evaluation" / name.lower()
+    first_seed = EVALUATION_SEED + demo.seed * SEED_STRIDE
+    manifest = _generate(demo, weights, folder, demo.amounts.evaluation_images, first_seed)
     rows = read_manifest(manifest, require_scores=False)
     images = [decode_image(rows.open_image(row)) for row in rows.rows]
     prompts = rows.prompts()

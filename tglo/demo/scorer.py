@@ -13,14 +13,14 @@ from tglo.demo import classifier, digits
 
 
 def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-    """Legibility times stroke width, (B,) float64 in pixels; ValueError for a prompt the demo does
+    """Return legibility times stroke width, (B,) float64 in pixels; raises ValueError for a prompt the demo does
     not know.
     """
     return legibility(images, prompts) * stroke_width(images)
 
 
 def legibility(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-    """The probability (B,) float64 that the image shows the digit which its prompt asks for."""
+    """Return the probability (B,) float64 that the image shows the digit which its prompt asks for."""
     if len(images) != len(prompts):
         raise ValueError(
             f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
@@ -32,7 +32,7 @@ def legibility(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
 
 
 def stroke_width(images: list[Image.Image]) -> np.ndarray:
-    """The mean stroke width (B,) float64 in pixels of the 32x32 drawing: twice the area of ink over
+    """Return the mean stroke width (B,) float64 in pixels of the 32x32 drawing: twice the area of ink over
     its outline.
 
     A stroke of length L and width d has the area L d and an outline of about 2 L, whatever digit it

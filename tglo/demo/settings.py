@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tglo.demo import digits
+from tglo.settings import SamplingOptions
 
 SCORER = "tglo.demo.scorer:score"
 BATCH = 64
@@ -15,7 +16,7 @@ SEED_STRIDE = 1_000_000  # between the sampling seeds of two seeds of the demo
 
 
 @dataclass(frozen=True)
-class Plan:
+class Amounts:
     """How much of everything; counts of images are per prompt, of which there are ten."""
 
     training_images: int
@@ -24,22 +25,26 @@ class Plan:
     steps: int
 
 
-QUICK = Plan(training_images=13, evaluation_images=4, sampling_steps=4, steps=6)
+QUICK = Amounts(training_images=13, evaluation_images=4, sampling_steps=4, steps=6)
 
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A base model that ships with the package, and what suits it; learning rates by objective.
-    temperature is the loss's, choice_temperature the sampler's.
-    """
+    """A base model that ships with the package, and what suits it; learning rates by objective."""
 
     base: Path
     title: str
     guidance: float
     choice_temperature: float | None
+    """The sampler's."""
     temperature: float
+    """The loss's."""
     learning_rate: dict[str, float]
-    plan: Plan
+    amounts: Amounts
+
+    def sampling(self, steps: int) -> SamplingOptions:
+        """Return how this model is sampled in so many denoising steps."""
+        return SamplingOptions(steps, self.guidance, self.choice_temperature)
 
 
 DIFFUSION = DemoModel(
@@ -49,7 +54,7 @@ DIFFUSION = DemoModel(
     choice_temperature=None,
     temperature=0.03,
     learning_rate={"tgo": 1e-4, "sft": 3e-4},  # for SFT the best of six from 1e-5 to 1e-3
-    plan=Plan(training_images=150, evaluation_images=60, sampling_steps=12, steps=120),
+    amounts=Amounts(training_images=150, evaluation_images=60, sampling_steps=12, steps=120),
 )
 MASKED = DemoModel(
     base=Path(__file__).parent / "masked",
@@ -58,19 +63,30 @@ MASKED = DemoModel(
     choice_temperature=0.5,  # the pipeline's 2 is for 256 tokens or more; here there are 64
     temperature=1.0,
     learning_rate={"tgo": 2.5e-5, "sft": 3e-5},  # for SFT the best of four from 3e-5 to 1e-3
-    plan=Plan(training_images=100, evaluation_images=30, sampling_steps=10, steps=120),
+    amounts=Amounts(training_images=100, evaluation_images=30, sampling_steps=10, steps=120),
 )
 MODELS = {"diffusion": DIFFUSION, "masked": MASKED}
 
 
-def toml(output: Path, model: DemoModel, objective: str, seed: int, plan: Plan) -> str:
-    """The configuration of a run, as a person would write it."""
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo."""
+
+    output: Path
+    model: DemoModel
+    seed: int
+    amounts: Amounts
+
+
+def toml(demo: Demo, objective: str) -> str:
+    """Return the configuration of a training, as a person would write it."""
+    output, model, amounts = demo.output, demo.model, demo.amounts
 
     def text(path: Path) -> str:
         return json.dumps(str(path))  # a JSON string is a TOML string
 
     return f"""# Made by `tglo demo`; `tglo train {objective}.toml` repeats the run.
-seed = {seed}
+seed = {demo.seed}
 
 [model]
 path = {text(model.base)}
@@ -86,7 +102,7 @@ name = "{objective}"
 temperature = {model.temperature}
 
 [optimizer]
-steps = {plan.steps}
+steps = {amounts.steps}
 micro_batch = {BATCH}
 learning_rate = {model.learning_rate[objective]}
 schedule = "cosine"
@@ -97,32 +113,34 @@ device = "cpu"
 
 [output]
 folder = {text(output / objective)}
-save_every = {plan.steps}
-log_every = {max(1, plan.steps // 40)}
+save_every = {amounts.steps}
+log_every = {max(1, amounts.steps // 40)}
 """
 
 
-def facts(plan: Plan, seed: int) -> list[str]:
-    """What a reader of the report must know to judge its numbers."""
+def facts(demo: Demo) -> list[str]:
+    """Return what a reader of the report must know to judge its numbers."""
+    amounts = demo.amounts
     return [
-        f"{10 * plan.training_images:,} training samples of the base model, {plan.steps} steps of "
-        f"{BATCH} for SFT and for TGO, {10 * plan.evaluation_images} fresh samples of each model "
+        f"{10 * amounts.training_images:,} training samples of the base model, {amounts.steps} steps of "
+        f"{BATCH} for SFT and for TGO, {10 * amounts.evaluation_images} fresh samples of each model "
         "with seeds that the training set did not use.",
         "s.e.: standard error of the difference of two means, as if the samples were independent. "
         "s.d.: standard deviation of the base model's scores.",
-        f"Seed {seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
+        f"Seed {demo.seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
         "comparison.",
     ]
 
 
-def commands(output: Path, model: DemoModel, seed: int, plan: Plan) -> str:
-    """The shell commands that repeat every step on the files of this run."""
-    sampling = f"--steps {plan.sampling_steps} --guidance {model.guidance} --batch-size {BATCH}"
+def commands(demo: Demo) -> str:
+    """Return the shell commands that repeat every step on the files of this run."""
+    output, model, seed, amounts = demo.output, demo.model, demo.seed, demo.amounts
+    sampling = f"--steps {amounts.sampling_steps} --guidance {model.guidance} --batch-size {BATCH}"
     if model.choice_temperature is not None:
         sampling += f" --choice-temperature {model.choice_temperature}"
     return f"""cd {output}
 tglo generate --model {model.base} \\
-    --prompts data/prompts.txt --output again --count {plan.training_images} \\
+    --prompts data/prompts.txt --output again --count {amounts.training_images} \\
     {sampling} --seed {seed * SEED_STRIDE}
 tglo score again/manifest.csv --scorer {SCORER} --output again/scored.csv
 tglo threshold again/scored.csv --output again/threshold.json
@@ -132,6 +150,6 @@ tglo cache --model {model.base} \\
 tglo train tgo.toml --data.manifest again/scored.csv --data.cache again/cache \\
     --data.threshold again/threshold.json --output.folder again/tgo
 tglo generate --model ./again/tgo/export \\
-    --prompts data/prompts.txt --output again/evaluation --count {plan.evaluation_images} \\
+    --prompts data/prompts.txt --output again/evaluation --count {amounts.evaluation_images} \\
     {sampling} --seed {EVALUATION_SEED + seed * SEED_STRIDE}
 """

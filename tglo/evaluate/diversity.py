@@ -26,7 +26,7 @@ _WHITE = _XYZ.sum(axis=1)
 
 
 def features(image: Image.Image) -> Floats:
-    """(SIDE * SIDE * 3,): L*a*b* over the root of the number of pixels, so that the distance above is
+    """Return (SIDE * SIDE * 3,): L*a*b* over the root of the number of pixels, so that the distance above is
     the Euclidean one.
     """
     small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -35,7 +35,7 @@ def features(image: Image.Image) -> Floats:
 
 
 def to_lab(rgb: Floats) -> Floats:
-    """sRGB (..., 3) in [0, 1] to CIE L*a*b* (CIE 15:2004)."""
+    """Convert sRGB (..., 3) in [0, 1] to CIE L*a*b* (CIE 15:2004)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     ratio = linear @ _XYZ.T / _WHITE
     edge = 6 / 29
@@ -45,7 +45,7 @@ def to_lab(rgb: Floats) -> Floats:
 
 
 def mean_distance(images: Sequence[Floats]) -> float:
-    """Mean Euclidean distance over all pairs of at least two feature vectors."""
+    """Return the mean Euclidean distance over all pairs of at least two feature vectors."""
     if len(images) < 2:
         raise ValueError(f"{len(images)} image has no pair; sample at least 2 of each prompt")
     total = 0.0

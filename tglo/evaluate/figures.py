@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tglo.data.images import decode_image
 from tglo.evaluate.results import Results
-from tglo.evaluate.samples import Samples
+from tglo.evaluate.samples import Floats, ModelSamples
 from tglo.evaluate.settings import BASE
 from tglo.generation.prompts import PromptSet
 
@@ -21,12 +20,12 @@ TILE = 192  # pixels
 
 
 def colour(number: int) -> str:
-    """Of model `number`; the base is grey."""
+    """Return the colour of model `number`; the base, 0, is grey."""
     return COLOURS[number % len(COLOURS)]
 
 
 def win_rates(prompt_sets: Results) -> bytes:
-    """PNG: a panel for each prompt set, a group of bars for each scorer, a bar for each trained model;
+    """Draw, as PNG, a panel for each prompt set, a group of bars for each scorer, a bar for each trained model;
     hatched where the model was trained on the scorer.
     """
     from matplotlib.figure import Figure
@@ -58,11 +57,11 @@ def win_rates(prompt_sets: Results) -> bytes:
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.set(ylim=(0, 1.2), ylabel=f"win rate against {BASE}", title=_plain(name))
         axes.legend(frameon=False, ncols=4, loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
-def histograms(sets: Sequence[PromptSet], samples: Samples, scorers: Sequence[str]) -> bytes:
-    """PNG: a row for each prompt set, a column for each scorer, all models in a panel."""
+def histograms(sets: Sequence[PromptSet], samples: ModelSamples, scorers: Sequence[str]) -> bytes:
+    """Draw, as PNG, a row for each prompt set and a column for each scorer, all models in a panel."""
     from matplotlib.figure import Figure
 
     size = (max(4.5, 3.2 * len(scorers)), 2.7 * len(sets))
@@ -74,55 +73,74 @@ def histograms(sets: Sequence[PromptSet], samples: Samples, scorers: Sequence[st
             scores = {m: mine[scorer][rows].ravel() for m, mine in samples.scores.items()}
             bins = _bins(np.concatenate([*scores.values()]))
             for number, (model, values) in enumerate(scores.items()):
-                style: dict[str, Any] = {"bins": bins, "color": colour(number)}
-                axes.hist(values, histtype="stepfilled", alpha=0.2, **style)
-                axes.hist(values, histtype="step", linewidth=1.4, label=_plain(model), **style)
+                outline(axes, values, bins, colour(number), _plain(model))
             axes.set(title=f"{_plain(chosen.name)}: {_plain(scorer)}", xlabel="score")
     panels[0, 0].legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Edges of 40 bins, also where all values are equal."""
+def outline(axes: Any, values: Floats, bins: Floats, colour: str, label: str) -> None:
+    """Draw a filled histogram that lets others shine through."""
+    axes.hist(values, bins=bins, color=colour, histtype="stepfilled", alpha=0.2)
+    axes.hist(values, bins=bins, color=colour, histtype="step", linewidth=1.4, label=label)
+
+
+def _bins(values: Floats) -> Floats:
+    """Return the edges of 40 bins, also where all values are equal."""
     low, high = float(values.min()), float(values.max())
     least = 1e-9 * max(abs(low), abs(high)) or 1.0
     return np.linspace(low, low + max(high - low, least), 41)
 
 
-def side_by_side(samples: Samples, prompts: Sequence[str]) -> bytes:
-    """PNG: a row for each model, a column for each of `prompts`, under the same seed."""
-    text = max(len(model) for model in samples.manifests)
-    label, top = 12 + 11 * text, 24
-    size = (label + TILE * len(prompts), top + TILE * len(samples.manifests))
-    page = Image.new("RGB", size, "white")
+def side_by_side(samples: ModelSamples, prompts: Sequence[str]) -> bytes:
+    """Draw, as PNG, a row for each model and a column for each of `prompts`, under the same seed."""
+    rows = {
+        model: [
+            decode_image(manifest.open_image(samples.image(model, row, 0)))
+            for row in samples.rows(prompts)
+        ]
+        for model, manifest in samples.manifests.items()
+    }
+    return png(image_grid(rows, [colour(line) for line in range(len(rows))]))
+
+
+def image_grid(
+    rows: Mapping[str, Sequence[Image.Image]], colours: Sequence[str], tile: int = TILE
+) -> Image.Image:
+    """Return a page of images: a named row each, under numbered columns. tile: pixels of a side."""
+    label, top = 12 + 11 * max(map(len, rows)), 24
+    columns = len(next(iter(rows.values())))
+    page = Image.new("RGB", (label + tile * columns, top + tile * len(rows)), "white")
     draw = ImageDraw.Draw(page)
-    for column in range(len(prompts)):
-        draw.text((label + TILE * column + 4, 4), str(column + 1), fill="black", font_size=15)
-    for line, (model, manifest) in enumerate(samples.manifests.items()):
-        height = top + TILE * line
-        draw.text((6, height + TILE // 2 - 9), model, fill=colour(line), font_size=18)
-        for column, row in enumerate(samples.rows(prompts)):
-            tile = _fit(decode_image(manifest.open_image(samples.image(model, row, 0))))
-            page.paste(tile, (label + TILE * column + (TILE - tile.width) // 2, height))
-    buffer = io.BytesIO()
-    page.save(buffer, format="PNG")
-    return buffer.getvalue()
+    for column in range(columns):
+        draw.text((label + tile * column + 4, 4), str(column + 1), fill="black", font_size=15)
+    for line, ((name, images), fill) in enumerate(zip(rows.items(), colours, strict=True)):
+        height = top + tile * line
+        draw.text((6, height + tile // 2 - 9), name, fill=fill, font_size=18)
+        for column, image in enumerate(images):
+            fitted = _fit(image, tile)
+            page.paste(fitted, (label + tile * column + (tile - fitted.width) // 2, height))
+    return page
 
 
-def _fit(image: Image.Image) -> Image.Image:
-    """The image scaled to fit a tile; small ones keep their pixels' edges."""
-    scale = TILE / max(image.size)
+def _fit(image: Image.Image, tile: int) -> Image.Image:
+    """Scale an image to fit a tile; small ones keep their pixels' edges."""
+    scale = tile / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     filtering = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS
     return image.resize(size, filtering)
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
+    """Return text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
 
-def _png(figure: Any) -> bytes:
+def png(picture: Any) -> bytes:
+    """Return the PNG bytes of an image or a matplotlib figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, format="PNG")
+    else:
+        picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The report: one HTML page with its images inside and nothing to run or to load."""
+"""Reports: an HTML page with its images inside and nothing to run or to load."""
 
 from __future__ import annotations
 
@@ -15,40 +15,57 @@ def page(
     figures: Mapping[str, bytes],
     samples: Mapping[str, tuple[bytes, Sequence[str]]],
 ) -> str:
-    """HTML. figures: title -> PNG; samples: title -> (PNG, the prompts of its columns)."""
-    parts = [f"<ul>{''.join(f'<li>{_text(fact)}</li>' for fact in facts)}</ul>"]
-    parts += [_figure(title, data) for title, data in figures.items()]
+    """Return the page of an evaluation. figures: title -> PNG; samples: title -> (PNG, the prompts of
+    its columns).
+    """
+    parts = [bullets(facts), *(figure(title, data) for title, data in figures.items())]
     for title, (data, prompts) in samples.items():
-        listed = "".join(f"<li>{_text(prompt)}</li>" for prompt in prompts)
-        parts.append(f"{_figure(title, data)}\n<ol>{listed}</ol>")
-    parts += [_table(table) for table in tables]
-    return _PAGE.format(note=_text(NOTE), body="\n".join(parts))
+        listed = "".join(f"<li>{text(prompt)}</li>" for prompt in prompts)
+        parts.append(f"{figure(title, data)}\n<ol>{listed}</ol>")
+    parts += [f"<h2>{text(table.title)}</h2>\n{grid(table)}" for table in tables]
+    return document("Evaluation", _INTRODUCTION.format(note=text(NOTE)), parts)
 
 
-def _figure(title: str, data: bytes) -> str:
+def document(title: str, introduction: str, parts: Sequence[str]) -> str:
+    """Return a whole page; all but the title is HTML."""
+    return _PAGE.format(title=text(title), introduction=introduction, body="\n".join(parts))
+
+
+def bullets(facts: Sequence[str]) -> str:
+    """Return a list of texts."""
+    return f"<ul>{''.join(f'<li>{text(fact)}</li>' for fact in facts)}</ul>"
+
+
+def figure(title: str, data: bytes) -> str:
+    """Return a picture, PNG bytes, under its title."""
     encoded = base64.b64encode(data).decode()
-    return (
-        f'<h2>{_text(title)}</h2>\n<img alt="{_text(title)}" src="data:image/png;base64,{encoded}">'
-    )
+    source = f"data:image/png;base64,{encoded}"
+    return f'<h2>{text(title)}</h2>\n<img alt="{text(title)}" src="{source}">'
 
 
-def _table(table: Table) -> str:
-    header = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
+def grid(table: Table) -> str:
+    """Return a table without its title."""
+    header = "".join(f"<th>{text(cell)}</th>" for cell in table.header)
     rows = "\n".join(
-        f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+        f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in table.rows
     )
-    return f"<h2>{_text(table.title)}</h2>\n<table><tr>{header}</tr>\n{rows}\n</table>"
+    return f"<table><tr>{header}</tr>\n{rows}\n</table>"
 
 
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+def text(plain: str) -> str:
+    """Return text as HTML shows it."""
+    return html.escape(plain, quote=True)
 
 
+_INTRODUCTION = """<p>All models have the same prompts and seeds. {note} A win rate is the share of images that score
+above the other model's of the same prompt and seed; a tie is half a win. Diversity is the mean
+distance between the images of one prompt, as the root mean square colour difference (CIE L*a*b*) of
+the images at 16 x 16 pixels: 0 when they are all equal.</p>"""
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Evaluation</title>
+<title>{title}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #222 }}
 body {{ max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
@@ -56,12 +73,10 @@ h2 {{ font-size: 1.1rem; margin-top: 2rem }} img {{ max-width: 100% }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:first-child, td:first-child {{ text-align: left }}
+pre {{ background: #f5f5f5; padding: 1rem; overflow-x: auto }}
 </style>
-<h1>Evaluation</h1>
-<p>All models have the same prompts and seeds. {note} A win rate is the share of images that score
-above the other model's of the same prompt and seed; a tie is half a win. Diversity is the mean
-distance between the images of one prompt, as the root mean square colour difference (CIE L*a*b*) of
-the images at 16 x 16 pixels: 0 when they are all equal.</p>
+<h1>{title}</h1>
+{introduction}
 {body}
 </html>
 """

@@ -21,20 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tglo.evaluate import statistics
-from tglo.evaluate.samples import Samples
-from tglo.evaluate.settings import BASE, Settings
+from tglo.evaluate.samples import ModelSamples
+from tglo.evaluate.settings import BASE, Evaluation
 from tglo.generation.prompts import PromptSet
 
 QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)
 Results = dict[str, Any]
 
 
-def results(settings: Settings, sets: Sequence[PromptSet], samples: Samples) -> Results:
-    """The numbers of each prompt set, by its name."""
+def results(settings: Evaluation, sets: Sequence[PromptSet], samples: ModelSamples) -> Results:
+    """Return the numbers of each prompt set, by its name."""
     return {chosen.name: _set(settings, chosen, samples) for chosen in sets}
 
 
-def _set(settings: Settings, chosen: PromptSet, samples: Samples) -> Results:
+def _set(settings: Evaluation, chosen: PromptSet, samples: ModelSamples) -> Results:
     rows = samples.rows(chosen.prompts)
     counts = statistics.resample(len(rows), settings.resamples, settings.seed)
     trained = {(model, s) for model, scorers in settings.trained_on.items() for s in scorers}
@@ -77,7 +77,7 @@ def _describe(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> Results
 
 
 def _win_rate(
-    samples: Samples,
+    samples: ModelSamples,
     scorer: str,
     model: str,
     other: str,
@@ -89,9 +89,9 @@ def _win_rate(
 
 
 def _categories(
-    settings: Settings, chosen: PromptSet, samples: Samples, rows: NDArray[np.int64]
+    settings: Evaluation, chosen: PromptSet, samples: ModelSamples, rows: NDArray[np.int64]
 ) -> Results:
-    """Categories of at least 2 prompts, which an interval needs."""
+    """Return the results of categories of at least 2 prompts, which an interval needs."""
     found = {}
     for category in dict.fromkeys(chosen.categories):
         mine = rows[np.array(chosen.categories) == category]

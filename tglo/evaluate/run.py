@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +12,8 @@ import numpy as np
 
 from tglo.evaluate import figures, html, tables
 from tglo.evaluate.results import Results, results
-from tglo.evaluate.samples import Samples, check_models, generate, score
-from tglo.evaluate.settings import Settings
+from tglo.evaluate.samples import ModelSamples, check_models, generate, score
+from tglo.evaluate.settings import Evaluation
 from tglo.files import write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
 from tglo.rewards import load_scorer
@@ -26,7 +24,7 @@ COLUMNS = 8  # prompts of a set that are shown side by side
 
 
 def evaluate(
-    settings: Settings, output: Path, *, rank: int = 0, world_size: int = 1
+    settings: Evaluation, output: Path, *, rank: int = 0, world_size: int = 1
 ) -> Results | None:
     """Compare the models; returns what evaluation.json holds, or None in a process other than 0.
 
@@ -66,19 +64,21 @@ def evaluate(
     return content
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _plain(settings: Evaluation) -> dict[str, Any]:
     plain = asdict(settings)
+    options = plain.pop("options")
     return {
         **plain,
         "prompts": {name: str(path) for name, path in settings.prompts.items()},
-        "size": list(settings.size),
+        "size": [options.pop("height"), options.pop("width")],
+        **options,
     }
 
 
 def _write_report(
-    settings: Settings,
+    settings: Evaluation,
     sets: Sequence[PromptSet],
-    samples: Samples,
+    samples: ModelSamples,
     content: Results,
     output: Path,
 ) -> None:
@@ -99,25 +99,20 @@ def _write_report(
         picture = figures.side_by_side(samples, prompts)
         write_bytes(output / f"samples-{chosen.name}.png", picture)
         shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
-    chance = ""
-    if settings.choice_temperature is not None:
-        chance = f"choice temperature {settings.choice_temperature:g}, "
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
-        f"{settings.count} images of each prompt, {settings.steps} steps, guidance "
-        f"{settings.guidance:g}, {chance}{settings.dtype}, seed {settings.seed}",
+        f"{settings.count} images of each prompt, {settings.options}, {settings.dtype}, "
+        f"seed {settings.seed}",
         f"intervals from {settings.resamples} resamples of the prompts",
     ]
     write_bytes(output / "report.html", html.page(facts, found, pictures, shown).encode())
 
 
-def _samples_csv(sets: Sequence[PromptSet], samples: Samples, settings: Settings) -> str:
-    """Every image of every set with its scores, paired by (prompt, index) over the models."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
+def _samples_csv(sets: Sequence[PromptSet], samples: ModelSamples, settings: Evaluation) -> str:
+    """Return every image of every set with its scores, paired by (prompt, index) over the models."""
     header = ["prompt_set", "category", "prompt", "index", "model", "image"]
-    writer.writerow([*header, *settings.scorers])
+    lines: list[Sequence[Any]] = [[*header, *settings.scorers]]
     for chosen in sets:
         categories = chosen.categories or ("",) * len(chosen.prompts)
         rows = samples.rows(chosen.prompts)
@@ -127,5 +122,5 @@ def _samples_csv(sets: Sequence[PromptSet], samples: Samples, settings: Settings
                     image = f"images/{model}/{samples.image(model, row, index).image}"
                     mine = samples.scores[model]
                     scores = [float(mine[scorer][row, index]) for scorer in settings.scorers]
-                    writer.writerow([chosen.name, category, prompt, index, model, image, *scores])
-    return text.getvalue()
+                    lines.append([chosen.name, category, prompt, index, model, image, *scores])
+    return tables.csv_text(lines)

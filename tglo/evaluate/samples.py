@@ -25,7 +25,7 @@ from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
 from tglo.evaluate import diversity
-from tglo.evaluate.settings import BASE, Settings
+from tglo.evaluate.settings import BASE, Evaluation
 from tglo.files import read_json, write_json
 from tglo.generation.generate import generate_images
 from tglo.rewards import load_scorer, score_manifest
@@ -36,8 +36,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass
-class Samples:
-    """Prompt i of `prompts` is row i of every array; n images of each."""
+class ModelSamples:
+    """The images of every model and what was measured on them; prompt i is row i of every array."""
 
     prompts: Sequence[str]
     count: int
@@ -49,17 +49,17 @@ class Samples:
     """Model -> (P,); empty where there is one image of each prompt."""
 
     def rows(self, prompts: Sequence[str]) -> NDArray[np.int64]:
-        """Their rows in the arrays."""
+        """Return the rows of `prompts` in the arrays."""
         place = {prompt: row for row, prompt in enumerate(self.prompts)}
         return np.array([place[prompt] for prompt in prompts])
 
     def image(self, model: str, prompt: int, index: int) -> Row:
-        """An image, as the manifest has it, of the prompt in this row."""
+        """Return an image, as the manifest has it, of the prompt in this row."""
         return self.manifests[model].rows[index * len(self.prompts) + prompt]
 
 
-def check_models(settings: Settings) -> None:
-    """ValueError for a model or a LoRA that is not there, before the others are sampled."""
+def check_models(settings: Evaluation) -> None:
+    """Raise ValueError for a model or a LoRA that is not there, before the others are sampled."""
     for name in settings.names:
         model, lora = _model(settings, name)
         models.resolve(model)
@@ -71,9 +71,14 @@ def check_models(settings: Settings) -> None:
 
 
 def generate(
-    settings: Settings, prompts: Sequence[str], output: Path, *, rank: int = 0, world_size: int = 1
-) -> Samples:
-    """The images, without scores. Process 0 waits for the others'; only its result is complete."""
+    settings: Evaluation,
+    prompts: Sequence[str],
+    output: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ModelSamples:
+    """Sample the images, without scores. Process 0 waits for the others'; only its result is complete."""
     manifests = {}
     for name in settings.names:
         model, lora = _model(settings, name)
@@ -81,13 +86,10 @@ def generate(
             model,
             prompts,
             output / "images" / name,
+            settings.options,
             count=settings.count,
             lora=lora,
             prefix=settings.prefixes.get(name, ""),
-            steps=settings.steps,
-            guidance=settings.guidance,
-            choice_temperature=settings.choice_temperature,
-            size=settings.size,
             batch_size=settings.batch_size,
             seed=settings.seed,
             device=settings.device,
@@ -98,10 +100,10 @@ def generate(
         )
         if rank == 0:
             manifests[name] = read_manifest(path, require_scores=False)
-    return Samples(prompts, settings.count, manifests)
+    return ModelSamples(prompts, settings.count, manifests)
 
 
-def score(settings: Settings, samples: Samples, output: Path) -> None:
+def score(settings: Evaluation, samples: ModelSamples, output: Path) -> None:
     """Fill in scores and diversity."""
     for scorer, text in settings.scorers.items():
         function = load_scorer(text, device=settings.device, dtype=settings.dtype)
@@ -119,14 +121,14 @@ def score(settings: Settings, samples: Samples, output: Path) -> None:
 
 
 def file_name(scorer: str) -> str:
-    """A scorer's name as a file's, which tells any two apart."""
+    """Return a file name for a scorer; no two scorers share one."""
     plain = re.sub(r"[^\w.+-]", "-", scorer)
     digest = hashlib.sha256(scorer.encode()).hexdigest()[:8]
     return plain if plain == scorer else f"{plain}-{digest}"
 
 
-def _model(settings: Settings, name: str) -> tuple[str, Path | None]:
-    """The pipeline of a model, and its LoRA if that is what it is."""
+def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
+    """Return the pipeline of a model, and its LoRA if that is what it is."""
     if name == BASE:
         return settings.base, None
     value = settings.models[name]
@@ -136,8 +138,8 @@ def _model(settings: Settings, name: str) -> tuple[str, Path | None]:
     return settings.base, path
 
 
-def _diversity(samples: Samples, name: str, path: Path) -> Floats:
-    """(P,) diversity of each prompt's images; what `path` holds for these very images is taken."""
+def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
+    """Return the diversity (P,) of each prompt's images; values that `path` holds for them are kept."""
     manifest, known = samples.manifests[name], _read(path)
     saved = time.monotonic()
 

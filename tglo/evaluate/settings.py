@@ -1,4 +1,4 @@
-"""What is evaluated, on what, and how its images are sampled."""
+"""The settings of an evaluation: models, prompts, scorers, and how images are sampled."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tglo.rewards import scorer_name
+from tglo.settings import SamplingOptions
 
 BASE = "base"
 _NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
 
 
 @dataclass(frozen=True)
-class Settings:
+class Evaluation:
     """One evaluation. Prompts and seeds are the same for every model."""
 
     base: str
@@ -24,30 +25,25 @@ class Settings:
     prompts: Mapping[str, Path]
     """Name -> file; see tglo.generation.prompts."""
     scorers: Mapping[str, str]
-    """Name -> what tglo.rewards.load_scorer takes."""
+    """Name -> text that tglo.rewards.load_scorer takes."""
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model -> the scorers that it was trained on."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Model -> what it is given before each prompt, as the good marker of objective csft."""
+    """Model -> text that it is given before each prompt, as the good marker of objective csft."""
     count: int = 4
     """Images of each prompt."""
-    steps: int = 30
-    guidance: float = 5.0
-    choice_temperature: float | None = None
-    """Of masked models; see tglo.models.sampling.generate."""
-    size: tuple[int | None, int | None] = (None, None)
-    """Height and width in pixels; the models' own by default."""
+    options: SamplingOptions = SamplingOptions()
     batch_size: int = 0
     score_batch: int = 32
     seed: int = 1_000_000_000
-    """Of samples and bootstrap; another than that of the training images."""
+    """Seed of samples and bootstrap; another than that of the training images."""
     resamples: int = 2000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     device: str = "auto"
     dtype: str = "fp32"
 
     def check(self) -> None:
-        """ValueError for what cannot be evaluated, naming it, before anything is sampled."""
+        """Raise ValueError, before anything is sampled, for the first setting that cannot be evaluated."""
         bad = [name for name in (*self.models, *self.prompts) if not _NAME.fullmatch(name)]
         if bad:
             raise ValueError(f"names are letters, digits and . + - _, not {bad}")
@@ -77,12 +73,14 @@ class Settings:
 
     @property
     def names(self) -> list[str]:
-        """All models, the base first."""
+        """The names of all models, the base first."""
         return [BASE, *self.models]
 
 
 def parse_named(texts: Sequence[str], flag: str, form: str = "NAME=PATH") -> dict[str, str]:
-    """ "name=path" and its like -> values by name. ValueError for another form or a repeated name."""
+    """Parse "name=path" and its like; returns values by name. Raises ValueError for another form or a
+    repeated name.
+    """
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -93,7 +91,7 @@ def parse_named(texts: Sequence[str], flag: str, form: str = "NAME=PATH") -> dic
 
 
 def parse_scorers(texts: Sequence[str]) -> dict[str, str]:
-    """What load_scorer takes, by the scorer's name: what comes before the places of its files."""
+    """Return the texts by the scorer's name, which comes before the places of its files."""
     found: dict[str, str] = {}
     for text in texts:
         name = scorer_name(text)
@@ -104,7 +102,7 @@ def parse_scorers(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_trained_on(texts: Sequence[str], models: Sequence[str]) -> dict[str, list[str]]:
-    """ "scorer" (of all models) or "model=scorer" -> scorers by model."""
+    """Parse "scorer" (of all models) or "model=scorer"; returns scorers by model."""
     found: dict[str, list[str]] = {}
     for text in texts:
         model, _, scorer = text.partition("=")

@@ -31,9 +31,9 @@ class Estimate:
 
 
 def resample(prompts: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each prompt is drawn in each resample, (resamples, prompts).
+    """Draw resamples; returns how often each has each prompt, (resamples, prompts).
 
-    ValueError for fewer than 2 prompts, which have no interval, or fewer than 100 resamples, whose
+    Raises ValueError for fewer than 2 prompts, which have no interval, or fewer than 100 resamples, whose
     2.5% quantile is a guess.
     """
     if prompts < 2 or resamples < 100:
@@ -46,12 +46,12 @@ def resample(prompts: int, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def mean(values: Floats, counts: NDArray[np.int64]) -> Estimate:
-    """Mean of one number per prompt, (P,), with counts (R, P) as of `resample`."""
+    """Return the mean of one number per prompt, (P,), with the counts (R, P) of `resample`."""
     return _estimate(float(values.mean()), counts @ values / counts.sum(axis=1))
 
 
 def median(scores: Floats, counts: NDArray[np.int64]) -> Estimate:
-    """Median of all scores (P, n), with counts (R, P) as of `resample`."""
+    """Return the median of all scores (P, n), with the counts (R, P) of `resample`."""
     order = np.argsort(scores, axis=None, kind="stable")
     ordered, prompt = scores.ravel()[order], order // scores.shape[1]
     middle = ((scores.size - 1) // 2, scores.size // 2)
@@ -66,9 +66,9 @@ def median(scores: Floats, counts: NDArray[np.int64]) -> Estimate:
 
 
 def wins(scores: Floats, others: Floats) -> Floats:
-    """Share of a prompt's images that score above the other model's of the same seed, (P,).
+    """Return the share of a prompt's images that score above the other model's of the same seed, (P,).
 
-    A tie is half a win. Both (P, n); ValueError for different shapes.
+    A tie is half a win. Both (P, n); raises ValueError for different shapes.
     """
     if scores.shape != others.shape:
         raise ValueError(f"scores of {scores.shape} and {others.shape} are no pairs")

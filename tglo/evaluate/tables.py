@@ -17,7 +17,7 @@ NOTE = f"Intervals: 95%, bootstrap over prompts. {MARK}: the reward that the mod
 
 @dataclass(frozen=True)
 class Table:
-    """Texts; the first column names the rows."""
+    """A table of texts; the first column names the rows."""
 
     title: str
     header: Sequence[str]
@@ -25,7 +25,9 @@ class Table:
 
 
 def tables(prompt_sets: Results) -> list[Table]:
-    """For each prompt set: means, medians, win rates, those of every two models, of categories."""
+    """Return, for each prompt set, the tables of means, medians, diversity and win rates: against the base,
+    of every two models, and by category.
+    """
     found: list[Table] = []
     for name, content in prompt_sets.items():
         title = f"{name} ({content['prompts']} prompts, {content['images']} images a model)"
@@ -73,7 +75,7 @@ def _categories(title: str, scorer: str, models: Sequence[str], categories: Resu
 
 
 def estimate(entry: Results) -> str:
-    """ "0.2860 [0.2811, 0.2905]": four significant digits."""
+    """Return "0.2860 [0.2811, 0.2905]", to four significant digits."""
     value, low, high = (f"{entry[key]:#.4g}".rstrip(".") for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
@@ -83,7 +85,7 @@ def _score(entry: Results, statistic: str) -> str:
 
 
 def _win(entry: Results, mark: str = "") -> str:
-    """In percent."""
+    """Return a rate and its interval in percent."""
     value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
     return f"{value:.1f}% [{low:.1f}, {high:.1f}]{mark}"
 
@@ -93,21 +95,39 @@ def _mark(models: Results, model: str, scorer: str) -> str:
 
 
 def markdown(found: Iterable[Table]) -> str:
-    """All tables under headings."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    blocks = [NOTE]
-    for table in found:
-        rule = ["---", *["---:"] * (len(table.header) - 1)]
-        lines = [line(cells) for cells in (table.header, rule, *table.rows)]
-        blocks.append(f"## {table.title}\n\n" + "\n".join(lines))
+    """Return all tables of an evaluation under headings."""
+    blocks = [NOTE, *(f"## {table.title}\n\n{markdown_table(table)}" for table in found)]
     return "\n\n".join(blocks) + "\n"
 
 
+def markdown_table(table: Table) -> str:
+    """Return a table without its title."""
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        for cells in (table.header, rule, *table.rows)
+    )
+
+
+def aligned(table: Table) -> str:
+    """Return a table without its title, in aligned columns for a terminal."""
+    lines = [table.header, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )
+
+
+def csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    """Return the lines as CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    return text.getvalue()
+
+
 def latex(found: Iterable[Table]) -> str:
-    """A tabular for each table; needs no package."""
+    """Return a tabular for each table; it needs no package."""
     blocks = [f"% {NOTE.replace(MARK, 'dagger')}"]
     for table in found:
         header, *rows = (
@@ -142,12 +162,12 @@ _LATEX = {
 
 
 def latex_escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Return text as LaTeX prints it."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def long_csv(prompt_sets: Results) -> str:
-    """Every estimate on a line of its own, at full precision."""
+    """Return every estimate on a line of its own, at full precision."""
     header = ["prompt_set", "category", "model", "against", "scorer", "trained_on", "statistic"]
     lines: list[list[Any]] = [[*header, "value", "low", "high"]]
 
@@ -173,6 +193,4 @@ def long_csv(prompt_sets: Results) -> str:
                 for model, rate in rates.items():
                     trained = int(models[model]["scores"][scorer]["trained_on"])
                     add(rate, name, category, model, BASE, scorer, trained, "win_rate")
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(lines)
-    return text.getvalue()
+    return csv_text(lines)

@@ -2,7 +2,7 @@
 
 An image is named and seeded by its prompt and its index among that prompt's images. So more prompts
 or a larger count change no image that is there, and processes share the work without a word: each
-makes the images of its numbers, and whichever finds all of them there writes the manifest.
+makes the images of its numbers, and the one that finds all of them there writes the manifest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -27,6 +26,7 @@ from tglo.generation.image_files import collect, publish_images
 from tglo.generation.prompts import read_prompts
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
+from tglo.settings import SamplingOptions
 
 MANIFEST = "manifest.csv"
 SETTINGS = "generation.json"
@@ -37,7 +37,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One image: its prompt, its index among the prompt's images, its file's name in images/."""
+    """An image to make: its prompt, its index among the prompt's images, and its file's name in images/."""
 
     prompt: str
     index: int
@@ -48,7 +48,7 @@ class Planned:
         return f"{digest[:16]}-{self.index:04d}.png"
 
     def seed(self, seed: int) -> int:
-        """What the image's own generator starts from, in [0, 2^32): torch's takes no more.
+        """Return the seed of the image's own generator, in [0, 2^32): torch's takes no more.
 
         The images of a prompt count up from a place that the prompt and `seed` choose, so no two of
         them are equal.
@@ -58,7 +58,7 @@ class Planned:
 
 
 def plan_images(prompts: Sequence[str], count: int) -> list[Planned]:
-    """Every prompt once, `count` times over; a prompt that comes twice gets twice as many."""
+    """Return every prompt once, `count` times over; a prompt that comes twice gets twice as many images."""
     seen: Counter[str] = Counter()
     planned = []
     for prompt in [*prompts] * count:
@@ -71,14 +71,11 @@ def generate_images(
     model: str,
     prompts: Path | Sequence[str],
     output: Path,
+    options: SamplingOptions = SamplingOptions(),
     *,
     count: int = 1,
     lora: Path | None = None,
     prefix: str = "",
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    size: tuple[int | None, int | None] = (None, None),
     batch_size: int = 0,
     seed: int = 0,
     device: str = "auto",
@@ -89,15 +86,15 @@ def generate_images(
 ) -> Path:
     """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
-    prompts: texts, or a file as of tglo.generation.prompts.read_prompts. prefix: what the model is given
-    before each prompt, as a model of objective "csft" needs its good marker; names, seeds and manifest
-    are of the prompts without it. steps, guidance, choice_temperature, size (height and width): as of
-    tglo.models.sampling.generate. batch_size: images at once;
-    0 finds it on a GPU (doubled until memory is short, halved then) and takes 4 on a CPU. Images
-    that are there are kept, so an interrupted call goes on; at a fixed batch size, and on a CPU, it
-    ends with the same bits as one that was never interrupted, whatever the number of processes.
-    rank, world_size: this process makes the images of its share. The manifest is written by the
-    process that finds all images there, so without ``wait`` it may be missing when this returns.
+    prompts: texts, or a file that tglo.generation.prompts.read_prompts reads. options: see
+    tglo.models.sampling.generate. prefix: text that the model is given before each prompt, as a model
+    of objective "csft" needs its good marker; names, seeds and manifest come from the prompts without
+    it. batch_size: images at once; 0 finds it on a GPU (doubled until memory is short, halved then)
+    and takes 4 on a CPU. Images that are there are kept, so an interrupted call goes on; at a fixed
+    batch size, and on a CPU, it ends with the same bits as one that was never interrupted, whatever
+    the number of processes. rank, world_size: this process makes the images of its share. The
+    manifest is written by the process that finds all images there, so without ``wait`` it may be
+    missing when this returns.
 
     Raises ValueError for no prompts, a count below 1, a folder with images of other settings
     (naming what differs), and what tglo.models.load raises.
@@ -112,17 +109,12 @@ def generate_images(
     settings = {
         "model": model_digest(models.resolve(model)),
         "lora": "none" if lora is None else file_digest(lora),
-        "steps": str(steps),
-        "guidance": str(float(guidance)),
-        "height": str(size[0] or "default"),
-        "width": str(size[1] or "default"),
+        **options.as_text(),
         "seed": str(seed),
         "dtype": dtype,
     }
     if prefix:
         settings["prefix"] = prefix
-    if choice_temperature is not None:
-        settings["choice_temperature"] = str(float(choice_temperature))
     claim_folder(output / SETTINGS, settings)
     folder = output / "images"
     folder.mkdir(exist_ok=True)
@@ -140,13 +132,6 @@ def generate_images(
         family = models.load(model, dtype=DTYPES[dtype], device=place)
         if lora is not None:
             family.load_lora(lora)
-        options = {
-            "steps": steps,
-            "guidance": guidance,
-            "choice_temperature": choice_temperature,
-            "height": size[0],
-            "width": size[1],
-        }
         with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
             for made in _make(family, mine, prefix, seed, sizes, folder, options):
                 bar.update(made)
@@ -174,7 +159,7 @@ def _make(
     seed: int,
     sizes: _BatchSize,
     folder: Path,
-    options: dict[str, Any],
+    options: SamplingOptions,
 ) -> Iterator[int]:
     """Make the images batch by batch; yields how many each time."""
     start = 0
@@ -183,7 +168,7 @@ def _make(
         prompts = [prefix + image.prompt for image in batch]
         seeds = [image.seed(seed) for image in batch]
         try:
-            pictures = family.generate(prompts, seeds, batch_size=len(batch), **options)
+            pictures = family.generate(prompts, seeds, options, batch_size=len(batch))
         except torch.OutOfMemoryError as error:
             sizes.shrink(error)
             continue
@@ -207,7 +192,7 @@ class _BatchSize:
             self.value = min(2 * self.value, LARGEST_BATCH)
 
     def shrink(self, error: torch.OutOfMemoryError) -> None:
-        """Half as many from now on. RuntimeError where one is too many, or the size was given."""
+        """Make half as many from now on. Raises RuntimeError where one is too many, or the size was given."""
         if self._fixed or self.value == 1:
             remedy = (
                 "a batch_size of 0 finds one that fits" if self._fixed else "use a smaller dtype"

@@ -1,7 +1,7 @@
-"""A batch of images appears as a whole, so that what is made together is never made half again.
+"""Publishes a batch of images as a whole, because images that were made together must stay together.
 
-The files are written into a hidden folder, which is renamed when they are complete; moving them to
-their places from there can be interrupted and is taken up by whoever comes next.
+The files are written into a hidden folder, which is published when they are complete. Moving them
+from there to their places may be interrupted; the next process finishes it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from tglo.files import publish
+from tglo.files import flush, publish_folder
 
 _COMPLETE = ".batch"
 
 
 def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
-    """Write images, by file name, as PNG into `folder`: after a crash all of them or none appear.
+    """Write images, by file name, as PNG into `folder`; after a crash all of them are there or none.
 
     Another process may write other images into the folder at the same time.
     """
@@ -29,17 +29,17 @@ def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
     shutil.rmtree(staged, ignore_errors=True)  # left by a killed process
     staged.mkdir()
     for name, image in images.items():
-        image.save(staged / f"{name}.part", format="PNG")
-        publish(staged / f"{name}.part", staged / name)
-    staged.rename(folder / f".{first}{_COMPLETE}")
+        image.save(staged / name, format="PNG")
+    publish_folder(staged, folder / f".{first}{_COMPLETE}")
     collect(folder)
 
 
 def collect(folder: Path) -> None:
     """Move the images of complete batches to their places."""
     for batch in folder.glob(f".*{_COMPLETE}"):
-        with suppress(FileNotFoundError):  # another process moves the same ones
+        with suppress(FileNotFoundError):  # another process is moving the same ones
             for name in os.listdir(batch):
                 with suppress(FileNotFoundError):
                     os.replace(batch / name, folder / name)
+            flush(folder)  # the new names must be on the disk before the old ones go
             batch.rmdir()

@@ -43,7 +43,7 @@ class Published:
 
 
 def load_prompts(name: str, path: Path) -> PromptSet:
-    """The set `name`: one of PUBLISHED, of which the count is checked, or a file of your own.
+    """Load the set `name`: one of PUBLISHED, of which the count is checked, or a file of your own.
 
     A prompt that a file repeats is taken once. Raises ValueError for a missing file or column, a
     file without prompts, and a published set of another count.
@@ -64,16 +64,16 @@ def load_prompts(name: str, path: Path) -> PromptSet:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file of your own, repeated ones too; see `read_pairs`."""
+    """Read the prompts of a file of your own, repeated ones too; see `read_pairs`."""
     return [prompt for prompt, _ in read_pairs(path)]
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """(prompt, category or "") from a file, by its suffix, without white space around them.
+    """Read pairs (prompt, category or "") from a file, by its suffix, without white space around them.
 
     .json: a list of texts or of objects; .jsonl: an object a line; .csv, .tsv: a header. Objects and
     headers name a prompt (or caption, or text) and may name a category. Anything else is text with a
-    prompt on each line; empty lines do not count. ValueError when the file is missing, cannot be
+    prompt on each line; empty lines do not count. Raises ValueError when the file is missing, cannot be
     read so, or has no prompt.
     """
     _need(path)
@@ -165,7 +165,7 @@ def _need(path: Path) -> None:
 
 
 def _pairs(entries: Iterable[Any]) -> list[tuple[str, str]]:
-    """Texts, or mappings whose keys are compared without case."""
+    """Return the pairs of texts, or of mappings whose keys are compared without case."""
     pairs = []
     for number, entry in enumerate(entries, start=1):
         if isinstance(entry, str):

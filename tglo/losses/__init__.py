@@ -1,4 +1,4 @@
-"""What users call: the losses of threshold-guided optimization (arXiv 2605.04653)."""
+"""The losses of threshold-guided optimization (arXiv 2605.04653), as users call them."""
 
 from __future__ import annotations
 

@@ -18,12 +18,14 @@ def check_reduction(reduction: str) -> None:
         )
 
 
+def _is_number(value: object) -> bool:
+    return type(value) is float or isinstance(value, Real)  # the abstract class takes long to ask
+
+
 def check_number(
     name: str, value: float, *, above: float | None = None, at_least: float | None = None
 ) -> None:
-    if type(value) is not float and not isinstance(
-        value, Real
-    ):  # the abstract class takes longer to ask
+    if not _is_number(value):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
     if (
         not -math.inf < value < math.inf  # math.isfinite does not take torch.compile's numbers
@@ -47,30 +49,38 @@ def check_draws(draws: int, rows: int) -> None:
         )
 
 
-def _tensor(name: str, value: object) -> Tensor:
+def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
     return value
 
 
-def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+def check_device(
+    name: str, tensor: Tensor, device: torch.device, other: str = "policy_pred"
+) -> None:
+    """Check that the tensor is on the device of the argument named `other`."""
     if tensor.device != device:
         raise ValueError(
-            f"{name} is on {tensor.device} but policy_pred is on {device}; move it with "
-            f"{name}.to(policy_pred.device)"
+            f"{name} is on {tensor.device} but {other} is on {device}; move it with "
+            f"{name}.to({other}.device)"
         )
 
 
-def check_prediction(name: str, value: object) -> Tensor:
-    """A floating-point tensor of at least one dimension, with elements in every row."""
-    value = _tensor(name, value)
+def check_floating(name: str, value: object) -> Tensor:
+    value = check_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(
             f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
         )
+    return value
+
+
+def check_prediction(name: str, value: object) -> Tensor:
+    """Check for a floating-point tensor of at least one dimension, with elements in every row."""
+    value = check_floating(name, value)
     if value.ndim == 0:
         raise ValueError(f"{name} is 0-dimensional; its first dimension must be batch * draws")
-    if 0 in value.shape[1:]:
+    if value.numel() == 0 and 0 in value.shape[1:]:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}: its rows are empty; every dimension after the "
             "first must be at least 1"
@@ -79,14 +89,17 @@ def check_prediction(name: str, value: object) -> Tensor:
 
 
 def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
-    """A constant prediction with the policy's shape and device."""
-    value = check_prediction(name, value)
+    """Check for a constant prediction with the shape and the device of the policy's, which has itself
+    been checked.
+    """
+    value = check_floating(name, value)
     if value.shape != policy_pred.shape:
+        check_prediction(name, value)
         raise ValueError(
             f"{name} has shape {tuple(value.shape)} but policy_pred has "
             f"{tuple(policy_pred.shape)}; the shapes must be equal (nothing is broadcast)"
         )
-    _check_device(name, value, policy_pred.device)
+    check_device(name, value, policy_pred.device)
     if value.requires_grad:
         raise ValueError(
             f"{name} requires a gradient, which the loss does not give it; compute it under "
@@ -95,26 +108,26 @@ def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
 
 
 def check_vector(name: str, value: object, length: int, unit: str, device: torch.device) -> None:
-    """A real-valued tensor of shape (length,) on `device`."""
-    value = _tensor(name, value)
+    """Check for a real-valued tensor of shape (length,) on `device`."""
+    value = check_tensor(name, value)
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
     if value.ndim != 1 or value.shape[0] != length:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be ({length},): one number per {unit}"
         )
-    _check_device(name, value, device)
+    check_device(name, value, device)
 
 
 def check_scores(scores: object, threshold: object, batch: int, device: torch.device) -> None:
     check_vector("scores", scores, batch, "sample", device)
     if isinstance(threshold, Tensor):
         if threshold.ndim == 0:
-            _check_device("threshold", threshold, device)
+            check_device("threshold", threshold, device)
         else:
             check_vector("threshold", threshold, batch, "sample", device)
-    elif isinstance(threshold, Real):
-        check_number("threshold", float(threshold))
+    elif _is_number(threshold):
+        check_number("threshold", float(threshold))  # type: ignore[arg-type]
     else:
         raise TypeError(
             f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor "
@@ -151,10 +164,10 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
 
 
 def check_mask(value: object, policy_pred: Tensor) -> None:
-    """Weights that broadcast to the prediction; bool or real."""
+    """Check for weights, bool or real, that broadcast to the prediction."""
     if value is None:
         return
-    value = _tensor("mask", value)
+    value = check_tensor("mask", value)
     if value.is_complex():
         raise TypeError(f"mask has dtype {value.dtype}; pass bool or non-negative weights")
     sizes = zip(reversed(value.shape), reversed(policy_pred.shape), strict=False)
@@ -163,7 +176,7 @@ def check_mask(value: object, policy_pred: Tensor) -> None:
             f"mask has shape {tuple(value.shape)}, which does not broadcast to policy_pred's "
             f"{tuple(policy_pred.shape)}; for a mask per sample and pixel pass (B, 1, H, W)"
         )
-    _check_device("mask", value, policy_pred.device)
+    check_device("mask", value, policy_pred.device)
 
 
 def check_loss_scale(value: object, device: torch.device) -> None:
@@ -173,6 +186,6 @@ def check_loss_scale(value: object, device: torch.device) -> None:
                 f"loss_scale is a {value.dtype} tensor of shape {tuple(value.shape)}; pass a "
                 "number or a 0-dimensional floating-point tensor"
             )
-        _check_device("loss_scale", value, device)
+        check_device("loss_scale", value, device)
     else:
         check_number("loss_scale", value)  # type: ignore[arg-type]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tglo import reference
 from tglo.losses import checks
-from tglo.losses.results import Reduction, TGOStats
-from tglo.ops.dtypes import wide
+from tglo.losses.arguments import scoring
+from tglo.losses.results import Reduction, TGOStats, statistics
+from tglo.reference import LogRatio
 
 
 def tgo_loss_from_log_probs(
@@ -22,14 +22,13 @@ def tgo_loss_from_log_probs(
     reduction: Reduction = "mean",
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss with the paper's signature, for any model that has a log-probability per sample.
+    """Compute the TGO loss with the paper's signature, for any model that has a log-probability per sample.
 
     r = beta * (policy_log_prob - reference_log_prob), both (B,), computed in float64. Only
     policy_log_prob gets a gradient. The other arguments, the result and the errors raised are those
     of `tgo_loss`. Log-probabilities in half precision lose the signal before they arrive here: keep
     them in float32.
     """
-    checks.check_reduction(reduction)
     checks.check_prediction("policy_log_prob", policy_log_prob)
     batch, device = policy_log_prob.shape[0], policy_log_prob.device
     checks.check_vector("policy_log_prob", policy_log_prob, batch, "sample", device)
@@ -44,25 +43,10 @@ def tgo_loss_from_log_probs(
             "reference_log_prob requires a gradient, which the loss does not give it; compute it "
             "under torch.no_grad() or pass reference_log_prob.detach()"
         )
-    checks.check_scores(scores, threshold, batch, device)
-    checks.check_number("beta", beta, above=0)
-    checks.check_number("confidence", confidence, at_least=0)
+    scored = scoring(scores, threshold, batch, device, beta, confidence, reduction)
 
-    scores, threshold = wide(scores), wide(threshold)
-    policy_wide, reference_wide = (
-        policy_log_prob.to(torch.float64),
-        reference_log_prob.to(torch.float64),
-    )
-    scaled = beta * (policy_wide - reference_wide)
-    per_sample = reference.loss_from_log_ratio(scaled, scores, threshold, confidence)
+    policy, other = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)
+    ratio = LogRatio(policy - other, -policy, -other)
     dtype = torch.promote_types(policy_log_prob.dtype, torch.float32)
-    loss = reference.reduce_loss(per_sample, reduction).to(dtype)
-    if not return_stats:
-        return loss
-    return loss, TGOStats(
-        scaled.detach(),
-        -policy_wide.detach(),
-        -reference_wide,
-        reference.label(scores, threshold),
-        reference.confidence_weight(scores, threshold, confidence),
-    )
+    result = scored.by_reference(ratio, dtype)
+    return (result.loss, statistics(result, scored)) if return_stats else result.loss

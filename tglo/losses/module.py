@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor, nn
 
 from tglo import ops
 from tglo.losses import checks
+from tglo.losses.arguments import CallOptions
 from tglo.losses.results import Reduction, TGOStats
 from tglo.losses.tgo import tgo_loss
 
@@ -52,14 +55,10 @@ class TGOLoss(nn.Module):
         scores: Tensor,
         threshold: Tensor | float | None = None,
         *,
-        reference_pred: Tensor | None = None,
-        reference_error: Tensor | None = None,
-        timestep_weight: Tensor | float | None = None,
-        mask: Tensor | None = None,
-        draws: int = 1,
         return_stats: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Tensor | tuple[Tensor, TGOStats]:
-        """See `tgo_loss`."""
+        """Compute `tgo_loss`; a threshold here takes the place of the module's."""
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise ValueError("threshold is None; pass it to TGOLoss or to the call")
@@ -68,15 +67,11 @@ class TGOLoss(nn.Module):
             target,
             scores,
             threshold,
-            reference_pred=reference_pred,
-            reference_error=reference_error,
             beta=self.beta,
             temperature=self.temperature,
             confidence=self.confidence,
-            timestep_weight=timestep_weight,
-            mask=mask,
-            draws=draws,
             reduction=self.reduction,
             return_stats=return_stats,
             backend=self.backend,
+            **options,
         )

@@ -1,4 +1,4 @@
-"""What a loss returns beside its value."""
+"""The statistics that a loss returns beside its value."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from tglo import ops, reference
+from tglo.ops.dtypes import wide
+
 Reduction = Literal["mean", "sum", "none"]
 
 
 class TGOStats(NamedTuple):
-    """What explains a loss; every tensor is detached."""
+    """Statistics that explain a loss; every tensor is detached."""
 
-    log_ratio: Tensor
+    implicit_score: Tensor
     """(B,) float64: r = beta * (log pi_theta - log pi_ref), the sigmoid's argument up to the
     label's sign.
     """
@@ -28,3 +31,15 @@ class TGOStats(NamedTuple):
     """(B,) bool: score >= threshold."""
     weight: Tensor
     """(B,) float64: 1 + confidence * |score - threshold|."""
+
+
+def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
+    """Return the statistics of a loss that was computed with that scoring."""
+    scores, threshold = wide(scoring.scores), wide(scoring.threshold)
+    return TGOStats(
+        result.implicit_score.detach(),
+        result.policy_error.detach(),
+        result.reference_error.detach(),
+        reference.label(scores, threshold),
+        reference.confidence_weight(scores, threshold, scoring.confidence),
+    )

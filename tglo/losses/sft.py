@@ -24,12 +24,12 @@ def sft_loss(
     return_stats: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """Supervised fine-tuning on the positives: the baseline without a reference.
+    """Compute the loss of supervised fine-tuning on the positives: the baseline without a reference.
 
     loss = mean over draws of timestep_weight * mean((policy_pred - target)^2) where score >=
     threshold, else 0. "mean" divides by the number of positives (0 with a graph and a zero gradient
     if there are none). Shapes, dtypes and errors raised are those of `tgo_loss`; in the statistics
-    log_ratio and reference_error are 0 and weight is the label.
+    implicit_score and reference_error are 0 and weight is the label.
     """
     checks.check_reduction(reduction)
     checks.check_prediction("policy_pred", policy_pred)

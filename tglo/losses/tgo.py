@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 from torch import Tensor
 
-from tglo import ops, reference
+from tglo import ops
 from tglo.losses import checks
-from tglo.losses.results import Reduction, TGOStats
-from tglo.ops.dtypes import constant, number, promote, wide
+from tglo.losses.arguments import LossOptions, loss_arguments
+from tglo.losses.results import TGOStats, statistics
+from tglo.ops.dtypes import number, promote
 
 
 @overload
@@ -19,17 +20,9 @@ def tgo_loss(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    reference_pred: Tensor | None = ...,
-    reference_error: Tensor | None = ...,
-    beta: float = ...,
-    temperature: float = ...,
-    confidence: float = ...,
-    timestep_weight: Tensor | float | None = ...,
-    mask: Tensor | None = ...,
-    draws: int = ...,
-    reduction: Reduction = ...,
     return_stats: Literal[False] = ...,
     backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> Tensor: ...
 @overload
 def tgo_loss(
@@ -38,17 +31,9 @@ def tgo_loss(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    reference_pred: Tensor | None = ...,
-    reference_error: Tensor | None = ...,
-    beta: float = ...,
-    temperature: float = ...,
-    confidence: float = ...,
-    timestep_weight: Tensor | float | None = ...,
-    mask: Tensor | None = ...,
-    draws: int = ...,
-    reduction: Reduction = ...,
     return_stats: Literal[True],
     backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, TGOStats]: ...
 def tgo_loss(
     policy_pred: Tensor,
@@ -56,19 +41,11 @@ def tgo_loss(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    reference_pred: Tensor | None = None,
-    reference_error: Tensor | None = None,
-    beta: float = 1.0,
-    temperature: float = 1e-3,
-    confidence: float = 5.0,
-    timestep_weight: Tensor | float | None = None,
-    mask: Tensor | None = None,
-    draws: int = 1,
-    reduction: Reduction = "mean",
     return_stats: bool = False,
     backend: str = "auto",
+    **options: Unpack[LossOptions],
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss of diffusion and flow models.
+    """Compute the TGO loss of diffusion and flow models.
 
     With e the mean square error of a prediction against the target, z = +1 where score >= threshold
     and -1 elsewhere:
@@ -83,22 +60,24 @@ def tgo_loss(
         scores: (B,) real. A NaN score is not detected here (that would wait for the device); it
             gives a NaN loss.
         threshold: a number, a 0-d tensor, or (B,) for a threshold per sample.
+        return_stats: also return `TGOStats`.
+        backend: "auto", or one of `tglo.ops.BACKENDS` to insist on it.
+
+    Options:
         reference_pred: like policy_pred, without a gradient; the reference's prediction for the
             same draws.
         reference_error: (B * draws,), the reference's cached mean square error, preferably float64
             (`prediction_error` computes it). Exactly one of reference_pred and reference_error.
-        beta, temperature: strength of the implicit reward and variance of the Gaussian that stands
-            for a step; above 0.
-        confidence: c >= 0, in units of 1 / score.
-        timestep_weight: omega, a number or (B * draws,); None is 1.
-        mask: non-negative weights m of the elements, bool or real, broadcast to policy_pred (such
-            as (B, 1, H, W) for inpainting or padding): e = sum m (p - y)^2 / sum m. What lies under
-            a 0 is not looked at. A row of zeros has e_theta - e_ref = 0 and no gradient.
-        draws: number of draws (timestep and noise) per sample; they average inside the sigmoid.
-        reduction: "mean" or "sum" over samples, or "none". The mean of an empty batch is 0 with a
-            zero gradient.
-        return_stats: also return `TGOStats`.
-        backend: "auto", or one of `tglo.ops.BACKENDS` to insist on it.
+        beta = 1.0, temperature = 1e-3: strength of the implicit reward and variance of the Gaussian
+            that stands for a step; above 0.
+        confidence = 5.0: c >= 0, in units of 1 / score.
+        timestep_weight = None: omega, a number or (B * draws,); None is 1.
+        mask = None: non-negative weights m of the elements, bool or real, broadcast to policy_pred
+            (such as (B, 1, H, W) for inpainting or padding): e = sum m (p - y)^2 / sum m. What lies
+            under a 0 is not looked at. A row of zeros has e_theta - e_ref = 0 and no gradient.
+        draws = 1: number of draws (timestep and noise) per sample; they average inside the sigmoid.
+        reduction = "mean": "mean" or "sum" over samples, or "none". The mean of an empty batch is 0
+            with a zero gradient.
 
     Predictions of several dtypes are promoted to the one that holds them all (torch.promote_types);
     sums, scores, thresholds and weights are kept in float64. float64 predictions are computed by
@@ -113,23 +92,9 @@ def tgo_loss(
         RuntimeError: when `backend` insists on one that is not available; when a second derivative
             is taken.
     """
-    arguments = _arguments(
-        policy_pred,
-        target,
-        scores,
-        threshold,
-        reference_pred,
-        reference_error,
-        beta,
-        temperature,
-        confidence,
-        timestep_weight,
-        mask,
-        draws,
-        reduction,
-    )
-    result = ops.tgo_loss(arguments, backend)
-    return (result.loss, _stats(result, arguments)) if return_stats else result.loss
+    predictions, scoring = loss_arguments(policy_pred, target, scores, threshold, **options)
+    result = ops.tgo_loss(predictions, scoring, backend)
+    return (result.loss, statistics(result, scoring)) if return_stats else result.loss
 
 
 def loss_and_grad(
@@ -138,20 +103,12 @@ def loss_and_grad(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    reference_pred: Tensor | None = None,
-    reference_error: Tensor | None = None,
-    beta: float = 1.0,
-    temperature: float = 1e-3,
-    confidence: float = 5.0,
-    timestep_weight: Tensor | float | None = None,
-    mask: Tensor | None = None,
-    draws: int = 1,
-    reduction: Reduction = "mean",
     loss_scale: Tensor | float = 1.0,
     return_stats: bool = False,
     backend: str = "auto",
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, TGOStats]:
-    """The TGO loss and its gradient in one launch, for loops that know their loss scale.
+    """Compute the TGO loss and its gradient in one launch, for loops that know their loss scale.
 
         loss, gradient = loss_and_grad(policy_pred, target, scores, threshold, ...)
         policy_pred.backward(gradient)
@@ -164,91 +121,19 @@ def loss_and_grad(
     Returns:
         (loss, gradient), with return_stats (loss, gradient, TGOStats); the loss is not scaled.
     """
-    arguments = _arguments(
-        policy_pred,
-        target,
-        scores,
-        threshold,
-        reference_pred,
-        reference_error,
-        beta,
-        temperature,
-        confidence,
-        timestep_weight,
-        mask,
-        draws,
-        reduction,
-    )
+    predictions, scoring = loss_arguments(policy_pred, target, scores, threshold, **options)
     checks.check_loss_scale(loss_scale, policy_pred.device)
     scale = number(loss_scale)
-    gradient, result = ops.tgo_loss_and_grad(arguments, scale, backend)
+    gradient, result = ops.tgo_loss_and_grad(predictions, scoring, scale, backend)
     if return_stats:
-        return result.loss, gradient, _stats(result, arguments)
+        return result.loss, gradient, statistics(result, scoring)
     return result.loss, gradient
-
-
-def _arguments(
-    policy_pred: Tensor,
-    target: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    reference_pred: Tensor | None,
-    reference_error: Tensor | None,
-    beta: float,
-    temperature: float,
-    confidence: float,
-    timestep_weight: Tensor | float | None,
-    mask: Tensor | None,
-    draws: int,
-    reduction: Reduction,
-) -> ops.LossArguments:
-    """The arguments of `tgo_loss`, checked and in the dtypes that the operators take."""
-    checks.check_reduction(reduction)
-    checks.check_prediction("policy_pred", policy_pred)
-    rows, device = policy_pred.shape[0], policy_pred.device
-    checks.check_draws(draws, rows)
-    checks.check_like_policy("target", target, policy_pred)
-    checks.check_reference(policy_pred, reference_pred, reference_error)
-    checks.check_scores(scores, threshold, rows // draws, device)
-    checks.check_timestep_weight(timestep_weight, rows, device)
-    checks.check_mask(mask, policy_pred)
-    checks.check_number("beta", beta, above=0)
-    checks.check_number("temperature", temperature, above=0)
-    checks.check_number("confidence", confidence, at_least=0)
-
-    policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
-    return ops.LossArguments(
-        policy_pred,
-        target,
-        constant(scores),
-        number(threshold),
-        reference_pred,
-        None if reference_error is None else constant(reference_error),
-        float(beta),
-        float(temperature),
-        float(confidence),
-        1.0 if timestep_weight is None else number(timestep_weight),
-        mask,
-        draws,
-        reduction,
-    )
-
-
-def _stats(result: reference.TGOResult, arguments: ops.LossArguments) -> TGOStats:
-    scores, threshold = wide(arguments.scores), wide(arguments.threshold)
-    return TGOStats(
-        result.log_ratio.detach(),
-        result.policy_error.detach(),
-        result.reference_error.detach(),
-        reference.label(scores, threshold),
-        reference.confidence_weight(scores, threshold, arguments.confidence),
-    )
 
 
 def prediction_error(
     prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """Mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
+    """Compute the mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
 
     This is what to cache of a reference and to pass as `reference_error`: it is summed in the same
     order as in `tgo_loss`, so that a policy that still equals its reference has a log-ratio of
@@ -258,4 +143,4 @@ def prediction_error(
     checks.check_like_policy("target", target, prediction)
     checks.check_mask(mask, prediction)
     prediction, target, _ = promote(prediction.detach(), target, None)
-    return ops.prediction_error(prediction, target, mask, backend=backend)
+    return ops.prediction_error(prediction, target, mask, backend=backend).detach()

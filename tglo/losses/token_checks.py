@@ -5,31 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tglo.losses.checks import check_vector
+from tglo.losses.checks import check_device, check_floating, check_tensor, check_vector
 
 
-def _tensor(name: str, value: object, device: torch.device | None = None) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
-    if device is not None and value.device != device:
-        raise ValueError(
-            f"{name} is on {value.device} but hidden is on {device}; move it with "
-            f"{name}.to(hidden.device)"
-        )
-    return value
-
-
-def _floating(name: str, value: object, device: torch.device | None = None) -> Tensor:
-    value = _tensor(name, value, device)
-    if not value.is_floating_point():
-        raise TypeError(
-            f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
-        )
+def _floating_beside(hidden: Tensor, name: str, value: object) -> Tensor:
+    value = check_floating(name, value)
+    check_device(name, value, hidden.device, "hidden")
     return value
 
 
 def check_hidden(name: str, value: object) -> Tensor:
-    value = _floating(name, value)
+    value = check_floating(name, value)
     if value.ndim != 3 or value.shape[2] == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be (B, N, D), one vector for each token"
@@ -38,9 +24,9 @@ def check_hidden(name: str, value: object) -> Tensor:
 
 
 def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) -> None:
-    """weight (V, D) and bias (V,) or None."""
+    """Check weight (V, D) and bias (V,) or None."""
     name, width = f"{prefix}weight", hidden.shape[2]
-    weight = _floating(name, weight, hidden.device)
+    weight = _floating_beside(hidden, name, weight)
     if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] == 0:
         raise ValueError(
             f"{name} has shape {tuple(weight.shape)}; it must be (V, {width}): one row for each token "
@@ -49,7 +35,7 @@ def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) 
     if bias is None:
         return
     name = f"{prefix}bias"
-    bias = _floating(name, bias, hidden.device)
+    bias = _floating_beside(hidden, name, bias)
     if bias.shape != weight.shape[:1]:
         raise ValueError(
             f"{name} has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},) or None"
@@ -57,10 +43,11 @@ def check_vocabulary(prefix: str, weight: object, bias: object, hidden: Tensor) 
 
 
 def check_tokens(targets: object, mask: object, hidden: Tensor) -> None:
-    """targets (B, N) int64, mask (B, N) bool."""
+    """Check targets (B, N) int64 and mask (B, N) bool."""
     shape = tuple(hidden.shape[:2])
     for name, value, dtype in (("targets", targets, torch.int64), ("mask", mask, torch.bool)):
-        value = _tensor(name, value, hidden.device)
+        value = check_tensor(name, value)
+        check_device(name, value, hidden.device, "hidden")
         if value.dtype != dtype:
             raise TypeError(f"{name} has dtype {value.dtype}; pass {dtype}: {name}.to({dtype})")
         if tuple(value.shape) != shape:
@@ -88,7 +75,7 @@ def check_token_reference(
     reference_log_prob: object,
     reference_error: object,
 ) -> None:
-    """Exactly one form of the reference, constant and of the right shape."""
+    """Check for exactly one form of the reference, constant and of the right shape."""
     given = {
         "reference_hidden": reference_hidden,
         "reference_log_prob": reference_log_prob,
@@ -113,14 +100,14 @@ def check_token_reference(
         )
     if reference_hidden is not None:
         value = check_hidden("reference_hidden", reference_hidden)
-        _tensor("reference_hidden", value, hidden.device)
+        check_device("reference_hidden", value, hidden.device, "hidden")
         if value.shape[:2] != hidden.shape[:2]:
             raise ValueError(
                 f"reference_hidden has shape {tuple(value.shape)} but hidden is "
                 f"{tuple(hidden.shape)}; batch and tokens must agree"
             )
     elif reference_log_prob is not None:
-        value = _floating("reference_log_prob", reference_log_prob, hidden.device)
+        value = _floating_beside(hidden, "reference_log_prob", reference_log_prob)
         if value.shape != mask.shape:
             raise ValueError(
                 f"reference_log_prob has shape {tuple(value.shape)}; it must be "

@@ -7,17 +7,18 @@ of all tokens, (B, N, V), are never held.
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from tglo import reference
 from tglo.losses import checks, token_checks
-from tglo.losses.results import Reduction, TGOStats
+from tglo.losses.arguments import scoring
+from tglo.losses.results import Reduction, TGOStats, statistics
 from tglo.ops import tokens as token_ops
-from tglo.ops.dtypes import constant, number, wide
-from tglo.ops.token_chunks import TokenHead
+from tglo.ops.dtypes import wide
+from tglo.ops.token_chunks import TokenInputs
 
 __all__ = ["tgo_token_loss", "token_error", "token_log_prob"]
 
@@ -32,7 +33,7 @@ def token_log_prob(
     max_masked: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """log p(true token) at masked positions, 0 elsewhere, without the logits of all tokens.
+    """Compute log p(true token) at masked positions, 0 elsewhere, without the logits of all tokens.
 
     p = softmax(hidden @ weight.T + bias) over the vocabulary.
 
@@ -43,7 +44,7 @@ def token_log_prob(
             at. Out of it a masked position's result is NaN.
         mask: (B, N) bool, True where a token is masked, that is predicted.
         bias: (V,) or None.
-        max_masked: on a GPU, an upper bound of the number of masked positions in the batch, if the
+        max_masked: on a GPU, an upper bound on the number of masked positions in the batch, if the
             caller knows one: rows beyond it are not computed. Without it all B * N rows go through
             the matrix product, because the host does not wait for the count. If more positions are
             masked than that, the result is NaN (on the CPU: ValueError). On the CPU the masked
@@ -66,8 +67,8 @@ def token_log_prob(
         RuntimeError: when `backend` insists on one that is not available; when a second derivative
             is taken (`tglo.reference.token_log_prob` has one).
     """
-    head = _head(hidden, weight, bias, targets, mask, max_masked)
-    return token_ops.token_log_prob(head, max_masked, backend)
+    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
+    return token_ops.token_log_prob(inputs, max_masked, backend)
 
 
 def token_error(
@@ -80,17 +81,34 @@ def token_error(
     max_masked: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """e = -mean of `token_log_prob` over each sample's mask: (B,) float64, differentiable.
+    """Compute e = -mean of `token_log_prob` over each sample's mask: (B,) float64, differentiable.
 
     It stands where continuous models have the mean square error: ell = -(e_theta - e_ref) / T. This
-    is also what to cache of a reference and to pass as `reference_error`: it is summed in the same
-    order as in `tgo_token_loss`, so that a policy that still equals its reference has a log-ratio of
+    is also what to cache of a reference and to pass as `reference_error`: `tgo_token_loss` computes it
+    in the same way, so that a policy that still equals its reference has a log-ratio of
     exactly 0 in the same batch (in another batch a matrix product may round otherwise, by about
     1e-7). A sample without masked positions has e = 0 and no gradient. Arguments and errors raised
     are those of `token_log_prob`.
     """
-    head = _head(hidden, weight, bias, targets, mask, max_masked)
-    return token_ops.token_error(head, max_masked, backend)
+    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
+    return reference.token_error(token_ops.token_log_prob(inputs, max_masked, backend), mask)
+
+
+class TokenLossOptions(TypedDict, total=False):
+    """Keywords of `tgo_token_loss`."""
+
+    bias: Tensor | None
+    reference_hidden: Tensor | None
+    reference_weight: Tensor | None
+    reference_bias: Tensor | None
+    reference_log_prob: Tensor | None
+    reference_error: Tensor | None
+    beta: float
+    temperature: float
+    confidence: float
+    reduction: Reduction
+    max_masked: int | None
+    backend: str
 
 
 @overload
@@ -102,19 +120,8 @@ def tgo_token_loss(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    bias: Tensor | None = ...,
-    reference_hidden: Tensor | None = ...,
-    reference_weight: Tensor | None = ...,
-    reference_bias: Tensor | None = ...,
-    reference_log_prob: Tensor | None = ...,
-    reference_error: Tensor | None = ...,
-    beta: float = ...,
-    temperature: float = ...,
-    confidence: float = ...,
-    reduction: Reduction = ...,
-    max_masked: int | None = ...,
     return_stats: Literal[False] = ...,
-    backend: str = ...,
+    **options: Unpack[TokenLossOptions],
 ) -> Tensor: ...
 @overload
 def tgo_token_loss(
@@ -125,19 +132,8 @@ def tgo_token_loss(
     scores: Tensor,
     threshold: Tensor | float,
     *,
-    bias: Tensor | None = ...,
-    reference_hidden: Tensor | None = ...,
-    reference_weight: Tensor | None = ...,
-    reference_bias: Tensor | None = ...,
-    reference_log_prob: Tensor | None = ...,
-    reference_error: Tensor | None = ...,
-    beta: float = ...,
-    temperature: float = ...,
-    confidence: float = ...,
-    reduction: Reduction = ...,
-    max_masked: int | None = ...,
     return_stats: Literal[True],
-    backend: str = ...,
+    **options: Unpack[TokenLossOptions],
 ) -> tuple[Tensor, TGOStats]: ...
 def tgo_token_loss(
     hidden: Tensor,
@@ -161,7 +157,7 @@ def tgo_token_loss(
     return_stats: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, TGOStats]:
-    """The TGO loss of masked generative models, in one call.
+    """Compute the TGO loss of masked generative models, in one call.
 
     With e = `token_error` of the policy and of the reference, z = +1 where score >= threshold and -1
     elsewhere:
@@ -170,8 +166,8 @@ def tgo_token_loss(
         loss = (1 + confidence * |score - threshold|) * softplus(-z r)
 
     Args:
-        hidden, weight, targets, mask, bias, max_masked, backend: as of `token_log_prob`; the policy's
-            hidden, weight and bias get gradients.
+        hidden, weight, targets, mask, bias, max_masked, backend: those of `token_log_prob`; the
+            policy's hidden, weight and bias get gradients.
         scores: (B,) real. threshold: a number, a 0-d tensor, or (B,). confidence: c >= 0.
         reference_hidden: (B, N, D'), the reference's hidden states for the same masked tokens,
             without a gradient. It goes through reference_weight (V, D') and reference_bias; if both
@@ -192,10 +188,9 @@ def tgo_token_loss(
         (loss, TGOStats).
 
     Raises:
-        as `token_log_prob`.
+        TypeError, ValueError, RuntimeError: where `token_log_prob` raises them.
     """
-    checks.check_reduction(reduction)
-    head = _head(hidden, weight, bias, targets, mask, max_masked)
+    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
     token_checks.check_token_reference(
         hidden,
         mask,
@@ -205,55 +200,31 @@ def tgo_token_loss(
         reference_log_prob,
         reference_error,
     )
-    checks.check_scores(scores, threshold, len(mask), hidden.device)
-    checks.check_number("beta", beta, above=0)
     checks.check_number("temperature", temperature, above=0)
-    checks.check_number("confidence", confidence, at_least=0)
+    scored = scoring(scores, threshold, len(mask), hidden.device, beta, confidence, reduction)
 
     if reference_hidden is not None:
         if reference_weight is None:
             reference_weight = weight.detach()
             if reference_bias is None and bias is not None:
                 reference_bias = bias.detach()
-        other = _head(
-            reference_hidden,
-            reference_weight,
-            reference_bias,
-            targets,
-            mask,
-            max_masked,
-            prefix="reference_",
-        )
+        of_reference = reference_hidden, reference_weight, reference_bias
+        other = _inputs(*of_reference, targets, mask, max_masked, prefix="reference_")
         with torch.no_grad():
             reference_log_prob = token_ops.token_log_prob(other, max_masked, backend)
-    arguments = constant(scores), number(threshold)
-    result = token_ops.tgo_token_loss(
-        head,
-        token_ops.TokenReference(
-            None if reference_log_prob is None else constant(reference_log_prob),
-            None if reference_error is None else constant(reference_error),
-        ),
-        *arguments,
-        float(beta),
-        float(temperature),
-        float(confidence),
-        reduction,
-        max_masked,
-        backend,
+    log_prob = token_ops.token_log_prob(inputs, max_masked, backend)
+    ratio = reference.token_log_ratio(
+        log_prob,
+        mask,
+        reference_log_prob=reference_log_prob,
+        reference_error=None if reference_error is None else wide(reference_error),
+        temperature=temperature,
     )
-    if not return_stats:
-        return result.loss
-    wide_scores, wide_threshold = (wide(x) for x in arguments)
-    return result.loss, TGOStats(
-        result.log_ratio,
-        result.policy_error,
-        result.reference_error,
-        reference.label(wide_scores, wide_threshold),  # type: ignore[arg-type]
-        reference.confidence_weight(wide_scores, wide_threshold, confidence),  # type: ignore[arg-type]
-    )
+    result = scored.by_reference(ratio, log_prob.dtype)
+    return (result.loss, statistics(result, scored)) if return_stats else result.loss
 
 
-def _head(
+def _inputs(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -261,8 +232,8 @@ def _head(
     mask: Tensor,
     max_masked: int | None,
     prefix: str = "",
-) -> TokenHead:
-    """The arguments, checked and of one dtype."""
+) -> TokenInputs:
+    """Check the arguments; the inputs are of one dtype."""
     token_checks.check_hidden(f"{prefix}hidden", hidden)
     token_checks.check_vocabulary(prefix, weight, bias, hidden)
     token_checks.check_tokens(targets, mask, hidden)
@@ -270,4 +241,4 @@ def _head(
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     if bias is not None and bias.dtype == torch.float64:
         dtype = torch.float64
-    return TokenHead(hidden.to(dtype), weight.to(dtype), bias, targets, mask)
+    return TokenInputs(hidden.to(dtype), weight.to(dtype), bias, targets, mask)

@@ -1,13 +1,14 @@
-"""The VAE between pixels and scaled latents.
+"""Codecs between pixels and what a cache keeps of an image: latents or tokens.
 
-scaled = (latent - shift) * factor      factor = scaling_factor, or scaling_factor / latents_std
+scaled latent = (latent - shift) * factor    factor = scaling_factor / latents_std, each 1 if not given
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,49 +17,158 @@ from torch import Tensor
 PIXELS_AT_ONCE = 1024 * 1024
 
 
-def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """float32 for float16, in which these VAEs overflow, and where the config asks for it."""
-    # diffusers takes a missing entry as True, so SD1.x's VAE counts as one to upcast.
-    if dtype == torch.float16 or config.get("force_upcast", True):
+class Codec(ABC):
+    """Encodes and decodes images with a family's autoencoder, which is given to each call.
+
+    config: the autoencoder's config.json, so that shapes are known before it is loaded, or without.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per latent (or token) along a side."""
+        return 2 ** (len(self._entry("block_out_channels")) - 1)
+
+    @abstractmethod
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape that one image of height x width pixels is encoded to."""
+
+    @abstractmethod
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the autoencoder's dtype in a model of `dtype`."""
+
+    @abstractmethod
+    def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; each tensor (B, ...)."""
+
+    @abstractmethod
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Turn scaled latents or tokens (B, ...) into pixels (B, 3, H, W) in [-1, 1], float32."""
+
+    def _entry(self, name: str) -> Any:
+        if name not in self.config:
+            raise ValueError(
+                f"the autoencoder's config.json has no {name}; a family with such an autoencoder needs "
+                f"a codec of its own ({type(self).__name__} cannot know it)"
+            )
+        return self.config[name]
+
+    def _chunks(self, latents: Tensor, plane: int) -> tuple[Tensor, ...]:
+        """Split the batch into parts of at most PIXELS_AT_ONCE pixels; plane: the latents of one image, h w."""
+        pixels = plane * self.spatial_scale**2
+        return latents.split(max(1, PIXELS_AT_ONCE // pixels))
+
+
+class LatentCodec(Codec):
+    """A VAE: a cache keeps mean and std of the scaled posterior, (B, C, h, w) float32 each."""
+
+    posterior: ClassVar[bool] = True
+    """The encoder gives a distribution; where it does not, std is 0."""
+    video: ClassVar[bool] = False
+    """The autoencoder takes (B, 3, F, H, W); an image is one frame of it, and its latents are kept as
+    (B, C, h, w) all the same.
+    """
+
+    @property
+    def channels(self) -> int:
+        """The latents' channels."""
+        return self._entry("latent_channels")
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return (self.channels, height // self.spatial_scale, width // self.spatial_scale)
+
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return float32 for float16, in which these VAEs overflow, and where the config asks for it."""
+        # diffusers takes a missing entry as True, so SD1.x's VAE counts as one to upcast.
+        if dtype == torch.float16 or self.config.get("force_upcast", True):
+            return torch.promote_types(dtype, torch.float32)
+        return dtype
+
+    @torch.no_grad()
+    def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """Return mean and std of the scaled posterior, (B, C, h, w) float32 each."""
+        pixels = pixels.to(vae.device, vae.dtype)
+        with own_precision(vae):
+            encoded = vae.encode(pixels.unsqueeze(2) if self.video else pixels)
+        if self.posterior:
+            mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        else:
+            mean = encoded.latent.float()
+            std = torch.zeros_like(mean)
+        shift, factor = self.scaling(vae)
+        mean, std = (mean - shift) * factor, std * factor
+        if self.video:
+            mean, std = mean.squeeze(2), std.squeeze(2)
+        return {"mean": mean, "std": std}
+
+    @torch.no_grad()
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Turn scaled latents (B, C, h, w) into pixels (B, 3, H, W) in [-1, 1], float32."""
+        shift, factor = self.scaling(vae)
+        latents = latents.float().unsqueeze(2) if self.video else latents.float()
+        latents = (latents / factor + shift).to(vae.dtype)
+        chunks = self._chunks(latents, latents.shape[-2] * latents.shape[-1])
+        with own_precision(vae):
+            decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
+        pixels = torch.cat(decoded).clamp_(-1, 1)
+        return pixels.squeeze(2) if self.video else pixels
+
+    def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
+        """Return shift and factor, of all channels or of each, broadcastable to the autoencoder's latents."""
+        config = vae.config
+        if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+            view = (1, -1, 1, 1, 1) if self.video else (1, -1, 1, 1)
+            mean, std = (
+                torch.tensor(config[name], device=vae.device).view(view)
+                for name in ("latents_mean", "latents_std")
+            )
+            return mean, torch.tensor(
+                float(config.get("scaling_factor", 1.0)), device=vae.device
+            ) / std
+        shift, factor = float(config.get("shift_factor") or 0.0), float(config.scaling_factor)
+        return torch.tensor(shift, device=vae.device), torch.tensor(factor, device=vae.device)
+
+
+class TokenCodec(Codec):
+    """A VQ model: a cache keeps tokens, the numbers of codebook vectors. Its pixels are in [0, 1]."""
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w)."""
+        return (height // self.spatial_scale, width // self.spatial_scale)
+
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return at least float32: a rounded latent may be nearest to another codebook vector."""
         return torch.promote_types(dtype, torch.float32)
-    return dtype
 
+    @torch.no_grad()
+    def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """Return tokens (B, h, w) int32."""
+        pixels = (pixels.to(vae.device, vae.dtype) + 1) / 2
+        with own_precision(vae):
+            latents = vae.encode(pixels).latents
+            _, _, (_, _, tokens) = vae.quantize(latents)
+        batch, _, height, width = latents.shape
+        return {"tokens": tokens.reshape(batch, height, width).to(torch.int32)}
 
-@torch.no_grad()
-def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """pixels (B, 3, H, W) in [-1, 1] -> mean, standard deviation of scaled latents, float32."""
-    with own_precision(vae):
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    shift, factor = _scaling(vae)
-    return (posterior.mean.float() - shift) * factor, posterior.std.float() * factor
-
-
-@torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W) in [-1, 1], float32."""
-    shift, factor = _scaling(vae)
-    latents = (latents.float() / factor + shift).to(vae.dtype)
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    pixels = latents.shape[-2] * latents.shape[-1] * scale**2
-    chunks = latents.split(max(1, PIXELS_AT_ONCE // pixels))
-    with own_precision(vae):
-        decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
-    return torch.cat(decoded).clamp_(-1, 1)
+    @torch.no_grad()
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Turn tokens (B, h, w) int64 into pixels (B, 3, H, W) in [-1, 1], float32."""
+        with own_precision(vae):
+            decoded = [
+                vae.decode(
+                    chunk,
+                    force_not_quantize=True,
+                    shape=(*chunk.shape, vae.config.latent_channels),
+                    return_dict=False,
+                )[0].float()
+                for chunk in self._chunks(latents, latents.shape[-2] * latents.shape[-1])
+            ]
+        return torch.cat(decoded).clamp_(0, 1) * 2 - 1
 
 
 def own_precision(vae: Any) -> AbstractContextManager[None]:
-    """No autocast inside: it would bring back the half precision that overflows."""
+    """Turn autocast off inside: it would bring back the half precision that overflows."""
     return torch.autocast(vae.device.type, enabled=False)
-
-
-def _scaling(vae: Any) -> tuple[Tensor, Tensor]:
-    """shift and factor, broadcastable to (B, C, h, w)."""
-    config = vae.config
-    factor = torch.tensor(float(config.scaling_factor), device=vae.device)
-    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean, std = (
-            torch.tensor(config[name], device=vae.device).view(1, -1, 1, 1)
-            for name in ("latents_mean", "latents_std")
-        )
-        return mean, factor / std
-    return torch.tensor(float(config.get("shift_factor") or 0.0), device=vae.device), factor

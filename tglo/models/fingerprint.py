@@ -1,4 +1,4 @@
-"""SHA-256 of a model folder's parts: what a cache of latents and embeddings depends on."""
+"""Fingerprints of what caches depend on: SHA-256 digests of a model folder's parts, and its settings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,41 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tglo.files import sha256_file
+from tglo.models.families.model import Model
 
 # Besides the weights: what turns a prompt into token ids.
-_VOCABULARY = ("vocab.json", "merges.txt", "spiece.model")
+_VOCABULARY = ("vocab.json", "merges.txt", "spiece.model", "chat_template.jinja")
 # What saving a folder writes into these files; a tokenizer also keeps how it was last called.
 _INCIDENTAL = ("transformers_version", "torch_dtype", "dtype", "truncation", "padding")
 
 
+def encodings(model: Model) -> dict[str, str]:
+    """Return everything that the bytes of cached latents and embeddings depend on, name -> text."""
+    return {
+        **encoders(model),
+        "vae_dtype": str(model.codec.dtype(model.dtype)).removeprefix("torch."),
+        "text_dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def encoders(model: Model) -> dict[str, str]:
+    """Return everything that their meaning depends on: `encodings` without precisions, which may differ."""
+    parts = [name for part in model.text_parts for name in (part.tokenizer, part.encoder)]
+    templates = {
+        f"{part.tokenizer}_template": part.template for part in model.text_parts if part.template
+    }
+    digests = folder_fingerprint(model.path, [model.vae_part, *parts])
+    return {"family": model.name, **digests, **templates}
+
+
+def denoiser(model: Model) -> dict[str, str]:
+    """Return everything that the untrained denoiser's predictions and targets depend on, name -> text."""
+    digest = folder_fingerprint(model.path, [model.denoiser_part])[model.denoiser_part]
+    return {"family": model.name, "denoiser": digest, "schedule": model.schedule.fingerprint()}
+
+
 def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
-    """part -> hexadecimal digest of its config, safetensors weights and vocabulary.
+    """Return part -> hexadecimal digest of its config, safetensors weights and vocabulary.
 
     What differs between two savings of the same part does not count.
     """
@@ -24,7 +50,7 @@ def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
 
 
 def model_digest(folder: Path) -> str:
-    """Hexadecimal digest of all that a model's images depend on: its parts and its scheduler."""
+    """Return a hexadecimal digest of all that a model's images depend on: its parts and its scheduler."""
     digest = hashlib.sha256()
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         if not part.name.startswith("."):
@@ -36,7 +62,7 @@ def model_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hexadecimal digest of a LoRA: a safetensors file, or those of a folder."""
+    """Return a hexadecimal digest of a LoRA: a safetensors file, or those of a folder."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise ValueError(f"{path} holds no safetensors file; give the folder or file of a LoRA")

@@ -23,7 +23,7 @@ def add(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> None:
-    """Freezes the denoiser and adds trainable LoRA layers, y = W x + (alpha / rank) B A x.
+    """Freeze the denoiser and add trainable LoRA layers, y = W x + (alpha / rank) B A x.
 
     B starts at zero, so the prediction does not change; A is drawn from seed and does not depend on
     the global generator. targets: ends of the names of the linear layers. The new weights are
@@ -48,7 +48,7 @@ def add(
 
 
 def attach(denoiser: Any, config: LoraConfig, seed: int = 0) -> None:
-    """Adds the layers that config describes, in float32; the global generators stay as they are."""
+    """Add the layers that config describes, in float32; the global generators stay as they are."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         denoiser.add_adapter(config, adapter_name=ADAPTER)
@@ -61,7 +61,7 @@ def has(denoiser: Any) -> bool:
 
 
 def parameters(denoiser: nn.Module) -> list[nn.Parameter]:
-    """The LoRA weights, in the order of the module."""
+    """Return the LoRA weights, in the order of the module."""
     return [p for name, p in denoiser.named_parameters() if "lora_" in name]
 
 
@@ -70,7 +70,7 @@ def config(denoiser: Any) -> LoraConfig:
 
 
 def state_dict(denoiser: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The LoRA weights by name without the adapter's name, on the CPU.
+    """Return the LoRA weights by name without the adapter's name, on the CPU.
 
     weights: a state dict to take them from instead (gathered shards), by the module's names or
     already without the adapter's name. Raises ValueError when it has none.
@@ -82,7 +82,7 @@ def state_dict(denoiser: Any, weights: dict[str, Tensor] | None = None) -> dict[
 
 
 def load_state_dict(denoiser: Any, weights: dict[str, Tensor]) -> None:
-    """Sets an attached LoRA's weights from `state_dict`'s form; ValueError unless all match."""
+    """Set an attached LoRA's weights from `state_dict`'s form; ValueError unless all match."""
     expected = set(state_dict(denoiser))
     if set(weights) != expected:
         names = sorted(expected.symmetric_difference(weights))
@@ -92,7 +92,7 @@ def load_state_dict(denoiser: Any, weights: dict[str, Tensor]) -> None:
 
 @contextmanager
 def adapters_off(denoiser: Any) -> Iterator[None]:
-    """Inside, the LoRA layers compute what they replaced; ValueError when there are none.
+    """Make the LoRA layers compute what they replaced, inside; ValueError when there are none.
 
     The layers themselves are switched, so it also holds for a call through a wrapper.
     """

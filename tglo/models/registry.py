@@ -1,4 +1,4 @@
-"""Which family a folder or a hub model belongs to, and how it is opened."""
+"""The registry of families: finds the one that a folder or a hub model belongs to, and opens it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from tglo.models.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def load(
     revision: str | None = None,
     encoders: bool = True,
 ) -> Family:
-    """Loads a model; see `resolve` for its name. ValueError for one that is not supported.
+    """Load a model; see `resolve` for its name. ValueError for one that is not supported.
 
     encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates.
     """
@@ -51,7 +52,7 @@ def load(
 
 
 def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model, downloaded from the Hugging Face hub if need be.
+    """Return the local folder of a model, downloaded from the Hugging Face hub if need be.
 
     A local folder is written as a Path, as `path:FOLDER`, or with a leading ./, ../, / or ~/.
     Everything else is a hub id, also where a local folder has that name: a folder that happens to
@@ -70,7 +71,7 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
 
 
 def local_path(path_or_hub_id: str | Path) -> Path | None:
-    """The path that a model's name stands for, or None for a hub id; see `resolve`."""
+    """Return the path that a model's name stands for, or None for a hub id; see `resolve`."""
     name = str(path_or_hub_id)
     if isinstance(path_or_hub_id, Path) or name.startswith(("path:", *_LOCAL)):
         return Path(name.removeprefix("path:")).expanduser()
@@ -95,7 +96,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def family_of(path: Path) -> type[Family]:
-    """The family of a local folder; ValueError where `resolve` raises one."""
+    """Return the family of a local folder; ValueError where `resolve` raises one."""
     if meissonic.is_folder(path):
         return Meissonic
     index = json.loads((path / "model_index.json").read_text())
@@ -116,3 +117,19 @@ def family_of(path: Path) -> type[Family]:
             f"supported are {', '.join(FAMILIES)}"
         )
     return FAMILIES[pipeline]
+
+
+def skeleton_of(model: str) -> Skeleton:
+    """Return the denoiser without weights of a published model, by its short name, or of a local folder.
+
+    ValueError if no family knows that name, or a folder of that name.
+    """
+    for family in FAMILIES.values():
+        found = family.skeleton(model)
+        if found is not None:
+            return found
+    names = [name for family in FAMILIES.values() for name in family.published]
+    raise ValueError(
+        f"model {model!r} is neither one of {', '.join(names)} nor a diffusers folder "
+        "with unet/config.json and vae/config.json"
+    )

@@ -1,51 +1,64 @@
-"""MaskGIT decoding: from hidden tokens to an image's, the surest first in each step."""
+"""Samplers: from noise to latents, and from hidden tokens to an image's (MaskGIT decoding).
+
+Both take `predict`, which gives the guided prediction of B latents (or tokens) at one of the scheduler's
+timesteps, and a scheduler whose timesteps are set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tglo.models.families.masked import MaskedFamily
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(noisy (B, ...), timestep ()) -> prediction: (B, ...), of tokens logits (B, V, h, w)."""
+Sampler = Callable[[Predict, Any, Sequence[torch.Generator], tuple[int, ...], torch.device], Tensor]
+"""(predict, scheduler, generators, shape, device) -> (B, *shape), one of each CPU generator."""
+
+
+def denoise(
+    predict: Predict,
+    scheduler: Any,
+    generators: Sequence[torch.Generator],
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """Return latents (B, *shape) float32, from noise through all of the scheduler's timesteps."""
+    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    # Ancestral schedulers draw noise in each step: from the image's own generator.
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    chance = {"generator": list(generators)} if takes_generator else {}
+    for timestep in scheduler.timesteps:
+        noisy = latents
+        if hasattr(scheduler, "scale_model_input"):
+            noisy = scheduler.scale_model_input(latents, timestep)
+        prediction = predict(noisy, timestep)
+        latents = scheduler.step(prediction, timestep, latents, **chance, return_dict=False)[0]
+    return latents
 
 
 def unmask(
-    family: MaskedFamily,
-    denoiser: Callable[..., Any],
+    predict: Predict,
     scheduler: Any,
-    conditions: dict[str, Tensor],
-    generators: list[torch.Generator],
-    shape: tuple[int, int],
-    steps: int,
-    guidance: float,
-    choice_temperature: float | None = None,
+    generators: Sequence[torch.Generator],
+    shape: tuple[int, ...],
+    device: torch.device,
 ) -> Tensor:
-    """Tokens (B, *shape) int64. With guidance, conditions hold the empty prompts' rows first.
-    choice_temperature: see tglo.models.sampling.generate.
+    """Return tokens (B, *shape) int64: all are hidden at first, and each step fixes the surest.
 
     The scheduler draws and hides tokens with one generator, so each image takes a step of its own;
     its numbers come from its own CPU generator, whatever the batch.
     """
     mask_token = scheduler.config.mask_token_id
-    options = {}
-    if choice_temperature is not None:
-        options["temperature"] = (choice_temperature, 0)
-    scheduler.set_timesteps(steps, device=family.device, **options)
     rows = [
-        torch.full((1, *shape), mask_token, dtype=torch.int64, device=family.device)
-        for _ in generators
+        torch.full((1, *shape), mask_token, dtype=torch.int64, device=device) for _ in generators
     ]
     for timestep in scheduler.timesteps:
-        tokens = torch.cat(rows)
-        tokens = torch.cat([tokens, tokens]) if guidance > 1 else tokens
-        timesteps = timestep.to(torch.float32).expand(tokens.shape[0])
-        logits = family.call(denoiser, tokens, timesteps, conditions).float()
-        if guidance > 1:
-            empty, prompted = logits.chunk(2)
-            logits = empty + guidance * (prompted - empty)
+        logits = predict(torch.cat(rows), timestep)
         rows = [
             scheduler.step(row, timestep, known, generator=generator, return_dict=False)[0]
             for row, known, generator in zip(logits.split(1), rows, generators, strict=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,127 +11,105 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.models.execution.modes import evaluating
-
-if TYPE_CHECKING:
-    from tglo.models.families.base import Family
+from tglo.models.families.model import Model, image_sizes
+from tglo.models.samplers import Predict
+from tglo.settings import SamplingOptions
 
 _KNOWN_PROMPTS = 512  # embeddings kept at a time; SDXL's take 0.3 MB each in half precision
 
 
 @torch.no_grad()
 def generate(
-    family: Family,
+    model: Model,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    options: SamplingOptions = SamplingOptions(),
     *,
-    steps: int = 30,
-    guidance: float = 5.0,
-    choice_temperature: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
     batch_size: int = 8,
     denoiser: Callable[..., Any] | None = None,
     progress: bool = False,
 ) -> list[Image.Image]:
-    """One RGB image per prompt and seed, as the family's pipeline makes it.
+    """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
 
     Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
-    batch it is made in (but for float rounding). guidance of 1 or less runs without guidance.
-    choice_temperature: of masked models alone; how much chance there is in which tokens a step fixes, at
-    the first step, from where it falls to 0. 0 fixes the surest; the default is the pipelines', 2.
-    height and width in pixels default to the model's resolution. denoiser: sample another module,
-    such as an average or a reference; its train or eval mode is left as it was. Raises ValueError
-    for lists of different lengths, sizes the VAE cannot make, and a choice_temperature below 0 or
-    for a model without tokens.
+    batch it is made in (but for float rounding). A guidance of 1 or less runs without guidance.
+    choice_temperature, for masked models alone, says how much chance there is in which tokens a step
+    fixes: it holds for the first step and falls to 0 at the last. 0 fixes the surest; the default is the
+    pipelines', 2. denoiser: sample another module, such as an average or a reference; its train or
+    eval mode is left as it was. Raises ValueError for lists of different lengths, sizes the VAE
+    cannot make, and a choice_temperature below 0 or for a model without tokens.
     """
-    denoiser = family.denoiser if denoiser is None else denoiser
-    height, width = height or family.default_resolution, width or family.default_resolution
-    _check(prompts, seeds, steps, choice_temperature, batch_size, height, width, family.size_step)
-    scheduler = type(family.scheduler).from_config(family.scheduler.config)
+    model.need_encoders()
+    denoiser = model.denoiser if denoiser is None else denoiser
+    options = options.resolved(model.default_size)
+    _check(prompts, seeds, options, batch_size, model.size_step)
+    scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, dict[str, Tensor]] = {}
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
-        empty = family.unconditional() if guidance > 1 else None
+        guidance = None if options.guidance <= 1 or model.guidance_in_model else options.guidance
+        empty = None if guidance is None else model.unconditional()
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
-            text = _text(family, prompts[batch], known)
+            text = _text(model, prompts[batch], known)
             count = len(prompts[batch])
             if empty is not None:
                 text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
             rows = count if empty is None else 2 * count
-            sizes = image_sizes(rows, height, width, family.device)
-            conditions = family.conditions(text, sizes)
+            conditions = model.conditions(text, image_sizes(rows, *options.size, model.device))
+            if model.guidance_in_model:
+                conditions["guidance"] = torch.full((rows,), options.guidance, device=model.device)
+            predict = _guided(model, denoiser, conditions, guidance)
+            scheduler.set_timesteps(device=model.device, **model.step_options(options))
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
-            pixels = family.sample(
-                denoiser,
-                scheduler,
-                conditions,
-                generators,
-                (height, width),
-                steps,
-                guidance,
-                choice_temperature,
-            )
+            shape = model.latent_shape(*options.size)
+            latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
+            pixels = model.codec.decode(model.vae, latents)
             images += to_images(pixels)
             bar.update(count)
     return images
 
 
-def image_sizes(
-    batch: int, height: int, width: int, device: torch.device | str
-) -> dict[str, Tensor]:
-    """The sizes of B images that were neither resized nor cropped; see Family.conditions."""
-    side = torch.tensor([[height, width]], device=device).expand(batch, 2)
-    return {"original_size": side, "crop": torch.zeros_like(side), "target_size": side}
-
-
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) float in [-1, 1] -> B RGB images."""
+    """Turn (B, 3, H, W) float in [-1, 1] into B RGB images."""
     levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
     return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def denoise(
-    family: Family,
+def _guided(
+    model: Model,
     denoiser: Callable[..., Any],
-    scheduler: Any,
     conditions: dict[str, Tensor],
-    generators: list[torch.Generator],
-    shape: tuple[int, ...],
-    steps: int,
-    guidance: float,
-) -> Tensor:
-    """Latents (B, *shape) float32. With guidance, conditions hold the empty prompts' rows first."""
-    scheduler.set_timesteps(steps, device=family.device)
-    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(family.device)
-    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-    # Ancestral schedulers draw noise in each step: from the image's own generator.
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": generators} if takes_generator else {}
-    for timestep in scheduler.timesteps:
-        noisy = torch.cat([latents, latents]) if guidance > 1 else latents
-        if hasattr(scheduler, "scale_model_input"):
-            noisy = scheduler.scale_model_input(noisy, timestep)
-        timesteps = timestep.to(torch.float32).expand(noisy.shape[0])
-        prediction = family.call(denoiser, noisy, timesteps, conditions).float()
-        if guidance > 1:
-            empty, prompted = prediction.chunk(2)
-            prediction = empty + guidance * (prompted - empty)
-        latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
-    return latents
+    guidance: float | None,
+) -> Predict:
+    """Return the denoiser as a guided prediction; the rows of conditions of the empty prompts come first.
+
+    guidance: None for one pass without them.
+    """
+
+    def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+        rows = noisy if guidance is None else torch.cat([noisy, noisy])
+        timesteps = timestep.to(torch.float32).expand(len(rows))
+        prediction = model.call(denoiser, rows, timesteps, conditions).float()
+        if guidance is None:
+            return prediction
+        empty, prompted = prediction.chunk(2)
+        return model.guide(empty, prompted, guidance)
+
+    return predict
 
 
 def _text(
-    family: Family, prompts: Sequence[str], known: dict[str, dict[str, Tensor]]
+    model: Model, prompts: Sequence[str], known: dict[str, dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Embeddings of the prompts, each distinct one encoded once and kept in known."""
+    """Return embeddings of the prompts, each distinct one encoded once and kept in known."""
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if len(known) + len(missing) > _KNOWN_PROMPTS:
         known.clear()
         missing = list(dict.fromkeys(prompts))
     if missing:
-        rows = family.text(missing)
+        rows = model.text(missing)
         for i, prompt in enumerate(missing):
             known[prompt] = {name: tensor[i] for name, tensor in rows.items()}
     names = known[prompts[0]]
@@ -142,13 +119,12 @@ def _text(
 def _check(
     prompts: Sequence[str],
     seeds: Sequence[int],
-    steps: int,
-    choice_temperature: float | None,
+    options: SamplingOptions,
     batch_size: int,
-    height: int,
-    width: int,
     step: int,
 ) -> None:
+    steps, choice_temperature = options.steps, options.choice_temperature
+    height, width = options.size
     if isinstance(prompts, str) or len(prompts) != len(seeds):
         raise ValueError(
             "prompts and seeds must be lists of one length, not "

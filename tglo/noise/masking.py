@@ -40,15 +40,15 @@ class MaskSchedule:
         return cls(config["mask_token_id"], config.get("masking_schedule", "cosine"))
 
     def fingerprint(self) -> str:
-        """Everything that makes this schedule."""
+        """A text of everything that makes this schedule."""
         return f"{self.name} {self.mask_token}"
 
     def to(self, device: torch.device | str) -> MaskSchedule:
-        """Itself: it holds no tensors."""
+        """Return the schedule itself: it holds no tensors."""
         return self
 
     def count(self, unit: Tensor, tokens: int) -> Tensor:
-        """How many of `tokens` are hidden at u (B,) float64: (B,) int64 from 1 to `tokens`."""
+        """The number of hidden tokens at u (B,) float64: (B,) int64 from 1 to `tokens`."""
         share = torch.cos(unit * (math.pi / 2)) if self.name == "cosine" else 1 - unit
         return (share * tokens).round().long().clamp(1, tokens)
 
@@ -63,14 +63,14 @@ class MaskSchedule:
 
 
 def draw_mask(key: Key, schedule: MaskSchedule, shape: tuple[int, int], strata: int = 1) -> Tensor:
-    """Which tokens the key's draws hide, (B, h, w) bool, whatever the key's purpose.
+    """The tokens that the key's draws hide, (B, h, w) bool, whatever the key's purpose.
 
     shape: (h, w). The number follows u of `noise.draw_unit`, with its strata; the positions are those
     of the smallest of h * w random words. The same on every device and in every batch.
     """
     tokens = math.prod(shape)
     count = schedule.count(draw_unit(key, strata), tokens)
-    words = philox.bits(key.seed, key.sample_ids, key.draws, philox.MASK, tokens)
+    words = philox.bits(key.seed, key.sample_ids, key.draw_index, philox.MASK, tokens)
     order = words.argsort(dim=1, stable=True)
     place = torch.arange(tokens, device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, place)

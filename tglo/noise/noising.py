@@ -21,25 +21,27 @@ from tglo.ops import noise as ops
 class Key:
     """Names the random numbers of B rows: each a pure function of (seed, sample id, draw, purpose).
 
-    seed in [0, 2^32); sample_ids (B,) int64 in [0, 2^63); draws, an int or (B,) int64, in
-    [0, 2^32); purpose: a stream of tglo.philox.
+    seed in [0, 2^32); sample_ids (B,) int64 in [0, 2^63); draw_index, the number of a sample's draw, an
+    int or (B,) int64 in [0, 2^32); purpose: a stream of tglo.philox.
     """
 
     seed: int
     sample_ids: Tensor
-    draws: Tensor | int = 0
+    draw_index: Tensor | int = 0
     purpose: int = philox.NOISE
 
 
 def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
-    """The key's timesteps as indices into the schedule, (B,) int64: floor(u T), u as of `draw_unit`."""
+    """Draw the key's timesteps as indices into the schedule, (B,) int64: floor(d(u) T) for `draw_unit`'s u
+    and the schedule's density d.
+    """
     # exact enough in float64 that it cannot round up to T
-    return (draw_unit(key, strata) * len(schedule)).long()
+    return (schedule.density(draw_unit(key, strata)) * len(schedule)).long()
 
 
 def draw_unit(key: Key, strata: int = 1) -> Tensor:
-    """The key's uniform numbers u in (0, 1), (B,) float64, whatever its purpose: where in the schedule
-    a draw lies.
+    """Draw the key's uniform numbers u in (0, 1), (B,) float64, whatever its purpose: where in the
+    schedule a draw lies.
 
     strata = K: of a sample's draws, each K in turn (0 to K - 1, K to 2K - 1, ...) fall into K
     different K-ths of (0, 1), in an order of their own; one draw alone is still uniform. ValueError
@@ -47,10 +49,10 @@ def draw_unit(key: Key, strata: int = 1) -> Tensor:
     """
     if strata < 1:
         raise ValueError(f"strata must be at least 1, not {strata}")
-    draws = philox.check_key(key.seed, key.sample_ids, key.draws, philox.TIMESTEP)
-    unit = philox.uniform(key.seed, key.sample_ids, draws, philox.TIMESTEP, 1)[:, 0].double()
+    number = philox.check_key(key.seed, key.sample_ids, key.draw_index, philox.TIMESTEP)
+    unit = philox.uniform(key.seed, key.sample_ids, number, philox.TIMESTEP, 1)[:, 0].double()
     if strata > 1:
-        turn, place = draws // strata, draws % strata
+        turn, place = number // strata, number % strata
         words = philox.bits(key.seed, key.sample_ids, turn, philox.STRATUM, strata)
         order = words.argsort(dim=1, stable=True)  # a random permutation for each row
         unit = (order.gather(1, place[:, None])[:, 0] + unit) / strata
@@ -65,8 +67,8 @@ def diffuse(
     latents (B, ...); index (B,) int64 on the schedule's device. eps is that of `tglo.philox.normal`,
     neither stored nor rounded to the latents' dtype. The same key, latents and index give the same
     bits on every backend and device. backend: as in `tglo.tgo_loss`; float64 latents take
-    "reference". Not differentiable. Raises ValueError for shapes that do not fit, a key out of range
-    and latents that require a gradient.
+    "reference". Not differentiable. ValueError for shapes that do not fit, a key out of range and
+    latents that require a gradient.
     """
     check_rows(latents, index)
     return _noised(latents, schedule.a[index], schedule.s[index], key, backend)
@@ -75,8 +77,8 @@ def diffuse(
 def target(
     latents: Tensor, index: Tensor, key: Key, schedule: Schedule, *, backend: str = "auto"
 ) -> Tensor:
-    """What the denoiser is trained to predict at `diffuse` of the same arguments, (B, ...) in
-    latents.dtype; the noise is computed again from its key.
+    """The target that the denoiser is trained to predict at `diffuse` of the same arguments, (B, ...)
+    in latents.dtype; the noise is computed again from its key.
     """
     check_rows(latents, index)
     if schedule.prediction_type == "sample":
@@ -94,7 +96,7 @@ def normal(
 
 
 def _noised(latents: Tensor, scale: Tensor, noise_scale: Tensor, key: Key, backend: str) -> Tensor:
-    draws = philox.check_key(key.seed, key.sample_ids, key.draws, key.purpose)
+    number = philox.check_key(key.seed, key.sample_ids, key.draw_index, key.purpose)
     return ops.diffuse(
-        latents, scale, noise_scale, key.seed, key.sample_ids, draws, key.purpose, backend
+        latents, scale, noise_scale, key.seed, key.sample_ids, number, key.purpose, backend
     )

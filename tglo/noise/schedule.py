@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tglo import reference
+from tglo.noise.density import Density, uniform
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 # Euler's scheduler keeps 2^-24 instead of 0 for its own division; the model was trained on 0.
@@ -34,12 +35,14 @@ class Schedule:
     prediction_type: one of PREDICTION_TYPES.
     timesteps: (T,) float32, what the denoiser is called with.
     a, s: (T,) float64, the scales of the clean latent and of the noise.
+    density: how often training draws each part of the schedule.
     """
 
     prediction_type: str
     timesteps: Tensor
     a: Tensor
     s: Tensor
+    density: Density = uniform
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -104,6 +107,8 @@ class Schedule:
         digest = hashlib.sha256(self.prediction_type.encode())
         for tensor in (self.timesteps, self.a, self.s):
             digest.update(tensor.cpu().numpy().tobytes())
+        if self.density is not uniform:
+            digest.update(self.density.__name__.encode())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Schedule:
@@ -124,7 +129,7 @@ class Schedule:
         return self._combine(latents, noise, self.a[index], self.s[index])
 
     def target(self, latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        """What the denoiser is trained to predict, (B, ...) in latents.dtype; see `diffuse`."""
+        """The target that the denoiser is trained to predict, (B, ...) in latents.dtype; see `diffuse`."""
         if self.prediction_type == "epsilon":
             return noise.to(latents.dtype)
         if self.prediction_type == "sample":
@@ -132,7 +137,7 @@ class Schedule:
         return self._combine(latents, noise, *self.target_scales(index))
 
     def target_scales(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The target is the first times x0 plus the second times eps; (B,) float64 each."""
+        """Return the scales of x0 and of eps in the target, (B,) float64 each."""
         a, s = self.a[index], self.s[index]
         zero, one = torch.zeros_like(a), torch.ones_like(a)
         scales = {
@@ -165,7 +170,7 @@ class Schedule:
         return clipped * self.s[index].square()  # s_t^2 = 1 / (snr + 1) for v
 
     def model_timestep(self, index: Tensor) -> Tensor:
-        """What the denoiser is called with for these indices, (B,) float32."""
+        """The timesteps that the denoiser is called with at these indices, (B,) float32."""
         return self.timesteps[index]
 
     def _combine(

@@ -1,12 +1,31 @@
-"""Training objectives by name, each a few lines over the fused log-ratio; docs/objectives.md."""
+"""Training objectives by name, a file each; docs/objectives.md."""
 
 from __future__ import annotations
 
-from tglo.objectives.base import Given, Objective, Settings
-from tglo.objectives.pairs import DPO, DSPO
-from tglo.objectives.scored import BCO, CSFT, KTO, QRPO, SFT, TGO
+from tglo.objectives.base import Objective, Settings
+from tglo.objectives.bco import BCO
+from tglo.objectives.csft import CSFT
+from tglo.objectives.dpo import DPO
+from tglo.objectives.dspo import DSPO
+from tglo.objectives.kto import KTO
+from tglo.objectives.micro_batch import Labels, MicroBatch, mean_loss, statistics
+from tglo.objectives.qrpo import QRPO
+from tglo.objectives.sft import SFT
+from tglo.objectives.tgo import TGO
 
-__all__ = ["OBJECTIVES", "Given", "Objective", "Settings"]
+__all__ = [
+    "OBJECTIVES",
+    "Given",
+    "Labels",
+    "MicroBatch",
+    "Objective",
+    "Settings",
+    "mean_loss",
+    "statistics",
+]
+
+Given = MicroBatch
+"""The former name."""
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "tgo": TGO,

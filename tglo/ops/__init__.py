@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from tglo.ops import noise, tokens  # noqa: F401  (every operator is defined)
+from tglo.ops.arguments import Predictions, Scoring
 from tglo.ops.choice import BACKENDS, OPERATORS, backend_for, backends, check_backend
 from tglo.ops.extension import EXTENSION
 from tglo.ops.library import operator
-from tglo.ops.loss import (
-    LossArguments,
-    log_ratio,
-    policy_error,
-    prediction_error,
-    tgo_loss,
-    tgo_loss_and_grad,
-)
+from tglo.ops.loss import log_ratio, prediction_error, tgo_loss, tgo_loss_and_grad
 
 __all__ = [
     "BACKENDS",
     "EXTENSION",
     "OPERATORS",
-    "LossArguments",
+    "Predictions",
+    "Scoring",
     "backend_for",
     "backends",
     "check_backend",
     "log_ratio",
     "operator",
-    "policy_error",
     "prediction_error",
     "tgo_loss",
     "tgo_loss_and_grad",

@@ -20,7 +20,6 @@ OPERATORS = (
     "prediction_error",
     "diffuse",
     "token_log_prob",
-    "tgo_token_loss",
 )
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -35,13 +34,13 @@ _announced: set[tuple[str, str, torch.dtype, str]] = set()
 
 
 def check_backend(name: str) -> None:
-    """ValueError for a name that is no backend's."""
+    """Raise ValueError for a name that is not a backend's."""
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; use one of {', '.join(map(repr, BACKENDS))}")
 
 
 def backends() -> dict[str, str]:
-    """Every backend with why it cannot run here, or "" if it can."""
+    """Return every backend with the reason why it cannot run here, or "" if it can."""
     missing = {name: _missing(name) for name in BACKENDS if name != "auto"}
     for name in ("cuda", "triton"):
         if not missing[name] and not torch.cuda.is_available():
@@ -52,7 +51,7 @@ def backends() -> dict[str, str]:
 
 
 def _missing(backend: str) -> str:
-    """What this installation lacks for a backend, or ""."""
+    """Say what this installation lacks for a backend, or ""."""
     if backend == "cuda":
         if not EXTENSION.loaded:
             return f"{EXTENSION.problem}; {EXTENSION.remedy}"
@@ -72,7 +71,7 @@ _device_problems: dict[int, str] = {}
 
 
 def _device_problem(index: int) -> str:
-    """Why the CUDA kernels do not run on this GPU, or ""; asked once for each."""
+    """Say why the CUDA kernels do not run on this GPU, or ""; each GPU is asked once."""
     if index not in _device_problems:
         if torch.compiler.is_compiling():  # a launch that fails says why
             return ""
@@ -88,7 +87,7 @@ def _device_problem(index: int) -> str:
 
 
 def _refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why this backend cannot take such tensors, or ""."""
+    """Say why this backend cannot take such tensors, or ""."""
     device_type = device.type
     if backend == "reference":
         return ""
@@ -108,7 +107,7 @@ def _refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str:
 def backend_for(
     op: str, device: torch.device | str, dtype: torch.dtype, requested: str = "auto"
 ) -> str:
-    """The backend that runs operator `op` on such tensors.
+    """Return the backend that runs operator `op` on such tensors.
 
     `requested` other than "auto" is insisted on: RuntimeError with the remedy if it cannot. The
     environment variable TGLO_BACKEND, read when this module is imported, takes the place of "auto".
@@ -136,8 +135,8 @@ _chosen: dict[tuple[str, torch.device, torch.dtype, str], str] = {}
 
 
 def choose(op: str, tensor: Tensor, requested: str) -> str:
-    """backend_for, asked once for each kind of tensor and announced. A missing extension is a
-    warning: it costs speed that the user did not give up.
+    """Ask `backend_for` once for each kind of tensor and log the answer. A missing extension is logged
+    as a warning: it costs speed that the user did not choose to give up.
     """
     device, dtype = tensor.device, tensor.dtype
     if torch.compiler.is_compiling():

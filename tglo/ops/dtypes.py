@@ -1,4 +1,4 @@
-"""How constants and predictions reach the operators: in which dtype, without a gradient."""
+"""The dtypes in which constants and predictions reach the operators, without a gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def constant(tensor: Tensor) -> Tensor:
-    """Detached, in float32 or float64; a tensor that is so already is returned as it is."""
+    """Return the tensor detached, in float32 or float64; one that is so already is returned as it is."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     dtype = tensor.dtype
@@ -23,7 +23,7 @@ def wide(value: Tensor) -> Tensor: ...
 @overload
 def wide(value: Tensor | float) -> Tensor | float: ...
 def wide(value: Tensor | float) -> Tensor | float:
-    """In float64."""
+    """Return the value in float64, detached."""
     return constant(value).to(torch.float64) if isinstance(value, Tensor) else float(value)
 
 
@@ -34,7 +34,7 @@ def number(value: Tensor | float) -> Tensor | float:
 def promote(
     policy_pred: Tensor, target: Tensor, reference_pred: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The predictions in the dtype that holds each of theirs (bf16 and fp16 together: float32)."""
+    """Return the predictions in the dtype that holds all of theirs (float32 for bf16 with fp16)."""
     dtype = policy_pred.dtype
     if target.dtype == dtype and (reference_pred is None or reference_pred.dtype == dtype):
         return policy_pred, target, reference_pred

@@ -9,8 +9,8 @@ import torch
 
 from tglo.ops import library  # noqa: F401  (defines what the extension is asked)
 
-INTERFACE_VERSION = 3
-"""Counterpart of `interface_version` in csrc/launch.h."""
+INTERFACE_VERSION = 4
+"""Counterpart of `interface_version` in csrc/common/launch.h."""
 
 REINSTALL = (
     "install torch>=2.11 first, then reinstall tglo: "
@@ -19,7 +19,7 @@ REINSTALL = (
 
 
 class Extension(NamedTuple):
-    """What became of the extension. `problem` and `remedy` are empty when it is loaded."""
+    """The extension, or why there is none. `problem` and `remedy` are empty when it is loaded."""
 
     loaded: bool
     path: str

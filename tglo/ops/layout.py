@@ -7,12 +7,14 @@ from torch import Tensor
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
-    """The dimensions after the first, outermost in memory first."""
+    """Return the dimensions after the first, outermost in memory first."""
     return sorted(range(1, tensor.ndim), key=lambda d: tensor.stride(d), reverse=True)
 
 
 def _rows_are_dense(tensor: Tensor) -> bool:
-    """Every row is one stretch of memory without gaps or overlap, and rows follow each other."""
+    """Return True if every row is one stretch of memory without gaps or overlap, and rows follow each
+    other.
+    """
     if tensor.is_contiguous():
         return True
     inner = sorted(
@@ -29,7 +31,8 @@ def _rows_are_dense(tensor: Tensor) -> bool:
 
 
 def share_layout(first: Tensor, *others: Tensor | None) -> list[Tensor]:
-    """The tensors in one memory layout with dense rows: the first's if it has one, else contiguous.
+    """Return the tensors in one memory layout with dense rows: the first's if it has one, else
+    contiguous.
 
     Nothing is copied when they share such a layout already (contiguous, channels_last, any dense
     permutation). None stays None.
@@ -46,7 +49,7 @@ def share_layout(first: Tensor, *others: Tensor | None) -> list[Tensor]:
 
 
 def memory_mask(mask: Tensor, like: Tensor) -> tuple[Tensor, int]:
-    """A mask that broadcasts to `like`, in the order of its memory: (weights, inner).
+    """Return a mask that broadcasts to `like`, in the order of its memory: (weights, inner).
 
     weights is (rows or 1, period) float32, contiguous: element i of a row in memory has weight
     weights[row, (i // inner) % period]. Dimensions along which the mask does not vary are not

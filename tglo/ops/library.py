@@ -24,8 +24,8 @@ _OPERATORS: dict[str, Any] = {}
 
 
 def define(name: str, schema: str, file: str, fake: Callable[..., Any] | None = None) -> None:
-    """An operator for the extension and one for Triton, in kernels/FILE.py by the same name; fake
-    makes empty results on the meta device.
+    """Define an operator for the extension and one for Triton, the function of the same name in
+    kernels/FILE.py; fake makes empty results on the meta device.
     """
     SCHEMAS[name] = schema
     for operator_name in (name, f"{name}_triton"):
@@ -36,13 +36,13 @@ def define(name: str, schema: str, file: str, fake: Callable[..., Any] | None = 
 def implement(
     name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any] | None = None
 ) -> None:
-    """An operator that is Python on every device."""
+    """Define an operator that is Python on every device."""
     _add(name, schema, fake)
     _library.impl(name, run, "CompositeExplicitAutograd")
 
 
 def operator(name: str, triton: bool = False) -> Any:
-    """The operator of that name: Triton's, or the extension's."""
+    """Return the operator of that name: Triton's, or the extension's."""
     return _OPERATORS[f"{name}_triton" if triton else name]
 
 
@@ -54,7 +54,7 @@ def _add(name: str, schema: str, fake: Callable[..., Any] | None) -> None:
 
 
 def _triton(name: str, file: str) -> Callable[..., Any]:
-    """The function of that name in a file under kernels/, which is imported by its first call."""
+    """Return the function of that name in a file under kernels/, which its first call imports."""
 
     def run(*arguments: Any) -> Any:
         from importlib import import_module

@@ -36,7 +36,9 @@ def diffuse(
     purpose: int,
     backend: str,
 ) -> Tensor:
-    """The noised latents; scales (B,) on the latents' device. Errors as for `tglo.noise.diffuse`."""
+    """Compute the noised latents; scales are (B,) on the latents' device. Errors are those of
+    `tglo.noise.diffuse`.
+    """
     if latents.requires_grad:
         raise ValueError("latents require a gradient, which noising has not; pass latents.detach()")
     if sample_ids.shape != latents.shape[:1]:

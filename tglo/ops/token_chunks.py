@@ -29,11 +29,11 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Rows whose logits exist at a time."""
+    """Return the number of rows whose logits exist at a time."""
     return min(CHUNK_ROWS, max(LEAST_ROWS, CHUNK_LOGITS // vocabulary))
 
 
-class TokenHead(NamedTuple):
+class TokenInputs(NamedTuple):
     """The inputs, checked: hidden (B, N, D) and weight (V, D) of one dtype, bias (V,), targets (B, N)
     int64, mask (B, N) bool.
     """
@@ -46,7 +46,7 @@ class TokenHead(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of logits, log-probabilities and sums."""
+        """The dtype of logits, log-probabilities and sums."""
         return torch.promote_types(self.hidden.dtype, torch.float32)
 
     def vector(self, value: float = 0.0) -> Tensor:
@@ -54,33 +54,36 @@ class TokenHead(NamedTuple):
 
 
 class Chunks:
-    """The masked rows of a head in chunks, with the buffer of their logits."""
+    """The masked rows of the hidden states in chunks, with the buffer of their logits."""
 
-    def __init__(self, head: TokenHead, max_masked: int | None) -> None:
-        self.head = head
-        self.order, self.count, self.exact = masked_positions(head.mask, max_masked)
-        self.bias = None if head.bias is None else head.bias.to(head.dtype).contiguous()
-        self.targets = head.targets.reshape(-1).contiguous()
-        self.size = chunk_rows(head.weight.shape[0])
+    def __init__(self, inputs: TokenInputs, max_masked: int | None) -> None:
+        self.inputs = inputs
+        self.order, self.count, self.exact = masked_positions(inputs.mask, max_masked)
+        self.bias = None if inputs.bias is None else inputs.bias.to(inputs.dtype).contiguous()
+        self.targets = inputs.targets.reshape(-1).contiguous()
+        self.size = chunk_rows(inputs.weight.shape[0])
         rows = min(self.size, len(self.order))
-        self.buffer = head.hidden.new_empty((rows, head.weight.shape[0]), dtype=head.dtype)
-        # an empty chunk still lets the head of the loss run
-        self.firsts = range(0, max(len(self.order), 1), self.size)
+        self.buffer = inputs.hidden.new_empty((rows, inputs.weight.shape[0]), dtype=inputs.dtype)
+        self.firsts = range(0, len(self.order), self.size)
 
     def places(self, first: int) -> Tensor:
         return self.order[first : first + self.size]
 
+    def arguments(self, first: int) -> tuple[Tensor | int | None, ...]:
+        """Return what a row kernel takes between the logits and its results."""
+        return self.bias, self.targets, self.order, self.count, first
+
     def rows(self, first: int) -> Tensor:
-        """(R, D) of the hidden states, from whatever layout they have."""
-        hidden, places = self.head.hidden, self.places(first)
+        """Return the rows (R, D) of the hidden states, from whatever layout they have."""
+        hidden, places = self.inputs.hidden, self.places(first)
         length = hidden.shape[1]
         if hidden.stride(0) == length * hidden.stride(1):
             return hidden.flatten(0, 1).index_select(0, places)
         return hidden[places // length, places % length]
 
     def logits(self, rows: Tensor) -> Tensor:
-        """(R, V) without the bias, in the buffer."""
-        weight, out = self.head.weight, self.buffer[: len(rows)]
+        """Compute the logits (R, V) without the bias, in the buffer."""
+        weight, out = self.inputs.weight, self.buffer[: len(rows)]
         if rows.dtype == out.dtype:
             torch.mm(rows, weight.t(), out=out)
         elif rows.is_cuda:
@@ -92,8 +95,8 @@ class Chunks:
         return out
 
     def through_weight(self, gradient: Tensor) -> Tensor:
-        """gradient (R, V) times weight: (R, D), at least float32."""
-        weight, dtype = self.head.weight, self.head.dtype
+        """Compute gradient (R, V) times weight: (R, D), at least float32."""
+        weight, dtype = self.inputs.weight, self.inputs.dtype
         if gradient.dtype == weight.dtype != dtype:
             return torch.mm(gradient, weight, out_dtype=dtype)
         if weight.dtype == dtype:
@@ -104,16 +107,16 @@ class Chunks:
         return out
 
     def _blocks(self) -> Any:
-        """Parts of the weight in the dtype of the logits, with the first token of each."""
-        weight = self.head.weight
+        """Yield parts of the weight in the dtype of the logits, with the first token of each."""
+        weight = self.inputs.weight
         step = max(1, BLOCK_LOGITS // weight.shape[1])
         for start in range(0, weight.shape[0], step):
-            yield start, weight[start : start + step].to(self.head.dtype)
+            yield start, weight[start : start + step].to(self.inputs.dtype)
 
 
 def masked_positions(mask: Tensor, max_masked: int | None) -> tuple[Tensor, Tensor, bool]:
-    """Positions in the flattened mask, masked ones first and in order; their number, 0-d int64 on the
-    device; whether these are all and only them.
+    """Return the positions in the flattened mask, masked ones first and in order; the number of masked
+    ones, 0-d int64 on the device; and whether the positions are exactly the masked ones.
     """
     if mask.is_cuda:
         return uncounted_positions(mask, max_masked)
@@ -127,46 +130,43 @@ def masked_positions(mask: Tensor, max_masked: int | None) -> tuple[Tensor, Tens
 
 
 def uncounted_positions(mask: Tensor, max_masked: int | None) -> tuple[Tensor, Tensor, bool]:
-    """The same without waiting for the count: as many positions as could be masked."""
+    """Return the same without waiting for the count: as many positions as could be masked."""
     flat = mask.reshape(-1)
     order = torch.sort(flat.to(torch.uint8), descending=True, stable=True).indices
     return order[:max_masked], flat.sum(), False
 
 
 def forward(
-    head: TokenHead, max_masked: int | None, rows: Callable[..., None], last: Callable[..., Any]
-) -> tuple[Tensor, Tensor, Any]:
-    """log_prob and logsumexp, (B, N), and what `last` returns: the row kernel of the last chunk."""
-    chunks = Chunks(head, max_masked)
-    log_prob, logsumexp = head.vector(), head.vector()
+    inputs: TokenInputs, max_masked: int | None, row_kernel: Callable[..., None]
+) -> tuple[Tensor, Tensor]:
+    """Compute log_prob and logsumexp, (B, N)."""
+    chunks = Chunks(inputs, max_masked)
+    log_prob, logsumexp = inputs.vector(), inputs.vector()
     if not chunks.exact and len(chunks.order) < log_prob.numel():
         # Positions beyond max_masked are not computed. The host cannot know; the result shows it.
         log_prob.masked_fill_(chunks.count > len(chunks.order), torch.nan)
-    result = None
     for first in chunks.firsts:
         logits = chunks.logits(chunks.rows(first))
-        run = last if first + chunks.size >= len(chunks.order) else rows
-        arguments = chunks.bias, chunks.targets, chunks.order, chunks.count, first
-        result = run(logits, *arguments, log_prob, logsumexp)
-    return log_prob.view_as(head.mask), logsumexp.view_as(head.mask), result
+        row_kernel(logits, *chunks.arguments(first), log_prob, logsumexp)
+    return log_prob.view_as(inputs.mask), logsumexp.view_as(inputs.mask)
 
 
 def backward(
-    head: TokenHead,
+    inputs: TokenInputs,
     max_masked: int | None,
     logsumexp: Tensor,
     grad: Tensor,
     needs: tuple[bool, bool, bool],
-    rows_gradient: Callable[..., None],
+    row_kernel: Callable[..., None],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of hidden, weight and bias, where needed, from that of log_prob (B, N)."""
-    hidden, weight, dtype = head.hidden, head.weight, head.dtype
-    chunks = Chunks(head, max_masked)
+    """Compute the gradients of hidden, weight and bias, where needed, from that of log_prob (B, N)."""
+    hidden, weight, dtype = inputs.hidden, inputs.weight, inputs.dtype
+    chunks = Chunks(inputs, max_masked)
     narrow = hidden.is_cuda and hidden.dtype in HALVES
     grad, logsumexp = (x.to(dtype).reshape(-1).contiguous() for x in (grad, logsumexp))
     scale = None
     if narrow and hidden.dtype == torch.float16:
-        scale = _scale(grad, head.mask.reshape(-1))
+        scale = _scale(grad, inputs.mask.reshape(-1))
     if scale is not None:
         grad = grad * scale
     grad_hidden = hidden.new_zeros(hidden.shape if needs[0] else 0)
@@ -176,8 +176,7 @@ def backward(
         rows = chunks.rows(first)
         logits = chunks.logits(rows)
         gradient = logits.new_empty(logits.shape, dtype=hidden.dtype) if narrow else logits
-        arguments = chunks.bias, chunks.targets, chunks.order, chunks.count, first
-        rows_gradient(logits, *arguments, logsumexp, grad, gradient)
+        row_kernel(logits, *chunks.arguments(first), logsumexp, grad, gradient)
         if needs[0]:
             through = chunks.through_weight(gradient)
             if scale is not None:
@@ -200,12 +199,16 @@ def backward(
     return (
         grad_hidden if needs[0] else None,
         grad_weight.to(weight.dtype) if needs[1] else None,
-        grad_bias.to(weight.dtype if head.bias is None else head.bias.dtype) if needs[2] else None,
+        grad_bias.to(weight.dtype if inputs.bias is None else inputs.bias.dtype)
+        if needs[2]
+        else None,
     )
 
 
 def _scale(grad: Tensor, mask: Tensor) -> Tensor:
-    """Brings the largest masked coefficient to 4096: float16 then holds also what is 10^-11 of it."""
+    """Return the factor that brings the largest masked gradient to 4096: float16 then also holds what
+    is 10^-11 of it.
+    """
     known = torch.where(mask, grad, 0.0)  # elsewhere it may be NaN
     largest = known.abs().max() if grad.numel() else grad.new_ones(())
     # Below 1.2e-35 (every sample at r = 80 on its right side) the quotient itself would be inf.

@@ -1,34 +1,106 @@
-"""The operators of masked tokens with autograd: what `tglo.losses.tokens` calls."""
+"""The operators of masked tokens with their shapes and gradients: what `tglo.losses.tokens` calls.
+
+`token_log_prob` and `token_gradient` hold the whole loop over chunks (tglo/ops/token_chunks.py), so that
+torch.compile sees one operator; `backend` names the row kernel inside. The row kernels are operators that
+C++ and Triton implement, and tglo/ops/token_rows.py in plain PyTorch.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tglo import reference
-from tglo.ops import token_schemas  # noqa: F401  (defines the operators)
+from tglo.ops import token_chunks, token_rows
 from tglo.ops.choice import choose
-from tglo.ops.library import operator
-from tglo.ops.token_chunks import TokenHead
+from tglo.ops.library import define, implement, operator
+from tglo.ops.once import gradient_once
+from tglo.ops.token_chunks import TokenInputs
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/launch.h
+_INPUTS = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor mask, int? max_masked, "
+    "str backend"
+)
+_CHUNK = "Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor order, Tensor count, int first"
+SCHEMAS = {
+    "token_log_prob": f"({_INPUTS}) -> (Tensor log_prob, Tensor logsumexp)",
+    "token_gradient": f"({_INPUTS}, Tensor logsumexp, Tensor grad, bool[3] needs) -> "
+    "(Tensor hidden, Tensor weight, Tensor bias)",
+}
+"""Arguments are taken as `tglo.losses.tokens` has checked them: hidden and weight of one dtype, targets
+int64, mask bool. `needs` says which gradients are wanted; the others are empty.
+"""
+ROW_SCHEMAS = {
+    "token_rows": f"({_CHUNK}, Tensor(b!) log_prob, Tensor(c!) logsumexp) -> ()",
+    "token_rows_gradient": f"({_CHUNK}, Tensor logsumexp, Tensor grad, Tensor(b!) gradient) -> ()",
+}
+"""logits (R, V) float32; targets, log_prob, logsumexp, grad one for each position, order int64, count
+0-d int64; all contiguous. What the operators do is said in tglo/ops/token_rows.py. gradient is float32, on
+a GPU also bfloat16 or float16; it may be logits itself.
+"""
+
+for _name, _schema in ROW_SCHEMAS.items():
+    define(_name, _schema, "tokens")
 
 
-class TokenReference(NamedTuple):
-    """The reference: its log-probabilities (B, N) or its error (B,); one of them is None."""
+def row_kernel(name: str, backend: str) -> Callable[..., Any]:
+    """`token_rows` or `token_rows_gradient` of a backend."""
+    if backend == "reference":
+        return getattr(token_rows, name)  # type: ignore[no-any-return]
+    return operator(name, backend == "triton")  # type: ignore[no-any-return]
 
-    log_prob: Tensor | None
-    error: Tensor | None
+
+def _outside_autocast(hidden: Tensor) -> Any:
+    return torch.autocast(hidden.device.type, enabled=False)
+
+
+def _run_log_prob(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, max_masked, backend = arguments
+    inputs = TokenInputs(*tensors)
+    with _outside_autocast(inputs.hidden):
+        return token_chunks.forward(inputs, max_masked, row_kernel("token_rows", backend))
+
+
+def _run_gradient(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, (max_masked, backend), (logsumexp, grad, needs) = (
+        arguments[:5],
+        arguments[5:7],
+        arguments[7:],
+    )
+    inputs, rows = TokenInputs(*tensors), row_kernel("token_rows_gradient", backend)
+    with _outside_autocast(inputs.hidden):
+        found = token_chunks.backward(inputs, max_masked, logsumexp, grad, needs, rows)
+    return tuple(inputs.hidden.new_empty(0) if one is None else one for one in found)
+
+
+def _log_prob_fake(hidden: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    log_prob = hidden.new_empty(hidden.shape[:2], dtype=dtype)
+    return log_prob, torch.empty_like(log_prob)
+
+
+def _gradient_fake(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any
+) -> tuple[Tensor, ...]:
+    needs = others[-1]
+    return tuple(
+        x.new_empty(x.shape) if x is not None and need else hidden.new_empty(0)
+        for x, need in zip((hidden, weight, bias), needs, strict=True)
+    )
+
+
+implement("token_log_prob", SCHEMAS["token_log_prob"], _run_log_prob, _log_prob_fake)
+implement("token_gradient", SCHEMAS["token_gradient"], _run_gradient, _gradient_fake)
+
+_REFUSAL = "the token operators have no second derivative; tglo.reference.token_log_prob has one"
 
 
 class _Tied(torch.autograd.Function):
-    """Ties a value that an operator has computed to the head it came from.
+    """Ties the log-probabilities that an operator has computed to the inputs they came from.
 
-    (hidden, weight, bias, value, logsumexp, factor, targets, mask, settings) -> value. value is the
-    log-probabilities (B, N) and factor None, or value is (B,) or 0-d and factor (B,): then
-    d value_b / d log_prob = factor_b at every masked position.
+    (hidden, weight, bias, log_prob, logsumexp, targets, mask, settings) -> log_prob (B, N).
     """
 
     @staticmethod
@@ -37,104 +109,31 @@ class _Tied(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        value: Tensor,
+        log_prob: Tensor,
         logsumexp: Tensor,
-        factor: Tensor | None,
         targets: Tensor,
         mask: Tensor,
         settings: tuple[int | None, str],
     ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias, targets, mask, logsumexp, factor)
+        ctx.save_for_backward(hidden, weight, bias, targets, mask, logsumexp)
         ctx.settings = settings
-        return value.view_as(value)
+        return log_prob.view_as(log_prob)
 
     @staticmethod
-    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *tensors, logsumexp, factor = ctx.saved_tensors
-        grad = grad_value
-        if factor is not None:
-            grad = (grad_value * factor)[:, None].expand_as(logsumexp)
-        arguments = *tensors, *ctx.settings, logsumexp, grad.to(logsumexp.dtype)
-        # with create_graph=True the gradients become nodes of their own
-        run = _Gradient.apply if torch.is_grad_enabled() else _gradient
-        found = run(*arguments, list(ctx.needs_input_grad[:3]))
-        wanted = zip(found, ctx.needs_input_grad, strict=False)
-        return *(one if need else None for one, need in wanted), *(None,) * 6
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        *tensors, logsumexp = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        arguments = *tensors, *ctx.settings, logsumexp, grad, needs
+        found = gradient_once(operator("token_gradient"), _REFUSAL, *arguments)
+        return *(x if need else None for x, need in zip(found, needs, strict=True)), *(None,) * 5
 
 
-def _gradient(*arguments: Any) -> tuple[Tensor, ...]:
-    return operator("token_gradient")(*arguments)  # type: ignore[no-any-return]
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradients as a node of their own: under create_graph a second derivative then raises."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        return _gradient(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError(
-            "the token operators have no second derivative; tglo.reference.token_log_prob has one"
-        )
-
-
-def _tie(
-    head: TokenHead,
-    value: Tensor,
-    logsumexp: Tensor,
-    factor: Tensor | None,
-    settings: tuple[int | None, str],
-) -> Tensor:
-    hidden, weight, bias, targets, mask = head
-    inputs = hidden, weight, bias
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-        return _Tied.apply(*inputs, value, logsumexp, factor, targets, mask, settings)  # type: ignore[no-any-return]
-    return value
-
-
-def _detached(head: TokenHead) -> TokenHead:
-    return TokenHead(*(None if x is None else x.detach() for x in head))  # type: ignore[arg-type]
-
-
-def token_log_prob(head: TokenHead, max_masked: int | None, backend: str) -> Tensor:
-    """log p of the true token at masked positions, 0 elsewhere: (B, N), differentiable."""
-    settings = max_masked, choose("token_log_prob", head.hidden, backend)
-    log_prob, logsumexp = operator("token_log_prob")(*_detached(head), *settings)
-    return _tie(head, log_prob, logsumexp, None, settings)
-
-
-def token_error(head: TokenHead, max_masked: int | None, backend: str) -> Tensor:
-    """Minus the mean of it over each sample's mask, (B,) float64: by the sums of the loss, so that
-    equal inputs give equal bits.
-    """
-    settings = max_masked, choose("tgo_token_loss", head.hidden, backend)
-    zeros = head.hidden.new_zeros(len(head.mask), dtype=torch.float64)
-    numbers = 0.0, 1.0, 1.0, 0.0, _REDUCTIONS["sum"]
-    results = operator("tgo_token_loss")(
-        *_detached(head), *settings, None, zeros, zeros, None, *numbers
-    )
-    return _tie(head, results[5], results[1], -reference.token_coefficient(head.mask), settings)
-
-
-def tgo_token_loss(
-    head: TokenHead,
-    other: TokenReference,
-    scores: Tensor,
-    threshold: Tensor | float,
-    beta: float,
-    temperature: float,
-    confidence: float,
-    reduction: str,
-    max_masked: int | None,
-    backend: str,
-) -> reference.TGOResult:
-    """The reduced loss with its per-sample results."""
-    settings = max_masked, choose("tgo_token_loss", head.hidden, backend)
-    limit = (threshold, 0.0) if isinstance(threshold, Tensor) else (None, threshold)
-    numbers = beta, temperature, confidence, _REDUCTIONS[reduction]
-    _, logsumexp, loss, ratio, coefficient, *errors = operator("tgo_token_loss")(
-        *_detached(head), *settings, *other, scores, *limit, *numbers
-    )
-    return reference.TGOResult(_tie(head, loss, logsumexp, coefficient, settings), ratio, *errors)
+def token_log_prob(inputs: TokenInputs, max_masked: int | None, backend: str) -> Tensor:
+    """Compute log p of the true token at masked positions, 0 elsewhere: (B, N), differentiable."""
+    settings = max_masked, choose("token_log_prob", inputs.hidden, backend)
+    hidden, weight, bias, targets, mask = inputs
+    constants = (None if x is None else x.detach() for x in (hidden, weight, bias))
+    log_prob, logsumexp = operator("token_log_prob")(*constants, targets, mask, *settings)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:3]):
+        return _Tied.apply(hidden, weight, bias, log_prob, logsumexp, targets, mask, settings)  # type: ignore[no-any-return]
+    return log_prob  # type: ignore[no-any-return]

@@ -1,1 +1,1 @@
-"""What a run needs of the hardware, computed without it: memory, arithmetic, communication."""
+"""The planner: memory, arithmetic and communication of a run, computed without the hardware."""

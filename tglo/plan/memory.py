@@ -39,7 +39,7 @@ class States:
 
     @property
     def total(self) -> float:
-        """On the GPU."""
+        """All bytes on the GPU."""
         return self.weights + self.gradients + self.optimizer
 
 
@@ -57,7 +57,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """All bytes on the GPU."""
         return self.states.total + self.extra + self.working + self.reserve
 
 
@@ -72,7 +72,7 @@ def model_states(
     offload_optimizer: bool = False,
     offload_parameters: bool = False,
 ) -> States:
-    """The model's states on one GPU. stage: DeepSpeed's, or None for the plain engine.
+    """Return the model's states on one GPU. stage: DeepSpeed's, or None for the plain engine.
 
     The plain engine keeps float32 weights; in half precision autocast's copies of them are counted
     with the weights, though they live from the forward to the end of the backward only.
@@ -108,7 +108,7 @@ def model_states(
 def memory(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> Memory:
-    """All bytes on one GPU for a micro batch of ``options.micro_batch``."""
+    """Return all bytes on one GPU for a micro batch of ``options.micro_batch``."""
     sizes = found.sizes
     states = model_states(
         sizes,
@@ -125,7 +125,7 @@ def memory(
     extra = copy + 4 * sizes.trained * options.ema
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
-    backward = wide * found.cost[checkpointing].peak * options.micro_batch + _buffers(
+    backward = wide * found.cost[checkpointing].peak * options.rows + _buffers(
         options, sizes, stage
     )
     working = max(backward, _update(options, sizes, stage))
@@ -134,7 +134,7 @@ def memory(
 
 
 def _moments(sizes: Sizes, optimizer: str, flat: bool) -> float:
-    """Bytes of the moments of all trained weights; flat: the optimizer sees one long vector."""
+    """Return the bytes of the moments of all trained weights; flat: the optimizer sees one long vector."""
     if optimizer == "adamw":
         return 8 * sizes.trained
     if optimizer == "adamw8bit":
@@ -144,7 +144,7 @@ def _moments(sizes: Sizes, optimizer: str, flat: bool) -> float:
 
 
 def _buffers(options: Options, sizes: Sizes, stage: int | None) -> float:
-    """Communication buffers during the backward."""
+    """Return the bytes of communication buffers during the backward."""
     if not stage:
         return 0.0
     width = WIDTH[options.precision]
@@ -156,7 +156,7 @@ def _buffers(options: Options, sizes: Sizes, stage: int | None) -> float:
 
 
 def _update(options: Options, sizes: Sizes, stage: int | None) -> float:
-    """Float32 gradients (stage 0: and the buffer of the all-reduce) that an update makes."""
+    """Return the bytes of float32 gradients (stage 0: and the all-reduce's buffer) that an update makes."""
     if stage is None or (options.offload_optimizer and stage):
         return 0.0
     if stage == 0:

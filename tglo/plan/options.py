@@ -1,9 +1,11 @@
-"""What the planner is asked: a model, machines, and how to train."""
+"""The planner's options: a model, machines, and how to train."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from tglo.plan.limits import zero_problem
 
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
@@ -53,14 +55,25 @@ class Options:
     """Bandwidth between the GPUs of a node in GB/s per GPU and direction."""
     network: float = 50.0
     """Bandwidth between nodes in GB/s per node and direction."""
+    pairs: bool = False
+    """Samples come in pairs (dpo, dspo), so that a forward pass holds twice micro_batch."""
+    zero_stage: Literal["plain", 0, 1, 2, 3] | None = None
+    """As engine.zero_stage, or the plain engine: said beside the best, with gradient_checkpointing."""
+    gradient_checkpointing: Checkpointing = "none"
+    """As model.gradient_checkpointing; counts beside zero_stage alone: all ways are tried."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a forward pass."""
+        return self.micro_batch * (2 if self.pairs else 1)
 
     @property
     def processes(self) -> int:
-        """GPUs in all."""
+        """The number of GPUs in all."""
         return self.gpus * self.nodes
 
     def check(self) -> None:
-        """ValueError for the first value that cannot be planned for."""
+        """Raise ValueError for the first value that cannot be planned for."""
         for name, count in [
             ("gpus", self.gpus),
             ("nodes", self.nodes),
@@ -85,14 +98,23 @@ class Options:
             raise ValueError(problem)
 
     def problem(self) -> str:
-        """Why training would refuse these settings together, or ""."""
+        """Return why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
             return "reference adapter-off needs train lora; else use cached or copy"
-        if self.optimizer != "adamw" and (self.offload_optimizer or self.offload_parameters):
-            return f"optimizer {self.optimizer} cannot be offloaded; use adamw"
-        if self.optimizer == "adafactor" and self.processes > 1 and self.precision != "fp32":
-            return (
-                f"optimizer adafactor on {self.processes} GPUs needs precision fp32: in half "
-                "precision DeepSpeed flattens the weights; use adamw or adamw8bit"
-            )
-        return ""
+        least = 3 if self.offloads else 0 if self.processes > 1 else None
+        return self.problem_at(least) or ""
+
+    @property
+    def offloads(self) -> bool:
+        """Something is kept in host memory, so that even one process needs ZeRO."""
+        return self.offload_optimizer or self.offload_parameters
+
+    def problem_at(self, stage: int | None) -> str | None:
+        """Say why training would refuse a ZeRO stage (None: the plain engine); None if it would not."""
+        return zero_problem(
+            self.optimizer,
+            stage,
+            precision=self.precision,
+            offload_optimizer=self.offload_optimizer,
+            offload_parameters=self.offload_parameters,
+        )

@@ -1,4 +1,4 @@
-"""Which ZeRO stage and which checkpointing a run needs on given machines."""
+"""The planner: it finds the ZeRO stage and the checkpointing that a run needs on given machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENOUGH = 1024
 
 
 @dataclass(frozen=True)
-class Row:
+class Variant:
     """One stage with one way of checkpointing."""
 
     stage: int | None
@@ -26,13 +26,13 @@ class Row:
     largest_micro_batch: int
     """0 if not even one sample fits."""
     wire_bytes: float
-    """Sent by each GPU in an update."""
+    """Bytes that each GPU sends in an update."""
     wire_seconds: float
     compute_seconds: float
 
     @property
     def seconds(self) -> float:
-        """Of an update, if nothing overlaps."""
+        """Seconds of an update, if nothing overlaps."""
         return self.wire_seconds + self.compute_seconds
 
 
@@ -42,15 +42,17 @@ class Plan:
 
     options: Options
     profile: Profile
-    rows: tuple[Row, ...]
-    best: Row
+    rows: tuple[Variant, ...]
+    best: Variant
     """The smallest stage that fits, among the rows within 5% of the fastest."""
+    asked: Variant | None
+    """The row of the options' own stage and checkpointing, where they name a stage."""
     reference_factor: float
     """Cost over supervised fine-tuning's; see tglo.plan.traffic."""
 
 
 def plan(options: Options) -> Plan:
-    """Work out a run. ValueError if it fits on no stage: by how much, and what would make it fit."""
+    """Work out a run. Raises ValueError if it fits on no stage: by how much, and what would make it fit."""
     options.check()
     found = _profile(options)
     rows = _rows(options, found)
@@ -60,7 +62,24 @@ def plan(options: Options) -> Plan:
     fastest = min(row.seconds for row in fitting)
     near = [row for row in fitting if row.seconds <= _TIE * fastest]
     best = min(near, key=lambda row: (-1 if row.stage is None else row.stage, row.seconds))
-    return Plan(options, found, rows, best, traffic.reference_factor(options))
+    return Plan(
+        options, found, rows, best, _asked(options, rows), traffic.reference_factor(options)
+    )
+
+
+def _asked(options: Options, rows: tuple[Variant, ...]) -> Variant | None:
+    if options.zero_stage is None:
+        return None
+    stage = None if options.zero_stage == "plain" else options.zero_stage
+    for row in rows:
+        if (row.stage, row.checkpointing) == (stage, options.gradient_checkpointing):
+            return row
+    planned = dict.fromkeys("plain" if row.stage is None else str(row.stage) for row in rows)
+    raise ValueError(
+        f"zero_stage {options.zero_stage} is not planned for with {options.processes} GPUs, optimizer "
+        f"{options.optimizer} and this offloading, but {', '.join(planned)}; give --gpus and --nodes, "
+        "or one of these stages"
+    )
 
 
 def _profile(options: Options) -> Profile:
@@ -72,26 +91,20 @@ def _profile(options: Options) -> Profile:
 
 
 def _stages(options: Options) -> tuple[int | None, ...]:
-    if options.offload_parameters:
-        return (3,)
-    if options.optimizer == "adafactor":  # it needs the rows and columns that DeepSpeed flattens
-        return (None,) if options.processes == 1 else (0,)
-    if options.offload_optimizer:
-        return (1, 2, 3)
     # Sharding over one process saves nothing, but DeepSpeed keeps half-precision weights.
-    if options.processes == 1:
-        return (None, 0)
-    return (0, 1, 2) if options.optimizer == "adamw8bit" else (0, 1, 2, 3)
+    alone = options.processes == 1 and not options.offloads
+    stages = (None, 0) if alone else (0, 1, 2, 3)
+    return tuple(stage for stage in stages if options.problem_at(stage) is None)
 
 
-def _rows(options: Options, found: Profile) -> tuple[Row, ...]:
+def _rows(options: Options, found: Profile) -> tuple[Variant, ...]:
     capacity = options.gpu_memory * GB
     rows = []
     for stage in _stages(options):
         for checkpointing in CHECKPOINTING:
             used = memory(options, found, stage, checkpointing)
             rows.append(
-                Row(
+                Variant(
                     stage=stage,
                     checkpointing=checkpointing,
                     memory=used,
@@ -108,7 +121,7 @@ def _rows(options: Options, found: Profile) -> tuple[Row, ...]:
 def _largest(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> int:
-    """The largest micro batch that fits, by halving (the memory grows with it)."""
+    """Return the largest micro batch that fits, by halving (the memory grows with it)."""
     low, high = 0, _ENOUGH
     while low < high:
         middle = (low + high + 1) // 2
@@ -120,7 +133,7 @@ def _largest(
     return low
 
 
-def _too_large(options: Options, rows: tuple[Row, ...]) -> str:
+def _too_large(options: Options, rows: tuple[Variant, ...]) -> str:
     least = min(rows, key=lambda row: row.memory.total)
     over = least.memory.total / GB - options.gpu_memory
     smaller = max(row.largest_micro_batch for row in rows)

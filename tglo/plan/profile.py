@@ -1,4 +1,4 @@
-"""What one step of a model costs, counted by running it on tensors without data."""
+"""The cost of one step of a model, counted by running it on tensors without data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sizes:
 
     @classmethod
     def of(cls, module: nn.Module) -> Sizes:
-        """Counts a module's weights; those that require a gradient are trained."""
+        """Count a module's weights; those that require a gradient are trained."""
         trained = [p for p in module.parameters() if p.requires_grad]
         counts = [p.numel() for p in module.parameters()]
         return cls(
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model needs per sample at one resolution, in bfloat16."""
+    """The needs of a model per sample at one resolution, in bfloat16."""
 
     sizes: Sizes
     resolution: int
@@ -76,26 +76,26 @@ class Profile:
 
 @lru_cache(maxsize=16)
 def profile(model: str, *, lora_rank: int | None = None, resolution: int | None = None) -> Profile:
-    """Counts a model's weights, arithmetic and activations on the meta device; takes seconds.
+    """Count a model's weights, arithmetic and activations on the meta device; takes seconds.
 
     lora_rank: train a LoRA instead of all weights. resolution: pixels, the model's own by default.
     Attention is counted as flash attention does it: no matrix of tokens by tokens is kept, and its
     backward computes the probabilities again. ValueError for an unknown model, or a side that its
     levels cannot halve.
     """
-    from tglo.models import skeleton
     from tglo.models.execution import checkpointing
+    from tglo.models.registry import skeleton_of
 
-    config, scale = skeleton.read_architecture(model)
-    resolution = resolution or config["sample_size"] * scale
-    step = scale * 2 ** (len(config["block_out_channels"]) - 1)
+    skeleton = skeleton_of(model)
+    resolution = resolution or skeleton.default_size[0]
+    step = skeleton.size_step
     if resolution < step or resolution % step:
         raise ValueError(
             f"resolution is {resolution}; {model} needs a multiple of {step}, such as "
             f"{max(1, resolution // step) * step}"
         )
-    denoiser = skeleton.build(config, torch.bfloat16, lora_rank)
-    arguments = skeleton.inputs(denoiser, _BATCH, resolution // scale)
+    denoiser = skeleton.build(torch.bfloat16, lora_rank)
+    arguments = skeleton.inputs(denoiser, _BATCH, resolution, resolution)
     cost: dict[Checkpointing, Cost] = {}
     forward = 0
     for mode in CHECKPOINTING:
@@ -105,7 +105,7 @@ def profile(model: str, *, lora_rank: int | None = None, resolution: int | None 
 
 
 def measure(module: nn.Module, forward: Callable[[], Tensor], batch: int) -> tuple[int, Cost]:
-    """Forward FLOPs and Cost per sample of ``forward`` and its backward, on the meta device.
+    """Return forward FLOPs and Cost per sample of ``forward`` and its backward, on the meta device.
 
     Gradients of weights are dropped as soon as each is complete: they are counted as states.
     """
@@ -170,7 +170,7 @@ class Counter(TorchDispatchMode):
 
 @contextmanager
 def _flash_attention() -> Iterator[None]:
-    """Inside, attention of meta tensors is flash attention.
+    """Make attention of meta tensors flash attention, inside.
 
     Without this it would be the plain form, which keeps the probabilities: no fused kernel is
     registered for the meta device.

@@ -7,7 +7,7 @@ from typing import Any
 
 from tglo.plan.memory import GB
 from tglo.plan.options import Options
-from tglo.plan.planner import Plan, Row
+from tglo.plan.planner import Plan, Variant
 
 HEADINGS = (
     *("stage", "checkpointing", "weights", "gradients", "optimizer", "extra", "working", "reserve"),
@@ -17,12 +17,12 @@ SPEED_HEADINGS = ("stage", "checkpointing", "sent GB", "sending s", "computing s
 
 
 def stage_name(stage: int | None) -> str:
-    """``ZeRO 2``, or ``plain`` without DeepSpeed."""
+    """Return ``ZeRO 2``, or ``plain`` without DeepSpeed."""
     return "plain" if stage is None else f"ZeRO {stage}"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table of memory under HEADINGS, in GB."""
+def cells(row: Variant) -> tuple[str, ...]:
+    """Return a row of the table of memory under HEADINGS, in GB."""
     states = row.memory.states
     parts = (states.weights, states.gradients, states.optimizer, row.memory.extra)
     sizes = (*parts, row.memory.working, row.memory.reserve, row.memory.total)
@@ -35,8 +35,8 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def speed_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table of speed under SPEED_HEADINGS."""
+def speed_cells(row: Variant) -> tuple[str, ...]:
+    """Return a row of the table of speed under SPEED_HEADINGS."""
     return (
         stage_name(row.stage),
         row.checkpointing,
@@ -47,18 +47,18 @@ def speed_cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def answer(plan: Plan) -> str:
-    """The recommendation in one line."""
-    best = plan.best
+def answer(plan: Plan, row: Variant | None = None) -> str:
+    """Return a row, by default the recommended one, in one line."""
+    row = row or plan.best
     return (
-        f"{stage_name(best.stage)}, checkpointing {best.checkpointing}, "
-        f"{best.memory.total / GB:.1f} of {plan.options.gpu_memory:g} GB, "
-        f"micro batch up to {best.largest_micro_batch}"
+        f"{stage_name(row.stage)}, checkpointing {row.checkpointing}, "
+        f"{row.memory.total / GB:.1f} of {plan.options.gpu_memory:g} GB, "
+        f"micro batch up to {row.largest_micro_batch}"
     )
 
 
 def command(options: Options) -> str:
-    """The command line that asks for these options."""
+    """Return the command line that asks for these options."""
     words = ["tglo plan"]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -74,7 +74,7 @@ def command(options: Options) -> str:
 
 
 def toml(plan: Plan) -> str:
-    """The keys of a training configuration that follow."""
+    """Return the keys of a training configuration that follow from the plan."""
     options, best = plan.options, plan.best
     lines = [
         "[model]",
@@ -98,7 +98,7 @@ def toml(plan: Plan) -> str:
 
 
 def report(plan: Plan) -> str:
-    """What the command prints."""
+    """Return the text that the command prints."""
     options, found = plan.options, plan.profile
     sizes, batch = found.sizes, options.micro_batch * options.accumulation * options.processes
     trained = f"{sizes.trained / 1e6:.1f} million trained of {sizes.all / 1e9:.3f} billion weights"
@@ -123,6 +123,7 @@ def report(plan: Plan) -> str:
             "",
             f"reference {options.reference}: the run costs {plan.reference_factor:.2f} times "
             "supervised fine-tuning's arithmetic",
+            *([f"as asked: {answer(plan, plan.asked)}"] if plan.asked else []),
             f"recommended: {answer(plan)}",
             "",
             toml(plan),
@@ -131,16 +132,21 @@ def report(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """All numbers in bytes, FLOP and seconds, as plain data."""
+    """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
-    for entry, row in zip([*data["rows"], data["best"]], [*plan.rows, plan.best], strict=True):
-        entry["memory"]["total"] = row.memory.total
-        entry["seconds"] = row.seconds
+    entries, rows = (
+        [*data["rows"], data["best"], data["asked"]],
+        [*plan.rows, plan.best, plan.asked],
+    )
+    for entry, row in zip(entries, rows, strict=True):
+        if row is not None:
+            entry["memory"]["total"] = row.memory.total
+            entry["seconds"] = row.seconds
     return data
 
 
 def grid(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns aligned for a terminal."""
+    """Return columns aligned for a terminal."""
     table = [headings, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
     return "\n".join(

@@ -8,7 +8,7 @@ from tglo.plan.profile import Profile, Sizes
 
 
 def wire_bytes(options: Options, sizes: Sizes, stage: int | None) -> float:
-    """Bytes that a GPU sends in one update, over rings.
+    """Return the bytes that a GPU sends in one update, over rings.
 
     An all-reduce of b bytes sends 2 b (n-1)/n, a reduce-scatter or an all-gather b (n-1)/n. In
     DeepSpeed 0.19.8 stages 1 and 2 all-reduce the gradients (use_multi_rank_bucket_allreduce) and
@@ -28,7 +28,7 @@ def wire_bytes(options: Options, sizes: Sizes, stage: int | None) -> float:
 
 
 def wire_seconds(options: Options, sizes: Sizes, stage: int | None) -> float:
-    """Seconds of an update's communication, not overlapped. The ring's slowest link decides."""
+    """Return the seconds of an update's communication, not overlapped. The ring's slowest link decides."""
     speed = options.interconnect
     if options.nodes > 1:
         speed = min(speed, options.network)
@@ -36,15 +36,15 @@ def wire_seconds(options: Options, sizes: Sizes, stage: int | None) -> float:
 
 
 def compute_seconds(options: Options, found: Profile, checkpointing: Checkpointing) -> float:
-    """Seconds of an update's arithmetic: policy, recomputation, and a live reference's forward."""
+    """Return the seconds of an update's arithmetic: policy, recomputation, and a live reference's forward."""
     flops = found.cost[checkpointing].flops
     if options.reference in ("copy", "adapter-off"):
         flops += found.forward_flops
-    return flops * options.micro_batch * options.accumulation / (options.compute * 1e12)
+    return flops * options.rows * options.accumulation / (options.compute * 1e12)
 
 
 def reference_factor(options: Options) -> float:
-    """Cost of the run over that of supervised fine-tuning, a forward pass being a third of a step.
+    """Return the cost of the run over that of supervised fine-tuning, a forward pass being a third of a step.
 
     A live reference adds a forward to each step; a cached one K forwards per sample once, spread
     over E epochs.

@@ -1,7 +1,7 @@
-"""Scorers: one callable (images, prompts) -> (B,) float64 each, higher is better.
+"""Scorers: callables (images, prompts) -> (B,) float64, higher is better.
 
-`SCORERS` need no weights, `MODELS` read them from files or the hub; both are the whole registry.
-Anything else is given as "package.module:function".
+`SCORERS` need no weights, `MODELS` read them from files or the hub; these two are the registry. Any
+other scorer is given as "package.module:function".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Scorer(Protocol):
-    """Scores of B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
+    """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
 
     def __call__(self, images: list[Image.Image], prompts: list[str]) -> ArrayLike: ...
 
@@ -49,7 +49,7 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
-# Class of each reward model; its module is imported when it is asked for.
+# The class of each reward model; its module is imported when the model is asked for.
 MODELS: dict[str, str] = {
     "hpsv2": "tglo.rewards.hpsv2:HPSv2",
     "pickscore": "tglo.rewards.pickscore:PickScore",
@@ -60,24 +60,26 @@ MODELS: dict[str, str] = {
 
 
 def scorer_name(text: str) -> str:
-    """The name of a scorer, which is also its column: what `load_scorer` takes, without places."""
+    """Return a scorer's name, which is also its column: the text for `load_scorer` without places."""
     name, _, _ = text.partition("=")
     return name.partition(",")[0]
 
 
 def search_working_folder() -> None:
-    """Let `load_scorer` find a module of the working folder, after all installed packages: no file
-    there takes the place of one.
+    """Let `load_scorer` find modules in the working folder, too.
+
+    The folder comes after all installed packages, so no file in it can replace one.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
 def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scorer:
-    """A scorer of the registry, or any callable as "package.module:function".
+    """Load a scorer of the registry, or any callable given as "package.module:function".
 
-    text: NAME of a scorer; a model's may say where its files are: NAME=PLACE,PART=PLACE (see
-        tglo.rewards.weights). device, dtype (fp32, bf16, fp16): of a model.
+    text: the NAME of a scorer; for a model it may say where its files are: NAME=PLACE,PART=PLACE (see
+        tglo.rewards.weights).
+    device, dtype (fp32, bf16, fp16): a model's; other scorers ignore them.
 
     "package.module:function" imports and runs that module: take it from a person's command line,
     never from a file. Raises ValueError for an unknown name (naming the nearest), a module that

@@ -1,6 +1,6 @@
-"""LAION aesthetic predictor: how people would rate an image from 1 to 10; the prompt is ignored.
+"""LAION aesthetic predictor: people's rating of an image from 1 to 10; the prompt is ignored.
 
-A linear head on the normalised image embedding of CLIP ViT-L/14, trained on the ratings of SAC,
+It is a linear head on the normalised image embedding of CLIP ViT-L/14, trained on the ratings of SAC,
 LAION-Logos and AVA (github.com/christophschuhmann/improved-aesthetic-predictor).
 """
 
@@ -25,7 +25,7 @@ PAGE = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
 
 
 class Aesthetic(RewardModel):
-    """The head (part weights, which is on no hub) over a CLIPModel (part clip)."""
+    """The head (part "weights", which is not on the hub) over a CLIPModel (part "clip")."""
 
     parts: ClassVar[Mapping[str, Part]] = {
         WEIGHTS: Part(((FILE,),), None, page=PAGE, single=True),
@@ -45,6 +45,6 @@ class Aesthetic(RewardModel):
         self.head = linear_head(path, load_state(path), width, "layers.")
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """(B,), mostly between 1 and 10, though nothing keeps it there."""
+        """Return ratings (B,), mostly between 1 and 10, though nothing bounds them."""
         embeddings = self.encoder.images(self.encoder.prepare(images))
         return self.head(embeddings.float())[:, 0]

@@ -18,7 +18,7 @@ _QUOTES |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"')
 
 
 class ClipEncoder:
-    """A CLIPModel on its device, with its tokenizer where prompts are encoded too."""
+    """A CLIPModel on its device, with its tokenizer if prompts are encoded too."""
 
     def __init__(
         self, model: Any, tokenizer: Path | None, device: torch.device, dtype: torch.dtype
@@ -34,9 +34,9 @@ class ClipEncoder:
     def from_folder(
         cls, folder: Path, tokenizer: Path | None, device: torch.device, dtype: torch.dtype
     ) -> Self:
-        """The CLIPModel of a transformers folder; only safetensors are read.
+        """Load the CLIPModel of a transformers folder; only safetensors are read.
 
-        ValueError when its files lack weights, which would otherwise be random numbers.
+        Raises ValueError when its files lack weights, which would otherwise be random numbers.
         """
         loaded: Any = CLIPModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -51,18 +51,18 @@ class ClipEncoder:
         return cls(model, tokenizer, device, dtype)
 
     def prepare(self, images: list[Image.Image]) -> Tensor:
-        """Images as openai/CLIP prepares them: (B, 3, S, S), standardised."""
+        """Prepare images as openai/CLIP does: (B, 3, S, S), standardised."""
         return pixel_batch(images, lambda image: shorter_side_crop(image, self.image_size))
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Embeddings (B, D) float64 of length 1; pixels (B, 3, S, S), standardised."""
+        """Embed standardised pixels (B, 3, S, S): (B, D) float64 of length 1."""
         features = self.model.get_image_features(pixels.to(self.device, self.dtype))
         return _unit(features.pooler_output)
 
     def texts(self, prompts: list[str]) -> Tensor:
-        """Embeddings (B, D) float64 of length 1. Prompts beyond the context are cut.
+        """Embed prompts: (B, D) float64 of length 1. Prompts longer than the context are cut.
 
-        All are padded to the context, so that a prompt's embedding has no part in its batch; the
+        All are padded to the context, so that a prompt's embedding does not depend on its batch. The
         tower is causal and read at the end token, so padding changes nothing.
         """
         length = self.model.config.text_config.max_position_embeddings
@@ -73,13 +73,15 @@ class ClipEncoder:
         return _unit(features.pooler_output)
 
     def cosine(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        """Cosine similarity (B,) float64 of each image and its prompt."""
+        """Return the cosine similarity (B,) float64 of each image and its prompt."""
         return (self.images(pixels) * self.texts(prompts)).sum(-1)
 
 
 def clean(prompts: list[str]) -> list[str]:
-    """Prompts as the tokenizers of openai/CLIP and open_clip see them: HTML entities replaced
-    twice, typographic quotes made plain. Their repair of wrongly decoded text (ftfy) is left out.
+    """Clean prompts as the tokenizers of openai/CLIP and open_clip do.
+
+    HTML entities are replaced twice and typographic quotes by plain ones. The tokenizers' repair of
+    wrongly decoded text (ftfy) is left out.
     """
     return [html.unescape(html.unescape(p.translate(_QUOTES))).strip() for p in prompts]
 

@@ -1,7 +1,7 @@
 """CLIP score: 100 times the cosine similarity of image and prompt.
 
-Neither cut off at 0 nor times 2.5, as in the paper that gave it the name (arXiv 2104.08718). The
-default is openai/clip-vit-large-patch14. Images and prompts are prepared as by github.com/openai/CLIP.
+Unlike in the paper that named it (arXiv 2104.08718), it is neither cut off at 0 nor multiplied by 2.5.
+The default is openai/clip-vit-large-patch14. Images and prompts are prepared as in github.com/openai/CLIP.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VIT_L = "openai/clip-vit-large-patch14"
 
 
 class ClipScore(RewardModel):
-    """Any CLIPModel folder of transformers."""
+    """The CLIP score of any CLIPModel folder of transformers."""
 
     parts: ClassVar[Mapping[str, Part]] = {
         WEIGHTS: clip_model(VIT_L),
@@ -41,5 +41,5 @@ class ClipScore(RewardModel):
         )
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """(B,) in [-100, 100]."""
+        """Return CLIP scores (B,) in [-100, 100]."""
         return 100 * self.encoder.cosine(self.encoder.prepare(images), clean(prompts))

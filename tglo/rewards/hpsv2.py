@@ -1,7 +1,7 @@
 """HPSv2.1 (arXiv 2306.09341): cosine similarity under a fine-tuned CLIP ViT-H/14.
 
 The published file has the names of open_clip (github.com/mlfoundations/open_clip); `from_open_clip`
-maps them to transformers'. Images and prompts are prepared as by github.com/tgxs002/HPSv2.
+maps them to transformers'. Images and prompts are prepared as in github.com/tgxs002/HPSv2.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tglo.rewards.preprocessing import letterbox, pixel_batch
 from tglo.rewards.weights import WEIGHTS, Part, checked, clip_tokenizer, load_state
 
 FILE = "HPS_v2.1_compressed.pt"
-# Of ViT-H/14 in open_clip; no shape tells them.
+# ViT-H/14's in open_clip; they do not follow from any shape.
 _IMAGE_HEAD, _TEXT_HEAD = 80, 64  # widths of an attention head
 
 
 class HPSv2(RewardModel):
-    """HPSv2.1. antialias: see `tglo.rewards.preprocessing.letterbox`."""
+    """The HPSv2.1 reward model. antialias: see `tglo.rewards.preprocessing.letterbox`."""
 
     parts: ClassVar[Mapping[str, Part]] = {
         WEIGHTS: Part(((FILE,),), "xswu/HPSv2", single=True),
@@ -50,17 +50,17 @@ class HPSv2(RewardModel):
         self.encoder = ClipEncoder(model, files["tokenizer"], self.device, self.dtype)
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """(B,) in [-1, 1]."""
+        """Return cosine similarities (B,) in [-1, 1]."""
         size, antialias = self.encoder.image_size, self.antialias
         pixels = pixel_batch(images, lambda image: letterbox(image, size, antialias=antialias))
         return self.encoder.cosine(pixels, clean(prompts))
 
 
 def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an open_clip ViT CLIP under the names of transformers' CLIPModel.
+    """Return the weights of an open_clip ViT CLIP under the names of transformers' CLIPModel.
 
     Linear layers that open_clip keeps as (in, out) matrices are transposed, and the fused (3 D, D)
-    attention input is cut into query, key and value. A name that has no counterpart stays.
+    attention input is cut into query, key and value. A name without a counterpart stays.
     """
     mapped: dict[str, Tensor] = {}
     for name, value in state.items():

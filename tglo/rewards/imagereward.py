@@ -25,11 +25,11 @@ from tglo.rewards.preprocessing import pixel_batch, shorter_side_crop
 from tglo.rewards.weights import WEIGHTS, Part, checked, load_state
 
 FILE, CONFIG, HUB = "ImageReward.pt", "med_config.json", "THUDM/ImageReward"
-MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the raw scores in training
-TOKENS = 35  # a prompt is cut there
+MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # the raw scores' in training
+TOKENS = 35  # longer prompts are cut
 _IMAGE_HEAD = 64  # width of an attention head of BLIP's ViT
 _VISION, _TEXT, _HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp.layers."
-# What the text encoder's published settings are called here; what is not listed does not matter.
+# The text encoder's published settings that matter, under the names they have here.
 _SETTINGS = (
     "hidden_act", "hidden_size", "intermediate_size", "layer_norm_eps", "max_position_embeddings",
     "num_attention_heads", "num_hidden_layers", "vocab_size",
@@ -37,7 +37,7 @@ _SETTINGS = (
 
 
 class ImageReward(RewardModel):
-    """ImageReward v1.0."""
+    """The ImageReward v1.0 reward model."""
 
     parts: ClassVar[Mapping[str, Part]] = {
         WEIGHTS: Part(((FILE,),), HUB, single=True),
@@ -74,7 +74,7 @@ class ImageReward(RewardModel):
             encoder_hidden_size=vision_config.hidden_size,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            is_decoder=True,  # builds the cross-attention; the call says that it is no decoder
+            is_decoder=True,  # builds the cross-attention; the call says that it is not a decoder
         )
         self.vision = self._build(path, BlipVisionModel, vision_config, vision, {})
         self.text = self._build(
@@ -84,7 +84,7 @@ class ImageReward(RewardModel):
         self.tokenizer = BertTokenizer.from_pretrained(files["tokenizer"], local_files_only=True)
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """(B,), of mean 0 and deviation 1 on the images that ImageReward was trained on."""
+        """Return scores (B,), of mean 0 and deviation 1 on the images ImageReward was trained on."""
         size = self.vision.config.image_size
         pixels = pixel_batch(images, lambda image: shorter_side_crop(image, size))
         seen = self.vision(pixels.to(self.device, self.dtype)).last_hidden_state  # (B, 1 + N, D)
@@ -112,7 +112,7 @@ class ImageReward(RewardModel):
 
 
 def from_blip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder of BLIP's names under those of transformers' BlipVisionModel.
+    """Return the weights of BLIP's image encoder under the names of transformers' BlipVisionModel.
 
     The text encoder's names are the same in both, after their prefix.
     """

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def linear_head(path: Path, state: Mapping[str, Tensor], width: int, prefix: str) -> nn.Sequential:
-    """(B, width) to (B, 1): the linear layers PREFIX<number>.weight and .bias by their numbers.
+    """Build the map (B, width) -> (B, 1) from the layers PREFIX<number>.weight and .bias, in order.
 
     The published heads have five, without activations, and dropout in between, which scoring does
-    not use. Raises ValueError naming the file where the layers do not fit each other.
+    not use. Raises ValueError naming the file if the layers do not fit each other.
     """
     numbers = sorted(
         int(name.removeprefix(prefix).split(".")[0])

@@ -1,4 +1,4 @@
-"""Several rewards as one score: a weighted sum, of the values or of their deviations."""
+"""Combines several rewards into one score: a weighted sum of their values or their deviations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Scale = Literal["none", "std"]
 
 
 def parse_mixture(text: str, names: Iterable[str]) -> dict[str, float]:
-    """NAME=WEIGHT,NAME=WEIGHT,... as weights by name, for rewards of these names.
+    """Parse NAME=WEIGHT,NAME=WEIGHT,... into weights by name, for rewards of these names.
 
-    Raises ValueError for another form, a name that is not scored, or weights of no use.
+    Raises ValueError for another form, a name that is not scored, or weights that are all 0.
     """
     names = list(names)
     weights: dict[str, float] = {}
@@ -43,11 +43,11 @@ def parse_mixture(text: str, names: Iterable[str]) -> dict[str, float]:
 def mix(
     rewards: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float], scale: Scale = "none"
 ) -> NDArray[np.float64]:
-    """sum_r weight_r reward_r, (N,) float64, of rewards (N,) each.
+    """Return sum_r weight_r reward_r, (N,) float64, of rewards (N,) each.
 
     scale "std" replaces a reward by its deviation from its mean over these N samples, in standard
     deviations, so that weights compare across rewards of different units. Raises ValueError when
-    a reward that it would divide by has none, or when a sum leaves the float range.
+    such a reward has no deviation, or when a sum leaves the range of floats.
     """
     total = np.zeros(len(next(iter(rewards.values()))))
     for name, weight in weights.items():

@@ -19,9 +19,10 @@ from tglo.rewards.weights import Part, stamp
 class RewardModel(ABC):
     """A scorer with weights. A subclass states its parts, reads them, and defines `score`.
 
-    files: a path per part, as `tglo.rewards.weights.locate` finds them. dtype: of the network;
-    embeddings are compared, and heads computed, in float32 or wider. identity: changes with the
-    weights and the dtype, so that an interrupted scoring is continued by the same model only.
+    files: a path per part, as `tglo.rewards.weights.locate` finds them.
+    dtype: the network's; embeddings are compared, and linear layers computed, in float32 or wider.
+    identity: changes with the weights and the dtype, so that only the same model continues an
+        interrupted scoring.
     """
 
     parts: ClassVar[Mapping[str, Part]]
@@ -37,10 +38,10 @@ class RewardModel(ABC):
 
     @abstractmethod
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """Scores (B,) of B >= 1 images of any size and mode for their prompts."""
+        """Return scores (B,) of B >= 1 images of any size and mode for their prompts."""
 
     def __call__(self, images: list[Image.Image], prompts: list[str]) -> NDArray[np.float64]:
-        """(B,) float64; ValueError when images and prompts are not equally many."""
+        """Return scores (B,) float64; ValueError unless there are as many prompts as images."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one each")
         if not images:

@@ -1,4 +1,4 @@
-"""What has been scored so far, kept in a JSON file so that an interrupted scoring goes on."""
+"""Keeps the scores so far in a JSON file, so that an interrupted scoring can be continued."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 from tglo.files import read_json, write_json
 
 FORMAT = "tglo.scores.2"
-SAVE_SECONDS = 30.0  # between two savings
+SAVE_SECONDS = 30.0  # the least time between two savings
 
 
 def identity(scorer: Any) -> str:
-    """What a scorer's numbers depend on, as far as it says: its `identity`, else its name."""
+    """Return what a scorer's numbers depend on, as far as it tells: its `identity`, else its name."""
     module = getattr(scorer, "__module__", type(scorer).__module__)
     name = getattr(scorer, "__qualname__", type(scorer).__qualname__)
     return str(getattr(scorer, "identity", f"{module}:{name}"))
 
 
 class PartialScores:
-    """scores: by sample id, one number per scorer and the hash of the image that they belong to."""
+    """The scores so far.
+
+    scores: by sample id, one number per scorer and the hash of the image that they belong to.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None, scorers: Mapping[str, Any]) -> None:
         self.path = None if path is None else Path(path)
@@ -44,7 +47,7 @@ class PartialScores:
             self.scores = {int(i): (list(s), sha) for i, (s, sha) in content["scores"].items()}
 
     def save(self, *, if_due: bool = False) -> None:
-        """Write them atomically; with if_due only when the last time is long ago."""
+        """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago."""
         if self.path is None or (if_due and time.monotonic() - self._saved < SAVE_SECONDS):
             return
         scores = {str(i): list(entry) for i, entry in self.scores.items()}

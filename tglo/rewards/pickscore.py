@@ -23,7 +23,7 @@ VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # its base, with the processor
 
 
 class PickScore(RewardModel):
-    """PickScore v1."""
+    """The PickScore v1 reward model."""
 
     parts: ClassVar[Mapping[str, Part]] = {
         WEIGHTS: clip_model("yuvalkirstain/PickScore_v1"),
@@ -42,7 +42,7 @@ class PickScore(RewardModel):
         )
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
-        """(B,), a logit: the difference of two images' scores is their log-odds of preference."""
+        """Return logits (B,): the difference of two images' scores is their log-odds of preference."""
         size = self.encoder.image_size
         pixels = pixel_batch(images, lambda image: shorter_side_crop(image, size, "down"))
         return self.encoder.scale * self.encoder.cosine(pixels, prompts)

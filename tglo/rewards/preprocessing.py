@@ -1,6 +1,6 @@
-"""What the reward models' own code does to an image before the network, pixel for pixel.
+"""Prepares images for the reward models exactly as their own code does, pixel for pixel.
 
-Two ways exist, both bicubic and followed by (x / 255 - mean) / std with CLIP's mean and std:
+There are two ways, both bicubic and followed by (x / 255 - mean) / std with CLIP's mean and std:
 `shorter_side_crop`, on 8-bit pixels, antialiased (PIL's, a = -0.5), for CLIP, PickScore, the
 aesthetic predictor and ImageReward; `letterbox`, on floats, for HPSv2.
 """
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from tglo.data.images import as_rgb
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], github.com/openai/CLIP
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], github.com/openai/CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 _LONG = 32  # beyond this aspect ratio only the crop is resampled, to bound the memory
 
 
 def pixel_batch(images: list[Image.Image], transform: Callable[[Image.Image], Tensor]) -> Tensor:
-    """transform of each image as RGB, in threads: (B, 3, S, S) float32, standardised."""
+    """Apply transform to each image as RGB, in threads: (B, 3, S, S) float32, standardised."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         pixels = torch.stack(list(pool.map(lambda image: transform(as_rgb(image)), images)))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -35,11 +35,11 @@ def pixel_batch(images: list[Image.Image], transform: Callable[[Image.Image], Te
 def shorter_side_crop(
     image: Image.Image, size: int, centre: Literal["nearest", "down"] = "nearest"
 ) -> Tensor:
-    """RGB to (3, size, size) float32 in [0, 1]: the shorter side to size, then the middle.
+    """Scale the shorter side to size and crop the middle: RGB to (3, size, size) float32 in [0, 1].
 
-    The longer side is truncated to whole pixels. centre: how an odd margin is halved; torchvision
-    rounds to the nearest (half to even), transformers down. A long thin image gives the same
-    crop without resizing what the crop leaves out.
+    The longer side is truncated to whole pixels. centre: the way to halve an odd margin; torchvision
+    rounds to the nearest (half to even), transformers down. Of a long thin image only the crop is
+    resampled, which gives the same pixels.
     """
     width, height = image.size
     short = min(width, height)
@@ -61,10 +61,10 @@ def shorter_side_crop(
 
 
 def letterbox(image: Image.Image, size: int, *, antialias: bool = True) -> Tensor:
-    """RGB to (3, size, size) float32, about [0, 1]: the longer side to size, black around it.
+    """Scale the longer side to size, black around it: RGB to (3, size, size) float32, about [0, 1].
 
-    HPSv2 does this to a float tensor, so bicubic overshoot stays. antialias=False is the resize of
-    torchvision before 0.17 (a = -0.75, no low-pass), True the one since.
+    HPSv2 does this to a float tensor, so bicubic overshoot stays. antialias=True is the resize of
+    torchvision since 0.17; False is the one before (a = -0.75, no low-pass).
     """
     pixels = _as_floats(image)
     scale = size / max(image.size)

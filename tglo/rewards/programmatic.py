@@ -12,12 +12,12 @@ Scores = NDArray[np.float64]
 
 
 def ink(images: list[Image.Image], prompts: list[str]) -> Scores:
-    """Mean darkness in [0, 1], (B,): 1 is black, 0 is white."""
+    """Return the mean darkness in [0, 1], (B,): 1 is black, 0 is white."""
     return np.array([1 - _grey(image).mean() / 255 for image in images], dtype=np.float64)
 
 
 def colourfulness(images: list[Image.Image], prompts: list[str]) -> Scores:
-    """How colourful, (B,), 0 for grey images (Hasler and Suesstrunk, 2003, on 8-bit RGB).
+    """Return the colourfulness (B,), 0 for grey images (Hasler and Suesstrunk, 2003, 8-bit RGB):
 
     sqrt(var_rg + var_yb) + 0.3 sqrt(mean_rg^2 + mean_yb^2), rg = R - G, yb = (R + G) / 2 - B.
     """
@@ -31,7 +31,7 @@ def colourfulness(images: list[Image.Image], prompts: list[str]) -> Scores:
 
 
 def sharpness(images: list[Image.Image], prompts: list[str]) -> Scores:
-    """Variance of the Laplacian of the grey image, (B,), in squared grey levels. 0 when flat."""
+    """Return the variance of the grey image's Laplacian (B,), in squared grey levels; 0 when flat."""
     scores = []
     for image in images:
         grey = np.pad(_grey(image), 1, mode="edge")
@@ -42,7 +42,7 @@ def sharpness(images: list[Image.Image], prompts: list[str]) -> Scores:
 
 
 def compressibility(images: list[Image.Image], prompts: list[str]) -> Scores:
-    """Minus the bytes per pixel as JPEG of quality 95, (B,): plain images score high."""
+    """Return minus the bytes per pixel as JPEG of quality 95, (B,): plain images score high."""
     scores = []
     for image in images:
         out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Scoring a manifest: batched, resumable, and nothing but finite numbers comes out."""
+"""Scores a manifest in batches: resumable, and every score that comes out is finite."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 from tglo.rewards.partial import PartialScores, identity
 
-Scoring = Callable[[list[Image.Image], list[str]], ArrayLike]
+ScoreFunction = Callable[[list[Image.Image], list[str]], ArrayLike]
 
 
 @dataclass(frozen=True)
 class _Opened:
     row: Row
-    image: Image.Image | None  # None: its score is known, or it cannot be read
+    image: Image.Image | None  # None if its score is known or it cannot be read
     sha256: str
     problem: str | None = None
 
 
 def score_manifest(
     manifest: Manifest,
-    scorer: Scoring | Mapping[str, Scoring],
+    scorer: ScoreFunction | Mapping[str, ScoreFunction],
     batch_size: int = 32,
     *,
     partial: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Manifest:
-    """The same manifest with every row's score set to scorer(images, prompts).
+    """Return the manifest with every row's score set to scorer(images, prompts).
 
-    scorer: one, or several by name: then each gets an extra column of its name, in place of an old
-        one, and the first is the score. An image is decoded once for all of them.
-    partial: a JSON file that keeps what has been scored so far, written atomically every half
-        minute and at the end or a failure. A later call with the same scorers goes on from there;
-        an image that changed meanwhile is scored again.
+    scorer: one scorer, or several by name. Each of several gets an extra column of its name, which
+        replaces an old one, and the first is the score. An image is decoded once for all of them.
+    partial: a JSON file that keeps the scores so far, written atomically every half minute, at the
+        end, and on a failure. A later call with the same scorers continues from there; an image that
+        has changed is scored again.
 
-    Row order, sample ids and other columns stay; `write_manifest` stores the result, `.scores()` is
-    the (N,) float64 array. The same image for the same prompt is scored once.
+    Row order, sample ids and other columns stay; `write_manifest` stores the result, and `.scores()`
+    is the (N,) float64 array. The same image for the same prompt is scored once.
 
     Raises ManifestError for a score that is NaN or inf (naming the row) and, once all others are
     scored, for images that cannot be read (naming the rows); TypeError or ValueError for a scorer
-    that returns something else than one number per image.
+    that returns anything but one number per image.
     """
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
@@ -106,7 +106,9 @@ def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
         return _Opened(row, None, sha256, str(error))
 
 
-def _score(batch: list[_Opened], scorers: Mapping[str, Scoring], known: PartialScores) -> None:
+def _score(
+    batch: list[_Opened], scorers: Mapping[str, ScoreFunction], known: PartialScores
+) -> None:
     columns = [_ask(scorer, batch) for scorer in scorers.values()]
     for entry, values in zip(batch, np.stack(columns, axis=1), strict=True):
         if np.isfinite(values).all():
@@ -122,7 +124,7 @@ def _score(batch: list[_Opened], scorers: Mapping[str, Scoring], known: PartialS
     known.save(if_due=True)
 
 
-def _ask(scorer: Scoring, batch: list[_Opened]) -> NDArray[np.float64]:
+def _ask(scorer: ScoreFunction, batch: list[_Opened]) -> NDArray[np.float64]:
     images = [entry.image for entry in batch if entry.image is not None]
     result = scorer(images, [entry.row.prompt for entry in batch])
     try:

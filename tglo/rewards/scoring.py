@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tglo.data.manifest import Manifest, read_manifest, write_manifest
+from tglo.devices import process
 from tglo.rewards import (
     load_scorer,
     mix,
@@ -41,13 +41,14 @@ def score_file(
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). An
         interrupted call goes on where it was.
 
-    Raises ValueError for two scorers of one name, a mixture of others, or more than one process;
-    further as `load_scorer`, `read_manifest`, `score_manifest` and `mix`. All but the last are known
-    before an image is scored.
+    Raises ValueError for two scorers of one name, a mixture of others, or more than one process, and
+    what `load_scorer`, `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last
+    are known before an image is scored.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    processes = process()[1]
+    if processes > 1:
         raise ValueError(
-            f"scoring is for one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}; start it "
+            f"scoring is for one process, and WORLD_SIZE is {processes}; start it "
             "without torchrun, or split the manifest and score each part"
         )
     texts = [scorers] if isinstance(scorers, str) else list(scorers)

@@ -1,8 +1,8 @@
-"""Where a reward model's files come from: local files in their published layout, or the hub.
+"""Finds and reads a reward model's files: local ones in their published layout, or the hub's.
 
 A scorer is named as NAME[=PLACE][,PART=PLACE]...: PLACE is the model's file or folder, PART another
 thing that it needs, such as a tokenizer. A local place starts with ./, ../, / or ~/; anything else
-is a hub id. What is not named is looked for beside the model's own local file, then on the hub.
+is a hub id. A part that is not named is looked for beside the model's local file, then on the hub.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Part:
     """One thing that a reward model is read from.
 
-    files: sets of file names; a folder that has all of one set has the part.
-    hub: the repository that publishes it; None where none does, and then page says where it is.
+    files: sets of file names; a folder that has all files of one set has the part.
+    hub: the repository that publishes it; None if there is none, and then page says where it is.
     single: the part is one file, which may have any name when it is named itself.
-    also: further files, or patterns, that a download takes where they exist.
+    also: further files, or patterns, that a download takes if they exist.
     """
 
     files: tuple[tuple[str, ...], ...]
@@ -42,25 +42,25 @@ class Part:
 
     @property
     def source(self) -> str:
-        """The page that a person downloads it from."""
+        """The page from which a person can download it."""
         return self.page or f"https://huggingface.co/{self.hub}"
 
 
 def clip_model(hub: str) -> Part:
-    """A folder with a transformers CLIPModel in safetensors."""
+    """Return the part that is a folder with a transformers CLIPModel in safetensors."""
     whole, sharded = "model.safetensors", "model.safetensors.index.json"
     files = (("config.json", whole), ("config.json", sharded))
     return Part(files, hub, also=("model-*.safetensors",))
 
 
 def clip_tokenizer(hub: str) -> Part:
-    """A folder with CLIP's tokenizer."""
+    """Return the part that is a folder with CLIP's tokenizer."""
     files = (("tokenizer.json",), ("vocab.json", "merges.txt"))
     return Part(files, hub, also=("tokenizer_config.json", "special_tokens_map.json"))
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """NAME[=PLACE][,PART=PLACE]... as (NAME, place by part); ValueError for another form."""
+    """Parse NAME[=PLACE][,PART=PLACE]... into (NAME, place by part); ValueError for another form."""
     first, *others = text.split(",")
     name, equals, place = first.partition("=")
     places = {WEIGHTS: place} if equals else {}
@@ -76,10 +76,10 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 
 def locate(name: str, places: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Path]:
-    """The local path of each part: a file for a single one, else a folder.
+    """Return the local path of each part: a file if the part is single, else a folder.
 
-    name: the scorer's, for messages; places: as from `parse`. Raises ValueError for an unknown part
-    or a missing file, saying what to download and where to put it.
+    name: the scorer's name, for messages. places: as `parse` returns them. Raises ValueError for an
+    unknown part or a missing file, saying what to download and where to put it.
     """
     for part in places:
         if part not in parts:
@@ -105,7 +105,7 @@ def locate(name: str, places: Mapping[str, str], parts: Mapping[str, Part]) -> d
 
 
 def stamp(files: Mapping[str, Path]) -> str:
-    """Names, sizes and times of the weights, which change when they do."""
+    """Return the names, sizes and times of the weight files, which change when the weights do."""
     entries = []
     for path in files.values():
         inner = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
@@ -114,9 +114,9 @@ def stamp(files: Mapping[str, Path]) -> str:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pt, .pth or .safetensors file, under "state_dict" if it has that entry.
+    """Read the tensors of a .pt, .pth or .safetensors file, from its entry "state_dict" if it has one.
 
-    Only tensors are unpickled; a file that wants to run code raises ValueError, a torn one too.
+    Only tensors are unpickled; a file that would run code raises ValueError, and so does a torn one.
     """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -126,9 +126,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
-    except Exception:  # of nearly any type for what is torn; torch's text advises to run the file
+    except Exception:  # of nearly any type for a torn file; torch's text advises running the file
         raise ValueError(
-            f"{path} is torn, or holds something else than tensors, which is never unpickled since "
+            f"{path} is torn, or holds something other than tensors, which is never unpickled since "
             "that could run code; download it again"
         ) from None
     if isinstance(content, dict):
@@ -139,7 +139,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def checked(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """ValueError naming the file unless state has exactly the expected names and shapes."""
+    """Raise ValueError naming the file unless state has exactly the expected names and shapes."""
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     shapes = [k for k in expected if k in state and state[k].shape != expected[k].shape]

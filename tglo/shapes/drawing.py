@@ -1,8 +1,8 @@
 """Scenes as 32x32 drawings.
 
-What the sentence leaves open varies from drawing to drawing: where the things are, how large within
-their class, how vivid the colours, how bright the paper, and stripes on it. Rewards other than
-faithfulness have a taste in those.
+Whatever the sentence leaves open varies from drawing to drawing: the places of the things, their size
+within their class, the vividness of the colours, the brightness of the paper, and stripes on it.
+Rewards other than faithfulness have preferences about those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZE = 32  # pixels of a side
 Floats = NDArray[np.float32]
 
 _OVERSAMPLING = 3
-_RADII = {"small": (2.7, 3.7), "large": (5.2, 6.4)}  # pixels: half of a thing's width
+_RADII = {"small": (2.7, 3.7), "large": (5.2, 6.4)}  # half of a thing's width, in pixels
 _PALETTE = np.array(
     [
         (0.90, 0.10, 0.12),
@@ -36,14 +36,14 @@ _PALETTE = np.array(
 
 @dataclass(frozen=True)
 class Layout:
-    """What a sentence leaves open, for B scenes; float32."""
+    """The choices that a sentence leaves open, for B scenes; float32."""
 
     centres: Floats
-    """(B, 2, 2): of each thing x and y, pixels from the left and from the top."""
+    """(B, 2, 2): x and y of each thing, in pixels from the left and from the top."""
     radii: Floats
     """(B, 2): half widths in pixels."""
     vividness: Floats
-    """(B,): 1 the pure colours, 0 grey."""
+    """(B,): 1 for pure colours, 0 for grey."""
     paper: Floats
     """(B,): brightness of the background."""
     stripes: Floats
@@ -51,7 +51,7 @@ class Layout:
 
 
 def random_layout(scenes: Sequence[Scene], generator: np.random.Generator) -> Layout:
-    """Layouts as the base model's training has them."""
+    """Draw layouts as in the base model's training."""
     count = len(scenes)
     along = np.array([8.0, 24.0]) + generator.uniform(-1.5, 1.5, (count, 2))
     across = SIZE / 2 + generator.uniform(-6.0, 6.0, (count, 2))
@@ -80,7 +80,7 @@ def random_layout(scenes: Sequence[Scene], generator: np.random.Generator) -> La
 
 
 def draw(scenes: Sequence[Scene], layout: Layout) -> Floats:
-    """Drawings (B, 32, 32, 3) float32 in [0, 1]; where things meet, the second is in front."""
+    """Draw scenes: (B, 32, 32, 3) float32 in [0, 1]; where things overlap, the second is in front."""
     points = np.arange(SIZE * _OVERSAMPLING) + 0.5
     fine = (points / _OVERSAMPLING).astype(np.float32)
     x, y = fine[None, None, :], fine[None, :, None]
@@ -100,12 +100,12 @@ def draw(scenes: Sequence[Scene], layout: Layout) -> Floats:
 
 
 def to_images(drawings: Floats) -> list[Image.Image]:
-    """(B, 32, 32, 3) in [0, 1] as RGB images."""
+    """Convert drawings (B, 32, 32, 3) in [0, 1] to RGB images."""
     return [Image.fromarray(d) for d in np.round(255 * drawings).astype(np.uint8)]
 
 
 def to_array(images: Sequence[Image.Image]) -> Floats:
-    """Images of any size and mode as (B, 32, 32, 3) float32 in [0, 1]."""
+    """Convert images of any size and mode to (B, 32, 32, 3) float32 in [0, 1]."""
     planes = [image.convert("RGB") for image in images]
     planes = [
         p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -119,7 +119,7 @@ def to_array(images: Sequence[Image.Image]) -> Floats:
 def _inside(
     shapes: NDArray[np.int64], x: Floats, y: Floats, centres: Floats, radii: Floats
 ) -> NDArray[np.bool_]:
-    """Which points each shape covers: (B, H, W). All four have about the same area."""
+    """Return the points that each shape covers, (B, H, W). All four have about the same area."""
     x = (x - centres[:, 0, None, None]) / radii[:, None, None]
     y = (y - centres[:, 1, None, None]) / radii[:, None, None]
     across, down = np.abs(x), np.abs(y)

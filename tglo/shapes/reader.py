@@ -1,8 +1,7 @@
-"""Who looks at the drawings: the reader inside the faithfulness reward, and a judge that no reward
-uses.
+"""Networks that read drawings: the reader in the faithfulness reward, and a judge that no reward uses.
 
-Both are convolutional networks fitted on true drawings of all scenes, the held-out ones included;
-they differ in width, in seed, and in the drawings they saw. `python -m tglo.shapes.reader` fits them.
+Both are convolutional networks fitted on true drawings of all scenes, including the held-out ones;
+they differ in width, in seed, and in the drawings that they saw. `python -m tglo.shapes.reader` fits them.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ SEEDS = {"reader": 0, "judge": 1}
 
 _THING = (len(scenes.SIZES), len(scenes.COLOURS), len(scenes.SHAPES))
 CLASSES = (len(scenes.AXES), *_THING, *_THING)
-"""Of the seven questions, see Scene.codes; each has one more answer, that the drawing is no scene."""
+"""The number of answers to each of seven questions (see Scene.codes); one more means "no scene"."""
 
 
-class Reader(nn.Sequential):
-    """Drawings (B, 3, 32, 32) in [0, 1] -> logits (B, 33), the seven questions' one after another."""
+class SceneReader(nn.Sequential):
+    """Maps drawings (B, 3, 32, 32) in [0, 1] to logits (B, 33) of the seven questions, in their order."""
 
     def __init__(self, width: int) -> None:
         layers: list[nn.Module] = []
@@ -44,14 +43,14 @@ class Reader(nn.Sequential):
         super().__init__(*layers)
 
     def questions(self, pixels: Tensor) -> list[Tensor]:
-        """Logits (B, classes + 1) of each question."""
+        """Return the logits (B, classes + 1) of each question."""
         return list(self(pixels).split([classes + 1 for classes in CLASSES], dim=1))
 
 
 @lru_cache(maxsize=2)
-def load(name: str) -> Reader:
-    """The fitted reader or judge that ships with the package, in float32."""
-    reader = Reader(WIDTHS[name])
+def load(name: str) -> SceneReader:
+    """Load the fitted reader or judge that ships with the package, in float32."""
+    reader = SceneReader(WIDTHS[name])
     reader.load_state_dict({k: v.float() for k, v in load_file(FILES[name]).items()})
     return reader.eval()
 
@@ -60,14 +59,15 @@ def load(name: str) -> Reader:
 def agreement(
     images: Sequence[Image.Image], prompts: Sequence[str], name: str = "reader"
 ) -> NDArray[np.float64]:
-    """(B, 7): the probability of the prompt's answer to each question. ValueError for a prompt that
-    asks for no scene, or lists of different lengths.
+    """Return the probability of the prompt's answer to each question, (B, 7).
+
+    Raises ValueError for a prompt that does not ask for a scene, or lists of different lengths.
     """
     check_pairs(images, prompts)
     codes = np.array([scenes.parse(prompt).codes() for prompt in prompts]).reshape(-1, len(CLASSES))
     pixels = torch.from_numpy(drawing.to_array(images)).permute(0, 3, 1, 2).contiguous()
     answers = [
-        # One image at a time would give the same numbers but for the order of float sums.
+        # One image at a time gives the same numbers except for the order of float sums.
         logits.double().softmax(dim=1).gather(1, torch.from_numpy(code)[:, None])[:, 0]
         for logits, code in zip(load(name).questions(pixels), codes.T, strict=True)
     ]
@@ -75,25 +75,25 @@ def agreement(
 
 
 def check_pairs(images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-    """ValueError for lists of different lengths."""
+    """Raise ValueError for lists of different lengths."""
     if len(images) != len(prompts):
         raise ValueError(
             f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
         )
 
 
-def fit(name: str, steps: int = 3000, drawings: int = 24_576) -> Reader:
-    """Fit a reader on that many drawings (some minutes on one CPU core)."""
+def fit(name: str, steps: int = 3000, drawings: int = 24_576) -> SceneReader:
+    """Fit a reader on `drawings` drawings; this takes some minutes on one CPU core."""
     torch.manual_seed(SEEDS[name])
     generator = np.random.default_rng((SEEDS[name], 31))
     lessons = Lessons(generator, drawings)
-    reader = Reader(WIDTHS[name])
+    reader = SceneReader(WIDTHS[name])
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for step in range(steps):
         pixels, codes = lessons.draw(scenes_=96, others=32)
-        heads = zip(reader.questions(pixels), codes.T, strict=True)
-        loss = torch.stack([cross_entropy(logits, code) for logits, code in heads]).mean()
+        answers = zip(reader.questions(pixels), codes.T, strict=True)
+        loss = torch.stack([cross_entropy(logits, code) for logits, code in answers]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -104,7 +104,7 @@ def fit(name: str, steps: int = 3000, drawings: int = 24_576) -> Reader:
 
 
 class Lessons:
-    """Drawings of all scenes, and what is none made of them."""
+    """Drawings of all scenes, and pictures made from them that show no scene."""
 
     def __init__(self, generator: np.random.Generator, drawings: int) -> None:
         self.generator = generator
@@ -121,9 +121,10 @@ class Lessons:
         self._codes = np.array(codes)
 
     def draw(self, *, scenes_: int, others: int) -> tuple[Tensor, Tensor]:
-        """Drawings (B, 3, 32, 32) of scenes, then of what is none, and their answers (B, 7) int64.
+        """Return drawings (B, 3, 32, 32) of scenes, then of others, and their answers (B, 7) int64.
 
-        What is none: two drawings over each other, one thing alone, one cut in halves, and a blur.
+        The others show no scene: two drawings over each other, one thing alone, a drawing cut in
+        halves, and a blur.
         """
         rows = self.generator.integers(len(self._whole), size=scenes_ + others)
         drawn, codes = self._whole[rows], self._codes[rows]
@@ -149,8 +150,8 @@ class Lessons:
         return pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(codes)
 
 
-def save(reader: Reader, path: Path) -> None:
-    """The weights in half precision."""
+def save(reader: SceneReader, path: Path) -> None:
+    """Write the weights in half precision."""
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path)
 
 

@@ -1,4 +1,4 @@
-"""What the drawings show, and the sentences that ask for it.
+"""The scenes that the drawings show, and the sentences that ask for them.
 
 A scene is two things, each of a size, a colour and a shape, one above or left of the other. A plain
 sentence says so in one form ("a small red circle above a large blue square"); a paraphrase says the
@@ -26,7 +26,7 @@ HELD_OUT = (
     ("blue", "triangle"),
     ("orange", "cross"),
 )
-"""Colours of shapes that no drawing of the base model's training showed."""
+"""Colours of shapes that no drawing in the base model's training showed."""
 
 _RELATIONS = {
     "above": ("vertical", False),
@@ -34,7 +34,7 @@ _RELATIONS = {
     "left of": ("horizontal", False),
     "right of": ("horizontal", True),
 }
-"""Words between two things -> axis, and whether the thing named first is the second of the scene."""
+"""Words between two things -> axis, and True if the thing named first is the scene's second."""
 _SYNONYMS = {
     "tiny": "small",
     "big": "large",
@@ -63,13 +63,13 @@ class Thing:
 
     @property
     def held_out(self) -> bool:
-        """Whether the base model never saw its colour on its shape."""
+        """True if the base model never saw this colour on this shape."""
         return (self.colour, self.shape) in HELD_OUT
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """``first`` is above ``second`` (axis vertical), or left of it (horizontal)."""
+    """Two things: ``first`` is above ``second`` (axis vertical), or left of it (horizontal)."""
 
     axis: str
     first: Thing
@@ -77,11 +77,11 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether it has a thing that is held out."""
+        """True if one of its things is held out."""
         return self.first.held_out or self.second.held_out
 
     def codes(self) -> tuple[int, ...]:
-        """Seven class numbers: axis, then size, colour and shape of the first and of the second."""
+        """Return seven class numbers: axis, then size, colour and shape of the first and the second."""
         codes = [AXES.index(self.axis)]
         for thing in (self.first, self.second):
             codes += [
@@ -97,13 +97,13 @@ THINGS = tuple(Thing(*words) for words in product(SIZES, COLOURS, SHAPES))
 
 @lru_cache(maxsize=2)
 def all_scenes(held_out: bool) -> tuple[Scene, ...]:
-    """Every scene of two different things that has a held-out one, or that has none."""
+    """Return all scenes of two different things with a held-out one, or all without."""
     scenes = (Scene(axis, a, b) for axis, a, b in product(AXES, THINGS, THINGS) if a != b)
     return tuple(scene for scene in scenes if scene.held_out == held_out)
 
 
 def plain(scene: Scene) -> tuple[str, str]:
-    """Its two plain sentences, one naming the first thing first."""
+    """Return the scene's two plain sentences; the first names the first thing first."""
     forward, backward = _words(scene.axis)
     return (
         f"{scene.first} {forward} {scene.second}",
@@ -112,7 +112,7 @@ def plain(scene: Scene) -> tuple[str, str]:
 
 
 def paraphrases(scene: Scene) -> tuple[str, ...]:
-    """Its other sentences: synonyms, and two other orders of the words."""
+    """Return the scene's other sentences: with synonyms, and in two other orders of the words."""
     forward, backward = _words(scene.axis)
     a, b = scene.first, scene.second
     return (
@@ -125,7 +125,7 @@ def paraphrases(scene: Scene) -> tuple[str, ...]:
 
 
 def parse(prompt: str) -> Scene:
-    """The scene that a plain sentence or a paraphrase asks for. ValueError for another text."""
+    """Return the scene that a plain sentence or paraphrase asks for. ValueError for another text."""
     text = prompt
     for word, meaning in _SYNONYMS.items():
         text = re.sub(rf"\b{word}\b", meaning, text)
@@ -140,7 +140,7 @@ def parse(prompt: str) -> Scene:
         relation, b, a = words[0], words[1:4], words[4:]
     else:
         raise ValueError(
-            f"{prompt!r} asks for no scene of this world; write for example {plain(EXAMPLE)[0]!r} "
+            f"{prompt!r} does not ask for a scene of this world; write for example {plain(EXAMPLE)[0]!r} "
             "(the words are in tglo.shapes.scenes), or score other prompts with another scorer"
         )
     axis, swapped = _RELATIONS[relation]
@@ -149,10 +149,10 @@ def parse(prompt: str) -> Scene:
 
 
 def prompt_set(name: str, count: int, seed: int = 0) -> list[str]:
-    """``count`` sentences for different scenes. The sets of one seed share no scene.
+    """Return ``count`` sentences for different scenes. The sets of one seed share no scene.
 
-    train, validation and seen: plain sentences of scenes as the base model knows them. unseen:
-    plain sentences with a held-out thing. paraphrases: of scenes as the base model knows them.
+    train, validation and seen are plain sentences of scenes that the base model knows, unseen are plain
+    sentences with a held-out thing, and paraphrases are paraphrases of scenes that it knows.
     """
     names = ("train", "validation", "seen", "paraphrases", "unseen")
     if name not in names:
@@ -173,7 +173,7 @@ def prompt_set(name: str, count: int, seed: int = 0) -> list[str]:
 
 
 def sentences() -> Iterator[str]:
-    """Texts that together hold every word of the world."""
+    """Yield texts that together contain every word of the world."""
     for thing in THINGS:
         for axis in AXES:
             for scene in (Scene(axis, thing, EXAMPLE.second), Scene(axis, EXAMPLE.first, thing)):
@@ -182,7 +182,7 @@ def sentences() -> Iterator[str]:
 
 
 def _words(axis: str) -> tuple[str, str]:
-    """The axis's two relations: of the first to the second, and of the second to the first."""
+    """Return the axis's two relations: of the first to the second, and of the second to the first."""
     return ("above", "below") if axis == "vertical" else ("left of", "right of")
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tglo.train.config import TrainConfig, parse_config, put, to_plain
+from tglo.train.config import TrainConfig
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config, put, to_plain
 
 Variations = Mapping[str, Sequence[Any]]
 """Key of the configuration, as objective.beta -> its values."""
@@ -32,9 +34,9 @@ class Point:
 
 
 def parse_variations(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """ "objective.beta=0.5,1,2" and its like -> values by key; numbers, true and false as in TOML.
+    """Parse "objective.beta=0.5,1,2" and its like; returns values by key, numbers and words as in TOML.
 
-    ValueError for a text of another form, a key or a value that comes twice.
+    Raises ValueError for a text of another form, a key or a value that comes twice.
     """
     found: dict[str, list[Any]] = {}
     for text in texts:
@@ -51,9 +53,9 @@ def parse_variations(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def points(config: TrainConfig, variations: Variations, output: Path) -> list[Point]:
-    """The configurations of the grid, the last key fastest; each has a folder of its own in output.
+    """Return the configurations of the grid, the last key fastest; each has a folder of its own in output.
 
-    ValueError naming the key (and the nearest ones) or the value that a configuration cannot have.
+    Raises ValueError naming the key (and the nearest ones) or the value that a configuration cannot have.
     """
     base = to_plain(config)
     result = []
@@ -67,7 +69,7 @@ def points(config: TrainConfig, variations: Variations, output: Path) -> list[Po
         name = Point(values, config).name
         plain["output"]["folder"] = str(output / name)
         point = Point(values, parse_config(plain, f"--vary {name}"))
-        point.config.check()
+        check(point.config)
         result.append(point)
     return result
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,37 +10,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.evaluate.figures import png
+from tglo.evaluate.results import Results
+from tglo.evaluate.tables import Table, csv_text, markdown_table
 from tglo.files import write_bytes, write_json
 from tglo.sweep.points import Variations
 from tglo.sweep.sampling import Scores
 
-Row = dict[str, Any]
 METRICS = ("loss", "implicit_accuracy", "saturated", "policy_error", "reference_error")
 
 
 def write(
-    output: Path, variations: Variations, rows: Sequence[Row], base: dict[str, float] | None
+    output: Path, variations: Variations, rows: Sequence[Results], base: dict[str, float] | None
 ) -> None:
     """Write sweep.json, sweep.csv, sweep.md and sweep.png for the rows so far."""
     columns = header(variations, rows)
     lines = [cells(row, variations) for row in rows]
     content = {"variations": {k: list(v) for k, v in variations.items()}, "base": base}
     write_json(output / "sweep.json", {**content, "rows": list(rows)})
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *lines])
-    write_bytes(output / "sweep.csv", text.getvalue().encode())
+    write_bytes(output / "sweep.csv", csv_text([columns, *lines]).encode())
     write_bytes(output / "sweep.md", markdown(columns, lines, base).encode())
     write_bytes(output / "sweep.png", heat_maps(variations, rows, base))
 
 
-def header(variations: Variations, rows: Sequence[Row]) -> list[str]:
-    """The table's columns."""
+def header(variations: Variations, rows: Sequence[Results]) -> list[str]:
+    """Return the names of the table's columns."""
     scored = ["score", "standard error"] if rows and "scores" in rows[0] else []
     return [*variations, *scored, *METRICS]
 
 
-def cells(row: Row, variations: Variations) -> list[Any]:
-    """A row of the table, in the order of `header`."""
+def cells(row: Results, variations: Variations) -> list[Any]:
+    """Return a row of the table, in the order of `header`."""
     scored = []
     if "scores" in row:
         scores = row["scores"]
@@ -52,20 +50,22 @@ def cells(row: Row, variations: Variations) -> list[Any]:
 
 
 def markdown(columns: list[str], lines: list[list[Any]], base: dict[str, float] | None) -> str:
-    """The table in Markdown, with the base's score above it."""
+    """Return the table in Markdown, with the base's score above it."""
 
     def cell(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    table = [columns, ["---"] * len(columns), *([cell(v) for v in line] for line in lines)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
+    rows = [[cell(value) for value in line] for line in lines]
+    text = markdown_table(Table("Sweep", columns, rows)) + "\n"
     if base is None:
         return text
     return f"Base model: mean score {base['mean']:.4g} over {base['count']} samples.\n\n{text}"
 
 
-def heat_maps(variations: Variations, rows: Sequence[Row], base: dict[str, float] | None) -> bytes:
-    """PNG: the score (or, without one, the implicit accuracy) over the grid.
+def heat_maps(
+    variations: Variations, rows: Sequence[Results], base: dict[str, float] | None
+) -> bytes:
+    """Draw, as PNG, the score (or, without one, the implicit accuracy) over the grid.
 
     Of the keys with several values the first two span a map, every combination of the others has
     one. Points not yet run are left white.
@@ -116,6 +116,4 @@ def heat_maps(variations: Variations, rows: Sequence[Row], base: dict[str, float
     label = name if base is None else f"{name} (base {base['mean']:.3g})"
     assert image is not None
     figure.colorbar(image, ax=list(axes), label=label)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
+    return png(figure)

@@ -17,7 +17,8 @@ from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
 from tglo.sweep.sampling import Sampling, sample_scores
 from tglo.train import train
-from tglo.train.config import TrainConfig, reference_mode, to_plain
+from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.config_files import to_plain, with_moved_keys
 
 log = logging.getLogger("tglo")
 RESULT = "result.json"
@@ -36,7 +37,7 @@ def sweep(
     output gets a folder for each run, and sweep.json, sweep.csv, sweep.md and sweep.png. With
     `sampling`, base and trained models are sampled and scored. launch: a command that each training
     is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
-    are kept, so the same call goes on. ValueError for what a configuration cannot have, before
+    are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, before
     anything is trained; RuntimeError when a started process fails or a signal stops a run.
     """
     grid = points(config, variations, output)
@@ -56,11 +57,11 @@ def sweep(
 
 
 def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]:
-    """Values, last metrics and scores of a point; kept in its folder once it is done."""
+    """Return values, last metrics and scores of a point; they are kept in its folder once it is done."""
     folder = point.config.output.folder
     _refuse_other_settings(point)
-    prefix = _prefix(point.config)
-    wanted = {} if sampling is None else json.loads(json.dumps(asdict(sampling), default=str))
+    prefix = point.config.objective.prompt_prefix
+    wanted = {} if sampling is None else sampling.plain()
     if wanted and prefix:
         wanted["prefix"] = prefix
     if (folder / RESULT).is_file():
@@ -86,18 +87,13 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     return row
 
 
-def _prefix(config: TrainConfig) -> str:
-    """What a model trained like this is sampled with before each prompt."""
-    marks = OBJECTIVES[config.objective.name].marks_prompts
-    return config.objective.good_marker if marks else ""
-
-
 def _refuse_other_settings(point: Point) -> None:
-    """ValueError, naming the keys, where the point's folder holds a run with other settings."""
+    """Raise ValueError, naming the keys, where the point's folder holds a run with other settings."""
     path = point.config.output.folder / "config.json"
     if not path.is_file():
         return
-    wanted, found = json.loads(json.dumps(to_plain(point.config))), read_json(path)
+    wanted = json.loads(json.dumps(to_plain(point.config)))
+    found = with_moved_keys(read_json(path), str(path))
     different = [
         f"{section}.{key} is {found[section].get(key)!r}, not {values.get(key)!r}"
         for section, values in wanted.items()
@@ -115,8 +111,8 @@ def _refuse_other_settings(point: Point) -> None:
 
 
 def _samples_folder(folder: Path, sampling: Sampling) -> Path:
-    """A folder of its own for each way of sampling: images that are there are kept."""
-    text = json.dumps([sampling.prompts.read_text(), asdict(sampling)], default=str)
+    """Return a folder of its own for each way of sampling: images that are there are kept."""
+    text = json.dumps([sampling.prompts.read_text(), sampling.plain()])
     return folder / f"samples-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

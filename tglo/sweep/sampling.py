@@ -1,16 +1,18 @@
-"""What a trained model is worth: fresh samples of it, scored."""
+"""The worth of a trained model: fresh samples of it, scored."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tglo.data.manifest import read_manifest
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
+from tglo.settings import SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,25 @@ class Sampling:
     """Built-in scorer, or module:function."""
     count: int = 4
     """Images per prompt."""
-    steps: int = 30
-    guidance: float = 5.0
+    options: SamplingOptions = SamplingOptions()
     batch_size: int = 4
     seed: int = 1_000_000_000
-    """Of the samples; another than that of the training images."""
+    """Seed of the samples; another than that of the training images."""
     device: str = "auto"
     dtype: str = "fp32"
-    choice_temperature: float | None = None
-    """Of masked models; see tglo.models.sampling.generate."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON types: a finished run is kept for as long as they are equal.
+
+        Options that were added later are left out where they have their default, so that folders
+        made before are still accepted.
+        """
+        merged = {**asdict(self), "prompts": str(self.prompts)}
+        merged |= merged.pop("options")
+        order = ("prompts", "scorer", "count", "steps", "guidance")  # a folder's name is its hash
+        first = {name: merged.pop(name) for name in order}
+        kept = {k: v for k, v in merged.items() if v is not None or k == "choice_temperature"}
+        return first | kept
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,18 @@ class Scores:
 def sample_scores(
     model: str, sampling: Sampling, output: Path, *, lora: Path | None = None, prefix: str = ""
 ) -> Scores:
-    """Sample a model (with a LoRA, if any) into `output` and score it; goes on where it was.
+    """Sample a model (with a LoRA, if any) into `output` and score it; the same call goes on.
 
-    prefix: what the model, but not the scorer, is given before each prompt.
+    prefix: text that the model, but not the scorer, is given before each prompt.
     """
     manifest = generate_images(
         model,
         sampling.prompts,
         output,
+        sampling.options,
         count=sampling.count,
         lora=lora,
         prefix=prefix,
-        steps=sampling.steps,
-        guidance=sampling.guidance,
-        choice_temperature=sampling.choice_temperature,
         batch_size=sampling.batch_size,
         seed=sampling.seed,
         device=sampling.device,

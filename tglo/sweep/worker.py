@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tglo.files import read_json
 from tglo.train import train
-from tglo.train.config import parse_config
+from tglo.train.config_files import parse_config
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)

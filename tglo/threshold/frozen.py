@@ -30,14 +30,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Threshold:
-    """A frozen threshold. Made by `estimate`; travels with the run as JSON.
+    """A frozen threshold. `estimate` makes it; it travels with the run as JSON.
 
     value: the global tau.
-    per_prompt: tau(x) of every prompt that was seen, already shrunk (empty: global only).
-    scale: what |s - tau| is divided by (1.0 for score_scale "none").
+    per_prompt: tau(x) of every prompt that was seen, already shrunk; empty for a global threshold.
+    scale: the divisor of |s - tau| (1.0 for score_scale "none").
     source: "scores", or "proxy" when the scores belong to images that the reference model made
         and not to the training rows.
-    scores_sha256: of the scores it came from.
+    scores_sha256: the digest of the scores that it was estimated from.
     """
 
     value: float
@@ -51,17 +51,17 @@ class Threshold:
     scores_sha256: str = ""
 
     def for_prompts(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """tau for each prompt, (B,) float64; the global value where the prompt is unknown."""
+        """Return tau for each prompt, (B,) float64; the global value if the prompt is unknown."""
         return np.array([self.per_prompt.get(p, self.value) for p in prompts], dtype=np.float64)
 
     def confidence(self, confidence: float) -> float:
-        """The c to give to the loss, so that its w = 1 + c |s - tau| uses scaled scores."""
+        """Return the c for the loss with which its w = 1 + c |s - tau| uses scaled scores."""
         return confidence / self.scale
 
     def check(self, scores: ArrayLike) -> None:
-        """ValueError unless the scores are those it was frozen for, in any order.
+        """Raise ValueError unless the scores are those that it was frozen for, in any order.
 
-        A threshold from a proxy set has no training scores to compare with and always passes.
+        A threshold from a proxy set always passes: it has no training scores to compare with.
         """
         if self.source == "proxy":
             return
@@ -74,15 +74,15 @@ class Threshold:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON atomically. Floats keep every bit."""
+        """Write JSON atomically; floats keep every bit."""
         write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Threshold:
-        """Read what `save` wrote; ValueError when it is something else or torn."""
+        """Read a file that `save` wrote; ValueError when it is something else or torn."""
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} is no threshold file; write one with `tglo threshold`")
+            raise ValueError(f"{path} is not a threshold file; write one with `tglo threshold`")
         if content.get("version") != VERSION:
             raise ValueError(
                 f"{path} has threshold format version {content.get('version')!r}, "
@@ -125,7 +125,7 @@ def estimate(
 ) -> Threshold:
     """Estimate the threshold from scores (N,).
 
-    percentile: in [0, 100], linear interpolation as numpy's. 50 in the paper.
+    percentile: in [0, 100], with linear interpolation as in numpy; 50 in the paper.
     prompts with kappa: a threshold per prompt; kappa >= 0 is the weight of the global value,
         counted in samples.
     score_scale: "none" (the paper), "std", "mad" (median absolute deviation times 1.4826) or
@@ -133,7 +133,7 @@ def estimate(
         deviation of a normal distribution.
     source: "proxy" when the scores come from images that the reference model generated.
 
-    Raises TypeError for scores that are no real numbers; ValueError for NaN or inf (with their
+    Raises TypeError for scores that are not real numbers; ValueError for NaN or inf (with their
     positions), an empty set, scores that are all equal, a zero scale, or settings out of range.
     """
     values = as_scores(scores)
@@ -169,9 +169,9 @@ def describe(
     confidence: float = 5.0,
     prompts: Sequence[str] | None = None,
 ) -> Summary:
-    """Labels and weights (w = 1 + c |s - tau| / scale) of the scores (N,).
+    """Summarise the labels and weights (w = 1 + c |s - tau| / scale) of the scores (N,).
 
-    prompts: one per score; needed when the threshold is per prompt. ValueError as in `estimate`.
+    prompts: one per score; needed when the threshold is per prompt. Errors are those of `estimate`.
     """
     values = as_scores(scores)
     if not (math.isfinite(confidence) and confidence >= 0):

@@ -1,4 +1,4 @@
-"""Percentile, scale and hash of scores in float64, indifferent to the scores' offset and size."""
+"""Percentile, scale, quantiles and hash of scores in float64, whatever their offset and size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores as float64 (N,); TypeError or ValueError for anything but finite real numbers."""
+    """Return scores as float64 (N,); TypeError or ValueError unless they are finite real numbers."""
     values: Any = np.asarray(scores)
     if values.size == 0:
         raise ValueError("no scores were given: at least two different ones are needed")
@@ -33,16 +33,17 @@ def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def sha256_of(values: NDArray[np.float64]) -> str:
-    """Hex digest of the scores as a multiset."""
+    """Return a hex digest of the scores that does not depend on their order."""
     # Sorted, since reordering rows changes no threshold; + 0.0 turns -0.0 into 0.0.
     return hashlib.sha256((np.sort(values) + 0.0).astype("<f8").tobytes()).hexdigest()
 
 
 def percentile_of(ordered: NDArray[np.float64], percentile: float) -> float:
-    """numpy's linear interpolation, save that a rank which should be whole is made whole.
+    """Interpolate as numpy does, but make a rank whole that should be whole.
 
-    np.percentile's rank 0.55 * 100 is 55.00000000000001, which puts tau an ulp above the sample at
-    rank 55 and takes its tie away, or not, as the scores' offset rounds. Labels must not vary so.
+    np.percentile's rank 0.55 * 100 is 55.00000000000001. It puts tau an ulp above the sample at rank 55,
+    which is then no longer a tie; or not, depending on how the scores' offset rounds. Labels must not
+    depend on that.
     """
     rank = percentile * (ordered.size - 1) / 100
     if abs(rank - round(rank)) < 1e-9 * max(1.0, rank):
@@ -53,12 +54,11 @@ def percentile_of(ordered: NDArray[np.float64], percentile: float) -> float:
 
 
 def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
-    """The divisor that score_scale stands for; ValueError when it is zero or overflows."""
+    """Return the divisor that score_scale names; ValueError when it is zero or overflows."""
     if score_scale == "none":
         return 1.0
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # an overflow shows in the scale and is refused below
+    # An overflow shows in the scale and is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
         centred = values - np.median(values)
         largest = float(np.abs(centred).max())
         centred /= largest  # so that squares neither overflow nor vanish
@@ -78,7 +78,7 @@ def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
 
 
 def quantiles_within(scores: NDArray[np.float64], prompts: Sequence[str]) -> NDArray[np.float64]:
-    """The share of a prompt's scores that are at most a row's own, (N,) in (0, 1].
+    """Return for each row the share of its prompt's scores that are at most its own, (N,) in (0, 1].
 
     A prompt with one row has nothing to compare with: its score is ranked among all rows.
     """

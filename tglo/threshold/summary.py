@@ -1,4 +1,4 @@
-"""What a threshold makes of the scores, for the person who is about to train."""
+"""A summary of the labels and weights that follow from a threshold, to read before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Summary:
-    """What the threshold makes of the scores. Print it before training."""
+    """The labels and weights that follow from a threshold; str() gives a text to read."""
 
     count: int
     threshold: float
@@ -21,11 +21,11 @@ class Summary:
     weight_max: float
     score_scale: str
     confidence: float
-    # Among rows whose prompt has several rows: those whose prompt has one label only.
+    # The share of rows whose prompt has one label only, among rows whose prompt has several rows.
     degenerate_share: float | None
 
     def warnings(self) -> list[str]:
-        """Sentences that a person should read before the training starts."""
+        """Return sentences that a person should read before the training starts."""
         notes = []
         if not self.positives or not self.negatives:
             only = "positive" if self.positives else "negative"

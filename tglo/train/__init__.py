@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tglo.train.config import TrainConfig, load_config
+from tglo.train.config import TrainConfig
+from tglo.train.config_files import load_config
 
 if TYPE_CHECKING:
     from tglo.train.loop import TrainResult
@@ -13,7 +14,7 @@ __all__ = ["TrainConfig", "load_config", "train"]
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train as ``config`` says; see :func:`tglo.train.loop.train`, loaded on first use."""
-    from tglo.train.loop import train as run
+    """Train as `config` says; see `tglo.train.loop.train`, which is loaded on first use."""
+    from tglo.train import loop
 
-    return run(config)
+    return loop.train(config)

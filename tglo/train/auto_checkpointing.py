@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from tglo.devices import DTYPES
-from tglo.models.execution.checkpointing import MODES
+from tglo.models.execution.checkpointing import MODES, set_mode
 from tglo.models.families.base import Family
 from tglo.train import processes
 from tglo.train.config import TrainConfig
@@ -22,17 +22,17 @@ _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 def set_checkpointing(
     config: TrainConfig, family: Family, buckets: Sequence[tuple[int, int]]
 ) -> None:
-    """Set ``model.gradient_checkpointing``; ``auto`` measures first. Collective.
+    """Set `model.gradient_checkpointing`; `auto` measures first. Collective.
 
     buckets: (height, width) in pixels of the run's samples, of which the largest is measured.
     """
     mode = config.model.gradient_checkpointing
     if mode != "auto":
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         return
     if family.device.type != "cuda":
         log.info("gradient checkpointing auto: none on %s", family.device.type)
-        family.set_gradient_checkpointing("none")
+        set_mode(family.denoiser, "none")
         return
     height, width = max(buckets, key=lambda size: size[0] * size[1])
     total = torch.cuda.get_device_properties(family.device).total_memory
@@ -41,7 +41,7 @@ def set_checkpointing(
     # A compiled block is one operator: selective keeps nothing inside it, and less is measured here.
     modes = [m for m in MODES if m != "selective" or config.engine.compile != "blocks"]
     for mode in modes:
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         peak = processes.together(lambda: _peak(config, family, (height, width)))
         fits = all(processes.gather(peak is not None and peak <= limit))
         log.info(
@@ -89,17 +89,17 @@ def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | N
 
 
 def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype) -> None:
-    """One forward and backward on random inputs, at ``size`` (height, width) in pixels.
+    """One forward and backward on random inputs, at `size` (height, width) in pixels.
 
     Leaves no gradient and no trace in the random generators.
     """
     device = family.device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # dropout
-        drawn = family.example(batch, *size)
+        draw = family.example(batch, *size)
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                answer = family.predict(family.denoiser, *drawn.inputs)
+                answer = family.predict(family.denoiser, draw)
             answer.float().square().mean().backward()
         finally:
             family.denoiser.zero_grad(set_to_none=True)

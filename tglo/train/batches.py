@@ -1,4 +1,4 @@
-"""From a position in the run to a batch on the device: which rows, and which draw of them.
+"""From a position in the run to a micro batch on the device: which rows, and which draw of them.
 
 Everything is a pure function of (seed, sample, draw), where the draw follows from the epoch: a
 resumed run, or one on another number of processes, sees the same timesteps, noise, latents and
@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tglo.cache.drawer import Drawer, Read
+from tglo.cache.drawer import CachedRows, Drawer
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.sampler import BatchSampler
-from tglo.noise.draw import Drawn
-from tglo.objectives import Given
+from tglo.objectives.micro_batch import BatchIds, ErrorMicroBatch, Labels, MicroBatch
 from tglo.train.config import TrainConfig
+
+_Read = tuple[BatchIds, Labels, Tensor | None, CachedRows]
+"""One micro batch as it is read, on the CPU: names, labels, the reference's cached errors, cached rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,55 +31,16 @@ class Samples:
 
     ids: list[int]
     lines: list[int]
-    scores: Tensor
-    """(rows,) float64."""
-    thresholds: Tensor
-    """(rows,) float64."""
-    quantiles: Tensor
-    """(rows,) float64, each score's among those of its prompt."""
+    """Lines of the manifest, for messages."""
+    labels: Labels
     captions: list[str] | None
     """Prompts in place of the cached ones."""
     units: NDArray[np.int64]
     """(units, 1 or 2) what the sampler shuffles: rows, or pairs of winner and loser."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One micro batch of B samples with one draw each, on the training device; of pairs the winners
-    come first.
-    """
-
-    ids: list[int]
-    lines: list[int]
-    """Lines of the manifest, for messages."""
-    scores: Tensor
-    """(B,) float64."""
-    threshold: Tensor
-    """(B,) float64."""
-    quantile: Tensor
-    """(B,) float64."""
-    reference_error: Tensor | None
-    """(B,) float64, the reference's cached error of this draw, where it is cached."""
-    timestep_weight: Tensor
-    """(B,) float64, omega_t."""
-    drawn: Drawn
-    """The denoiser's inputs and its target, in the engine's dtype."""
-
-    def given(self, policy: Tensor, reference: Tensor | None) -> Given:
-        """What the objective is given once policy and, unless cached, reference have answered."""
-        return self.drawn.given(
-            policy,
-            reference,
-            self.reference_error,
-            scores=self.scores,
-            threshold=self.threshold,
-            quantile=self.quantile,
-            timestep_weight=self.timestep_weight,
-        )
-
-
 class Batches:
-    """Reads, a batch ahead, and draws. ``get`` must be called in the run's order to be quick."""
+    """Reads, a micro batch ahead, and draws. It is quick where `get` is called in the run's order."""
 
     def __init__(
         self,
@@ -95,76 +58,54 @@ class Batches:
         self.rank = rank
         self.reference_errors = reference_errors
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tglo-read")
-        self._ahead: tuple[tuple[int, int], Future[_Row]] | None = None
+        self._ahead: tuple[tuple[int, int], Future[_Read]] | None = None
 
-    def get(self, step: int, micro: int) -> Batch:
-        """The micro batch ``micro`` of step ``step`` for this rank."""
-        row = self._read_ahead(step, micro)
-        drawn = self.drawer.draw(row.read)
-        objective = self.config.objective
-        vectors = {
-            name: None if value is None else value.to(self.drawer.device, non_blocking=True)
-            for name, value in row.vectors.items()
-        }
-        return Batch(
-            ids=row.ids,
-            lines=row.lines,
-            **vectors,  # type: ignore[arg-type]
+    def get(self, step: int, micro: int) -> MicroBatch:
+        """The micro batch `micro` of step `step` for this rank, not answered yet."""
+        ids, labels, errors, rows = self._read_ahead(step, micro)
+        device, objective = self.drawer.device, self.config.objective
+        draw = self.drawer.draw(rows)
+        kind = ErrorMicroBatch if self.drawer.family.answers_with_error else MicroBatch
+        return kind(
+            ids=ids,
+            labels=labels.to(device, non_blocking=True),
+            draw=draw,
             timestep_weight=self.drawer.schedule.timestep_weight(
-                drawn.index, objective.timestep_weight, objective.min_snr_gamma
+                draw.index, objective.timestep_weight, objective.min_snr_gamma
             ),
-            drawn=drawn,
+            reference_error=None if errors is None else errors.to(device, non_blocking=True),
         )
 
     def close(self) -> None:
         """End the reading thread."""
         self._reader.shutdown(wait=True, cancel_futures=True)
 
-    def _read_ahead(self, step: int, micro: int) -> _Row:
+    def _read_ahead(self, step: int, micro: int) -> _Read:
         here = (step, micro)
         if self._ahead is not None and self._ahead[0] == here:
-            row = self._ahead[1].result()
+            read = self._ahead[1].result()
         else:
-            row = self._read(*here)
+            read = self._read(*here)
         last = micro + 1 == self.config.optimizer.accumulation
         then = (step + 1, 0) if last else (step, micro + 1)
         self._ahead = (then, self._reader.submit(self._read, *then))
-        return row
+        return read
 
-    def _read(self, step: int, micro: int) -> _Row:
+    def _read(self, step: int, micro: int) -> _Read:
         numbers, epoch = self.sampler.batch(step, micro, self.rank)
-        draw, samples = self.drawer.rule.draw(int(epoch)), self.samples
+        draw_index, samples = self.drawer.rule.draw_index(int(epoch)), self.samples
         units = samples.units[np.asarray(numbers, dtype=np.int64)]
         order = units.T.reshape(-1)  # of pairs all winners, then all losers
-        rows = torch.from_numpy(order)
-        ids = [samples.ids[row] for row in order]
         first = np.tile(units[:, 0], units.shape[1])  # a pair shares the winner's draw
-        vectors: dict[str, Tensor | None] = {
-            "scores": self.drawer.pinned(samples.scores[rows]),
-            "threshold": self.drawer.pinned(samples.thresholds[rows]),
-            "quantile": self.drawer.pinned(samples.quantiles[rows]),
-            "reference_error": None,
-        }
+        ids = [samples.ids[row] for row in order]
+        labels, errors = samples.labels[torch.from_numpy(order)], None
         if self.reference_errors is not None:
-            vectors["reference_error"] = self.drawer.pinned(self.reference_errors.of(ids, draw))
-        return _Row(
-            ids=ids,
-            lines=[samples.lines[row] for row in order],
-            vectors=vectors,
-            read=self.drawer.read(
-                ids,
-                draw,
-                keys=[samples.ids[row] for row in first],
-                captions=samples.captions and [samples.captions[row] for row in order],
-            ),
+            errors = self.drawer.pinned(self.reference_errors.of(ids, draw_index))
+        rows = self.drawer.read(
+            ids,
+            draw_index,
+            keys=[samples.ids[row] for row in first],
+            captions=samples.captions and [samples.captions[row] for row in order],
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """What is read of one micro batch, on the CPU."""
-
-    ids: list[int]
-    lines: list[int]
-    vectors: dict[str, Tensor | None]
-    read: Read
+        lines = [samples.lines[row] for row in order]
+        return BatchIds(ids, lines), self.drawer.pinned(labels), errors, rows

@@ -1,22 +1,21 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints that are either whole or absent.
 
-A checkpoint is written to ``step-N.tmp``, flushed, described by a manifest of sizes and SHA-256
-sums, and renamed; only then does ``latest`` name it. Whatever a crash leaves behind is recognised:
-a ``.tmp`` folder is ignored, and a folder whose files do not match its manifest is passed over.
+A checkpoint is written to ``step-N.tmp``, described by a manifest of sizes and SHA-256 sums, and
+published as a whole; only then does ``latest`` name it. Whatever a crash leaves behind is recognised:
+a ``.tmp`` folder is ignored, and a folder whose files do not match its manifest is skipped.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tglo import __version__
-from tglo.files import sha256_file
+from tglo.files import flush, publish_folder, sha256_file, write_bytes
 from tglo.train import processes
 
 log = logging.getLogger("tglo")
@@ -32,9 +31,9 @@ def save(
 ) -> Path:
     """Write checkpoint ``step`` under ``root``; collective.
 
-    ``write(folder)`` writes this rank's files, ``state`` is the JSON that :func:`newest` returns,
-    ``keep`` the number of checkpoints that stay. Raises CheckpointError on every rank if any rank
-    could not write (disk full, say).
+    ``write(folder)`` writes this rank's files, ``state`` is the JSON that :func:`newest` returns, and
+    ``keep`` is the number of checkpoints that stay. Raises CheckpointError on every rank if any rank
+    could not write, for example because the disk is full.
     """
     final = root / f"step-{step:08d}"
     temporary = root / f"step-{step:08d}.tmp"
@@ -56,7 +55,7 @@ def save(
 
 
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint under ``root`` that verifies, and its state; None if there is none.
+    """Return the newest checkpoint under ``root`` that verifies, and its state; None if there is none.
 
     Rank 0 verifies; every rank gets the same answer.
     """
@@ -77,7 +76,7 @@ def _newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: each file of its manifest, by size and SHA-256."""
+    """Check each file of a checkpoint by size and SHA-256; say what is wrong, or return None."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
@@ -104,7 +103,7 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     entries = {}
     for path in paths[processes.rank() :: processes.world_size()]:
-        _flush(path)
+        flush(path)
         entries[path.relative_to(folder).as_posix()] = {
             "size": path.stat().st_size,
             "sha256": sha256_file(path),
@@ -120,27 +119,11 @@ def _publish(temporary: Path, final: Path, files: dict[str, Any], state: dict[st
         "files": dict(sorted(files.items())),
     }
     (temporary / MANIFEST).write_text(json.dumps(content, indent=1))
-    _flush(temporary / MANIFEST)
-    _flush(temporary)
-    if final.exists():  # a damaged one of the same step: out of the way, never half there
-        os.replace(final, _fresh(final.with_name(final.name + ".old.tmp")))
-    os.replace(temporary, final)
-    latest = final.parent / "latest.tmp"
-    latest.write_text(final.name + "\n")
-    _flush(latest)
-    os.replace(latest, final.parent / "latest")
-    _flush(final.parent)
+    publish_folder(temporary, final)
+    write_bytes(final.parent / "latest", f"{final.name}\n".encode())
 
 
 def _prune(root: Path, keep: int) -> None:
     whole = sorted(p for p in root.glob("step-*") if p.suffix != ".tmp")
-    for folder in [*whole[:-keep], *root.glob("step-*.tmp")]:
+    for folder in [*whole[:-keep], *root.glob("step-*.tmp"), *root.glob(".step-*.old")]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

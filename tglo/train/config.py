@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
+from tglo.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model, and which of its weights are trained."""
+    """The model, and those of its weights that are trained."""
 
     path: str = ""
     """Pipeline: a folder (leading ./ or /, or path:FOLDER) or a hub id."""
@@ -67,18 +69,18 @@ class DataConfig:
     """Draws (timestep, noise) of each sample, gone through in turn, one an epoch; 0: a new one each
     epoch, or as many as the reference cache has."""
     stratified: bool | None = None
-    """Whether a sample's draws cover the schedule evenly; by default as the reference cache has it,
-    else no."""
+    """Let a sample's draws cover the schedule evenly; by default as the reference cache
+    has it, else no."""
     draw_seed: int | None = None
     """Seed of timesteps, noise, latents and dropped captions; the run's seed by default. Runs that
     share it share a reference cache."""
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """The loss and its constants; the paper's symbols in brackets."""
+class SharedObjectiveConfig:
+    """The keys of [objective] that objectives share."""
 
-    name: Literal["tgo", "sft", "csft", "kto", "bco", "qrpo", "dpo", "dspo"] = "tgo"
+    name: ObjectiveName = "tgo"
     """tgo; of single samples also sft (on those at or above the threshold), csft (on all, with marked
     prompts), kto (Diffusion-KTO), bco, qrpo; of pairs dpo (Diffusion-DPO), dspo."""
     beta: float | Literal["default"] = "default"
@@ -89,14 +91,6 @@ class ObjectiveConfig:
     (dpo, dspo), else the model family's default."""
     confidence: float = 5.0
     """Weight of the distance from the threshold, w = 1 + c |s - tau| (c)."""
-    positive_weight: float = 1.0
-    """kto: weight of samples at or above the threshold (lambda_D)."""
-    negative_weight: float = 1.0
-    """kto: weight of the others (lambda_U)."""
-    good_marker: str = "good image: "
-    """csft: put before the prompts of samples at or above the threshold; `tglo cache --markers`."""
-    bad_marker: str = "bad image: "
-    """csft: put before the other prompts."""
     timestep_weight: Literal["none", "min_snr"] = "none"
     """Weight of a timestep (omega_t)."""
     min_snr_gamma: float = 5.0
@@ -109,6 +103,40 @@ class ObjectiveConfig:
     """Replace the reference by the policy at each epoch's end (needs reference = copy)."""
     backend: str = "auto"
     """Backend of the fused loss."""
+
+    @property
+    def constants(self) -> Any:
+        """The chosen objective's own constants; None if it has none."""
+        return getattr(self, self.name, None)
+
+    @property
+    def markers(self) -> tuple[str, str] | None:
+        """The texts before the prompts of good and of bad samples, of an objective that has them."""
+        return OBJECTIVES[self.name](constants=self.constants).markers
+
+    @property
+    def prompt_prefix(self) -> str:
+        """The text before each prompt that the trained model is sampled with: csft's good marker."""
+        return self.markers[0] if self.markers else ""
+
+
+if TYPE_CHECKING:
+    ObjectiveConfig = SharedObjectiveConfig
+else:
+    ObjectiveConfig = make_dataclass(
+        "ObjectiveConfig",
+        [
+            (name, kind.constants_type, field(default_factory=kind.constants_type))
+            for name, kind in OBJECTIVES.items()
+            if fields(kind.constants_type)
+        ],
+        bases=(SharedObjectiveConfig,),
+        frozen=True,
+        namespace={
+            "__module__": __name__,
+            "__doc__": "The loss and its constants; the paper's symbols in brackets.",
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the step runs on the hardware."""
+    """Engine, precision and memory of a step."""
 
     kind: Literal["auto", "plain", "deepspeed"] = "auto"
     """plain PyTorch in one process, or DeepSpeed; auto: DeepSpeed when started with a launcher."""
@@ -167,7 +195,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What a run writes and how often."""
+    """The files and images that a run writes, and how often."""
 
     folder: Path = Path()
     """Output folder; one run at a time holds it."""
@@ -180,7 +208,7 @@ class OutputConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where metrics go besides metrics.jsonl."""
+    """Trackers that get the metrics besides metrics.jsonl."""
     project: str = "tglo"
     """Project name for wandb and trackio."""
     validation_prompts: tuple[str, ...] = ()
@@ -207,94 +235,9 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
-    def check(self) -> None:
-        """Raise ValueError for the first value that cannot work, before anything is loaded."""
-        from tglo.train.config_checks import check
-
-        check(self)
-
-
-def load_config(path: str | Path) -> TrainConfig:
-    """Read a TOML file. ValueError names an unknown key and the nearest ones, or a wrong type."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"config file {path} does not exist")
-    try:
-        data = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
-    return parse_config(data, str(path))
-
-
-def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
-    """Build a TrainConfig from nested plain data, strictly: no unknown key, no wrong type."""
-    _refuse_unknown(data, TrainConfig, "", source)
-    try:
-        return msgspec.convert(data, TrainConfig, strict=True, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-
-def to_plain(config: TrainConfig) -> dict[str, Any]:
-    """Nested plain data (JSON and TOML types, None left out): parse_config's inverse."""
-    plain = msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str)
-    return {
-        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-        for key, value in plain.items()
-    }
-
-
-def put(plain: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key such as "objective.beta" in nested plain data. ValueError if a table of its path is a
-    value.
-    """
-    *path, last = key.split(".")
-    place = plain
-    for name in path:
-        place = place.setdefault(name, {})
-        if not isinstance(place, dict):
-            raise ValueError(f"{key}: {name} is a value, not a table")
-    place[last] = value
-
-
-def _decode(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise TypeError(f"expected a path as text, got {value!r}")
-
-
-def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) -> None:
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    kinds = get_type_hints(kind)
-    for key, value in data.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(fields)}"
-            raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
-        default = fields[key].default_factory
-        if default is not dataclasses.MISSING and dataclasses.is_dataclass(default):
-            if not isinstance(value, dict):
-                raise ValueError(f"{source}: [{prefix}{key}] must be a table, got {value!r}")
-            _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
-        choices = _choices(kinds[key])
-        if choices and isinstance(value, str) and value not in choices:
-            near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(choices)}"
-            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {hint}")
-
-
-def _choices(kind: Any) -> list[str]:
-    """The words that a Literal of words allows; none for another type."""
-    words = list(get_args(kind)) if get_origin(kind) is Literal else []
-    return words if all(isinstance(word, str) for word in words) else []
-
 
 def reference_mode(config: TrainConfig) -> str:
-    """The reference policy's mode after `auto` is resolved: none (SFT, CSFT), copy, adapter-off or
-    cached.
-    """
-    from tglo.objectives import OBJECTIVES
-
+    """Return the reference policy's mode, `auto` resolved: none (SFT, CSFT), copy, adapter-off, cached."""
     if not OBJECTIVES[config.objective.name].needs_reference:
         return "none"
     if config.objective.reference != "auto":

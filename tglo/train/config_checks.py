@@ -1,15 +1,20 @@
-"""Which values of a configuration cannot work, alone or together."""
+"""Checks of a configuration: values that cannot work, alone or together."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tglo.models.families.base import Family
+from tglo.objectives import OBJECTIVES
+from tglo.plan.limits import zero_problem
 from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
-from tglo.train.objective import check_objective
 
 
 def check(config: TrainConfig) -> None:
-    """ValueError with the value, the limit and the remedy for the first that cannot work."""
+    """Raise ValueError, with the value, the limit and the remedy, for the first that cannot work.
+
+    Looks at nothing but the configuration: call it before anything is loaded.
+    """
     model, data, objective = config.model, config.data, config.objective
     optimizer, engine, output = config.optimizer, config.engine, config.output
     for name, value in [
@@ -30,8 +35,6 @@ def check(config: TrainConfig) -> None:
         ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
         ("data.kappa", data.kappa, 0, None),
         ("objective.confidence", objective.confidence, 0, None),
-        ("objective.positive_weight", objective.positive_weight, 0, None),
-        ("objective.negative_weight", objective.negative_weight, 0, None),
         ("optimizer.steps", optimizer.steps, 1, None),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
         ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
@@ -58,7 +61,12 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"objective.temperature is {temperature}; it must be positive, or auto or default"
         )
-    check_objective(config)
+    if data.threshold is not None and data.per_prompt:
+        raise ValueError(
+            f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
+            "leave one out (`tglo threshold --per-prompt` writes a file with a threshold per prompt)"
+        )
+    OBJECTIVES[objective.name].check(config)
     if objective.reference == "adapter-off" and model.train == "full":
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
@@ -76,13 +84,31 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
         )
-    if engine.offload_parameters and engine.zero_stage != 3:
-        raise ValueError(
-            f"engine.offload_parameters needs zero_stage 3, which is {engine.zero_stage}"
-        )
-    if engine.offload_optimizer and not engine.zero_stage:
-        raise ValueError("engine.offload_optimizer needs zero_stage 1, 2 or 3, which is 0")
     _check_speed(optimizer, engine)
+    # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
+    plain = engine.kind != "deepspeed" and not engine.zero_stage
+    check_zero(config, None if plain else engine.zero_stage)
+
+
+def check_zero(config: TrainConfig, stage: int | None) -> None:
+    """Raise ValueError for settings that DeepSpeed cannot combine at a ZeRO stage; None: not with it."""
+    problem = zero_problem(
+        config.optimizer.name,
+        stage,
+        precision=config.engine.precision,
+        offload_optimizer=config.engine.offload_optimizer,
+        offload_parameters=config.engine.offload_parameters,
+    )
+    if problem is not None:
+        raise ValueError(problem)
+
+
+def check_family(config: TrainConfig, family: type[Family]) -> None:
+    """Raise ValueError for settings that the model's family cannot work with."""
+    for (key, value), reason in family.unsupported.items():
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) == value:
+            raise ValueError(f"{key} is {value}, which does not fit {family.name}: {reason}")
 
 
 def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
@@ -105,15 +131,4 @@ def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:
             f"engine.compile is {engine.compile} and zero_stage 3: DeepSpeed gathers weights inside "
             "the forward pass, which breaks the graph at every layer; use zero_stage 2 or "
             "compile = none"
-        )
-    if optimizer.name == "adafactor" and engine.zero_stage:
-        raise ValueError(
-            f"optimizer.name is adafactor and zero_stage {engine.zero_stage}: ZeRO flattens the "
-            "weights, of which adafactor needs rows and columns; use zero_stage 0 or adamw"
-        )
-    if optimizer.name == "adamw8bit" and (engine.offload_optimizer or engine.zero_stage == 3):
-        raise ValueError(
-            f"optimizer.name is adamw8bit, zero_stage {engine.zero_stage} and offload_optimizer "
-            f"{engine.offload_optimizer}: 8-bit state goes with zero_stage 0 to 2 on the GPU; "
-            "use adamw"
         )

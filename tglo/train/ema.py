@@ -34,7 +34,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update number ``step`` (from 0); collective."""
+        """Take in the weights after update number `step` (from 0); collective."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, weight in self.engine.master_weights():
             if name in self.average:
@@ -61,7 +61,7 @@ class Ema:
             save_file({n: t.contiguous() for n, t in self.average.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote."""
+        """Restore what `save` wrote."""
         if processes.rank() == 0:
             for name, value in load_file(folder / FILE).items():
                 self.average[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Pictures on the way and the exported model at the end."""
+"""Images sampled on the way, and the exported model at the end."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tglo.settings import SamplingOptions
 from tglo.train import processes
-from tglo.train.run import Parts
+from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
 
 
-def validate(parts: Parts, step: int) -> None:
-    """Sample the validation prompts, always from the same seeds, to ``samples/step-N``.
+def validate(run: Run, step: int) -> None:
+    """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
     Averaged weights are used where there are any. Under ZeRO 3 every rank samples, with the live
     weights, since a forward pass gathers them from all ranks.
     """
-    sharded = parts.config.engine.zero_stage == 3
+    sharded = run.config.engine.zero_stage == 3
 
     def sample() -> None:
         if not sharded and processes.rank() != 0:
             return
-        output, objective = parts.config.output, parts.config.objective
-        marker = objective.good_marker if parts.objective.marks_prompts else ""
-        averaged = parts.ema.applied() if parts.ema and not sharded else nullcontext()
+        output, prefix = run.config.output, run.config.objective.prompt_prefix
+        averaged = run.ema.applied() if run.ema and not sharded else nullcontext()
         # Sampling has other sizes than training: compiling for them would take longer.
         uncompiled = torch.compiler.set_stance("force_eager")
-        with averaged, uncompiled, parts.engine.autocast():
-            images = parts.family.generate(
-                [marker + prompt for prompt in output.validation_prompts],
+        with averaged, uncompiled, run.engine.autocast():
+            images = run.family.generate(
+                [prefix + prompt for prompt in output.validation_prompts],
                 list(range(len(output.validation_prompts))),
-                steps=output.validation_steps,
-                guidance=output.validation_guidance,
-                denoiser=parts.engine.module,
+                SamplingOptions(output.validation_steps, output.validation_guidance),
+                denoiser=run.engine.module,
             )
         if processes.rank() == 0:
             folder = output.folder / "samples" / f"step-{step:08d}"
@@ -51,15 +50,13 @@ def validate(parts: Parts, step: int) -> None:
         processes.together(sample)
 
 
-def export(parts: Parts, folder: Path, overwrite: bool = True) -> Path:
-    """Write the trained model to ``folder``, re-loaded and compared first; collective."""
-    weights: dict[str, Tensor] = (
-        parts.ema.average if parts.ema is not None else parts.engine.state_dict()
-    )
+def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
+    """Write the trained model to `folder`, re-loaded and compared first; collective."""
+    weights: dict[str, Tensor] = run.ema.average if run.ema is not None else run.engine.state_dict()
 
     def write() -> None:
-        family = parts.family
-        save = family.save_lora if parts.config.model.train == "lora" else family.save
+        family = run.family
+        save = family.save_lora if run.config.model.train == "lora" else family.save
         save(folder, state_dict=weights, overwrite=overwrite)
 
     processes.on_main(write)

@@ -1,13 +1,13 @@
-"""What stands between a gradient and the weights, and keeps the random state reproducible."""
+"""The guard between a gradient and the weights, and the seeds that make dropout reproducible."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tglo.objectives.micro_batch import BatchIds
 from tglo.train import processes
 from tglo.train.engines.choose import Engine
 from tglo.train.engines.plain import PlainEngine
@@ -19,19 +19,11 @@ def seed_dropout(seed: int, step: int, micro: int) -> None:
     torch.manual_seed((position * 4099 + processes.rank()) % 2**63)
 
 
-class Seen(NamedTuple):
-    """What a micro batch is called in messages."""
-
-    ids: list[int]
-    lines: list[int]
-    """Of the manifest."""
-
-
 class Guard:
-    """No weight changes by a loss or gradient that is not finite, and every rank stops.
+    """Keeps weights from changing by a loss or gradient that is not finite; every rank stops.
 
     Where the engine can stop an update on the device, the host does not wait for the step: it looks
-    at a step's verdict when the next step is about to update, or when :meth:`settle` asks. Else it
+    at a step's verdict when the next step is about to update, or when `settle` asks. Else it
     looks before each update: one small collective and one look at the device.
     """
 
@@ -40,8 +32,8 @@ class Guard:
         self.watch_gradients = watch_gradients
         self._pending: _Verdict | None = None
 
-    def check(self, step: int, losses: Tensor, seen: list[Seen], stop_asked: bool) -> bool:
-        """Judge step ``step`` (from 0) before its update; collective.
+    def check(self, step: int, losses: Tensor, seen: list[BatchIds], stop_asked: bool) -> bool:
+        """Judge step `step` (from 0) before its update; collective.
 
         losses: () float64, the sum of its losses on the device. Returns whether any rank was asked
         to stop. Raises FloatingPointError on every rank for this step, or for the one before.
@@ -81,10 +73,10 @@ class _Verdict:
     values: Tensor
     """(2,) float64 on the host: 1 if the step is bad, and its loss."""
     copied: torch.cuda.Event | None
-    seen: list[Seen]
+    seen: list[BatchIds]
 
     @classmethod
-    def copy(cls, step: int, bad: Tensor, losses: Tensor, seen: list[Seen]) -> _Verdict:
+    def copy(cls, step: int, bad: Tensor, losses: Tensor, seen: list[BatchIds]) -> _Verdict:
         """Start the copy to the host."""
         values = torch.stack([bad.to(losses.dtype), losses])
         if values.device.type != "cuda":
@@ -96,10 +88,10 @@ class _Verdict:
         return cls(step, host, copied, seen)
 
 
-def _refuse(step: int, bad: bool, loss: float, seen: list[Seen]) -> None:
+def _refuse(step: int, bad: bool, loss: float, seen: list[BatchIds]) -> None:
     mine = None
     if bad:
-        ids = [sample for batch in seen for sample in batch.ids]
+        ids = [sample for batch in seen for sample in batch.samples]
         mine = (loss, ids, [line for batch in seen for line in batch.lines])
     found = {rank: entry for rank, entry in enumerate(processes.gather(mine)) if entry is not None}
     places = "; ".join(

@@ -8,7 +8,7 @@ from tglo.train.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Rate of update ``step`` (from 0): linear warm-up, then constant or a decay to zero."""
+    """Rate of update `step` (from 0): linear warm-up, then constant or a decay to zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":

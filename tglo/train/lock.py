@@ -15,7 +15,7 @@ from tglo.train import processes
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this run; ValueError on every rank if another run has it.
+    """Hold `folder` for this run; ValueError on every rank if another run has it.
 
     The lock belongs to rank 0's process and ends with it, also after a kill.
     """

@@ -1,4 +1,4 @@
-"""The training loop. ``_step`` is the whole method: draw, predict twice, compare, update."""
+"""The training loop. `_step` is the whole method: draw, predict twice, compare, update."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import torch
 from torch import Tensor
 
 from tglo.files import read_json, write_json
+from tglo.objectives.micro_batch import BatchIds
 from tglo.train import export as exporting
 from tglo.train import processes, resume
-from tglo.train.config import TrainConfig, parse_config, to_plain
+from tglo.train.config import TrainConfig
+from tglo.train.config_checks import check
+from tglo.train.config_files import parse_config, to_plain
 from tglo.train.engines.choose import start_processes
-from tglo.train.guard import Guard, Seen, seed_dropout
+from tglo.train.guard import Guard, seed_dropout
 from tglo.train.learning_rate import learning_rate
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor
-from tglo.train.run import Parts, prepare
+from tglo.train.run import Run, prepare
 
 log = logging.getLogger("tglo")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run ended."""
+    """The end of a run."""
 
     folder: Path
     steps: int
@@ -40,26 +43,26 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train as ``config`` says, going on from the output folder's newest complete checkpoint.
+    """Train as `config` says, going on from the output folder's newest complete checkpoint.
 
-    Raises ValueError for settings or data that cannot work (before a model is loaded where that
+    ValueError for settings or data that cannot work (before a model is loaded where that
     can be known), CheckpointError if a checkpoint cannot be written, FloatingPointError instead of
     an update that is not finite. With several processes every rank raises.
     """
-    config.check()
+    check(config)
     device = start_processes(config)
     folder, total = config.output.folder, config.optimizer.steps
     with held(folder), StopSignal() as stop:
-        parts = prepare(config, device)
-        step = resume.load(parts) if config.output.resume else 0
+        run = prepare(config, device)
+        step = resume.load(run) if config.output.resume else 0
         if processes.rank() == 0:
             write_json(folder / "config.json", to_plain(config))
-        health, clock, reports = Health(device), Clock(), Reports(parts, step)
-        guard = Guard(parts.engine, config.engine.find_bad_gradients)
+        health, clock, reports = Health(device), Clock(), Reports(run, step)
+        guard = Guard(run.engine, config.engine.find_bad_gradients)
         try:
             stopping = False
             while step < total and not stopping:
-                stopping, norm = _step(parts, step, guard, health, clock, stop)
+                stopping, norm = _step(run, step, guard, health, clock, stop)
                 step += 1
                 last = stopping or step == total
                 reports.advance()
@@ -72,43 +75,42 @@ def train(config: TrainConfig) -> TrainResult:
                 if report:
                     reports.write(step, health, clock, norm)
                 if save:
-                    resume.save(parts, step)
+                    resume.save(run, step)
                 if validate:
-                    exporting.validate(parts, step)
+                    exporting.validate(run, step)
         finally:
-            parts.batches.close()
+            run.batches.close()
             reports.close()
         if stopping and step < total:
             log.warning("stopped by a signal after step %d; the same command goes on", step)
             processes.leave_at_exit()
             return TrainResult(folder, step, False, None, reports.last)
-        export = exporting.export(parts, folder / "export") if config.output.export else None
+        export = exporting.export(run, folder / "export") if config.output.export else None
     processes.leave_at_exit()
     return TrainResult(folder, step, True, export, reports.last)
 
 
 def _step(
-    parts: Parts, step: int, guard: Guard, health: Health, clock: Clock, stop: StopSignal
+    run: Run, step: int, guard: Guard, health: Health, clock: Clock, stop: StopSignal
 ) -> tuple[bool, Tensor | float]:
-    """One update. Returns whether a signal asks to stop, and the gradient's norm."""
-    config, engine, reference = parts.config, parts.engine, parts.reference
+    """Make one update. Return whether a signal asks to stop, and the gradient's norm."""
+    config, engine, reference = run.config, run.engine, run.reference
     if config.engine.cuda_graphs:
         torch.compiler.cudagraph_mark_step_begin()
-    seen: list[Seen] = []
+    seen: list[BatchIds] = []
     losses = torch.zeros((), dtype=torch.float64, device=engine.device)
     for micro in range(config.optimizer.accumulation):
         with clock.part("data"):
-            batch = parts.batches.get(step, micro)
-            seen.append(Seen(batch.ids, batch.lines))
+            batch = run.batches.get(step, micro)
+            seen.append(batch.ids)
             seed_dropout(config.seed, step, micro)
-        inputs = batch.drawn.inputs
         with clock.part("reference"), engine.autocast():
-            reference_answer = None if reference is None else reference.predict(*inputs)
+            reference_answer = None if reference is None else reference.predict(batch.draw)
         with clock.part("policy"), engine.autocast():
-            policy_answer = parts.family.predict(engine.model, *inputs)
+            policy_answer = run.family.predict(engine.model, batch.draw)
         with clock.part("loss"):
-            given = batch.given(policy_answer, reference_answer)
-            loss, stats = parts.objective(given, parts.temperature.value)
+            batch = batch.answered(policy_answer, reference_answer)
+            loss, stats = run.objective(batch, run.temperature.value)
             losses += loss.detach()
             health.add(loss, stats)
         with clock.part("backward"):
@@ -116,21 +118,21 @@ def _step(
     with clock.part("update"):
         stopping = guard.check(step, losses, seen, stop.asked)
         norm = engine.step(learning_rate(config.optimizer, step))
-        if parts.ema is not None:
-            parts.ema.update(step)
-    untouched = step == 0 and parts.batches.reference_errors is not None
-    if untouched or parts.temperature.calibrating(step):
+        if run.ema is not None:
+            run.ema.update(step)
+    untouched = step == 0 and run.batches.reference_errors is not None
+    if untouched or run.temperature.calibrating(step):
         square = health.mean_square()
-        parts.temperature.observe(step, square)
+        run.temperature.observe(step, square)
         if untouched:
-            report_noise_floor(parts, square)
-    if config.objective.update_reference_every_epoch and (step + 1) % parts.steps_per_epoch == 0:
-        resume.renew_reference(parts)
+            report_noise_floor(run, square)
+    if config.objective.update_reference_every_epoch and (step + 1) % run.steps_per_epoch == 0:
+        resume.renew_reference(run)
     return stopping, norm
 
 
 def export_run(folder: Path, output: Path) -> Path:
-    """Export the newest complete checkpoint of the run in ``folder`` to ``output``.
+    """Export the newest complete checkpoint of the run in `folder` to `output`.
 
     Start it with as many processes as the run had. ValueError if there is no such checkpoint.
     """
@@ -140,12 +142,12 @@ def export_run(folder: Path, output: Path) -> Path:
     config = parse_config(read_json(source), str(source))
     device = start_processes(config)
     with held(folder):
-        parts = prepare(config, device)
+        run = prepare(config, device)
         try:
-            if resume.load(parts) == 0:
+            if resume.load(run) == 0:
                 raise ValueError(f"{folder} has no complete checkpoint to export")
-            exporting.export(parts, output, overwrite=False)
+            exporting.export(run, output, overwrite=False)
         finally:
-            parts.batches.close()
+            run.batches.close()
     processes.leave_at_exit()
     return output

@@ -1,4 +1,4 @@
-"""What the processes of one run say to each other: errors, flags, files to hash."""
+"""Exchange between the processes of one run: errors, flags, files to hash."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _joined = False
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, deepspeed, srun with its variables) started this process."""
+    """Say whether a launcher (torchrun, deepspeed, srun with its variables) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
-    """This process's rank, 0 when there is only one."""
+    """Return this process's rank, 0 when there is only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def join(join_group: Callable[[], None]) -> None:
-    """Join the run's process group by ``join_group``, unless the process is in one already."""
+    """Join the run's process group by `join_group`, unless the process is in one already."""
     global _joined
     _joined = _joined or not dist.is_initialized()
     join_group()
@@ -59,7 +59,7 @@ def barrier() -> None:
 
 
 def gather(value: T) -> list[T]:
-    """The value (any small picklable object) of each rank, in order of rank, on every rank."""
+    """Return the value (any small picklable object) of each rank, in order of rank, on every rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -68,7 +68,7 @@ def gather(value: T) -> list[T]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run ``work`` on this rank; if it raised on any rank, raise on every rank.
+    """Run `work` on this rank; if it raised on any rank, raise on every rank.
 
     A process that leaves alone would let the others wait in their next collective. The rank that
     failed raises its own error, the others a RuntimeError that quotes it.
@@ -89,25 +89,25 @@ def together(work: Callable[[], T]) -> T:
 
 
 def on_main(work: Callable[[], T]) -> T | None:
-    """Run ``work`` on rank 0 only (it must not communicate); an error there stops every rank."""
+    """Run `work` on rank 0 only (it must not communicate); an error there stops every rank."""
     return together(lambda: work() if rank() == 0 else None)
 
 
 def reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over the processes, in place."""
+    """Sum a tensor over the processes, in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over the processes, as a new one where there are several."""
+    """Average a tensor over the processes; a new one where there are several."""
     count = world_size()
     return reduce_sum(values.clone()) / count if count > 1 else values
 
 
 def reduce_max(values: torch.Tensor) -> torch.Tensor:
-    """Elementwise maximum of a tensor over the processes, in place."""
+    """Take the elementwise maximum of a tensor over the processes, in place."""
     if world_size() > 1:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values

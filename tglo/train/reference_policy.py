@@ -1,23 +1,25 @@
-"""The reference policy's prediction: from a frozen copy, or from the policy with its LoRA off."""
+"""The reference policy's answers: from a frozen copy, or from the policy with its LoRA off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tglo.noise.draw import Draw
+
 
 class Predict(Protocol):
-    """Family.predict: calls a denoiser on a draw's inputs (tglo.noise.draw)."""
+    """Family.predict: a denoiser's answer to a draw."""
 
-    def __call__(self, denoiser: nn.Module, *inputs: Any) -> Tensor: ...
+    def __call__(self, denoiser: nn.Module, draw: Draw) -> Tensor: ...
 
 
 def keep_products_in(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights of linear and convolution layers to ``dtype``, in place.
+    """Convert the weights of linear and convolution layers to `dtype`, in place.
 
     Autocast does so in each forward pass: the predictions are the same bit for bit, for half the
     memory and without the casting. Normalisations, which autocast computes in float32, stay.
@@ -35,9 +37,9 @@ class CopyReference:
         self.module = module
 
     @torch.no_grad()
-    def predict(self, *inputs: Any) -> Tensor:
-        """The reference's answer, of the policy's shape."""
-        return self._predict(self.module, *inputs)
+    def predict(self, draw: Draw) -> Tensor:
+        """The reference's answer, of the shape of the policy's."""
+        return self._predict(self.module, draw)
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor]) -> None:
@@ -61,10 +63,10 @@ class AdapterOffReference:
         self._adapters_off = adapters_off
 
     @torch.no_grad()
-    def predict(self, *inputs: Any) -> Tensor:
-        """The reference's answer, of the policy's shape."""
+    def predict(self, draw: Draw) -> Tensor:
+        """The reference's answer, of the shape of the policy's."""
         with self._adapters_off():
-            return self._predict(self._module, *inputs)
+            return self._predict(self._module, draw)
 
 
 Reference = CopyReference | AdapterOffReference

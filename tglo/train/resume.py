@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how a run goes on from it."""
+"""The state of a run in a checkpoint, and how a run goes on from it."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from tglo.train import checkpoint, processes
-from tglo.train.config import to_plain
+from tglo.train.config_files import to_plain, with_moved_keys
 from tglo.train.reference_policy import CopyReference
-from tglo.train.run import Parts
+from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
 REFERENCE = "reference.safetensors"
 
 
 def checkpoints(folder: Path) -> Path:
-    """Where a run's checkpoints are."""
+    """Return the folder of a run's checkpoints."""
     return folder / "checkpoints"
 
 
-def save(parts: Parts, step: int) -> Path:
-    """Write the checkpoint of a run after ``step`` updates; collective."""
+def save(run: Run, step: int) -> Path:
+    """Write the checkpoint of a run after `step` updates; collective."""
 
     def write(folder: Path) -> None:
-        parts.engine.save(folder)
-        if parts.ema is not None:
-            parts.ema.save(folder)
-        renewed = parts.config.objective.update_reference_every_epoch
+        run.engine.save(folder)
+        if run.ema is not None:
+            run.ema.save(folder)
+        renewed = run.config.objective.update_reference_every_epoch
         if renewed and processes.rank() == 0:
-            assert isinstance(parts.reference, CopyReference)
-            weights = {n: p.contiguous() for n, p in parts.reference.module.named_parameters()}
+            assert isinstance(run.reference, CopyReference)
+            weights = {n: p.contiguous() for n, p in run.reference.module.named_parameters()}
             save_file(weights, folder / REFERENCE)
 
     state = {
         "step": step,
-        "temperature": parts.temperature.state(),
-        "objective": parts.objective.state(),
-        "engine": parts.engine.name,
+        "temperature": run.temperature.state(),
+        "objective": run.objective.state(),
+        "engine": run.engine.name,
         "world_size": processes.world_size(),
-        "config": to_plain(parts.config),
+        "config": to_plain(run.config),
     }
-    output = parts.config.output
+    output = run.config.output
     return checkpoint.save(checkpoints(output.folder), step, write, state, output.keep)
 
 
-def load(parts: Parts) -> int:
+def load(run: Run) -> int:
     """Restore the newest complete checkpoint; returns the number of updates done (0: none)."""
-    found = checkpoint.newest(checkpoints(parts.config.output.folder))
+    found = checkpoint.newest(checkpoints(run.config.output.folder))
     if found is None:
         return 0
     folder, state = found
-    _refuse_other_processes(parts, folder, state)
-    _warn_of_changes(parts, state["config"])
-    parts.engine.load(folder)
-    parts.temperature.restore(state["temperature"])
-    parts.objective.restore(state.get("objective", {}))
-    if parts.ema is not None:
-        parts.ema.load(folder)
-    if parts.config.objective.update_reference_every_epoch:
-        assert isinstance(parts.reference, CopyReference)
-        parts.reference.update(load_file(folder / REFERENCE))
+    _refuse_other_processes(run, folder, state)
+    _warn_of_changes(run, with_moved_keys(state["config"]))
+    run.engine.load(folder)
+    run.temperature.restore(state["temperature"])
+    run.objective.restore(state.get("objective", {}))
+    if run.ema is not None:
+        run.ema.load(folder)
+    if run.config.objective.update_reference_every_epoch:
+        assert isinstance(run.reference, CopyReference)
+        run.reference.update(load_file(folder / REFERENCE))
     log.info("going on from %s", folder)
     return int(state["step"])
 
 
-def renew_reference(parts: Parts) -> None:
-    """pi_ref <- pi_theta; collective. What an objective knows of r begins anew with it."""
-    assert isinstance(parts.reference, CopyReference)
-    parts.reference.update(parts.engine.state_dict())
-    parts.objective.restore({})
+def renew_reference(run: Run) -> None:
+    """Set pi_ref <- pi_theta; collective. What an objective knows of r begins anew with it."""
+    assert isinstance(run.reference, CopyReference)
+    run.reference.update(run.engine.state_dict())
+    run.objective.restore({})
 
 
-def _refuse_other_processes(parts: Parts, folder: Path, state: dict[str, Any]) -> None:
-    here, engine = processes.world_size(), parts.engine.name
+def _refuse_other_processes(run: Run, folder: Path, state: dict[str, Any]) -> None:
+    here, engine = processes.world_size(), run.engine.name
     there = state["world_size"]
     if state["engine"] != engine or there != here:
         raise ValueError(
@@ -86,8 +86,8 @@ def _refuse_other_processes(parts: Parts, folder: Path, state: dict[str, Any]) -
         )
 
 
-def _warn_of_changes(parts: Parts, before: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(to_plain(parts.config)))
+def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(to_plain(run.config)))
     for section in ("model", "data", "objective", "optimizer", "engine"):
         for name in sorted({*before[section], *now[section]}):
             old, new = before[section].get(name), now[section].get(name)

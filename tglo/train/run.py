@@ -1,9 +1,10 @@
-"""From a configuration to the parts of a run; what can be checked without a model comes first."""
+"""From a configuration to a run that is ready; what can be checked without a model comes first."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,16 +16,19 @@ from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
 from tglo.devices import DTYPES
+from tglo.models import fingerprint, lora
+from tglo.models.execution import attention
 from tglo.models.execution.compiling import compile_denoiser
+from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
-from tglo.objectives import Objective
+from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.threshold.frozen import Threshold, describe, estimate
 from tglo.train import auto_checkpointing, processes
 from tglo.train.batches import Batches, Samples
 from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.config_checks import check_family
 from tglo.train.ema import Ema
 from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
-from tglo.train.objective import check_family, make_objective
 from tglo.train.reference_policy import (
     AdapterOffReference,
     CopyReference,
@@ -38,8 +42,8 @@ log = logging.getLogger("tglo")
 
 
 @dataclass(eq=False)
-class Parts:
-    """Everything the loop works with."""
+class Run:
+    """Everything that the training loop works with."""
 
     config: TrainConfig
     family: Family
@@ -52,16 +56,17 @@ class Parts:
     ema: Ema | None
     steps_per_epoch: int
     noise_floor: float | None = None
-    """Root mean square of r in the first step with a cached reference, where it should be 0."""
+    """The root mean square of r in the first step with a cached reference, where it should be 0."""
 
 
-def prepare(config: TrainConfig, device: torch.device) -> Parts:
+def prepare(config: TrainConfig, device: torch.device) -> Run:
     """Read the data, load the model, wrap it. Errors are raised on every rank."""
     data, optimizer = config.data, config.optimizer
     manifest = processes.together(lambda: _manifest(config))
     threshold = processes.together(lambda: _threshold(config, manifest))
     cache = processes.together(lambda: LatentCache(data.cache))
-    samples = processes.together(lambda: choose(config, manifest, cache, threshold))
+    objective = _objective(config, threshold)
+    samples = processes.together(lambda: choose(config, objective, manifest, cache, threshold))
     mode = reference_mode(config)
     errors, rule = processes.together(lambda: _draws(config, mode, cache, samples))
     sampler = processes.together(
@@ -84,7 +89,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     family = processes.together(lambda: _family(config, cache, errors))
     family.to(device)
     processes.together(lambda: _arrange(config, family))
-    copy = family.reference_copy() if mode == "copy" else None
+    copy = frozen_copy(family.denoiser) if mode == "copy" else None
     model = config.model
     if model.train == "lora":
         family.add_lora(
@@ -95,23 +100,14 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
     family.denoiser.train()
     auto_checkpointing.set_checkpointing(config, family, cache.buckets(samples.ids))
     engine = make_engine(config, family.denoiser, device)
-    reference: Reference | None = None
-    if copy is not None:
-        dtype = _weights_dtype(engine.module)
-        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
-            copy = copy.to(dtype)
-        elif engine.dtype != dtype:  # autocast
-            keep_products_in(copy, engine.dtype)
-        reference = CopyReference(family.predict, copy)
-    elif mode == "adapter-off":
-        reference = AdapterOffReference(family.predict, engine.module, family.adapters_off)
+    reference = _reference(mode, family, engine, copy)
     if config.engine.compile != "none":
-        for module in [engine.module] if copy is None else [engine.module, copy]:
+        copies = [reference.module] if isinstance(reference, CopyReference) else []
+        for module in (engine.module, *copies):
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
     drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
     batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
-    objective = make_objective(config, threshold)
-    return Parts(
+    return Run(
         config=config,
         family=family,
         engine=engine,
@@ -127,6 +123,23 @@ def prepare(config: TrainConfig, device: torch.device) -> Parts:
         ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
         steps_per_epoch=sampler.steps_per_epoch,
     )
+
+
+def _reference(
+    mode: str, family: Family, engine: Engine, copy: nn.Module | None
+) -> Reference | None:
+    """Make the reference policy of that mode, in the precision that the engine computes in."""
+    if copy is not None:
+        dtype = _weights_dtype(engine.module)
+        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
+            copy = copy.to(dtype)
+        elif engine.dtype != dtype:  # autocast
+            keep_products_in(copy, engine.dtype)
+        return CopyReference(family.predict, copy)
+    if mode == "adapter-off":
+        adapters_off = partial(lora.adapters_off, family.denoiser)
+        return AdapterOffReference(family.predict, engine.module, adapters_off)
+    return None
 
 
 def _weights_dtype(module: nn.Module) -> torch.dtype:
@@ -158,10 +171,23 @@ def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
     return threshold
 
 
+def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
+    """Make the objective with the run's constants; its means go over the processes."""
+    chosen = config.objective
+    settings = Settings(
+        beta=None if isinstance(chosen.beta, str) else chosen.beta,
+        confidence=threshold.confidence(chosen.confidence),
+        backend=chosen.backend,
+    )
+    return OBJECTIVES[chosen.name](settings, processes.mean, chosen.constants)
+
+
 def _draws(
     config: TrainConfig, mode: str, cache: LatentCache, samples: Samples
 ) -> tuple[ReferenceErrors | None, DrawRule]:
-    """The cached errors in that mode, checked as far as it goes without a model; the draws."""
+    """Read the errors where they are cached, checked as far as it goes without a model; and the rule
+    of the draws.
+    """
     data = config.data
     rule = DrawRule(
         seed=config.seed if data.draw_seed is None else data.draw_seed,
@@ -201,14 +227,15 @@ def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | N
     check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
     family = models.load(model.path, revision=model.revision, encoders=encoders)
     family.set_loss_backend(config.objective.backend)
-    cache.check(family.encoders_fingerprint())
+    cache.check(fingerprint.encoders(family))
     if errors is not None:
-        errors.check(family.denoiser_fingerprint())
+        errors.check(fingerprint.denoiser(family))
     return family
 
 
 def _arrange(config: TrainConfig, family: Family) -> None:
-    """What policy and reference share, on their device: attention and memory layout."""
-    family.set_attention(config.model.attention, DTYPES[config.engine.precision])
+    """Arrange what policy and reference share, on their device: attention and memory layout."""
+    attention.set_backend(family.denoiser, config.model.attention, DTYPES[config.engine.precision])
     # DeepSpeed flattens weights and takes contiguous ones only.
-    family.set_channels_last("off" if wants_deepspeed(config) else config.engine.channels_last)
+    channels_last = "off" if wants_deepspeed(config) else config.engine.channels_last
+    set_channels_last(family.denoiser, channels_last)

@@ -1,4 +1,4 @@
-"""Which rows of a manifest a run trains on, as its objective wants them: all, the positives, pairs."""
+"""The rows of a manifest that a run trains on, as its objective wants them: all, the positives, pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tglo.cache.latents import LatentCache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 from tglo.data.pairs import form_pairs
-from tglo.objectives import OBJECTIVES
+from tglo.objectives import Labels, Objective
 from tglo.threshold.frozen import Threshold
 from tglo.threshold.statistics import quantiles_within
 from tglo.train.batches import Samples
@@ -23,32 +23,35 @@ log = logging.getLogger("tglo")
 
 
 def choose(
-    config: TrainConfig, manifest: Manifest, cache: LatentCache, threshold: Threshold
+    config: TrainConfig,
+    objective: Objective,
+    manifest: Manifest,
+    cache: LatentCache,
+    threshold: Threshold,
 ) -> Samples:
-    """The manifest's rows that the cache holds and the objective uses; rows that the cache
+    """Choose the manifest's rows that the cache holds and the objective uses; rows that the cache
     quarantined are left out.
 
-    Raises ValueError when the cache lacks rows, or the embeddings of marked prompts, and when pairs
-    are needed and there are none.
+    ValueError when the cache lacks rows, or the embeddings of marked prompts, and when pairs are
+    needed and there are none.
     """
+    prompts, scores = manifest.prompts(), manifest.scores()
+    columns = scores, threshold.for_prompts(prompts), quantiles_within(scores, prompts)
+    labels = Labels(*map(torch.from_numpy, columns))
     kept = _cached(manifest, cache)
-    quantiles = quantiles_within(manifest.scores(), manifest.prompts())
-    scores, thresholds = manifest.scores(), threshold.for_prompts(manifest.prompts())
-    objective = OBJECTIVES[config.objective.name]
     if objective.positives_only:
-        kept = kept[scores[kept] >= thresholds[kept]]
-    rows = manifest.select(kept.tolist())
+        kept = kept[labels.positive[kept].numpy()]
+    rows, labels = manifest.select(kept.tolist()), labels[kept]
     samples = Samples(
         ids=rows.sample_ids().tolist(),
         lines=[row.line for row in rows.rows],
-        scores=torch.from_numpy(scores[kept]),
-        thresholds=torch.from_numpy(thresholds[kept]),
-        quantiles=torch.from_numpy(quantiles[kept]),
+        labels=labels,
         captions=None,
         units=np.arange(len(kept), dtype=np.int64)[:, None],
     )
-    if objective.marks_prompts:
-        samples = replace(samples, captions=_marked(config, rows, samples, cache))
+    if objective.markers is not None:
+        captions = _marked(objective.markers, rows, labels, cache, config.objective.name)
+        samples = replace(samples, captions=captions)
     if objective.takes_pairs:
         buckets = cache.buckets(samples.ids)
         pairs = form_pairs(samples.ids, rows.prompts(), buckets, scores[kept], config.seed)
@@ -58,7 +61,7 @@ def choose(
 
 
 def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:
-    """Indices of the rows that the cache holds, (rows,) int64."""
+    """Return the indices of the rows that the cache holds, (rows,) int64."""
     here = cache.has(manifest.sample_ids())
     quarantined = {entry.image for entry in cache.quarantined}
     absent = [row for row, known in zip(manifest.rows, here, strict=True) if not known]
@@ -73,19 +76,20 @@ def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:
     return np.flatnonzero(here)
 
 
-def _marked(config: TrainConfig, rows: Manifest, samples: Samples, cache: LatentCache) -> list[str]:
-    """Each row's prompt behind the marker of its label; their embeddings must be in the cache."""
-    good, bad = config.objective.good_marker, config.objective.bad_marker
-    positive = (samples.scores >= samples.thresholds).tolist()
+def _marked(
+    markers: tuple[str, str], rows: Manifest, labels: Labels, cache: LatentCache, name: str
+) -> list[str]:
+    """Put the marker of its label before each row's prompt; their embeddings must be in the cache."""
+    good, bad = markers
     captions = [
         (good if is_good else bad) + prompt
-        for is_good, prompt in zip(positive, rows.prompts(), strict=True)
+        for is_good, prompt in zip(labels.positive.tolist(), rows.prompts(), strict=True)
     ]
     try:
         cache.check_prompts(captions)
     except CacheError as error:
         raise ValueError(
-            f"objective {config.objective.name} trains on marked prompts, but {error}. Make the cache "
+            f"objective {name} trains on marked prompts, but {error}. Make the cache "
             f"with `tglo cache ... --markers {good!r} {bad!r}`"
         ) from None
     return captions

@@ -3,7 +3,7 @@
 The log-ratio is -(omega_t / T)(e_policy - e_reference), where the errors are means over elements.
 How far they drift apart depends on the model, the data and the learning rate, so one T saturates
 the sigmoid of one model (every r far beyond +-4: no gradient, no ranking) and leaves another's
-flat. ``auto`` starts at the family's default and raises T, over the first quarter of the run, to
+flat. `auto` starts at the family's default and raises T, over the first quarter of the run, to
 where the root mean square of r is at most 1; then T is frozen.
 """
 
@@ -20,7 +20,7 @@ MEMORY = 0.8
 
 
 class Temperature:
-    """The current T in ``value``; ``auto`` calibrates it, else it stays."""
+    """The current T in `value`; `auto` calibrates it, else it stays."""
 
     def __init__(self, setting: float | str, default: float, steps: int) -> None:
         self.auto = setting == "auto"
@@ -31,11 +31,11 @@ class Temperature:
         self._warned = False
 
     def calibrating(self, step: int) -> bool:
-        """Whether step ``step`` (from 0) is one that ``auto`` learns from."""
+        """Say whether `auto` learns from step `step` (from 0)."""
         return self.auto and step < self.until
 
     def observe(self, step: int, mean_square: float) -> None:
-        """Take in one step's mean of r^2 over all samples, r as computed with ``value``."""
+        """Take in one step's mean of r^2 over all samples, r as computed with `value`."""
         if not self.calibrating(step):
             return
         drift = mean_square * self.value**2
@@ -61,11 +61,11 @@ class Temperature:
             )
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """The numbers that a checkpoint keeps."""
         return {"value": self.value, "square": self._square, "seen": self._seen}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from `state`."""
         self.value = state["value"]
         self._square = state["square"]
         self._seen = int(state["seen"])

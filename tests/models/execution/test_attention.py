@@ -14,11 +14,13 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from tests.models.helpers import example, perturb
 from tglo import models
 from tglo.models.execution import attention
+from tglo.models.execution.modes import frozen_copy
+from tglo.models.lora import adapters_off
 
 
 def prediction_and_gradients(family: models.Family) -> list[torch.Tensor]:
     family.denoiser.zero_grad()
-    prediction = family.predict(family.denoiser, *example(family))
+    prediction = family.predict(family.denoiser, example(family))
     prediction.square().mean().backward()
     gradients = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
     return [prediction.detach(), *(gradient.clone() for gradient in gradients)]
@@ -30,18 +32,18 @@ def test_unets_predict_and_learn_the_same(family: models.Family, lora: bool) -> 
         family.add_lora(2, 4.0)
     perturb(family.denoiser)
     expected = prediction_and_gradients(family)
-    family.set_attention("sdpa")
+    attention.set_backend(family.denoiser, "sdpa")
     processors = {type(p) for p in family.denoiser.attn_processors.values()}
     assert processors == {attention.DispatchedAttention}
     torch.testing.assert_close(prediction_and_gradients(family), expected)
     if lora:
-        with family.adapters_off():
-            off = family.predict(family.denoiser, *example(family))
+        with adapters_off(family.denoiser):
+            off = family.predict(family.denoiser, example(family))
         assert not torch.equal(off, expected[0])
-        family.set_attention("default")
-        with family.adapters_off():
-            torch.testing.assert_close(family.predict(family.denoiser, *example(family)), off)
-    family.set_attention("default")
+        attention.set_backend(family.denoiser, "default")
+        with adapters_off(family.denoiser):
+            torch.testing.assert_close(family.predict(family.denoiser, example(family)), off)
+    attention.set_backend(family.denoiser, "default")
     assert all(map(torch.equal, prediction_and_gradients(family), expected))
 
 
@@ -87,17 +89,17 @@ def test_the_name_reaches_the_dispatcher_and_no_other_model(
 
     monkeypatch.setattr(attention, "dispatch_attention_fn", watch)
     family, other = load("sd15"), load("sd15")
-    family.set_attention("_native_math")
-    other.set_attention("sdpa")
+    attention.set_backend(family.denoiser, "_native_math")
+    attention.set_backend(other.denoiser, "sdpa")
     seen.clear()
-    family.predict(family.denoiser, *example(family))
+    family.predict(family.denoiser, example(family))
     assert set(seen) == {AttentionBackendName._NATIVE_MATH}
     seen.clear()
-    other.predict(other.denoiser, *example(other))
+    other.predict(other.denoiser, example(other))
     assert set(seen) == {AttentionBackendName.NATIVE}
-    copy = family.reference_copy()
+    copy = frozen_copy(family.denoiser)
     seen.clear()
-    family.predict(copy, *example(family))
+    family.predict(copy, example(family))
     assert set(seen) == {AttentionBackendName._NATIVE_MATH}
     with attention_backend("native"):  # the process-wide choice is untouched
         pass
@@ -117,10 +119,10 @@ def test_what_cannot_work_is_refused(
     backend: str, message: str, load: Callable[..., models.Family]
 ) -> None:
     family = load("sd15")
-    expected = family.predict(family.denoiser, *example(family))
+    expected = family.predict(family.denoiser, example(family))
     with pytest.raises(ValueError, match=message):
-        family.set_attention(backend)
-    assert torch.equal(family.predict(family.denoiser, *example(family)), expected)
+        attention.set_backend(family.denoiser, backend)
+    assert torch.equal(family.predict(family.denoiser, example(family)), expected)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_gpu_backends_agree_with_pytorchs(backend: str, load: Callable[..., mode
     family = load("sdxl", dtype=torch.bfloat16, device="cuda")
     expected = prediction_and_gradients(family)
     try:
-        family.set_attention(backend)
+        attention.set_backend(family.denoiser, backend)
     except ValueError as error:
         if "is missing" in str(error):
             pytest.skip(str(error))

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.models.helpers import example, perturb
 from tglo import models
-from tglo.models.execution.checkpointing import MODES
+from tglo.models.execution.checkpointing import MODES, set_mode
 
 
 class Alive(TorchDispatchMode):
@@ -46,11 +46,11 @@ def test_every_mode_gives_the_same_gradients(family: models.Family, lora: bool) 
     family.denoiser.train()
     results = []
     for mode in MODES:
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         assert family.denoiser.is_gradient_checkpointing == (mode != "none")
         family.denoiser.zero_grad()
         torch.manual_seed(4)  # dropout
-        family.predict(family.denoiser, *example_input).square().mean().backward()
+        family.predict(family.denoiser, example_input).square().mean().backward()
         gradients = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
         assert gradients
         results.append([gradient.clone() for gradient in gradients])
@@ -64,9 +64,9 @@ def test_each_mode_keeps_less_after_the_forward(load: Callable[..., models.Famil
     example_input = example(family)
     kept = []
     for mode in MODES:
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         with Alive() as alive:
-            loss = family.predict(family.denoiser, *example_input).square().mean()
+            loss = family.predict(family.denoiser, example_input).square().mean()
         kept.append(alive.total())
         loss.backward()
     none, selective, full = kept
@@ -75,4 +75,4 @@ def test_each_mode_keeps_less_after_the_forward(load: Callable[..., models.Famil
 
 def test_an_unknown_mode_is_refused(load: Callable[..., models.Family]) -> None:
     with pytest.raises(ValueError, match="'half' is not one of none, selective, full"):
-        load("sd15").set_gradient_checkpointing("half")
+        set_mode(load("sd15").denoiser, "half")

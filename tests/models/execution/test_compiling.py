@@ -10,7 +10,9 @@ from torch._dynamo.utils import counters
 
 from tests.models.helpers import example, perturb
 from tglo import models
-from tglo.models.execution import compiling
+from tglo.models import lora
+from tglo.models.execution import attention, compiling
+from tglo.models.execution.checkpointing import set_mode
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +31,13 @@ def results(family: models.Family) -> list[torch.Tensor]:
     found = []
     inputs = example(family)
     for _ in range(2):
-        with torch.no_grad(), family.adapters_off():
-            found.append(family.predict(family.denoiser, *inputs))
+        with torch.no_grad(), lora.adapters_off(family.denoiser):
+            found.append(family.predict(family.denoiser, inputs))
         family.denoiser.zero_grad()
-        prediction = family.predict(family.denoiser, *inputs)
+        prediction = family.predict(family.denoiser, inputs)
         prediction.square().mean().backward()
         found.append(prediction.detach())
-        found += [parameter.grad.clone() for parameter in family.lora_parameters]
+        found += [parameter.grad.clone() for parameter in lora.parameters(family.denoiser)]
     return found
 
 
@@ -49,8 +51,8 @@ def test_lora_on_and_off_with_checkpointing(
     family.add_lora(2, 4.0)
     perturb(family.denoiser)
     family.denoiser.train()
-    family.set_attention("sdpa")
-    family.set_gradient_checkpointing(mode)
+    attention.set_backend(family.denoiser, "sdpa")
+    set_mode(family.denoiser, mode)
     expected, names = results(family), list(family.denoiser.state_dict())
     compiling.compile_denoiser(family.denoiser, how)
     torch.testing.assert_close(results(family), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -20,11 +21,14 @@ from tests.models.helpers import perturb
 from tglo import models, philox, reference
 from tglo.data.manifest import read_manifest
 from tglo.generation.generate import generate_images
-from tglo.models import export, lora
-from tglo.models.execution import compiling
-from tglo.models.execution.checkpointing import MODES
+from tglo.models import fingerprint, lora, lora_files
+from tglo.models.execution import attention, compiling
+from tglo.models.execution.checkpointing import MODES, set_mode
+from tglo.models.execution.modes import frozen_copy
 from tglo.models.export import ExportError
 from tglo.models.families.masked import MaskedFamily
+from tglo.noise.draw import Draw
+from tglo.settings import SamplingOptions
 from tglo.train.reference_policy import keep_products_in
 
 BUILDERS = {"amused": tiny.build_amused, "meissonic": tiny.build_meissonic}
@@ -48,28 +52,35 @@ def family(kind: str, folders: dict[str, Path]) -> MaskedFamily:
     return found
 
 
+def logits_of(family: MaskedFamily, draw: Draw, denoiser: Any = None) -> Tensor:
+    """The denoiser's logits (B, V, h, w)."""
+    denoiser = denoiser or family.denoiser
+    return family.call(denoiser, draw.noisy, family.timesteps(draw), draw.conditions)
+
+
 def by_hand(family: MaskedFamily, logits: Tensor, noisy: Tensor, target: Tensor) -> Tensor:
     """The error from whole logits (B, V, h, w)."""
     logits = logits.flatten(2).transpose(1, 2)
     mask = (noisy == family.schedule.mask_token).flatten(1)
-    return -reference.masked_log_prob(logits.double(), target.flatten(1), mask)
+    return reference.token_error(
+        reference.picked_log_prob(logits.double(), target.flatten(1)), mask
+    )
 
 
 def test_what_a_folder_says_of_itself(family: MaskedFamily) -> None:
-    assert (family.vae_scale, family.bucket_step, family.default_temperature) == (2, 4, 1.0)
+    assert (family.spatial_scale, family.bucket_step, family.default_temperature) == (2, 4, 1.0)
     assert family.schedule.mask_token == tiny.CODEBOOK + 7
-    assert family.denoiser_fingerprint()["schedule"] == f"cosine {tiny.CODEBOOK + 7}"
-    assert {"vqvae", "text_encoder", "tokenizer"} < family.encoders_fingerprint().keys()
+    assert fingerprint.denoiser(family)["schedule"] == f"cosine {tiny.CODEBOOK + 7}"
+    assert {"vqvae", "text_encoder", "tokenizer"} < fingerprint.encoders(family).keys()
 
 
 def test_the_error_is_that_of_the_logits_and_so_is_its_gradient(family: MaskedFamily) -> None:
-    drawn = family.example(3, 16, 24)
-    inputs = drawn.inputs
-    error = family.predict(family.denoiser, *inputs)
+    draw = family.example(3, 16, 24)
+    error = family.predict(family.denoiser, draw)
     assert error.shape == (3,) and error.dtype == torch.float64
-    logits = family.predict(family.denoiser, *inputs[:3])
+    logits = logits_of(family, draw)
     assert logits.shape == (3, tiny.CODEBOOK, 8, 12)
-    expected = by_hand(family, logits, drawn.noisy, drawn.target)
+    expected = by_hand(family, logits, draw.noisy, draw.target)
     torch.testing.assert_close(error, expected, rtol=1e-6, atol=0)
 
     parameters = list(family.denoiser.parameters())
@@ -83,16 +94,16 @@ def test_the_error_is_that_of_the_logits_and_so_is_its_gradient(family: MaskedFa
 
 
 def test_the_head_may_be_left_to_the_drop_in_functions(family: MaskedFamily) -> None:
-    drawn = family.example(2, 16, 16)
+    draw = family.example(2, 16, 16)
     hidden: list[Tensor] = []
     family.denoiser.head.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
-    logits = family.predict(family.denoiser, *drawn.inputs[:3])
-    mask = (drawn.noisy == family.schedule.mask_token).flatten(1)
+    logits = logits_of(family, draw)
+    mask = (draw.noisy == family.schedule.mask_token).flatten(1)
     weight = family.denoiser.head.weight.flatten(1)
     log_prob = tglo.token_log_prob(
-        hidden[0].flatten(2).transpose(1, 2), weight, drawn.target.flatten(1), mask
+        hidden[0].flatten(2).transpose(1, 2), weight, draw.target.flatten(1), mask
     )
-    picked = logits.log_softmax(1).gather(1, drawn.target[:, None])[:, 0].flatten(1)
+    picked = logits.log_softmax(1).gather(1, draw.target[:, None])[:, 0].flatten(1)
     torch.testing.assert_close(log_prob, torch.where(mask, picked, 0.0), rtol=1e-5, atol=1e-6)
 
 
@@ -105,31 +116,31 @@ def test_wrappers_return_the_error(family: MaskedFamily) -> None:
         def forward(self, *args: object, **kwargs: object) -> Tensor:
             return self.module(*args, **kwargs)
 
-    inputs = family.example(2, 16, 16).inputs
-    expected = family.predict(family.denoiser, *inputs)
-    assert torch.equal(family.predict(Wrapper(family.denoiser), *inputs), expected)
-    assert torch.equal(family.predict(family.reference_copy(), *inputs), expected)
-    assert family.predict(family.denoiser, *inputs[:3]).dim() == 4  # nothing is left behind
+    draw = family.example(2, 16, 16)
+    expected = family.predict(family.denoiser, draw)
+    assert torch.equal(family.predict(Wrapper(family.denoiser), draw), expected)
+    assert torch.equal(family.predict(frozen_copy(family.denoiser), draw), expected)
+    assert logits_of(family, draw).dim() == 4  # nothing is left behind
 
 
 def test_lora_off_is_the_base_bit_for_bit(family: MaskedFamily) -> None:
-    inputs = family.example(2, 16, 16).inputs
-    base = family.predict(family.denoiser, *inputs)
+    draw = family.example(2, 16, 16)
+    base = family.predict(family.denoiser, draw)
     family.add_lora(2, 2.0)
-    assert torch.equal(family.predict(family.denoiser, *inputs), base)
+    assert torch.equal(family.predict(family.denoiser, draw), base)
     perturb(family.denoiser)
-    assert not torch.equal(family.predict(family.denoiser, *inputs), base)
-    with family.adapters_off():
-        assert torch.equal(family.predict(family.denoiser, *inputs), base)
+    assert not torch.equal(family.predict(family.denoiser, draw), base)
+    with lora.adapters_off(family.denoiser):
+        assert torch.equal(family.predict(family.denoiser, draw), base)
 
 
 def test_half_precision_and_autocast(family: MaskedFamily) -> None:
-    inputs = family.example(2, 16, 16).inputs
-    expected = family.predict(family.denoiser, *inputs)
+    draw = family.example(2, 16, 16)
+    expected = family.predict(family.denoiser, draw)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = family.predict(family.denoiser, *inputs)
+        cast = family.predict(family.denoiser, draw)
     torch.testing.assert_close(cast, expected, rtol=0.03, atol=0)
-    half = family.predict(family.to(dtype=torch.bfloat16).denoiser, *inputs)
+    half = family.predict(family.to(dtype=torch.bfloat16).denoiser, draw)
     assert half.dtype == torch.float64
     torch.testing.assert_close(half, expected, rtol=0.03, atol=0)
     assert family.vae.dtype == torch.float32
@@ -139,21 +150,21 @@ def test_a_heads_bias_is_rounded_as_autocast_rounds_it(tmp_path: Path) -> None:
     """Then a copy whose weights were rounded once answers what the policy does, bit for bit."""
     family = models.load(tiny.build_amused(tmp_path / "m", use_bias=True))
     torch.nn.init.normal_(family.denoiser.head.bias)
-    copy = family.reference_copy()
+    copy = frozen_copy(family.denoiser)
     keep_products_in(copy, torch.bfloat16)
-    inputs = family.example(2, 16, 16).inputs
+    draw = family.example(2, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        error = family.predict(family.denoiser, *inputs)
-        assert torch.equal(family.predict(copy, *inputs), error)
+        error = family.predict(family.denoiser, draw)
+        assert torch.equal(family.predict(copy, draw), error)
     assert error.requires_grad
 
 
 def test_targets_and_mask_come_together(family: MaskedFamily) -> None:
-    drawn = family.example(1, 16, 16)
+    draw = family.example(1, 16, 16)
     hidden = torch.zeros(1, family.denoiser.head.in_channels, 8, 8)
     for given, message in (
-        ((drawn.target, None), "targets given without mask"),
-        ((None, drawn.target > 0), "mask given without targets"),
+        ((draw.target, None), "targets given without mask"),
+        ((None, draw.target > 0), "mask given without targets"),
     ):
         with pytest.raises(ValueError, match=message), family.denoiser.head.scoring(*given):
             family.denoiser.head(hidden)
@@ -175,24 +186,22 @@ def test_tokens_are_the_nearest_codebook_vectors(family: MaskedFamily) -> None:
     distance = (latents[..., None, :] - family.vae.quantize.embedding.weight).square().sum(-1)
     assert torch.equal(tokens.long(), distance.argmin(-1))
     assert tokens.unique().numel() > 4
-    with pytest.raises(TypeError, match="use encode"):
-        family.latents(pixels)
 
 
 def test_images_follow_from_prompt_and_seed_whatever_the_batch(family: MaskedFamily) -> None:
     prompts, seeds = ["a cat", "a dog", "a cat"], [3, 4, 5]
-    options = {"steps": 3, "guidance": 2.0, "height": 16, "width": 24}
-    together = family.generate(prompts, seeds, **options)
+    options = SamplingOptions(3, 2.0, height=16, width=24)
+    together = family.generate(prompts, seeds, options)
     assert [image.size for image in together] == [(24, 16)] * 3
     for i in range(3):
-        alone = family.generate(prompts[i : i + 1], seeds[i : i + 1], **options)
+        alone = family.generate(prompts[i : i + 1], seeds[i : i + 1], options)
         difference = np.asarray(alone[0]).astype(int) - np.asarray(together[i])
         assert np.abs(difference).max() <= 1
     assert together[0].tobytes() != together[2].tobytes()
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
-        family.generate(["a"], [0], height=18, width=16)
+        family.generate(["a"], [0], SamplingOptions(height=18, width=16))
     with pytest.raises(ValueError, match=r"choice_temperature -1.0 must be at least 0"):
-        family.generate(["a"], [0], choice_temperature=-1.0)
+        family.generate(["a"], [0], SamplingOptions(choice_temperature=-1.0))
 
 
 def test_the_command_makes_images_with_a_lora(
@@ -201,7 +210,8 @@ def test_the_command_makes_images_with_a_lora(
     family.add_lora(2, 4.0)
     perturb(family.denoiser)
     family.save_lora(tmp_path / "lora")
-    options = {"steps": 2, "guidance": 2.0, "size": (16, 16), "device": "cpu"}
+    sampling = SamplingOptions(2, 2.0, height=16, width=16)
+    options = {"options": sampling, "device": "cpu"}
     for name, folder in (("base", None), ("tuned", tmp_path / "lora")):
         made = generate_images(str(family.path), ["a cat"], tmp_path / name, lora=folder, **options)
         assert len(read_manifest(made, require_scores=False).rows) == 1
@@ -214,13 +224,13 @@ def test_an_export_computes_what_was_trained(
 ) -> None:
     family.denoiser.requires_grad_(True)
     perturb(family.denoiser)
-    drawn = family.example(2, 16, 16)
-    expected = family.predict(family.denoiser, *drawn.inputs)
+    draw = family.example(2, 16, 16)
+    expected = family.predict(family.denoiser, draw)
     weights = dict(family.denoiser.named_parameters())  # as an engine gathers them
     for number, state in enumerate((None, weights)):
         folder = family.save(tmp_path / str(number), state_dict=state)
         again = models.load(folder)
-        assert torch.equal(again.predict(again.denoiser, *drawn.inputs), expected)
+        assert torch.equal(again.predict(again.denoiser, draw), expected)
         files = {str(p.relative_to(folder)) for p in folder.rglob("*")}
         original = {str(p.relative_to(family.path)) for p in family.path.rglob("*")}
         assert files == original
@@ -236,16 +246,14 @@ def test_a_lora_exports_merged_and_alone(
 ) -> None:
     family.add_lora(2, 4.0)
     perturb(family.denoiser)
-    inputs = family.example(2, 16, 16).inputs
-    expected = family.predict(family.denoiser, *inputs)
+    draw = family.example(2, 16, 16)
+    expected = family.predict(family.denoiser, draw)
     merged = models.load(family.save(tmp_path / "merged"))
-    torch.testing.assert_close(
-        merged.predict(merged.denoiser, *inputs), expected, rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(merged.predict(merged.denoiser, draw), expected, rtol=1e-4, atol=0)
     family.save_lora(tmp_path / "lora")
     again = models.load(folders[kind])
     again.load_lora(tmp_path / "lora")
-    torch.testing.assert_close(again.predict(again.denoiser, *inputs), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(again.predict(again.denoiser, draw), expected, rtol=1e-6, atol=0)
 
 
 def test_a_lora_file_is_the_same_whatever_the_order_of_sets(
@@ -272,7 +280,7 @@ def test_a_lora_of_the_head_is_refused(family: MaskedFamily, kind: str, tmp_path
         with pytest.raises(ValueError, match=f"'{target}' is mlm_layer.conv2.*target other layers"):
             family.add_lora(2, 2.0, targets=["to_q", target])
     lora.add(family.denoiser, 2, 2.0, ["conv2"])
-    export.write_denoiser_lora(tmp_path, family.denoiser)
+    lora_files.write_for_denoiser(tmp_path, family.denoiser)
     with pytest.raises(ValueError, match=r"changes mlm_layer\.conv2, which computes the loss"):
         models.load(family.path).load_lora(tmp_path)
 
@@ -280,7 +288,7 @@ def test_a_lora_of_the_head_is_refused(family: MaskedFamily, kind: str, tmp_path
 def gradients(family: MaskedFamily) -> list[Tensor]:
     family.denoiser.zero_grad()
     torch.manual_seed(4)  # dropout
-    family.predict(family.denoiser, *family.example(2, 16, 16).inputs).sum().backward()
+    family.predict(family.denoiser, family.example(2, 16, 16)).sum().backward()
     found = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
     return [gradient.clone() for gradient in found]
 
@@ -294,7 +302,7 @@ def test_checkpointing_gives_the_same_gradients(family: MaskedFamily, lora: bool
     results, layers = [], []
     count = nn.Linear.forward
     for mode in MODES:
-        family.set_gradient_checkpointing(mode)
+        set_mode(family.denoiser, mode)
         assert family.denoiser.is_gradient_checkpointing == (mode != "none")
         with pytest.MonkeyPatch.context() as patch:
             calls: list[int] = []
@@ -306,7 +314,7 @@ def test_checkpointing_gives_the_same_gradients(family: MaskedFamily, lora: bool
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])
     assert layers[2] > layers[0]  # the blocks ran twice
-    assert not family.reference_copy().is_gradient_checkpointing
+    assert not frozen_copy(family.denoiser).is_gradient_checkpointing
 
 
 def test_compiled_blocks_and_another_attention_compute_the_same(
@@ -319,7 +327,7 @@ def test_compiled_blocks_and_another_attention_compute_the_same(
     perturb(family.denoiser)
     family.denoiser.train()
     expected = gradients(family)
-    family.set_attention("sdpa")
+    attention.set_backend(family.denoiser, "sdpa")
     torch.testing.assert_close(gradients(family), expected)
     compiling.compile_denoiser(family.denoiser, "blocks")
     torch.testing.assert_close(gradients(family), expected)
@@ -337,19 +345,16 @@ def test_amused_is_diffusers_own(folders: dict[str, Path], tmp_path: Path) -> No
     family = models.load(folders["amused"])
     pipeline = diffusers.AmusedPipeline.from_pretrained(folders["amused"])
     pipeline.set_progress_bar_config(disable=True)
-    drawn = family.example(2, 16, 16)
-    logits = family.predict(family.denoiser, *drawn.inputs[:3])
-    assert torch.equal(family.predict(pipeline.transformer, *drawn.inputs[:3]), logits)
+    draw = family.example(2, 16, 16)
+    logits = logits_of(family, draw)
+    assert torch.equal(logits_of(family, draw, pipeline.transformer), logits)
     drawings = []
     for guidance, temperature in ((3.0, None), (1.0, None), (3.0, 0.0)):
         options = {"height": 16, "width": 24}
         mine = family.generate(
             ["a cat"],
             [3],
-            steps=4,
-            guidance=guidance,
-            choice_temperature=temperature,
-            **options,
+            SamplingOptions(4, guidance, temperature, **options),
         )[0]
         chance = {} if temperature is None else {"temperature": (temperature, 0)}
         generator = torch.Generator().manual_seed(3)
@@ -366,7 +371,7 @@ def test_amused_is_diffusers_own(folders: dict[str, Path], tmp_path: Path) -> No
     assert drawings[0] != drawings[2]
     saved = diffusers.AmusedPipeline.from_pretrained(family.save(tmp_path / "saved"))
     assert type(saved.transformer) is diffusers.UVit2DModel
-    assert torch.equal(family.predict(saved.transformer, *drawn.inputs[:3]), logits)
+    assert torch.equal(logits_of(family, draw, saved.transformer), logits)
 
 
 def test_meissonic_has_the_published_names(folders: dict[str, Path]) -> None:
@@ -433,6 +438,6 @@ def test_meissonic_computes_in_float32_what_the_published_code_does(
         for number, (_, parameter) in enumerate(sorted(family.denoiser.named_parameters())):
             numbers = philox.normal(1, torch.tensor([number]), 0, parameter.shape)
             parameter.copy_(0.6 * numbers[0])
-    logits = family.predict(family.denoiser, *family.example(2, 16, 24).inputs[:3])
+    logits = logits_of(family, family.example(2, 16, 24))
     expected = torch.tensor([[3.228039, 0.591541, 2.861775], [3.155222, 0.559825, 2.776119]])
     torch.testing.assert_close(logits[:, 5, [0, 3, 7], [0, 8, 11]], expected, rtol=0, atol=1e-3)

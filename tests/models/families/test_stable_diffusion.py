@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import nn
 
 from tests import tiny
-from tests.models.helpers import example, perturb
+from tests.models.helpers import example
 from tglo import models
+from tglo.models.execution.modes import frozen_copy
+from tglo.noise.draw import Draw
+from tglo.settings import SamplingOptions
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,9 @@ def test_loads_the_right_family(load: Callable[..., models.Family]) -> None:
         model = load(kind)
         assert type(model) is family
         assert model.schedule.prediction_type == prediction_type
-        assert model.latent_channels == 4 and model.bucket_step == 4
-        assert model.default_resolution == 16
+        assert model.latent_shape(16, 24) == (4, 8, 12)
+        assert (model.spatial_scale, model.patch, model.bucket_step) == (2, 2, 4)
+        assert model.default_size == (16, 16)
         assert not model.denoiser.training and not model.vae.training
 
 
@@ -86,7 +91,7 @@ def test_long_prompts_are_counted_and_reported_once(
 def test_predict_equals_the_unet_call(
     kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
 ) -> None:
-    noisy, index, conditions = example(family)
+    draw = example(family)
     text = family.text(["a handwritten seven", "a handwritten two"])
     options = {}
     if kind == "sdxl":
@@ -96,17 +101,18 @@ def test_predict_equals_the_unet_call(
             "time_ids": time_ids,
         }
     expected = pipelines[kind].unet(
-        noisy, index, encoder_hidden_states=text["prompt_embeds"], **options
+        draw.noisy, draw.index, encoder_hidden_states=text["prompt_embeds"], **options
     )
-    prediction = family.predict(family.denoiser, noisy, index, conditions)
+    prediction = family.predict(family.denoiser, draw)
     assert torch.equal(prediction, expected.sample)
 
 
 def test_sdxl_time_ids_matter_and_are_demanded(load: Callable[..., models.Family]) -> None:
     family = load("sdxl")
-    noisy, index, conditions = example(family)
-    other = dict(conditions, time_ids=conditions["time_ids"] + 9)
-    predictions = [family.predict(family.denoiser, noisy, index, c) for c in (conditions, other)]
+    draw = example(family)
+    conditions = dict(draw.conditions, time_ids=draw.conditions["time_ids"] + 9)
+    other = replace(draw, conditions=conditions)
+    predictions = [family.predict(family.denoiser, d) for d in (draw, other)]
     assert not torch.equal(*predictions)
     with pytest.raises(ValueError, match="original_size"):
         family.conditions(family.text(["a"]))
@@ -123,19 +129,19 @@ def test_predict_calls_the_wrapper_with_its_dtype(family: models.Family) -> None
             return self.module(*args, **options)
 
     example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
+    expected = family.predict(family.denoiser, example_input)
     wrapper = Wrapper(family.denoiser)
-    assert torch.equal(family.predict(wrapper, *example_input), expected)
+    assert torch.equal(family.predict(wrapper, example_input), expected)
     assert wrapper.calls == 1
-    half = Wrapper(family.reference_copy().bfloat16())
-    assert family.predict(half, *example_input).dtype == torch.bfloat16
+    half = Wrapper(frozen_copy(family.denoiser).bfloat16())
+    assert family.predict(half, example_input).dtype == torch.bfloat16
 
 
 def test_latents_are_the_scaled_posterior(
     kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline]
 ) -> None:
     pixels = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mean, std = family.latents(pixels)
+    mean, std = (family.encode(pixels)[name] for name in ("mean", "std"))
     with torch.no_grad():
         posterior = pipelines[kind].vae.encode(pixels).latent_dist
     scaling = {"sd15": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}[kind]
@@ -167,37 +173,12 @@ def test_vae_dtype(
 def test_autocast_does_not_reach_the_vae(load: Callable[..., models.Family]) -> None:
     family = load("sdxl")
     pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    expected = family.latents(pixels)
+    expected = family.encode(pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again = family.latents(pixels)
-        half = family.generate(["a"], [0], steps=1)
-    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+        again = family.encode(pixels)
+        half = family.generate(["a"], [0], SamplingOptions(1))
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
     assert half[0].size == (16, 16)
-
-
-def test_reference_copy_is_frozen_and_apart(family: models.Family) -> None:
-    family.set_gradient_checkpointing("full")
-    family.denoiser.train()
-    example_input = example(family)
-    reference = family.reference_copy()
-    before = family.predict(reference, *example_input)
-    assert torch.equal(before, family.predict(family.denoiser, *example_input))
-    assert not reference.training and not reference.is_gradient_checkpointing
-    assert not any(p.requires_grad for p in reference.parameters())
-    perturb(family.denoiser)
-    assert torch.equal(before, family.predict(reference, *example_input))
-    assert not torch.equal(before, family.predict(family.denoiser, *example_input))
-
-
-def test_channels_last_gives_the_same_prediction(family: models.Family, tmp_path: Path) -> None:
-    example_input = example(family)
-    expected = family.predict(family.denoiser, *example_input)
-    family.set_channels_last()
-    weight = family.denoiser.conv_in.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(family.predict(family.denoiser, *example_input), expected)
-    exported = models.load(family.save(tmp_path / "exported"))
-    assert torch.equal(exported.denoiser.conv_in.weight, weight)
 
 
 def test_encoders_that_are_not_loaded_change_no_prediction(
@@ -205,61 +186,35 @@ def test_encoders_that_are_not_loaded_change_no_prediction(
 ) -> None:
     bare = models.load(folders[kind], encoders=False)
     assert bare.vae is None and set(bare.text_encoders) == {None}
-    assert (bare.vae_scale, bare.latent_channels) == (family.vae_scale, family.latent_channels)
+    assert bare.latent_shape(16, 24) == family.latent_shape(16, 24)
     assert bare.fingerprint() == family.fingerprint()
     inputs = example(family)
-    expected = family.predict(family.denoiser, *inputs)
-    assert torch.equal(bare.predict(bare.denoiser, *inputs), expected)
+    expected = family.predict(family.denoiser, inputs)
+    assert torch.equal(bare.predict(bare.denoiser, inputs), expected)
     empty = bare.unconditional(family.text([""]))
     assert all(torch.equal(empty[name], value) for name, value in family.unconditional().items())
     with pytest.raises(RuntimeError, match="not loaded"):
         bare.text(["a seven"])
 
 
-def test_dropped_encoders_are_gone_and_named(family: models.Family) -> None:
-    conditions = family.conditions(family.example_text(2), example(family)[2] and sizes())
-    family.drop_encoders()
-    assert family.vae is None and not any(family.text_encoders)
+def test_encoders_that_are_not_loaded_are_named(kind: str, folders: dict[str, Path]) -> None:
+    family = models.load(folders[kind], encoders=False)
+    conditions = family.conditions(family.example_text(2), sizes())
     for use in (
         lambda: family.text(["a"]),
-        lambda: family.latents(torch.zeros(1, 3, 16, 16)),
+        lambda: family.encode(torch.zeros(1, 3, 16, 16)),
         lambda: family.generate(["a"], [0]),
     ):
-        with pytest.raises(RuntimeError, match="dropped"):
+        with pytest.raises(RuntimeError, match="not loaded"):
             use()
     family.to("cpu", torch.float32)
-    noisy, index = torch.zeros(2, 4, 8, 8), torch.tensor([0, 1])
-    assert family.predict(family.denoiser, noisy, index, conditions).isfinite().all()
+    noisy = torch.zeros(2, 4, 8, 8)
+    draw = Draw(torch.tensor([0, 1]), noisy, noisy, conditions)
+    assert family.predict(family.denoiser, draw).isfinite().all()
 
 
 def sizes() -> dict[str, torch.Tensor]:
     return {name: torch.ones(2, 2) for name in ("original_size", "crop", "target_size")}
-
-
-def test_fingerprint_names_what_the_cache_depends_on(
-    kind: str, family: models.Family, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    fingerprint = family.fingerprint()
-    parts = {"family", "vae", "text_encoder", "tokenizer", "vae_dtype", "text_dtype"}
-    if kind == "sdxl":
-        parts |= {"text_encoder_2", "tokenizer_2"}
-    assert set(fingerprint) == parts
-    assert all(isinstance(value, str) and value for value in fingerprint.values())
-    assert models.load(folders[kind]).fingerprint() == fingerprint
-    other = models.load(tiny.build_sd15(tmp_path / "other", seed=5)).fingerprint()
-    if kind == "sd15":
-        differing = {name for name in parts if other[name] != fingerprint[name]}
-        assert differing == {"vae", "text_encoder"}
-        half = family.to(dtype=torch.bfloat16).fingerprint()
-        assert {name for name in parts if half[name] != fingerprint[name]} == {"text_dtype"}
-        assert family.encoders_fingerprint().items() < fingerprint.items()
-
-
-def test_a_saved_again_folder_has_the_same_fingerprint(
-    kind: str, family: models.Family, pipelines: dict[str, DiffusionPipeline], tmp_path: Path
-) -> None:
-    pipelines[kind].save_pretrained(tmp_path / "again")
-    assert models.load(tmp_path / "again").fingerprint() == family.fingerprint()
 
 
 def test_inpainting_models_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:

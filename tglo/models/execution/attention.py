@@ -102,21 +102,22 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
             module.set_processor(AttnProcessor2_0())
         elif backend != "default" and type(module.processor) is AttnProcessor2_0:
             module.set_processor(DispatchedAttention())
-    heard = [m.processor for m in modules if hasattr(m.processor, "_attention_backend")]
-    if backend != "default" and len(heard) < len(modules):
-        deaf = {type(m.processor).__name__ for m in modules if m.processor not in heard}
+    processors = [module.processor for module in modules]
+    dispatched = [p for p in processors if hasattr(p, "_attention_backend")]
+    if backend != "default" and len(dispatched) < len(processors):
+        others = {type(p).__name__ for p in processors if not hasattr(p, "_attention_backend")}
         raise ValueError(
-            f"attention {backend!r} has no effect on {type(denoiser).__name__}'s {min(deaf)}, "
+            f"attention {backend!r} has no effect on {type(denoiser).__name__}'s {min(others)}, "
             "which does not ask diffusers' dispatcher; set attention to 'default'"
         )
-    for processor in heard:
+    for processor in dispatched:
         processor._attention_backend = None if backend == "default" else AttentionBackendName(name)
 
 
 def _check(
     backend: str, name: str, device: torch.device, dtype: torch.dtype, sizes: set[int]
 ) -> None:
-    """ValueError unless the backend, ``name`` to diffusers, computes a gradient here."""
+    """Raise ValueError unless the backend, ``name`` to diffusers, computes a gradient here."""
     remedy = "or set attention to 'default' or 'sdpa'"
     known = [entry.value for entry in AttentionBackendName]
     if name not in known:

@@ -27,10 +27,12 @@ _PRODUCTS = {
 
 
 def set_mode(denoiser: Any, mode: Mode) -> None:
-    """none: keep everything. full: keep the inputs of each block and compute it again.
-    selective: keep the results of matrix products, convolutions and attention too, so that only
-    normalisations, activations and sums are computed again. The gradients are the same.
-    ValueError for another mode, or a model without gradient checkpointing.
+    """Choose which activations the forward pass keeps; the gradients are the same.
+
+    none: everything. full: the inputs of each block, which is computed again. selective: also the
+    results of matrix products, convolutions and attention, so that only normalisations, activations
+    and sums are computed again. ValueError for another mode, or a model without gradient
+    checkpointing.
     """
     if mode not in MODES:
         raise ValueError(f"gradient checkpointing {mode!r} is not one of {', '.join(MODES)}")

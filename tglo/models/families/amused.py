@@ -27,7 +27,7 @@ class Amused(MaskedFamily):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """As MaskedFamily.call; this model is not told how much is hidden."""
+        """See MaskedFamily.call; this model is not told how much is hidden."""
         dtype = dtype_of(denoiser, self.denoiser)
         return denoiser(
             noisy,

@@ -1,4 +1,4 @@
-"""What masked generative models (MaskGIT, arXiv 2202.04200) share: tokens in place of latents, a share
+"""The common base of masked generative models (MaskGIT, arXiv 2202.04200): tokens in place of latents, a share
 of hidden ones in place of a timestep, and a forward pass that gives the error itself.
 """
 
@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tglo import noise
-from tglo.models import codebook, export, samplers
+from tglo.models import lora_files
+from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
 from tglo.models.modules.token_head import TokenHead
+from tglo.models.samplers import Sampler, unmask
+from tglo.models.text import TextPart
 from tglo.noise import masking
-from tglo.noise.draw import Drawn, MaskedDrawn
+from tglo.noise.draw import Draw, draw_tokens
+from tglo.settings import SamplingOptions
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
 
@@ -43,8 +47,10 @@ class MaskedFamily(Family):
 
     denoiser_part = "transformer"
     vae_part = "vqvae"
-    drawn: ClassVar[type[Drawn]] = MaskedDrawn
-    text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    codec_class: ClassVar[type[Codec]] = TokenCodec
+    sampler: ClassVar[Sampler] = staticmethod(unmask)
+    answers_with_error: ClassVar[bool] = True
+    text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         ("objective.name", "dspo"): _NO_DISTANCE,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
@@ -60,33 +66,36 @@ class MaskedFamily(Family):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """One forward pass of the denoiser (or a wrapper of it) on tokens (B, h, w) int64.
+        """Call the denoiser (or a wrapper of it) once on tokens (B, h, w) int64.
 
-        Logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
+        Returns logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
         timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
         """
 
-    def predict(
+    def draw(
         self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        index: Tensor,
-        conditions: dict[str, Tensor],
-        target: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (B, V, h, w); with target, the true tokens (B, h, w) int64, the error (B,) float64."""
-        known = {}
-        if target is not None:
-            known = {"targets": target, "mask": noisy == self.schedule.mask_token}
-        return self.call(denoiser, noisy, self.timesteps(index, noisy), conditions, **known)
+        stored: dict[str, Tensor],
+        key: noise.Key,
+        own: noise.Key,
+        strata: int,
+        dtype: torch.dtype,
+        conditions: dict[str, Any],
+    ) -> Draw:
+        """See Family.draw; tokens have neither a dtype nor a posterior."""
+        return draw_tokens(stored["tokens"], key, self.schedule, strata, conditions)
 
-    def timesteps(self, index: Tensor, noisy: Tensor) -> Tensor:
-        """1000 x the share of hidden tokens, (B,) float32, of their number (B,) int64."""
-        return 1000 * index.float() / noisy[0].numel()
+    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+        """Compute the error of the draw's true tokens, (B,) float64; for logits, use `call`."""
+        known = {"targets": draw.target, "mask": draw.noisy == self.schedule.mask_token}
+        return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions, **known)
+
+    def timesteps(self, draw: Draw) -> Tensor:
+        """Return 1000 x the share of hidden tokens, (B,) float32."""
+        return 1000 * draw.index.float() / draw.noisy[0].numel()
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
+        """Return encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
         ids, _ = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
         output = encoder(ids, return_dict=True, output_hidden_states=True)
@@ -98,7 +107,7 @@ class MaskedFamily(Family):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
+        """Return the embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
         left, and an aesthetic score.
         """
         if sizes is None:
@@ -115,12 +124,8 @@ class MaskedFamily(Family):
     def _training_schedule(self) -> masking.MaskSchedule:
         return masking.MaskSchedule.from_scheduler(self.scheduler)
 
-    def _vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        # A rounded latent may be nearest to another codebook vector.
-        return torch.promote_types(dtype, torch.float32)
-
     def _check_parts(self) -> None:
-        config, vectors = self.denoiser.config, self._vae_config.get("num_vq_embeddings")
+        config, vectors = self.denoiser.config, self.codec.config.get("num_vq_embeddings")
         mask = self.schedule.mask_token
         if config.codebook_size != vectors or not vectors <= mask < config.vocab_size:
             raise ValueError(
@@ -128,19 +133,15 @@ class MaskedFamily(Family):
                 f"{config.codebook_size} tokens of {config.vocab_size}, the VQ model has {vectors} and "
                 f"the scheduler masks with token {mask}"
             )
-        if not self._vae_config.get("lookup_from_codebook"):
+        if not self.codec.config.get("lookup_from_codebook"):
             raise ValueError(
                 f"{self.path / self.vae_part} decodes no tokens: its config.json lacks "
                 '"lookup_from_codebook": true'
             )
 
     @property
-    def bucket_step(self) -> int:
-        return self.vae_scale * (2 if self.denoiser.config.downsample else 1)
-
-    @property
-    def size_step(self) -> int:
-        return self.bucket_step
+    def patch(self) -> int:
+        return 2 if self.denoiser.config.downsample else 1
 
     @property
     def default_temperature(self) -> float:
@@ -148,33 +149,17 @@ class MaskedFamily(Family):
         return 1.0
 
     def temperature(self, published: float | None) -> float:
-        """The default: published ones belong to square errors."""
+        """Return the default: published ones belong to square errors."""
         return self.default_temperature
 
-    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """TypeError: masked models have tokens; see `encode`."""
-        raise TypeError(f"{self.name} has tokens in place of latents; use encode")
-
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What a cache keeps of images (B, 3, H, W) in [-1, 1]: tokens (B, h, w) int32."""
-        self._need_encoders()
-        return {"tokens": codebook.encode(self.vae, pixels)}
-
-    def example(self, batch: int, height: int, width: int) -> Drawn:
-        shape = (height // self.vae_scale, width // self.vae_scale)
+    def example(self, batch: int, height: int, width: int) -> Draw:
+        shape = self.latent_shape(height, width)
         generator = torch.Generator().manual_seed(0)
         vectors = self.denoiser.config.codebook_size
         tokens = torch.randint(vectors, (batch, *shape), generator=generator)
         key = noise.Key(0, torch.arange(batch, device=self.device))
-        return MaskedDrawn.make(
-            {"tokens": tokens.to(self.device)},
-            key,
-            key,
-            self.schedule,
-            1,
-            torch.float32,
-            self._example_conditions(batch, height, width),
-        )
+        conditions = self._example_conditions(batch, height, width)
+        return draw_tokens(tokens.to(self.device), key, self.schedule, 1, conditions)
 
     def example_text(self, batch: int) -> dict[str, Tensor]:
         hidden, pooled = self._text_widths()
@@ -185,46 +170,27 @@ class MaskedFamily(Family):
 
     @abstractmethod
     def _text_widths(self) -> tuple[int, int]:
-        """Widths of the text encoder's hidden states and of its projection."""
+        """Return the widths of the text encoder's hidden states and of its projection."""
 
-    def sample(
-        self,
-        denoiser: Callable[..., Any],
-        scheduler: Any,
-        conditions: dict[str, Tensor],
-        generators: list[torch.Generator],
-        size: tuple[int, int],
-        steps: int,
-        guidance: float,
-        choice_temperature: float | None = None,
-    ) -> Tensor:
-        shape = (size[0] // self.vae_scale, size[1] // self.vae_scale)
-        tokens = samplers.unmask(
-            self,
-            denoiser,
-            scheduler,
-            conditions,
-            generators,
-            shape,
-            steps,
-            guidance,
-            choice_temperature,
-        )
-        return codebook.decode(self.vae, tokens)
+    def step_options(self, options: SamplingOptions) -> dict[str, Any]:
+        found: dict[str, Any] = {"num_inference_steps": options.steps}
+        if options.choice_temperature is not None:
+            found["temperature"] = (options.choice_temperature, 0)
+        return found
 
     def set_loss_backend(self, backend: str) -> None:
         self.denoiser.head.backend = backend
 
     def write_lora(self, folder: Path, denoiser: Any) -> None:
-        """As `pipe.transformer.load_lora_adapter(folder, prefix=None)` takes it: the pipeline itself
+        """Write a LoRA for `pipe.transformer.load_lora_adapter(folder, prefix=None)`: the pipeline itself
         loads none.
         """
-        export.write_denoiser_lora(folder, denoiser)
+        lora_files.write_for_denoiser(folder, denoiser)
 
-    def attach_lora(self, denoiser: Any, folder: Path) -> None:
-        """As Family.attach_lora; ValueError for a LoRA of the head."""
+    def attach_lora(self, folder: Path, denoiser: Any) -> None:
+        """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
-        denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+        lora_files.attach_by_denoiser(folder, denoiser)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
 
@@ -236,7 +202,7 @@ class MaskedFamily(Family):
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """As Family.add_lora; ValueError for a target that is the head."""
+        """See Family.add_lora; ValueError for a target that is the head."""
         head = _name_of(self.denoiser, self.denoiser.head)
         for target in targets or ():
             if f".{head}".endswith(f".{target}"):
@@ -249,6 +215,6 @@ def _name_of(module: nn.Module, part: nn.Module) -> str:
 
 
 def dtype_of(denoiser: Any, otherwise: nn.Module) -> torch.dtype:
-    """The dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
+    """Return the dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
     module = denoiser if isinstance(denoiser, nn.Module) else otherwise
     return next(module.parameters()).dtype

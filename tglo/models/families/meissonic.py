@@ -16,13 +16,13 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from tglo.models.families.masked import MaskedFamily, dtype_of
 from tglo.models.modules.meissonic_transformer import Transformer2DModel
+from tglo.models.text import TextPart
 
 PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
-_WORDS = 77  # the text encoder's places
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder holds a Meissonic: by its transformer's configuration."""
+    """Tell from its transformer's configuration whether a folder holds a Meissonic."""
     file = path / "transformer" / "config.json"
     if not file.is_file():
         return False
@@ -37,6 +37,8 @@ class Meissonic(MaskedFamily):
     name = "meissonic"
     pipeline_class: ClassVar[Any] = None
     denoiser_class: ClassVar[Any] = Transformer2DModel
+    # A folder need not state the text encoder's 77 places.
+    text_parts = (TextPart("tokenizer", "text_encoder", length=77),)
 
     def __init__(self, path: Path | str, **options: Any) -> None:
         missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
@@ -54,7 +56,7 @@ class Meissonic(MaskedFamily):
         conditions: dict[str, Tensor],
         **known: Tensor,
     ) -> Tensor:
-        """As MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
+        """See MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
         that is rounded to a number of tokens, and sampled with the number of the step; this is
         trained on 1000 x the share that is hidden, and sampled as the original.
         """
@@ -72,16 +74,18 @@ class Meissonic(MaskedFamily):
         return list(PARTS)
 
     @property
-    def default_resolution(self) -> int:
+    def default_size(self) -> tuple[int, int]:
         """1024 pixels with the layers that halve the sides, else 512, as the original has it."""
-        return 1024 if self.denoiser.config.downsample else 512
+        return (1024, 1024) if self.denoiser.config.downsample else (512, 512)
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
-        """Each part by its class: what the folder says of others is not looked at."""
+        """Load each part by its class, whatever class the folder names."""
         config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
         parts: dict[str, Any] = {
             **self._own_parts(dtype),
-            "tokenizer": self._tokenizer(),
+            "tokenizer": CLIPTokenizer.from_pretrained(
+                self.path / "tokenizer", local_files_only=True
+            ),
             "scheduler": AmusedScheduler(
                 mask_token_id=config["mask_token_id"],
                 masking_schedule=config.get("masking_schedule", "cosine"),
@@ -92,18 +96,12 @@ class Meissonic(MaskedFamily):
         safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         if encoders:
             parts["vqvae"] = VQModel.from_pretrained(
-                self.path, subfolder="vqvae", dtype=self._vae_dtype(dtype), **safe
+                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **safe
             )
             parts["text_encoder"] = CLIPTextModelWithProjection.from_pretrained(
                 self.path / "text_encoder", dtype=dtype, **safe
             )
         return parts
-
-    def _tokenizer(self) -> CLIPTokenizer:
-        """Of at most 77 tokens, as the original has it; a folder need not state it."""
-        tokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, _WORDS)
-        return tokenizer
 
     def _text_widths(self) -> tuple[int, int]:
         config = self.denoiser.config

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from tglo.models.families.base import Family
+from tglo.models.skeleton import Skeleton
+from tglo.models.text import TextPart
+
+_SD = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+# The published unet/config.json of each model, as far as it differs from diffusers' defaults.
+_ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "sd15": {**_SD, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21": {
+        **_SD,
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        **_SD,
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+_TOKENS = 77
 
 
 class StableDiffusion(Family):
@@ -17,7 +56,8 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline
-    text_parts: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
+    published: ClassVar[tuple[str, ...]] = ("sd15", "sd21")
     unused_parts: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,
@@ -27,7 +67,7 @@ class StableDiffusion(Family):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """prompt_embeds (B, 77, width), in the text encoder's dtype; of long prompts see `_tokens`."""
+        """Return prompt_embeds (B, 77, width), in the text encoder's dtype; see `_tokens` for long prompts."""
         ids, mask = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
@@ -37,7 +77,7 @@ class StableDiffusion(Family):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """prompt_embeds; the sizes have no part in it."""
+        """Return prompt_embeds; the sizes have no part in it."""
         return {name: tensor.to(self.device) for name, tensor in text.items()}
 
     def call(
@@ -47,7 +87,7 @@ class StableDiffusion(Family):
         timesteps: Tensor,
         conditions: dict[str, Tensor],
     ) -> Tensor:
-        """As Family.call; latents and embeddings are converted to the denoiser's dtype."""
+        """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
         module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
         dtype = next(module.parameters()).dtype
         options = {}
@@ -67,7 +107,29 @@ class StableDiffusion(Family):
 
     def example_text(self, batch: int) -> dict[str, Tensor]:
         width = self.denoiser.config.cross_attention_dim
-        return {"prompt_embeds": self._random(batch, 77, width)}
+        return {"prompt_embeds": self._random(batch, _TOKENS, width)}
+
+    @property
+    def patch(self) -> int:
+        """The latents that become one at the lowest level: then no level pads."""
+        return _lowest(self.denoiser.config)
+
+    @property
+    def size_step(self) -> int:
+        """One latent: these UNets pad on the way down and cut on the way up."""
+        return self.spatial_scale
+
+    @classmethod
+    def skeleton(cls, model: str) -> Skeleton | None:
+        """Return a UNet by one of the names in `published`, or that of a folder with unet and vae."""
+        if model in cls.published:
+            return UNetSkeleton(_ARCHITECTURES[model], 8, cls.lora_targets)
+        folder = Path(model.removeprefix("path:")).expanduser()
+        unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
+        if not unet.is_file() or not vae.is_file():
+            return None
+        scale = cls.codec_class(json.loads(vae.read_text())).spatial_scale
+        return UNetSkeleton(json.loads(unet.read_text()), scale, cls.lora_targets)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -75,12 +137,16 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "stable-diffusion-xl"
     pipeline_class = StableDiffusionXLPipeline
-    text_parts = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+    text_parts = (
+        TextPart("tokenizer", "text_encoder"),
+        TextPart("tokenizer_2", "text_encoder_2"),
+    )
+    published = ("sdxl",)
     unused_parts: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None}
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
+        """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
 
         Both encoders give their last hidden states but one; the second also its projection.
         """
@@ -93,7 +159,7 @@ class StableDiffusionXL(StableDiffusion):
         return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
 
     def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
+        """Return zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
         empty = super().unconditional(empty)
         if self.pipeline_config.get("force_zeros_for_empty_prompt", True):
             return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
@@ -102,7 +168,7 @@ class StableDiffusionXL(StableDiffusion):
     def conditions(
         self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The embeddings and time_ids (B, 6) float32: original size, crop, target size."""
+        """Return the embeddings and time_ids (B, 6) float32: original size, crop, target size."""
         if sizes is None:
             raise ValueError("SDXL needs sizes: original_size, crop and target_size, each (B, 2)")
         parts = [sizes[name] for name in ("original_size", "crop", "target_size")]
@@ -110,9 +176,52 @@ class StableDiffusionXL(StableDiffusion):
         return {**super().conditions(text), "time_ids": time_ids}
 
     def example_text(self, batch: int) -> dict[str, Tensor]:
-        config = self.denoiser.config
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        return {
-            **super().example_text(batch),
-            "pooled_prompt_embeds": self._random(batch, pooled),
+        pooled = self._random(batch, _pooled_width(self.denoiser.config))
+        return {**super().example_text(batch), "pooled_prompt_embeds": pooled}
+
+
+class UNetSkeleton(Skeleton):
+    """The UNet of Stable Diffusion 1.x, 2.x and XL without weights."""
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        side = self.config["sample_size"] * self.spatial_scale
+        return side, side
+
+    @property
+    def size_step(self) -> int:
+        return self.spatial_scale * _lowest(self.config)
+
+    def make(self) -> nn.Module:
+        return UNet2DConditionModel.from_config(self.config)
+
+    def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
+        config = denoiser.config
+        dtype = next(denoiser.parameters()).dtype
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(batch, *shape, device="meta", dtype=dtype)
+
+        sides = (height // self.spatial_scale, width // self.spatial_scale)
+        arguments: dict[str, Any] = {
+            "sample": empty(config.in_channels, *sides),
+            "timestep": empty(),
+            "encoder_hidden_states": empty(_TOKENS, config.cross_attention_dim),
+            "return_dict": False,
         }
+        if config.addition_embed_type == "text_time":
+            arguments["added_cond_kwargs"] = {
+                "text_embeds": empty(_pooled_width(config)),
+                "time_ids": empty(6),
+            }
+        return arguments
+
+
+def _lowest(config: Any) -> int:
+    """Return how many latents along a side become one at a UNet's lowest level."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def _pooled_width(config: Any) -> int:
+    """Return the width of the pooled embedding that SDXL's UNet takes beside six sizes."""
+    return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim

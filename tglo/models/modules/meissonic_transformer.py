@@ -40,8 +40,8 @@ _MICRO_WIDTH = 256  # of each of five numbers
 class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
     ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
 ):
-    """Of the original's name, which a saved configuration states; its arguments, too, are the
-    original's. patch_size and in_channels have no part in it.
+    """Meissonic's denoiser. Its name, which a saved configuration states, and its arguments are the
+    original's; patch_size and in_channels have no part in it.
     """
 
     mlm_layer: Any
@@ -113,7 +113,7 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
         targets: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, V, h, w) of tokens hidden_states (B, h, w) int64; with targets, the true tokens
+        """Return logits (B, V, h, w) of tokens hidden_states (B, h, w) int64; with targets, the true tokens
         (B, h, w) int64, and mask (B, h, w) bool, minus the mean log-probability of the masked ones,
         (B,) float64.
 
@@ -139,7 +139,7 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
             return self.mlm_layer(grid)
 
     def _pooled(self, text: Tensor, micro_conds: Tensor) -> Tensor:
-        """The text's projection and the five numbers as one embedding, (B, width)."""
+        """Return the text's projection and the five numbers as one embedding, (B, width)."""
         micro = get_timestep_embedding(
             micro_conds.flatten(), _MICRO_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0
         )
@@ -149,7 +149,7 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
     def _rotary(
         self, words: int, height: int, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """cos and sin of the places (0, row, column); all words are at (0, 0, 0)."""
+        """Return cos and sin of the places (0, row, column); all words are at (0, 0, 0)."""
         places = torch.zeros(height, width, 3, device=device)
         places[..., 1] = torch.arange(height, device=device)[:, None]
         places[..., 2] = torch.arange(width, device=device)[None, :]
@@ -158,5 +158,5 @@ class Transformer2DModel(  # type: ignore[misc]  # as every model of diffusers
 
 
 def _resample(width: int, *, downsample: bool = False, upsample: bool = False) -> UVitBlock:
-    """aMUSEd's block without residual and attention layers: it halves or doubles the sides, or not."""
+    """Make aMUSEd's block without residual and attention layers: it halves or doubles the sides, or not."""
     return UVitBlock(width, 0, width, 0.0, True, _EPS, False, 1, 0.0, downsample, upsample)

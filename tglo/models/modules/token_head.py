@@ -25,7 +25,7 @@ class TokenHead(nn.Conv2d):
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> Self:
-        """A head of a convolution's sizes, its weights untrained."""
+        """Make a head with the sizes of a convolution and untrained weights."""
         return cls(
             conv.in_channels,
             conv.out_channels,
@@ -37,8 +37,8 @@ class TokenHead(nn.Conv2d):
 
     @contextmanager
     def scoring(self, targets: Tensor | None, mask: Tensor | None) -> Iterator[None]:
-        """Inside, forward gives the error of targets, (B, h, w) int64, where mask, (B, h, w) bool, is
-        true; without them logits as ever. ValueError for one of them without the other.
+        """Make forward give, inside, the error of targets, (B, h, w) int64, where mask, (B, h, w) bool, is
+        true; without them it gives logits. ValueError for one of them without the other.
         """
         if targets is None and mask is None:
             self._known = None
@@ -55,7 +55,7 @@ class TokenHead(nn.Conv2d):
             self._known = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (B, D, h, w) -> logits (B, V, h, w), or the error (B,) float64."""
+        """Turn hidden (B, D, h, w) into logits (B, V, h, w), or the error (B,) float64."""
         if self._known is None:
             return super().forward(hidden)
         targets, mask = (tensor.flatten(1) for tensor in self._known)

@@ -27,7 +27,7 @@ class Block(BasicTransformerBlock):
     checkpoint: Callable[..., Tensor] | None = None
 
     def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:  # type: ignore[override]
-        """As BasicTransformerBlock."""
+        """See BasicTransformerBlock."""
         run: Any = functools.partial(super().forward, **given)
         if self.checkpoint is None or not torch.is_grad_enabled():
             return run(hidden_states)
@@ -35,7 +35,7 @@ class Block(BasicTransformerBlock):
 
 
 class UVit2DModel(diffusers.UVit2DModel):
-    """The same model, weights and files; of its name, which a saved configuration states."""
+    """diffusers' model with the same weights and files, and with its name, which a saved configuration states."""
 
     mlm_layer: Any
     transformer_layers: Any
@@ -56,7 +56,7 @@ class UVit2DModel(diffusers.UVit2DModel):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether the transformer's blocks are computed again in the backward pass."""
+        """The transformer's blocks are computed again in the backward pass."""
         return any(layer.checkpoint is not None for layer in self.transformer_layers)
 
     def enable_gradient_checkpointing(self, checkpoint: Callable[..., Tensor] = _recompute) -> None:
@@ -74,7 +74,7 @@ class UVit2DModel(diffusers.UVit2DModel):
     def forward(
         self, *args: Any, targets: Tensor | None = None, mask: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """Logits (B, V, h, w) as diffusers' own; with targets, the true tokens (B, h, w) int64, and
+        """Return logits (B, V, h, w) as diffusers' own does; with targets, the true tokens (B, h, w) int64, and
         mask (B, h, w) bool, minus the mean log-probability of the masked ones, (B,) float64.
         """
         with self.head.scoring(targets, mask):

@@ -1,4 +1,4 @@
-"""Which engine a run takes."""
+"""The choice of a run's engine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Engine = PlainEngine | DeepSpeedEngine
 
 
 def make_engine(config: TrainConfig, module: nn.Module, device: torch.device) -> Engine:
-    """The engine that ``config.engine`` asks for, around ``module``."""
+    """The engine that `config.engine` asks for, around `module`."""
     if wants_deepspeed(config):
         return DeepSpeedEngine(config, module, device)
     return PlainEngine(config, module, device)
 
 
 def wants_deepspeed(config: TrainConfig) -> bool:
-    """Whether this run uses DeepSpeed: if asked for, or if a launcher started the process."""
+    """Say whether this run uses DeepSpeed: if asked for, or if a launcher started the process."""
     kind = config.engine.kind
     if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
@@ -36,7 +36,7 @@ def wants_deepspeed(config: TrainConfig) -> bool:
 
 
 def start_processes(config: TrainConfig) -> torch.device:
-    """Join the run's process group where there is one; returns this process's device."""
+    """Join the run's process group where there is one; return this process's device."""
     device = choose_device(config.engine.device)
     if wants_deepspeed(config):
         return deepspeed.start(config, device)

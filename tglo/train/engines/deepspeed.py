@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tglo.devices import DTYPES
 from tglo.train import processes
 from tglo.train.config import TrainConfig
+from tglo.train.config_checks import check_zero
 from tglo.train.engines.optimizers import make_optimizer
 
 
@@ -43,7 +44,7 @@ def start(config: TrainConfig, device: torch.device) -> torch.device:
 
 
 def _refuse(config: TrainConfig) -> None:
-    """ValueError for what only a launcher, which ``config.check`` does not look at, rules out."""
+    """Raise ValueError for what only a launcher, which `config_checks.check` cannot know of, rules out."""
     if config.engine.cuda_graphs:
         raise ValueError(
             "engine.cuda_graphs goes with one process and engine.kind = plain only: DeepSpeed's "
@@ -54,12 +55,7 @@ def _refuse(config: TrainConfig) -> None:
             "engine.channels_last is on, but DeepSpeed takes contiguous weights only; set it to auto "
             "or off, or use engine.kind = plain"
         )
-    if config.optimizer.name == "adafactor" and config.engine.precision != "fp32":
-        raise ValueError(
-            f"optimizer.name is adafactor and engine.precision {config.engine.precision}: DeepSpeed "
-            "then flattens the weights, of which adafactor needs rows and columns; use adamw, or "
-            "engine.kind = plain"
-        )
+    check_zero(config, config.engine.zero_stage)
 
 
 class DeepSpeedEngine:
@@ -141,11 +137,11 @@ class DeepSpeedEngine:
         return {name: weight.cpu() for name, weight in self.master_weights()}
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's own checkpoint into ``folder``; collective."""
+        """Write DeepSpeed's own checkpoint into `folder`; collective."""
         self.model.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote; collective. Only for folders of one's own runs."""
+        """Restore what `save` wrote; collective. Only for folders of one's own runs."""
         path, _ = self.model.load_checkpoint(str(folder), tag="deepspeed")
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")

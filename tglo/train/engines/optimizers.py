@@ -18,12 +18,12 @@ TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer that ``config.name`` asks for. ImportError when its package is missing."""
+    """The optimizer that `config.name` asks for. ImportError when its package is missing."""
     return OPTIMIZERS[config.name](config, parameters)
 
 
 def stops_on_device(config: OptimizerConfig) -> bool:
-    """Whether the optimizer leaves everything as it is where its ``found_inf`` tensor is 1."""
+    """Say whether the optimizer leaves everything as it is where its `found_inf` tensor is 1."""
     return config.name == "adamw"
 
 
@@ -44,7 +44,7 @@ def save_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: P
 
 
 def load_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
-    """Restore what :func:`save_state` wrote, exactly. ValueError for another kind of optimizer."""
+    """Restore what `save_state` wrote, exactly. ValueError for another kind of optimizer."""
     entries = load_file(folder / TENSORS) | json.loads((folder / SCALARS).read_text())
     numbers = {name: number for number, name in enumerate(trained)}
     state: dict[int, dict[str, Any]] = {}

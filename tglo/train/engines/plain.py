@@ -59,7 +59,7 @@ class PlainEngine:
         return torch.isfinite(self._norm).logical_not()
 
     def stop_if(self, bad: Tensor) -> None:
-        """Let the next update change nothing if ``bad``, () bool, is true; nothing is read back."""
+        """Let the next update change nothing if `bad`, () bool, is true; nothing is read back."""
         assert self.stops_on_device
         self.optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
 
@@ -96,14 +96,14 @@ class PlainEngine:
         return dict(self.master_weights())
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer state and loss scale to ``folder`` (safetensors and JSON)."""
+        """Write weights, optimizer state and loss scale to `folder` (safetensors and JSON)."""
         weights = {name: weight.contiguous() for name, weight in self.master_weights()}
         save_file(weights, folder / "model.safetensors")
         save_state(self.optimizer, self.trained, folder)
         (folder / "scaler.json").write_text(json.dumps(self.scaler.state_dict()))
 
     def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote, exactly."""
+        """Restore what `save` wrote, exactly."""
         weights = load_file(folder / "model.safetensors", device=str(self.device))
         if weights.keys() != self.trained.keys():
             raise ValueError(

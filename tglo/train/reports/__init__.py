@@ -1,1 +1,1 @@
-"""What a run says of itself: metrics, progress, trackers."""
+"""Reports of a run on itself: metrics, progress, trackers."""

@@ -1,4 +1,4 @@
-"""What a run says of itself: the health of the loss, where the time goes, and metrics.jsonl."""
+"""Metrics of a run: the health of the loss, where the time goes, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Health:
 
     def add(self, loss: Tensor, stats: TGOStats) -> None:
         """Take in one micro batch; no value is read back."""
-        r, label = stats.log_ratio.double(), stats.label
+        r, label = stats.implicit_score.double(), stats.label
         terms = [
             loss.detach().double() * r.numel(),
             torch.where(label, r, 0.0).sum(),
@@ -60,13 +60,13 @@ class Health:
         self._square += torch.stack([r.square().sum(), torch.full_like(r.sum(), r.numel())])
 
     def mean_square(self) -> float:
-        """Mean of r^2 over all ranks since the last call; collective."""
+        """Return the mean of r^2 over all ranks since the last call; collective."""
         square, count = processes.reduce_sum(self._square.clone()).tolist()
         self._square.zero_()
         return square / count
 
     def read(self) -> dict[str, float]:
-        """Means over all ranks since the last call; collective."""
+        """Return the means over all ranks since the last call; collective."""
         sums = processes.reduce_sum(self._sums.clone()).tolist()
         self._sums.zero_()
         count, values = sums[-1], dict(zip(FIELDS, sums, strict=False))
@@ -80,14 +80,14 @@ class Health:
 
 
 class Clock:
-    """Seconds spent in the named parts of a step, by the host's clock."""
+    """Measures the seconds spent in the named parts of a step, by the host's clock."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a block and add it to ``name``."""
+        """Time a block and add it to `name`."""
         start = time.perf_counter()
         try:
             yield
@@ -96,14 +96,14 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def read(self, steps: int) -> dict[str, float]:
-        """Mean seconds per step of each part since the last call."""
+        """Return the mean seconds per step of each part since the last call."""
         result = {f"seconds/{name}": spent / steps for name, spent in self.seconds.items()}
         self.seconds = {}
         return result
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one line per logging interval, complete whatever the trackers do."""
+    """`metrics.jsonl`: one line per logging interval, complete whatever the trackers do."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path

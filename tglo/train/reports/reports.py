@@ -11,22 +11,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.train import processes
-from tglo.train.config import to_plain
+from tglo.train.config_files import to_plain
 from tglo.train.learning_rate import learning_rate
 from tglo.train.reports.metrics import Clock, Health, MetricsFile
 from tglo.train.reports.trackers import Trackers
-from tglo.train.run import Parts
+from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
 NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
 
 
 class Reports:
-    """Lines of metrics at intervals; ``last`` is the newest."""
+    """Lines of metrics at intervals; `last` is the newest."""
 
-    def __init__(self, parts: Parts, first: int) -> None:
-        config = parts.config
-        self.parts = parts
+    def __init__(self, run: Run, first: int) -> None:
+        config = run.config
+        self.run = run
         self.last: dict[str, float] = {}
         self._step, self._time = first, time.perf_counter()
         main = processes.rank() == 0
@@ -45,27 +45,27 @@ class Reports:
 
     def write(self, step: int, health: Health, clock: Clock, norm: Tensor | float) -> None:
         """Write the means since the last line, and the last gradient's norm; collective."""
-        parts, optimizer = self.parts, self.parts.config.optimizer
+        run, optimizer = self.run, self.run.config.optimizer
         now, steps = time.perf_counter(), step - self._step
         samples = steps * optimizer.micro_batch * optimizer.accumulation * processes.world_size()
         values = {
-            "epoch": step / parts.steps_per_epoch,
+            "epoch": step / run.steps_per_epoch,
             **health.read(),
             "gradient_norm": float(norm),
             "learning_rate": learning_rate(optimizer, step - 1),
-            "temperature": parts.temperature.value,
+            "temperature": run.temperature.value,
             "samples_per_second": samples / (now - self._time),
             **clock.read(steps),
         }
-        if parts.noise_floor is not None:
-            values["noise_floor"] = parts.noise_floor
-        if parts.engine.device.type == "cuda":
+        if run.noise_floor is not None:
+            values["noise_floor"] = run.noise_floor
+        if run.engine.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._step, self._time, self.last = step, now, values
         if self._file is None or self._trackers is None:
             return
-        if parts.objective.saturates:
-            parts.temperature.warn_if_saturated(step, values["saturated"])
+        if run.objective.saturates:
+            run.temperature.warn_if_saturated(step, values["saturated"])
         self._file.write(step, values)
         self._trackers.write(step, values)
         rate = values["samples_per_second"]
@@ -78,13 +78,13 @@ class Reports:
             self._trackers.close()
 
 
-def report_noise_floor(parts: Parts, mean_square: float) -> None:
+def report_noise_floor(run: Run, mean_square: float) -> None:
     """Log what r is before the first update, when policy and reference are the same weights.
 
     With a cached reference it is not exactly 0: the cache was computed in other batches, perhaps by
     other kernels. Where that is not small against 1, the sigmoid sees noise.
     """
-    floor = parts.noise_floor = math.sqrt(mean_square)
+    floor = run.noise_floor = math.sqrt(mean_square)
     if processes.rank() != 0:
         return
     text = "noise floor of r with the cached reference: %.2g (policy equals reference)"
@@ -96,5 +96,5 @@ def report_noise_floor(parts: Parts, mean_square: float) -> None:
         "and attention as the training, on the same kind of device, or raise objective.temperature "
         "from %.3g",
         floor,
-        parts.temperature.value,
+        run.temperature.value,
     )

@@ -35,7 +35,7 @@ class Trackers:
                 pass
 
     def close(self, patience: float = 20.0) -> None:
-        """Wait for what is queued, but no longer than ``patience`` seconds."""
+        """Wait for what is queued, but no longer than `patience` seconds."""
         if self._thread is not None:
             try:
                 self._queue.put(None, timeout=patience)

@@ -1,0 +1,69 @@
+"""`tglo cache`: from flags and from a run's file, and what is there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import tiny
+from tests.commands.conftest import RUN
+from tglo import cli
+from tglo.commands.cache import flags_of
+from tglo.files import read_json
+from tglo.train import TrainConfig, load_config
+
+
+def test_a_runs_file_answers_the_flags_of_cache(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").symlink_to(work / "model")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "m.csv").write_text("caption,image,score\na red square,red.png,1\n")
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(work=tmp_path, objective="tgo"))
+    flags = ["--resolution", "16", "--device", "cpu"]
+    assert cli.main(["cache", str(path), *flags, "--draws", "1"]) == 0, capsys.readouterr().err
+    assert "1 draws of 1 samples" in capsys.readouterr().out
+    made = read_json(tmp_path / "errors" / "fingerprint.json")
+    assert (made["seed"], made["caption_dropout"], made["precision"]) == ("7", "0.5", "bf16")
+    # All of it as flags: the same cache, so nothing is made.
+    command = [
+        "cache", "--model", str(tmp_path / "model"), "--manifest", str(tmp_path / "m.csv"),
+        "--output", str(tmp_path / "cache"), "--reference", "--reference-output",
+        str(tmp_path / "errors"), "--draws", "1", "--seed", "7", "--caption-dropout", "0.5",
+        "--prompt-column", "caption", "--precision", "bf16", "--weights", "half", "--attention", "sdpa", *flags,
+    ]  # fmt: skip
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert "0 shards written" in capsys.readouterr().out
+
+
+def test_the_reference_cache_refuses_or_mends_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.build_sd15(tmp_path / "model")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "m.csv").write_text("prompt,image\na red square,red.png\n")
+    command = [
+        "cache", "--model", str(model), "--manifest", str(tmp_path / "m.csv"),
+        "--output", str(tmp_path / "cache"), "--device", "cpu", "--reference", "--draws", "1",
+    ]  # fmt: skip
+    assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err
+    assert cli.main([*command, "--resolution", "24"]) == 1
+    assert "resolution is '16' there and '24' here" in capsys.readouterr().err
+    shard = tmp_path / "cache" / "latents-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-8])
+    assert cli.main([*command, "--resolution", "16"]) == 0, capsys.readouterr().err
+    assert "1 shards written" in capsys.readouterr().out
+
+
+def test_flags_that_a_runs_file_answers(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(work="./w", objective="csft"))
+    flags = flags_of(load_config(path))
+    assert flags["markers"] == ("good image: ", "bad image: ") and not flags["reference"]
+    assert flags["forward"].weights == "half" and "draws" not in flags
+    assert flags_of(TrainConfig()).keys() == {
+        "device", "prompt_column", "image_column", "reference", "seed", "caption_dropout", "forward"
+    }  # fmt: skip

@@ -1,0 +1,174 @@
+"""What is published is written, flushed and renamed in that order, and is whole after any crash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tglo import files
+
+OLD, NEW = {"a": "old", "inner/b": "old"}, {"a": "new", "inner/c": "new"}
+
+
+class Crash(BaseException):
+    """The process ends here: nothing after it reaches the disk."""
+
+
+class Disk:
+    """Records what is flushed, renamed and removed, by name; dies at the `last`-th of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.last = 0
+        opened: dict[int, str] = {}
+        open_, fsync, replace, rmtree = os.open, os.fsync, os.replace, shutil.rmtree
+
+        def named(path: Any, *rest: Any, **options: Any) -> int:
+            handle = open_(path, *rest, **options)
+            opened[handle] = Path(path).name
+            return handle
+
+        def record(change: Callable[..., None], verb: str) -> Callable[..., None]:
+            def changed(first: Any, *rest: Any, **options: Any) -> None:
+                name = opened[first] if verb == "flush" else Path(first).name
+                if self.last and len(self.calls) >= self.last:
+                    raise Crash
+                self.calls.append(" ".join([verb, name, *(Path(p).name for p in rest)]))
+                change(first, *rest, **options)
+
+            return changed
+
+        monkeypatch.setattr(files.os, "open", named)
+        monkeypatch.setattr(files.os, "fsync", record(fsync, "flush"))
+        monkeypatch.setattr(files.os, "replace", record(replace, "rename"))
+        monkeypatch.setattr(files.shutil, "rmtree", record(rmtree, "remove"))
+
+
+def fill(folder: Path, content: dict[str, str]) -> None:
+    for name, text in content.items():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text(text)
+
+
+def held(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_a_file_is_flushed_renamed_and_its_folder_flushed(tmp_path: Path, disk: Disk) -> None:
+    files.write_bytes(tmp_path / "x", b"1")
+    flushed, renamed, folder = disk.calls
+    temporary = flushed.removeprefix("flush ")
+    assert renamed == f"rename {temporary} x" and folder == f"flush {tmp_path.name}"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(RuntimeError), files.writing_file(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert held(tmp_path) == {"x": "old"}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_folder_is_flushed_with_all_it_holds_before_it_is_renamed(
+    tmp_path: Path, disk: Disk, old: bool
+) -> None:
+    fill(tmp_path / "t", NEW)
+    if old:
+        fill(tmp_path / "x", OLD)
+    files.publish_folder(tmp_path / "t", tmp_path / "x")
+    renames = [call for call in disk.calls if call.startswith("rename")]
+    assert renames == ["rename x .x.old"] * old + ["rename t x"]
+    first = disk.calls.index(renames[0])
+    assert {"flush a", "flush c", "flush inner", "flush t"} <= set(disk.calls[:first])
+    assert disk.calls[-2:] == [f"flush {tmp_path.name}", "remove .x.old"]
+    assert held(tmp_path / "x") == NEW and not (tmp_path / ".x.old").exists()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_crash_at_any_point_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, disk: Disk, old: bool
+) -> None:
+    for last in range(1, 20):
+        here = tmp_path / str(last)
+        fill(here / "t", NEW)
+        if old:
+            fill(here / "x", OLD)
+        disk.calls, disk.last = [], last
+        try:
+            files.publish_folder(here / "t", here / "x")
+            break
+        except Crash:
+            pass
+        finally:
+            disk.last = 0
+        whole = here / "x" if (here / "x").exists() else here / ".x.old"
+        assert held(whole) in ([OLD, NEW] if old else [{}, NEW])
+        fill(here / "t", NEW)  # whoever comes next
+        files.publish_folder(here / "t", here / "x")
+        assert held(here / "x") == NEW
+        assert [path.name for path in here.iterdir()] == ["x"]
+    assert last == len(disk.calls) >= 7
+
+
+def test_a_folder_whose_filling_fails_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        with files.writing_folder(tmp_path):
+            pass
+    fill(tmp_path / "x", OLD)
+    with pytest.raises(RuntimeError):
+        with files.writing_folder(tmp_path / "x", overwrite=True) as temporary:
+            fill(temporary, NEW)
+            raise RuntimeError
+    assert held(tmp_path) == {f"x/{name}": text for name, text in OLD.items()}
+
+
+def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "x", OLD)
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if ".tmp" in str(source):
+            raise OSError("No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        with files.writing_folder(tmp_path / "x", overwrite=True) as temporary:
+            fill(temporary, NEW)
+    assert held(tmp_path) == {f"x/{name}": text for name, text in OLD.items()}
+
+
+def test_a_claimed_folder_belongs_to_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "settings.json"
+    files.claim_folder(path, {"seed": "0"}, alone=True)
+    (path.parent / "image.png").touch()
+    files.claim_folder(path, {"seed": "0"}, alone=True)
+    with pytest.raises(
+        ValueError, match="settings: seed is '0' there and '1' here; steps is 'nothing'"
+    ):
+        files.claim_folder(path, {"seed": "1", "steps": "2"})
+    with pytest.raises(ValueError, match=r"holds files but no other.json"):
+        files.claim_folder(path.with_name("other.json"), {}, alone=True)
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        files.claim_folder(path / "settings.json", {})
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="does not hold settings"):
+        files.claim_folder(path, {"seed": "0"})

@@ -1,0 +1,136 @@
+"""The flags of `tglo cache`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import OmitArgPrefixes
+
+from tglo.settings import Precision, ReferenceOptions
+
+if TYPE_CHECKING:
+    from tglo.train import TrainConfig
+
+
+def cache(
+    model: str,
+    manifest: Path,
+    output: Path,
+    resolution: int = 1024,
+    buckets: bool = True,
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: Precision = "fp32",
+    max_bad_fraction: float = 0.01,
+    markers: tuple[str, ...] = (),
+    revision: str | None = None,
+    prompt_column: str = "prompt",
+    image_column: str = "image",
+    reference: bool = False,
+    draws: int = 8,
+    stratified: bool = True,
+    seed: int = 0,
+    caption_dropout: float = 0.1,
+    forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
+    reference_output: Path | None = None,
+) -> None:
+    """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
+
+    With --reference also run the untrained denoiser over all draws once, so that training needs no
+    reference: set objective.reference = "cached" there. An interrupted run goes on; with torchrun
+    the processes share the work.
+
+    tglo cache RUN.toml takes the run's values for all that its file says: model, manifest, output,
+    markers, and whether and how its reference is cached. Flags after it win.
+
+    Args:
+        model: Pipeline folder (leading ./ or /) or hub id.
+        manifest: The manifest; scores are not needed yet.
+        output: Cache folder.
+        resolution: Side of a square image in pixels.
+        buckets: Keep aspect ratios, at about the same number of pixels; else crop to squares.
+        batch_size: Images at once.
+        device: cpu, cuda or auto.
+        dtype: Precision of the encoders.
+        max_bad_fraction: Share of unreadable images that may be left out.
+        markers: Encode every prompt also behind each of these, for objective.name = csft:
+            --markers "good image: " "bad image: ".
+        revision: Hub revision of the model (branch, tag or commit).
+        prompt_column: The manifest's column of prompts, as data.prompt_column.
+        image_column: The manifest's column of images, as data.image_column.
+        reference: Store the reference's errors too.
+        draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
+        stratified: Let a sample's draws cover the schedule evenly.
+        seed: Seed of the draws: the training's seed, or its data.draw_seed.
+        caption_dropout: Share of draws with the empty prompt, as data.caption_dropout.
+        forward: How the reference is computed.
+        reference_output: Folder for the reference's errors; OUTPUT/reference by default.
+    """
+    from tglo.cache.drawer import DrawRule
+    from tglo.cache.make import build, is_made_of
+    from tglo.cache.make_reference import build_reference, wait_for_latents
+
+    columns = prompt_column, image_column
+    if not reference or markers or not is_made_of(output, manifest, resolution, buckets, columns):
+        print(
+            build(
+                model,
+                manifest,
+                output,
+                resolution=resolution,
+                buckets=buckets,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                max_bad_fraction=max_bad_fraction,
+                markers=markers,
+                revision=revision,
+                columns=columns,
+            )
+        )
+    if reference:
+        wait_for_latents(output)
+        print(
+            build_reference(
+                model,
+                output,
+                reference_output or output / "reference",
+                DrawRule(seed, caption_dropout, draws, stratified),
+                forward,
+                revision=revision,
+                batch_size=batch_size,
+                device=device,
+            )
+        )
+
+
+def flags_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the flags that a run's configuration answers."""
+    from tglo.train.config import reference_mode
+
+    model, data, objective, engine = config.model, config.data, config.objective, config.engine
+    answered = {
+        "model": model.path or None,
+        "revision": model.revision,
+        "manifest": data.manifest if data.manifest != Path() else None,
+        "prompt_column": data.prompt_column,
+        "image_column": data.image_column,
+        "output": data.cache if data.cache != Path() else None,
+        "markers": objective.markers,
+        "device": engine.device,
+        "reference": reference_mode(config) == "cached",
+        "draws": data.draws or None,
+        "stratified": data.stratified,
+        "seed": config.seed if data.draw_seed is None else data.draw_seed,
+        "caption_dropout": data.caption_dropout,
+        "forward": ReferenceOptions(
+            precision=engine.precision,
+            weights="half" if engine.kind == "deepspeed" else "fp32",
+            attention=model.attention,
+            compile=engine.compile,
+            channels_last=engine.channels_last,
+        ),
+        "reference_output": data.reference_cache,
+    }
+    return {name: value for name, value in answered.items() if value is not None}

@@ -1,0 +1,92 @@
+"""The flags of `tglo evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
+
+from tglo.settings import Precision, SamplingOptions
+
+
+def evaluate(
+    base: str,
+    prompts: tuple[str, ...],
+    scorers: tuple[str, ...],
+    output: Path,
+    models: tuple[str, ...] = (),
+    prefixes: tuple[str, ...] = (),
+    trained_on: tuple[str, ...] = (),
+    count: int = 4,
+    sampling: OmitArgPrefixes[SamplingOptions] = SamplingOptions(),
+    batch_size: int = 0,
+    score_batch: int = 32,
+    seed: int = 1_000_000_000,
+    resamples: int = 2000,
+    device: str = "auto",
+    dtype: Precision = "fp32",
+) -> None:
+    """Compare trained models with their base by several scorers, under the same prompts and seeds.
+
+    For example: tglo evaluate --base ./sdxl --models tgo=./run/export --prompts parti=PartiPrompts.tsv
+    --scorers sharpness colourfulness --trained-on sharpness --output evaluation
+
+    Writes report.html, tables.md, tables.tex, estimates.csv, samples.csv, pictures and
+    evaluation.json. The same command goes on after an interruption; with more models, prompts or
+    scorers it adds them. Under torchrun the processes share the sampling.
+
+    Args:
+        base: Pipeline folder (leading ./ or /) or hub id.
+        prompts: NAME=FILE. pickapic, parti and hpsv2 are the published sets, whose size is checked;
+            other names take a text, JSON, JSON lines, CSV or TSV file.
+        scorers: As `tglo score` takes them.
+        output: Folder for all of it.
+        models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
+        prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
+        trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
+        count: Images per prompt.
+        sampling: How images are sampled.
+        batch_size: Images at once; 0 finds it on a GPU.
+        score_batch: Images scored at once.
+        seed: Of samples and bootstrap; another than that of the training images.
+        resamples: Of the bootstrap.
+        device: Of the sampling: cpu, cuda or auto.
+        dtype: Of the sampling.
+    """
+    from tglo.devices import process
+    from tglo.evaluate.run import evaluate as run
+    from tglo.evaluate.settings import (
+        Evaluation,
+        parse_named,
+        parse_scorers,
+        parse_trained_on,
+    )
+    from tglo.rewards import search_working_folder
+
+    named = parse_named(models, "--models")
+    search_working_folder()
+    rank, world_size = process()
+    content = run(
+        Evaluation(
+            base,
+            named,
+            {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
+            parse_scorers(scorers),
+            parse_trained_on(trained_on, list(named)),
+            prefixes=parse_named(prefixes, "--prefixes", "MODEL=TEXT"),
+            count=count,
+            options=sampling,
+            batch_size=batch_size,
+            score_batch=score_batch,
+            seed=seed,
+            resamples=resamples,
+            device=device,
+            dtype=dtype,
+        ),
+        output,
+        rank=rank,
+        world_size=world_size,
+    )
+    if content is not None:
+        print((output / "tables.md").read_text())
+        print(f"wrote {output}/report.html, tables, pictures and evaluation.json")

@@ -1,0 +1,65 @@
+"""The flags of `tglo plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import OmitArgPrefixes
+
+from tglo.plan.options import Options
+
+if TYPE_CHECKING:
+    from tglo.train import TrainConfig
+
+PUBLISHED = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+    "stabilityai/stable-diffusion-2-1": "sd21",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+}
+"""Hub id -> the architecture that is known without its files."""
+
+
+def plan(options: OmitArgPrefixes[Options] = Options(), json: bool = False) -> None:
+    """Work out memory, communication and ZeRO stage of a run before there is a GPU.
+
+    tglo plan RUN.toml takes from the run's file all that is not hardware; flags after it win.
+
+    Args:
+        options: The run.
+        json: Print all numbers as JSON instead of tables.
+    """
+    from json import dumps
+
+    from tglo.plan.planner import plan as work_out
+    from tglo.plan.text import as_json, report
+
+    answer = work_out(options)
+    print(dumps(as_json(answer), indent=1) if json else report(answer))
+
+
+def flags_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the flags that a run's configuration answers."""
+    from tglo.objectives import OBJECTIVES
+    from tglo.train.config import reference_mode
+
+    model, optimizer, engine = config.model, config.optimizer, config.engine
+    answered: dict[str, Any] = {
+        "model": PUBLISHED.get(model.path, model.path) or None,
+        "train": model.train,
+        "lora_rank": model.lora_rank,
+        "precision": engine.precision,
+        "reference": reference_mode(config),
+        "optimizer": optimizer.name,
+        "ema": optimizer.ema_decay > 0,
+        "micro_batch": optimizer.micro_batch,
+        "accumulation": optimizer.accumulation,
+        "offload_optimizer": engine.offload_optimizer,
+        "offload_parameters": engine.offload_parameters,
+        "draws": config.data.draws or None,
+        "pairs": OBJECTIVES[config.objective.name].takes_pairs,
+    }
+    if engine.kind != "auto" and model.gradient_checkpointing != "auto":
+        answered["zero_stage"] = "plain" if engine.kind == "plain" else engine.zero_stage
+        answered["gradient_checkpointing"] = model.gradient_checkpointing
+    known = {name: value for name, value in answered.items() if value is not None}
+    return {"options": Options(**known)}

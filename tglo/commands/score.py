@@ -1,0 +1,54 @@
+"""The flags of `tglo score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional, UseAppendAction
+
+from tglo.settings import Precision
+
+
+def score(
+    manifest: Positional[Path],
+    scorer: UseAppendAction[tuple[str, ...]],
+    output: Path | None = None,
+    batch_size: int = 32,
+    mixture: str = "",
+    mixture_scale: Literal["none", "std"] = "none",
+    device: str = "auto",
+    dtype: Precision = "fp32",
+) -> None:
+    """Score a manifest's images; writes the manifest with a column per scorer, and score.
+
+    For example: tglo score data/manifest.csv --scorer hpsv2 --scorer clip=./clip-vit-large-patch14
+    --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
+
+    Args:
+        manifest: CSV, JSONL or parquet with prompt and image columns.
+        scorer: Name of a built-in scorer (hpsv2, pickscore, imagereward, clip, aesthetic; ink,
+            colourfulness, sharpness, compressibility), or module:function taking (images, prompts).
+            NAME=PLACE,PART=PLACE names a model's files; the hub has the others. Give it once for
+            each scorer.
+        output: Where to write, in the manifest's folder; its name with -scored by default.
+        batch_size: Images at once.
+        mixture: Weights NAME=WEIGHT,... of the scorers; the weighted sum is the score to train on.
+            The first scorer's by default.
+        mixture_scale: Divide a scorer's deviation from its mean by its std before it is weighted.
+        device: Of the reward models: cpu, cuda or auto.
+        dtype: Of the reward models.
+    """
+    from tglo.rewards.scoring import score_file
+
+    written = score_file(
+        manifest,
+        scorer,
+        output,
+        batch_size,
+        mixture=mixture,
+        mixture_scale=mixture_scale,
+        device=device,
+        dtype=dtype,
+    )
+    print(f"wrote {written}")

@@ -1,0 +1,1 @@
+"""A small real problem on the path that a user's own model would take."""

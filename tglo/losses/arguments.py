@@ -1,0 +1,105 @@
+"""The arguments of the losses: checked, and in the dtypes that the operators take."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from tglo import ops
+from tglo.losses import checks
+from tglo.losses.results import Reduction
+from tglo.ops.dtypes import constant, number, promote
+
+
+class CallOptions(TypedDict, total=False):
+    """Keywords that change from call to call; `tglo.tgo_loss` says what they mean."""
+
+    reference_pred: Tensor | None
+    reference_error: Tensor | None
+    timestep_weight: Tensor | float | None
+    mask: Tensor | None
+    draws: int
+
+
+class RatioOptions(CallOptions, total=False):
+    """Keywords of `tglo.log_ratio`."""
+
+    temperature: float
+
+
+class LossOptions(RatioOptions, total=False):
+    """Keywords of `tglo.tgo_loss` and `tglo.loss_and_grad`."""
+
+    beta: float
+    confidence: float
+    reduction: Reduction
+
+
+def predictions(
+    policy_pred: Tensor,
+    target: Tensor,
+    *,
+    reference_pred: Tensor | None = None,
+    reference_error: Tensor | None = None,
+    temperature: float = 1e-3,
+    timestep_weight: Tensor | float | None = None,
+    mask: Tensor | None = None,
+    draws: int = 1,
+) -> ops.Predictions:
+    """Check the inputs of the log-ratio."""
+    checks.check_prediction("policy_pred", policy_pred)
+    rows, device = policy_pred.shape[0], policy_pred.device
+    checks.check_draws(draws, rows)
+    checks.check_like_policy("target", target, policy_pred)
+    checks.check_reference(policy_pred, reference_pred, reference_error)
+    checks.check_timestep_weight(timestep_weight, rows, device)
+    checks.check_mask(mask, policy_pred)
+    checks.check_number("temperature", temperature, above=0)
+    policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
+    return ops.Predictions(
+        policy_pred,
+        target,
+        reference_pred,
+        None if reference_error is None else constant(reference_error),
+        mask,
+        draws,
+        float(temperature),
+        1.0 if timestep_weight is None else number(timestep_weight),
+    )
+
+
+def scoring(
+    scores: Tensor,
+    threshold: Tensor | float,
+    samples: int,
+    device: torch.device,
+    beta: float,
+    confidence: float,
+    reduction: Reduction,
+) -> ops.Scoring:
+    """Check what turns the log-ratios of that many samples on that device into a loss."""
+    checks.check_reduction(reduction)
+    checks.check_scores(scores, threshold, samples, device)
+    checks.check_number("beta", beta, above=0)
+    checks.check_number("confidence", confidence, at_least=0)
+    limit = number(threshold)
+    return ops.Scoring(constant(scores), limit, float(beta), float(confidence), reduction)
+
+
+def loss_arguments(
+    policy_pred: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    threshold: Tensor | float,
+    *,
+    beta: float = 1.0,
+    confidence: float = 5.0,
+    reduction: Reduction = "mean",
+    **options: Unpack[RatioOptions],
+) -> tuple[ops.Predictions, ops.Scoring]:
+    """Check the arguments of `tglo.tgo_loss`."""
+    known = predictions(policy_pred, target, **options)
+    samples, device = policy_pred.shape[0] // known.draws, policy_pred.device
+    return known, scoring(scores, threshold, samples, device, beta, confidence, reduction)

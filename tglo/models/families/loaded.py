@@ -1,0 +1,196 @@
+"""The parts of a model folder, loaded: denoiser, schedule, autoencoder, text encoders."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from tglo.models import lora, lora_files
+from tglo.models.autoencoder import Codec, LatentCodec
+from tglo.models.text import TextPart, tokenize
+from tglo.noise.density import Density, uniform
+from tglo.noise.schedule import Schedule
+
+
+class Loaded(ABC):
+    """One loaded model: denoiser, noise schedule and, unless left on disk, VAE and text encoders.
+
+    path: a local diffusers folder (tglo.models.resolve finds it). dtype: that of the denoiser and the
+    text encoders; the VAE runs in float32 where a smaller type would overflow. encoders: False leaves
+    VAE and text encoders on disk; then the model neither encodes nor generates.
+    """
+
+    name: ClassVar[str]
+    pipeline_class: ClassVar[Any]
+    text_parts: ClassVar[tuple[TextPart, ...]]
+    """The text encoders, in the pipeline's order."""
+    denoiser_part: ClassVar[str] = "unet"
+    denoiser_class: ClassVar[Any] = None
+    """The denoiser's class where it is not the one that the folder names."""
+    vae_part: ClassVar[str] = "vae"
+    unused_parts: ClassVar[dict[str, Any]] = {}
+    """Arguments that leave out what the pipeline has and this project does not use."""
+    codec_class: ClassVar[type[Codec]] = LatentCodec
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    timestep_density: ClassVar[Density] = staticmethod(uniform)
+    """How often training draws each part of the schedule."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        encoders: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        config = json.loads((self.path / self.vae_part / "config.json").read_text())
+        self.codec = self.codec_class(config)
+        parts = self._load_parts(dtype, encoders)
+        self.denoiser: Any = parts[self.denoiser_part]
+        self.scheduler: Any = parts["scheduler"]
+        self.schedule: Any = self._training_schedule()
+        self.vae: Any = parts[self.vae_part]
+        self.tokenizers: list[Any] = [parts[part.tokenizer] for part in self.text_parts]
+        self.text_encoders: list[Any] = [parts[part.encoder] for part in self.text_parts]
+        self.truncated_prompts = 0
+        self._check_parts()
+        self.device = torch.device("cpu")
+        for encoder in (self.vae, *self.text_encoders):
+            if encoder is not None:
+                encoder.eval().requires_grad_(False)
+        self.denoiser.eval()
+        self.to(device)
+
+    def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
+        """Load the folder's parts, by name; None for those that are left on disk."""
+        left_out: dict[str, Any] = {}
+        if not encoders:
+            left_out = dict.fromkeys((self.vae_part, *(part.encoder for part in self.text_parts)))
+        pipeline = self.pipeline_class.from_pretrained(
+            self.path,
+            dtype={"default": dtype, self.vae_part: self.codec.dtype(dtype)},
+            use_safetensors=True,  # the other format is pickle, which can run code
+            local_files_only=True,
+            **self.unused_parts,
+            **left_out,
+            **self._own_parts(dtype),
+        )
+        self.pipeline_config = dict(pipeline.config)
+        return pipeline.components
+
+    def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Load the parts that the pipeline cannot load, by name."""
+        return {}
+
+    def _training_schedule(self) -> Any:
+        schedule = Schedule.from_scheduler(self.scheduler)
+        return replace(schedule, density=type(self).timestep_density)
+
+    def _check_parts(self) -> None:  # noqa: B027 (a folder may have no rule of its own)
+        """Raise ValueError unless the parts fit each other."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's dtype."""
+        return next(self.denoiser.parameters()).dtype
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per latent (or token) along a side."""
+        return self.codec.spatial_scale
+
+    def parts(self) -> list[str]:
+        """Return the folder's parts, by the names of their subfolders."""
+        index = json.loads((self.path / "model_index.json").read_text())
+        return [n for n, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; see the family's codec."""
+        self.need_encoders()
+        return self.codec.encode(self.vae, pixels)
+
+    def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
+        """Return token ids and attention mask (B, length) for the text encoder with that number.
+
+        Prompts beyond the encoder's length are cut, counted in truncated_prompts and reported once.
+        """
+        if self.text_encoders[part] is None:
+            self.need_encoders()
+        ids, mask, truncated = tokenize(
+            self.text_parts[part],
+            self.tokenizers[part],
+            prompts,
+            count=part == 0,
+            report=not self.truncated_prompts,
+        )
+        self.truncated_prompts += truncated
+        return ids.to(self.device), mask.to(self.device)
+
+    def load_denoiser(
+        self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Any:
+        """Load the denoiser of a folder of this family's layout; without a LoRA."""
+        kind = self.denoiser_class or type(self.denoiser)
+        denoiser = kind.from_pretrained(
+            folder,
+            subfolder=self.denoiser_part,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        return denoiser.to(device)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move and convert the loaded parts in place; the VAE stays float32 where it must."""
+        parts = [(self.denoiser, dtype)]
+        if self.vae is not None:
+            vae_dtype = None if dtype is None else self.codec.dtype(dtype)
+            parts += [(self.vae, vae_dtype), *((encoder, dtype) for encoder in self.text_encoders)]
+        for module, new in parts:
+            if device is not None:
+                module.to(device)
+            if new is not None and new != module.dtype:
+                module.to(new)
+        if device is not None:
+            # Kept, because sharded or offloaded weights do not tell where the model computes.
+            self.device = torch.device(device)
+            self.schedule = self.schedule.to(device)
+        return self
+
+    def write_lora(self, folder: Path, denoiser: Any) -> None:
+        """Write a denoiser's LoRA as the pipeline's `load_lora_weights` takes it."""
+        lora_files.write_for_pipeline(folder, denoiser, self.pipeline_class, self.denoiser_part)
+
+    def attach_lora(self, folder: Path, denoiser: Any) -> None:
+        """Load a folder's LoRA into a denoiser as users do."""
+        parts = {self.denoiser_part: denoiser, "scheduler": self.scheduler}
+        lora_files.attach_by_pipeline(folder, self.pipeline_class, {**self.unused_parts, **parts})
+
+    def add_lora(
+        self,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Freeze the denoiser and add LoRA layers, zero at first; see tglo.models.lora."""
+        lora.add(self.denoiser, rank, alpha, targets or self.lora_targets, dropout, seed)
+
+    def need_encoders(self) -> None:
+        """Raise RuntimeError unless VAE and text encoders are loaded."""
+        if self.vae is None:
+            raise RuntimeError(
+                "the VAE and text encoders were not loaded; load the model with encoders=True to "
+                "encode or generate"
+            )

@@ -1,0 +1,215 @@
+"""A loaded model: what each family states about itself, and what follows from it.
+
+Cache, training, sampling and export work with nothing else of a family. tglo.models.families.base says
+how one is added.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tglo import philox
+from tglo.models import samplers
+from tglo.models.families.loaded import Loaded
+from tglo.models.skeleton import Skeleton
+from tglo.noise.draw import Draw, draw_latents
+from tglo.noise.noising import Key
+from tglo.settings import SamplingOptions
+
+# The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
+# element is inversely proportional to their number.
+_TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
+
+
+class Model(Loaded):
+    """A loaded model with all that its family states about itself."""
+
+    sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)
+    guidance_in_model: ClassVar[bool] = False
+    """The denoiser takes the guidance, conditions["guidance"] (B,), and has no second pass."""
+    answers_with_error: ClassVar[bool] = False
+    """`predict` answers with the error (B,) itself, not with a prediction of the target."""
+    published: ClassVar[tuple[str, ...]] = ()
+    """Names of published models whose skeletons `tglo plan` can build without a folder."""
+    unsupported: ClassVar[dict[tuple[str, str], str]] = {}
+    """(key, value) of a training's configuration that does not fit -> why, and what to do."""
+
+    # What each family states about itself.
+
+    @abstractmethod
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
+
+    @abstractmethod
+    def conditions(
+        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return what `call` needs beside latents and timesteps, each tensor (B, ...).
+
+        text as from `text` or from a cache; sizes: "original_size", "crop", "target_size", each
+        (B, 2) as (height, width) or (top, left), where the family is conditioned on them.
+        """
+
+    @abstractmethod
+    def call(
+        self,
+        denoiser: Callable[..., Any],
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the denoiser's prediction (B, C, h, w).
+
+        noisy: latents (B, C, h, w); timesteps: (B,) float32; denoiser: the module or a wrapper of
+        it (DDP, DeepSpeed engine), called as a function.
+        """
+
+    @abstractmethod
+    def example_text(self, batch: int) -> dict[str, Tensor]:
+        """Return random tensors of the shapes that `text` returns, without using the text encoders."""
+
+    @property
+    @abstractmethod
+    def patch(self) -> int:
+        """Latents (or tokens) along a side that the denoiser handles as one: their number along each
+        side must be a multiple of it.
+        """
+
+    # What has a default that some families replace.
+
+    def _check_parts(self) -> None:
+        """Raise ValueError unless the parts fit each other."""
+        channels = self.latent_shape(*self.default_size)[0]
+        if self.denoiser.config.in_channels != channels:
+            raise ValueError(
+                f"the denoiser in {self.path} takes {self.denoiser.config.in_channels} channels "
+                f"and the VAE gives {channels}; models that take more than latents, "
+                "such as inpainting models, are not supported"
+            )
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """The height and width in pixels of the images that the model was trained on."""
+        side = self.denoiser.config.sample_size
+        side = side if isinstance(side, int) else max(side)
+        return side * self.spatial_scale, side * self.spatial_scale
+
+    def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
+        """Return the shape of the latents (or tokens) of one image of height x width pixels.
+
+        frames: those of a video; ValueError for a family of images.
+        """
+        if frames is not None:
+            raise ValueError(f"{self.name} makes images, not {frames} frames; leave frames out")
+        return self.codec.shape(height, width)
+
+    @property
+    def size_step(self) -> int:
+        """The sides of generated images must be a multiple of this many pixels."""
+        return self.bucket_step
+
+    @property
+    def default_temperature(self) -> float:
+        """T: the paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
+        return _TEMPERATURE_TIMES_ELEMENTS / math.prod(self.latent_shape(*self.default_size))
+
+    def temperature(self, published: float | None) -> float:
+        """Return T for an objective whose publication gives a T for square errors, or None."""
+        return published or self.default_temperature
+
+    def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return what guidance starts from and caption dropout puts in, each tensor (1, ...).
+
+        empty: `text` of the empty prompt, as a cache has it; encoded here without it.
+        """
+        return self.text([""]) if empty is None else empty
+
+    def guide(self, empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
+        """Return the guided prediction from the empty prompt's and the prompt's, (B, ...) each."""
+        return empty + scale * (prompted - empty)
+
+    def step_options(self, options: SamplingOptions) -> dict[str, Any]:
+        """Return the arguments of the scheduler's `set_timesteps` besides the device.
+
+        options: resolved ones, with a height and a width.
+        """
+        if options.choice_temperature is not None:
+            raise ValueError(
+                f"choice_temperature is of masked models; {self.name} has no tokens to choose"
+            )
+        return {"num_inference_steps": options.steps}
+
+    @classmethod
+    def skeleton(cls, model: str) -> Skeleton | None:
+        """Return the skeleton of a published model or of a folder; None for a model of another family."""
+        return None
+
+    def set_loss_backend(self, backend: str) -> None:
+        """Choose the backend of what the denoiser computes of the loss in its forward pass, if anything."""
+
+    # What follows from it.
+
+    def draw(
+        self,
+        stored: dict[str, Tensor],
+        key: Key,
+        own: Key,
+        strata: int,
+        dtype: torch.dtype,
+        conditions: dict[str, Any],
+    ) -> Draw:
+        """Make a draw of B images as `encode` gave them, for the denoiser, with latents in `dtype`.
+
+        key: whose timestep and noise the rows take; own: their own, for the sample of the posterior;
+        strata as in `noise.draw_unit`; conditions as `conditions` gave them.
+        """
+        mean, std = stored["mean"], stored["std"]
+        return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
+
+    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+        """Return the denoiser's answer to a draw, (B, C, h, w); see `call`."""
+        return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions)
+
+    def timesteps(self, draw: Draw) -> Tensor:
+        """Return what `call` is told of a draw's noise, (B,) float32."""
+        return self.schedule.model_timestep(draw.index)
+
+    def example(self, batch: int, height: int, width: int) -> Draw:
+        """Return B draws of random numbers, always the same, for images of height x width pixels."""
+        ids = torch.arange(batch)
+        last = len(self.schedule) - 1
+        noisy = philox.normal(0, ids, 0, self.latent_shape(height, width), device=self.device)
+        return Draw(
+            index=torch.linspace(last / 4, last, batch).long().to(self.device),
+            noisy=noisy,
+            target=noisy,
+            conditions=self._example_conditions(batch, height, width),
+        )
+
+    def _example_conditions(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        conditions = self.conditions(
+            self.example_text(batch), image_sizes(batch, height, width, self.device)
+        )
+        return {name: tensor.to(self.device) for name, tensor in conditions.items()}
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    @property
+    def bucket_step(self) -> int:
+        """The sides of images for training must be a multiple of this many pixels."""
+        return self.spatial_scale * self.patch
+
+
+def image_sizes(
+    batch: int, height: int, width: int, device: torch.device | str
+) -> dict[str, Tensor]:
+    """Return the sizes of B images that were neither resized nor cropped; see Model.conditions."""
+    side = torch.tensor([[height, width]], device=device).expand(batch, 2)
+    return {"original_size": side, "crop": torch.zeros_like(side), "target_size": side}

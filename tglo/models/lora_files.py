@@ -1,0 +1,65 @@
+"""LoRA files, as a pipeline's `load_lora_weights` or a denoiser's own `load_lora_adapter` takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
+from diffusers.utils import convert_state_dict_to_diffusers, logging
+from safetensors.torch import save_file
+
+from tglo.models import lora
+
+
+def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: str) -> None:
+    """Write a denoiser's LoRA by the pipeline's own `save_lora_weights`.
+
+    part: the denoiser's name in the pipeline.
+    """
+    pipeline_class.save_lora_weights(
+        folder,
+        **{
+            f"{part}_lora_layers": convert_state_dict_to_diffusers(lora.state_dict(denoiser)),
+            # Without it a loader takes alpha = rank.
+            f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
+        },
+    )
+
+
+def attach_by_pipeline(folder: Path, pipeline_class: Any, parts: Mapping[str, Any]) -> None:
+    """Load a folder's LoRA into a denoiser by the pipeline's own `load_lora_weights`.
+
+    parts: the denoiser, and whatever else the pipeline cannot be made without, by name.
+    """
+    names = pipeline_class._get_signature_keys(pipeline_class)[0]
+    # diffusers warns about each text encoder that the LoRA has no weights for.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        pipeline_class(**{**dict.fromkeys(names), **parts}).load_lora_weights(folder)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def write_for_denoiser(folder: Path, denoiser: Any) -> None:
+    """Write a denoiser's LoRA as its own `load_lora_adapter(folder, prefix=None)` takes it.
+
+    diffusers' `save_lora_adapter` does the same with bytes that change: it writes sets in an order of the
+    process's own, and safetensors writes several entries of metadata in any order. So here is one.
+    """
+    settings = _sorted_sets(lora.config(denoiser).to_dict())
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+    save_file(lora.state_dict(denoiser), folder / LORA_WEIGHT_NAME_SAFE, metadata=metadata)
+
+
+def attach_by_denoiser(folder: Path, denoiser: Any) -> None:
+    """Load a folder's LoRA into a denoiser by its own `load_lora_adapter`."""
+    denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+
+
+def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
+    """Sort sets, so that the same LoRA gives the same bytes."""
+    return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}

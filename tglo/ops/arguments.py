@@ -1,0 +1,108 @@
+"""The arguments of the loss as the operators take them: what ell is computed from, and its scores."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tglo import reference
+from tglo.ops.dtypes import wide
+from tglo.ops.layout import memory_mask, share_layout
+
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum class Reduction in csrc/loss/rows.h
+
+
+class Predictions(NamedTuple):
+    """The inputs of the log-ratio, as `tglo.losses` has checked them: predictions of one dtype, vectors
+    in float32 or float64. Shapes and meanings are those of `tglo.tgo_loss`.
+    """
+
+    policy_pred: Tensor
+    target: Tensor
+    reference_pred: Tensor | None
+    reference_error: Tensor | None
+    mask: Tensor | None
+    draws: int
+    temperature: float
+    timestep_weight: Tensor | float
+
+    @property
+    def loss_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.policy_pred.dtype, torch.float32)
+
+    def by_reference(self) -> reference.LogRatio:
+        """Compute ell in plain PyTorch, differentiably."""
+        error = self.reference_error
+        return reference.prediction_log_ratio(
+            self.policy_pred,
+            self.target,
+            reference_pred=self.reference_pred,
+            reference_error=None if error is None else wide(error),
+            mask=self.mask,
+            draws=self.draws,
+            temperature=self.temperature,
+            timestep_weight=wide(self.timestep_weight),
+        )
+
+
+class Scoring(NamedTuple):
+    """The inputs that turn a log-ratio into a loss; vectors are float32 or float64."""
+
+    scores: Tensor
+    threshold: Tensor | float
+    beta: float
+    confidence: float
+    reduction: str
+
+    def by_reference(self, ratio: reference.LogRatio, dtype: torch.dtype) -> reference.TGOResult:
+        """Compute the loss in plain PyTorch, reduced and in dtype."""
+        result = reference.scored(
+            ratio,
+            wide(self.scores),
+            wide(self.threshold),
+            beta=self.beta,
+            confidence=self.confidence,
+        )
+        return result._replace(loss=reference.reduce_loss(result.loss, self.reduction).to(dtype))
+
+
+def unscored(predictions: Predictions) -> Scoring:
+    """Return dummy scores with which the loss's kernel computes ell: with beta = 1 its implicit score is
+    ell itself.
+    """
+    policy, samples = predictions.policy_pred, predictions.policy_pred.shape[0] // predictions.draws
+    return Scoring(policy.new_zeros(samples, dtype=torch.float64), 0.0, 1.0, 0.0, "none")
+
+
+def kernel_arguments(
+    predictions: Predictions, scoring: Scoring
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The tensors and the numbers of the operators in tglo/ops/loss.py, in the order of their schemas."""
+    threshold, weight, mask = scoring.threshold, predictions.timestep_weight, predictions.mask
+    policy, target, other = share_layout(
+        predictions.policy_pred, predictions.target, predictions.reference_pred
+    )
+    weights, inner = (None, 1) if mask is None else memory_mask(mask, policy)
+    tensors = (
+        policy,
+        target,
+        other,
+        predictions.reference_error,
+        scoring.scores,
+        threshold if isinstance(threshold, Tensor) else None,
+        weight if isinstance(weight, Tensor) else None,
+        weights,
+    )
+    numbers = (
+        inner,
+        0.0 if isinstance(threshold, Tensor) else threshold,
+        1.0 if isinstance(weight, Tensor) else weight,
+        scoring.beta,
+        predictions.temperature,
+        scoring.confidence,
+        predictions.draws,
+        _REDUCTIONS[scoring.reduction],
+    )
+    return tensors, numbers

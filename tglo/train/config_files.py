@@ -1,0 +1,114 @@
+"""Configurations from and to TOML, JSON and single keys; strict, with the nearest of what is unknown."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from tglo.train.config import TrainConfig
+
+# Keys of older files -> where they stand now.
+MOVED = {
+    "objective.positive_weight": "objective.kto.positive_weight",
+    "objective.negative_weight": "objective.kto.negative_weight",
+    "objective.good_marker": "objective.csft.good_marker",
+    "objective.bad_marker": "objective.csft.bad_marker",
+}
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a TOML file. ValueError names an unknown key and the nearest ones, or a wrong type."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config file {path} does not exist")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
+    """Build a TrainConfig from nested plain data, strictly: no unknown key, no wrong type."""
+    data = with_moved_keys(data, source)
+    _refuse_unknown(data, TrainConfig, "", source)
+    try:
+        return msgspec.convert(data, TrainConfig, strict=True, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def with_moved_keys(data: dict[str, Any], source: str = "config") -> dict[str, Any]:
+    """Return a copy of nested plain data in which older keys stand where they belong now. ValueError where
+    both are set.
+    """
+    data = copy.deepcopy(data)
+    for old, new in MOVED.items():
+        section, name = old.split(".")
+        values, table = data.get(section), new.split(".")[1]
+        if isinstance(values, dict) and name in values:
+            own = values.get(table)
+            if isinstance(own, dict) and name in own:
+                raise ValueError(f"{source}: {old} is now {new}, and both are set; leave {old} out")
+            put(data, new, values.pop(name))
+    return data
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """Return nested plain data (JSON and TOML types, None left out): parse_config's inverse."""
+    plain = msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str)
+    return {
+        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        for key, value in plain.items()
+    }
+
+
+def put(plain: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key such as "objective.beta", or an older one's, in nested plain data. ValueError if a
+    table of its path is a value.
+    """
+    *path, last = MOVED.get(key, key).split(".")
+    place = plain
+    for name in path:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise ValueError(f"{key}: {name} is a value, not a table")
+    place[last] = value
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected a path as text, got {value!r}")
+
+
+def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    kinds = get_type_hints(kind)
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(fields)}"
+            raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
+        default = fields[key].default_factory
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise ValueError(f"{source}: [{prefix}{key}] must be a table, got {value!r}")
+            _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
+        choices = _choices(kinds[key])
+        if choices and isinstance(value, str) and value not in choices:
+            near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(choices)}"
+            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {hint}")
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return the words that a Literal of words allows; none for another type."""
+    words = list(get_args(kind)) if get_origin(kind) is Literal else []
+    return words if all(isinstance(word, str) for word in words) else []
