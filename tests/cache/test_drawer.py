@@ -51,8 +51,8 @@ def test_a_draw_does_not_depend_on_its_batch(caches: dict[Path, Path], sdxl: Pat
     family = models.load(sdxl, encoders=False)
     cache = LatentCache(caches[sdxl])
     ids = cache.sample_ids()
-    bucket = cache.bucket(int(ids[0]))
-    same = [int(i) for i in ids if cache.bucket(int(i)) == bucket]
+    bucket = cache.buckets(ids[:1])[0]
+    same = [int(i) for i in ids if cache.buckets([i])[0] == bucket]
     drawer = Drawer(RULE, cache, family, torch.float32)
     rows = [i for i in same for _ in range(RULE.draws)]
     draws = torch.arange(RULE.draws).repeat(len(same))

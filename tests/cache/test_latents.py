@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from tests.cache.fake_encoder import PROMPTS, FakeEncoder, make_image, make_manifest
+from tests.data.test_images import fit_to_bucket
 from tglo.cache import latents as cache_module
-from tglo.cache.latents import LatentCache, build_cache, fingerprint_of
+from tglo.cache.build import build_cache
+from tglo.cache.format import fingerprint_of
+from tglo.cache.latents import LatentCache
 from tglo.data.buckets import nearest_bucket
 from tglo.data.errors import CacheError
-from tglo.data.images import fit_to_bucket
 from tglo.data.manifest import read_manifest, write_manifest
 
 SETTINGS = {"resolution": 32, "shard_size": 6, "batch_size": 4, "progress": False}
@@ -53,8 +55,7 @@ def test_every_sample_is_what_the_encoder_gives(built):
         mean, std = FakeEncoder().latents(pixels[None])
         batch = cache.batch([row.sample_id])
         assert torch.equal(batch["mean"], mean) and torch.equal(batch["std"], std)
-        assert cache.bucket(row.sample_id) == bucket
-        assert cache.sizes(row.sample_id) == (original, crop, bucket)
+        assert cache.buckets([row.sample_id]) == [bucket]
         for name, value in (("original_size", original), ("crop", crop), ("target_size", bucket)):
             assert batch[name].dtype == torch.int64 and batch[name].tolist() == [list(value)]
 
@@ -176,7 +177,7 @@ def test_torn_and_missing_files_are_made_again(built, tmp_path):
 KILLED_AT_MOMENTS = """
 import os, signal, sys, time
 from tests.cache.fake_encoder import FakeEncoder
-from tglo.cache.latents import build_cache
+from tglo.cache.build import build_cache
 from tglo.data.manifest import read_manifest
 
 class Slow(FakeEncoder):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.cache.fake_encoder import FakeEncoder, make_manifest
 from tests.cache.test_latents import SETTINGS, contents
-from tglo.cache.latents import LatentCache, build_cache
+from tglo.cache.build import build_cache
+from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceErrors, ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tglo.data.images import decode_image, fit_to_bucket
+from tglo.data.images import cover_and_crop, decode_image, to_tensor
 
 RANDOM = np.random.default_rng(0)
 
@@ -20,6 +20,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 def random_image(height: int, width: int) -> Image.Image:
     return Image.fromarray(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def fit_to_bucket(
+    image: Image.Image, bucket: tuple[int, int]
+) -> tuple[torch.Tensor, tuple[int, int], tuple[int, int]]:
+    cropped, crop, original = cover_and_crop(image, bucket)
+    return to_tensor(cropped), crop, original
 
 
 def smooth_image(height: int, width: int) -> Image.Image:

@@ -71,7 +71,7 @@ def test_statistics_are_those_of_pairs() -> None:
 
 
 def test_without_timestep_weights_and_at_the_reference() -> None:
-    batch = dataclasses.replace(make_batch(), timestep_weight=None)
+    batch = dataclasses.replace(make_batch(), timestep_weight=1.0)
     same = dataclasses.replace(batch, reference_pred=batch.policy_pred.detach().clone())
     loss, stats = OBJECTIVES["dpo"]()(same, 1e-3)
     assert loss.item() == pytest.approx(0.6931472) and not stats.implicit_score.any()

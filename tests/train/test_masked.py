@@ -62,7 +62,7 @@ def make(make_config: Make, model: Path, cache: Path, sd15: Path) -> Make:
 def test_the_cache_holds_tokens_and_both_embeddings(cache: Path) -> None:
     opened = LatentCache(cache)
     batch = opened.batch(opened.sample_ids()[:1])
-    height, width = opened.bucket(int(opened.sample_ids()[0]))
+    height, width = opened.buckets(opened.sample_ids()[:1])[0]
     assert batch["tokens"].shape == (1, height // 2, width // 2)
     assert batch["tokens"].dtype == torch.int32 and "mean" not in batch
     assert set(opened.text([""])) == {"encoder_hidden_states", "pooled_prompt_embeds"}

@@ -11,7 +11,7 @@ loser takes timestep, noise and dropped caption of the winner's key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -88,16 +88,28 @@ class CachedRows:
     sizes: dict[str, Tensor]
     """original_size, crop and target_size, (B, 2) int64 each."""
 
+    def to(self, device: torch.device) -> CachedRows:
+        """Copy to a device; from pinned memory without waiting."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> CachedRows:
+        """Copy into pinned memory, from where a GPU copies without waiting."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> CachedRows:
+        def changed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return change(value) if isinstance(value, Tensor) else value
+
+        return CachedRows(**{name: changed(value) for name, value in vars(self).items()})
+
 
 class Drawer:
     """Makes draws of cached samples for a family's denoiser, with latents and embeddings in `dtype`."""
 
     def __init__(
-        self,
-        rule: DrawRule,
-        cache: LatentCache,
-        family: Family,
-        dtype: torch.dtype,
+        self, rule: DrawRule, cache: LatentCache, family: Family, dtype: torch.dtype
     ) -> None:
         self.rule = rule
         self.cache = cache
@@ -142,41 +154,32 @@ class Drawer:
                 text[name] = torch.where(
                     dropped.reshape(-1, *[1] * (value.dim() - 1)), empty, value
                 )
-        return CachedRows(
-            ids=self.pinned(known),
-            keys=self.pinned(keyed),
-            draw_index=draw_index if isinstance(draw_index, int) else self.pinned(draw_index),
-            stored={
-                name: self.pinned(value) for name, value in stored.items() if name not in SIZES
-            },
-            text={name: self.pinned(value) for name, value in text.items()},
-            sizes={name: self.pinned(stored[name]) for name in SIZES},
+        rows = CachedRows(
+            ids=known,
+            keys=keyed,
+            draw_index=draw_index,
+            stored={name: value for name, value in stored.items() if name not in SIZES},
+            text=text,
+            sizes={name: stored[name] for name in SIZES},
         )
+        return self.pinned(rows)
 
     def draw(self, rows: CachedRows) -> Draw:
         """Make the rows' draws on the device; nothing is waited for."""
-        number = (
-            rows.draw_index if isinstance(rows.draw_index, int) else self._moved(rows.draw_index)
-        )
-        key = noise.Key(self.rule.seed, self._moved(rows.keys), number)
-        own = noise.Key(self.rule.seed, self._moved(rows.ids), number, philox.POSTERIOR)
-        text = {name: self._cast(self._moved(value)) for name, value in rows.text.items()}
-        sizes = {name: self._moved(value) for name, value in rows.sizes.items()}
+        rows, seed = rows.to(self.device), self.rule.seed
+        text = {
+            name: value.to(self.dtype) if value.is_floating_point() else value
+            for name, value in rows.text.items()
+        }
         return self.family.draw(
-            {name: self._moved(value) for name, value in rows.stored.items()},
-            key,
-            own,
+            rows.stored,
+            noise.Key(seed, rows.keys, rows.draw_index),
+            noise.Key(seed, rows.ids, rows.draw_index, philox.POSTERIOR),
             self.rule.strata,
             self.dtype,
-            self.family.conditions(text, sizes),
+            self.family.conditions(text, rows.sizes),
         )
 
     def pinned(self, values: P) -> P:
         """Pin memory where the device is a GPU, so that copies to it need no waiting."""
         return values.pin_memory() if self.device.type == "cuda" else values
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
-
-    def _cast(self, value: Any) -> Any:
-        return value.to(self.dtype) if value.is_floating_point() else value

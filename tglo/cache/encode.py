@@ -129,8 +129,12 @@ def _encode_batch(
     return encoded
 
 
-def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
-    """Return a shard's embeddings by name, (n, ...) each, with the dtypes that the encoder returns."""
+def encode_text(
+    encoder: Encoder, prompts: Sequence[str], batch_size: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a shard's embeddings by name, (n, ...) each, as the encoder returns them; and their dtypes
+    and shapes for its record.
+    """
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
@@ -147,4 +151,5 @@ def encode_text(encoder: Encoder, prompts: Sequence[str], batch_size: int) -> di
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise CacheError(f"the encoder returned NaN or inf in {name} for one of {batch}")
             earlier.append(tensor)
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+    shapes = {name: [str(t[0].dtype), *t[0].shape[1:]] for name, t in parts.items()}
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}, {"shapes": shapes}

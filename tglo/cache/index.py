@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tglo.cache.format import FORMAT, LAST, VERSION, Quarantined, text_key
-from tglo.cache.shards import all_records, entries, write_tensors
+from tglo.cache.format import FORMAT, LAST, VERSION, text_key
+from tglo.cache.shards import entries, write_tensors
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
@@ -25,19 +25,13 @@ def complete_cache(
     rows: Sequence[Row],
     prompts: Sequence[str],
     shard_size: int,
-    accept: Callable[[Sequence[Quarantined]], None],
-) -> dict[str, Any] | None:
-    """Write index.safetensors and cache.json if every shard is recorded, else return None.
+    records: Mapping[str, Sequence[dict[str, Any]]],
+) -> None:
+    """Write index.safetensors and cache.json, from the records of all text and latents shards.
 
-    accept: called with the images that all ranks quarantined; it raises if they are too many.
-    Several ranks may call this at once: they write the same bytes. Returns the content of cache.json.
+    Several ranks may call this at once: they write the same bytes.
     """
-    latents = all_records(folder, "latents", -(-len(rows) // shard_size))
-    text = all_records(folder, "text", -(-len(prompts) // shard_size))
-    if latents is None or text is None:
-        return None
-    quarantined = [entry for record in latents for entry in record["quarantined"]]
-    accept([Quarantined(**entry) for entry in quarantined])
+    latents, text = records["latents"], records["text"]
     shapes = [record["shapes"] for record in text]
     if any(shape != shapes[0] for shape in shapes):
         raise CacheError(
@@ -53,12 +47,11 @@ def complete_cache(
         "shard_size": shard_size,
         "samples": len(index["sample_id"]),
         "prompts": len(prompts),
-        "quarantined": quarantined,
+        "quarantined": [entry for record in latents for entry in record["quarantined"]],
         "index": write_tensors(folder / "index.safetensors", tensors),
         "shards": entries((*latents, *text)),
     }
     write_json(folder / LAST, content)
-    return content
 
 
 def _index(
@@ -97,3 +90,11 @@ def _index(
     index["text"] = columns[:, 8].copy()
     index["text_key"], index["text_position"] = keys[order], order.astype(np.int64)
     return index
+
+
+def lookup(
+    known: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return where each wanted number is among known ones, which ascend, and whether it is there."""
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return place, known[place] == wanted

@@ -17,24 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from tglo.cache.build import CacheReport, build_cache
-from tglo.cache.format import (
-    FORMAT,
-    LAST,
-    VERSION,
-    Encoder,
-    Quarantined,
-    bucket_name,
-    fingerprint_of,
-    text_key,
-)
+from tglo.cache.format import FORMAT, LAST, VERSION, Quarantined, bucket_name, text_key
+from tglo.cache.index import lookup
 from tglo.cache.shards import check_file, check_fingerprint, read_last, shard_name
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 from tglo.files import read_json
-
-__all__ = ["Encoder", "LatentCache", "Quarantined", "CacheReport", "build_cache", "fingerprint_of"]
 
 OPEN_SHARDS = 64  # mapped at a time
 SIZES = ("original_size", "crop", "target_size")
@@ -98,24 +87,11 @@ class LatentCache:
 
     def has(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return (B,) bool: True for samples in the cache. Quarantined ones are not in it."""
-        ids = np.asarray(sample_ids, dtype=np.int64)
-        known = self._index["sample_id"]
-        place = np.searchsorted(known, ids)
-        return np.asarray(known[np.minimum(place, len(known) - 1)] == ids)
+        return lookup(self._index["sample_id"], np.asarray(sample_ids, dtype=np.int64))[1]
 
     def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
         """Return the bucket (H, W) of each sample, for `BatchSampler`."""
         return [self._bucket_list[i] for i in self._index["bucket"][self._find(sample_ids)]]
-
-    def bucket(self, sample_id: int) -> Size:
-        """Return the bucket (H, W) of one sample."""
-        return self.buckets([sample_id])[0]
-
-    def sizes(self, sample_id: int) -> tuple[Size, Size, Size]:
-        """Return the image's original (height, width), its crop's (top, left), and its bucket."""
-        place = self._find([sample_id])[0]
-        original, crop = (self._index[name][place].tolist() for name in ("original", "crop"))
-        return tuple(original), tuple(crop), self._bucket_list[self._index["bucket"][place]]
 
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the encoded images and their sizes, on the CPU.
@@ -188,20 +164,19 @@ class LatentCache:
         ids = np.asarray(sample_ids, dtype=np.int64)
         if ids.ndim != 1 or ids.size == 0:
             raise ValueError(f"sample ids must have shape (B,) with B > 0, got {ids.shape}")
-        here = self.has(ids)
+        place, here = lookup(self._index["sample_id"], ids)
         if not here.all():
             raise CacheError(
                 f"{int((~here).sum())} samples are not in the cache {self.path} (ids "
                 f"{ids[~here][:10].tolist()}; {len(self.quarantined)} images were quarantined): "
                 "leave them out (`has` tells which), or make the cache from this manifest"
             )
-        return np.searchsorted(self._index["sample_id"], ids).astype(np.int64)
+        return place
 
     def _find_prompts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
         keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
-        known = self._index["text_key"]
-        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        missing = np.flatnonzero(known[place] != keys)
+        place, here = lookup(self._index["text_key"], keys)
+        missing = np.flatnonzero(~here)
         if missing.size:
             raise CacheError(
                 f"the cache {self.path} has no embedding of {prompts[missing[0]]!r} "

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tglo import models
-from tglo.cache.latents import CacheReport, LatentCache, build_cache
+from tglo.cache.build import CacheReport, build_cache
+from tglo.cache.latents import LatentCache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
@@ -50,7 +51,7 @@ def build(
     revision: str | None = None,
     columns: tuple[str, str] = ("prompt", "image"),
 ) -> CacheReport:
-    """Read the manifest, load the model, encode; see :func:`tglo.cache.latents.build_cache`.
+    """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """

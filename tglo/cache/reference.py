@@ -12,7 +12,6 @@ processes, killed and started again, make the same bytes.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +23,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tglo.cache.index import lookup
 from tglo.cache.latents import LatentCache
-from tglo.cache.shards import (
-    all_records,
-    check_file,
-    check_fingerprint,
-    claim,
-    clear,
-    entries,
-    finished_record,
-    read_last,
-    shard_name,
-    write_shard,
-)
+from tglo.cache.maker import Job, ShardReport, make_shards
+from tglo.cache.shards import check_file, check_fingerprint, entries, read_last
 from tglo.data.errors import CacheError
 from tglo.files import write_json
 
@@ -49,22 +39,14 @@ ErrorsOf = Callable[[list[int], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ReferenceReport:
+class ReferenceReport(ShardReport):
     """The outcome of a call of `build_reference_errors`."""
 
     samples: int
     draws: int
-    written: int  # shards
-    kept: int  # shards that were finished before
-    complete: bool  # False while other ranks still have shards to make
-    seconds: float
 
     def __str__(self) -> str:
-        text = (
-            f"{self.draws} draws of {self.samples} samples; {self.written} shards written, "
-            f"{self.kept} kept, {self.seconds:.1f} s"
-        )
-        return text if self.complete else text + "; other ranks are not done yet"
+        return self.text(f"{self.draws} draws of {self.samples} samples")
 
 
 class ReferenceErrors:
@@ -100,8 +82,8 @@ class ReferenceErrors:
     def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw_index: int) -> Tensor:
         """Return the errors of one draw in [0, draws), (B,) float64; CacheError for an unknown sample."""
         ids = np.asarray(sample_ids, dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        absent = ids[self._ids[place] != ids]
+        place, here = lookup(self._ids, ids)
+        absent = ids[~here]
         if absent.size:
             raise CacheError(
                 f"{absent.size} samples have no error in {self.path} (ids {absent[:10].tolist()}): "
@@ -137,43 +119,29 @@ def build_reference_errors(
     for name, value in (("draws", draws), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
-    started = time.monotonic()
     folder = Path(out_dir)
-    claim(folder, fingerprint)
-    if world_size == 1:
-        clear(folder, ".*.tmp")
-    shards = _shards(cache, shard_size)
-    written = kept = 0
-    with _bar(progress and rank == 0, sum(len(ids) for ids in shards[rank::world_size])) as bar:
-        for number in range(rank, len(shards), world_size):
-            name = shard_name("errors", number)
-            if finished_record(folder, name, checksum=True) is not None:
-                kept += 1
-            else:
-                tensors = _shard(shards[number], draws, batch_size, errors_of)
-                write_shard(folder, name, tensors, {}, last=LAST)
-                written += 1
-            bar.update(len(shards[number]))
-    records = all_records(folder, "errors", len(shards))
-    if records is not None:
+    job = Job(
+        _shards(cache, shard_size), lambda ids: (_shard(ids, draws, batch_size, errors_of), {})
+    )
+    report, records = make_shards(
+        folder,
+        LAST,
+        fingerprint,
+        {"errors": job},
+        rank=rank,
+        world_size=world_size,
+        bar={"desc": "reference", "unit": "sample", "disable": not progress or rank != 0},
+    )
+    if report.complete:
         content = {
             "format": FORMAT,
             "version": VERSION,
             "fingerprint": dict(fingerprint),
             "draws": draws,
-            "shards": entries(records),
+            "shards": entries(records["errors"]),
         }
         write_json(folder / LAST, content)
-    return ReferenceReport(
-        samples=len(cache),
-        draws=draws,
-        written=written,
-        kept=kept,
-        complete=records is not None,
-        seconds=time.monotonic() - started,
-    )
+    return ReferenceReport(**vars(report), samples=len(cache), draws=draws)
 
 
 def _shards(cache: LatentCache, size: int) -> list[list[int]]:
@@ -189,7 +157,9 @@ def _shards(cache: LatentCache, size: int) -> list[list[int]]:
     ]
 
 
-def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> dict[str, Tensor]:
+def _shard(
+    ids: Sequence[int], draws: int, batch_size: int, errors_of: ErrorsOf
+) -> dict[str, Tensor]:
     sample_id = torch.tensor(ids, dtype=torch.int64)
     rows = sample_id.repeat_interleave(draws)  # all draws of a sample lie next to each other
     draw_index = torch.arange(draws).repeat(len(ids))
@@ -205,9 +175,3 @@ def _shard(ids: list[int], draws: int, batch_size: int, errors_of: ErrorsOf) -> 
             f"{draw_index[bad][:10].tolist()}: look at these samples, or use --precision fp32 or bf16"
         )
     return {"sample_id": sample_id, "error": error.reshape(len(ids), draws)}
-
-
-def _bar(show: bool, total: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc="reference", unit="sample", total=total, disable=not show)

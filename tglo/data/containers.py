@@ -11,6 +11,7 @@ import re
 import stat
 import tarfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,8 +98,8 @@ class ImageStore:
     """Opens images inside one data folder. May be used from several threads."""
 
     root: str  # resolved: a path without links
-    _tars: dict[str, dict[str, Member]] = field(default_factory=dict)
-    _tables: dict[str, Any] = field(default_factory=dict)
+    _tars: dict[Path, dict[str, Member]] = field(default_factory=dict)
+    _tables: dict[Path, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, image: str, max_bytes: int = MAX_BYTES) -> bytes:
@@ -115,7 +116,7 @@ class ImageStore:
             return _read_range(self._inside(image), None, max_bytes)
         path = self._inside(reference["file"])
         if reference["file"].endswith(".tar"):
-            member = self._members(path).get(reference["member"])
+            member = self._opened(path, tar_members, self._tars).get(reference["member"])
             if member is None:
                 raise ImageError(f"{path.name} has no member {reference['member']!r}")
             return _read_range(path, member, max_bytes)
@@ -130,27 +131,20 @@ class ImageStore:
             )
         return Path(real)
 
-    def _members(self, path: Path) -> dict[str, Member]:
+    def _opened(self, path: Path, read: Callable[[Path], Any], known: dict[Path, Any]) -> Any:
         with self._lock:
-            key = str(path)
-            if key not in self._tars:
+            if path not in known:
                 if not path.is_file():
                     raise ImageError(f"there is no file {path}")
-                self._tars[key] = tar_members(path)
-            return self._tars[key]
+                known[path] = read(path)
+            return known[path]
 
     def _arrow_bytes(self, path: Path, member: str, max_bytes: int) -> bytes:
         column, _, row = member.rpartition("/")
-        with self._lock:
-            if str(path) not in self._tables:
-                if not path.is_file():
-                    raise ImageError(f"there is no file {path}")
-                self._tables[str(path)] = read_arrow(path)
-            table = self._tables[str(path)]
+        table = self._opened(path, read_arrow, self._tables)
         if column not in table.column_names or not row.isdecimal() or int(row) >= table.num_rows:
             raise ImageError(f"{path.name} has no image {member!r}")
-        cell = table.column(column)[int(row)]
-        value = cell.as_py()
+        value = table.column(column)[int(row)].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise ImageError(f"{path.name} holds no image bytes at {member!r}")

@@ -67,7 +67,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def cover_and_crop(
     image: Image.Image, bucket: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
-    """Do what `fit_to_bucket` does, without the conversion to a tensor."""
+    """Scale an image until it covers the bucket (H, W), antialiased, and crop the centre.
+
+    Returns the crop, its (top, left) in the scaled image, and the image's (height, width) before
+    scaling: the coordinates of SDXL's time ids (arXiv 2307.01952, section 2.2). An image that has the
+    bucket's size is not resampled.
+    """
+    if min(bucket) < 1 or not all(math.isfinite(side) for side in bucket):
+        raise ValueError(f"a bucket is (height, width) of at least 1, got {bucket}")
     height, width = bucket
     original = (image.height, image.width)
     scale = max(height / image.height, width / image.width)
@@ -87,18 +94,3 @@ def to_tensor(image: Image.Image) -> Tensor:
     """Convert an RGB image to (3, H, W) float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
-
-
-def fit_to_bucket(
-    image: Image.Image, bucket: tuple[int, int]
-) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-    """Scale an image until it covers the bucket (H, W), antialiased, and crop the centre.
-
-    Returns pixels (3, H, W) float32 in [-1, 1], the crop's (top, left) in the scaled image, and the
-    image's (height, width) before scaling: the coordinates of SDXL's time ids (arXiv 2307.01952,
-    section 2.2). An image that has the bucket's size is not resampled.
-    """
-    if min(bucket) < 1 or not all(math.isfinite(side) for side in bucket):
-        raise ValueError(f"a bucket is (height, width) of at least 1, got {bucket}")
-    cropped, crop, original = cover_and_crop(image, bucket)
-    return to_tensor(cropped), crop, original

@@ -44,9 +44,6 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[RawRow]:
             if header is None:
                 raise ManifestError(f"{path} is empty: not even a header")
             columns.check(header, path)
-            prompt, image = header.index(columns.prompt), header.index(columns.image)
-            score = header.index(columns.score) if columns.score in header else None
-            others = [(i, name) for i, name in enumerate(header) if name not in columns.own()]
             line = reader.line_num + 1
             for cells in reader:
                 if not cells:
@@ -55,9 +52,9 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[RawRow]:
                     problem = f"has {len(cells)} fields where the header has {len(header)}"
                     yield RawRow(line, problem=problem)
                 else:
-                    extra = {name: cells[i] for i, name in others} if others else None
-                    value = None if score is None else number(cells[score])
-                    yield RawRow(line, cells[prompt], cells[image], value, extra)
+                    row = columns.row(line, dict(zip(header, cells, strict=True)))
+                    row.score = number(row.score)
+                    yield row
                 line = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
             raise ManifestError(
@@ -68,7 +65,6 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[RawRow]:
 
 def _read_jsonl(path: Path, columns: Columns) -> Iterator[RawRow]:
     checked = False
-    own = columns.own()
     with open(path, "rb") as handle:
         for line, text in enumerate(handle, 1):
             if not text.strip():
@@ -84,9 +80,7 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[RawRow]:
             if not checked:
                 columns.check(list(cells), path)
                 checked = True
-            extra = {k: v for k, v in cells.items() if k not in own} if len(cells) > 3 else None
-            prompt, image, score = (cells.get(name) for name in own)
-            yield RawRow(line, prompt, image, score, extra)
+            yield columns.row(line, cells)
 
 
 def _read_parquet(path: Path, columns: Columns) -> Iterator[RawRow]:

@@ -123,9 +123,7 @@ def _tar_row(
     columns: Columns,
     line: int,
 ) -> RawRow:
-    def text(suffix: str) -> str | None:
-        if suffix not in names:
-            return None
+    def text(suffix: str) -> str:
         member = members[names[suffix]]
         if member.size > MAX_TEXT_BYTES:
             raise ValueError(f".{suffix} has {member.size} bytes, above {MAX_TEXT_BYTES}")
@@ -137,17 +135,14 @@ def _tar_row(
         problem = f"{file}: sample {key!r} has {len(images)} images (of {list(IMAGE_SUFFIXES)})"
         return RawRow(line, problem=problem)
     try:
-        cells = json.loads(text("json") or "{}")
+        cells = json.loads(text("json") or "{}") if "json" in names else {}
         if not isinstance(cells, dict):
             raise ValueError(".json is not an object")
-        prompt = text("txt")
-        written = text("score") if "score" in names else text("cls")
+        if "txt" in names:
+            cells[columns.prompt] = text("txt").rstrip("\r\n")
+        for suffix in ("cls", "score"):
+            if suffix in names:
+                cells[columns.score] = number(text(suffix))
     except ValueError as error:  # bad UTF-8 and bad JSON too
         return RawRow(line, problem=f"{file}: sample {key!r}: {error}")
-    return RawRow(
-        line,
-        cells.get(columns.prompt) if prompt is None else prompt.rstrip("\r\n"),
-        f"{file}#{images[0]}",
-        cells.get(columns.score) if written is None else number(written),
-        {k: v for k, v in cells.items() if k not in columns.own()} or None,
-    )
+    return columns.row(line, {**cells, columns.image: f"{file}#{images[0]}"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from tglo.data.errors import ManifestError
@@ -36,9 +37,10 @@ class Columns:
         if len(set(existing)) != len(existing):
             raise ManifestError(f"{source} has two columns of one name: {list(existing)}")
 
-    def own(self) -> tuple[str, str, str]:
-        """Return the names of the three columns that are not extra."""
-        return (self.prompt, self.image, self.score)
+    def row(self, line: int, cells: dict[str, Any]) -> RawRow:
+        """Take the three columns out of a row's cells; what remains is extra."""
+        prompt, image = cells.pop(self.prompt, None), cells.pop(self.image, None)
+        return RawRow(line, prompt, image, cells.pop(self.score, None), cells or None)
 
 
 @dataclass(slots=True)
@@ -66,18 +68,9 @@ def number(text: str | None) -> Any:
 def arrow_rows(table: Any, columns: Columns, images: list[Any], line: int) -> Iterator[RawRow]:
     """Yield the rows of an Arrow table or batch; `images` holds their paths or references."""
     names = table.schema.names
-    prompts = table.column(columns.prompt).to_pylist()
-    scores = [None] * len(prompts)
-    if columns.score in names:
-        scores = [_plain(value) for value in table.column(columns.score).to_pylist()]
-    others = [name for name in names if name not in columns.own()]
-    cells = [table.column(name).to_pylist() for name in others]
-    for i, (prompt, image, score) in enumerate(zip(prompts, images, scores, strict=True)):
-        extra = {name: column[i] for name, column in zip(others, cells, strict=True)}
-        yield RawRow(line + i, prompt, image, score, extra or None)
-
-
-def _plain(value: Any) -> Any:
-    from decimal import Decimal
-
-    return float(value) if isinstance(value, Decimal) else value
+    values = [images if n == columns.image else table.column(n).to_pylist() for n in names]
+    for i, cells in enumerate(zip(*values, strict=True)):
+        row = columns.row(line + i, dict(zip(names, cells, strict=True)))
+        if isinstance(row.score, Decimal):
+            row.score = float(row.score)
+        yield row

@@ -68,6 +68,7 @@ class Objective(ABC):
         self.constants = self.constants_type() if constants is None else constants
         beta = self.settings.beta
         self.beta = self.default_beta if beta is None else beta
+        self.restore({})
 
     @abstractmethod
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
@@ -101,12 +102,13 @@ class Objective(ABC):
     def restore(self, state: dict[str, float]) -> None:  # noqa: B027 (most have no state)
         """Go on from `state`; an empty one is a fresh start."""
 
-    def ratio(self, batch: MicroBatch, temperature: float) -> LogRatio:
-        """ell with a gradient, and the errors, by the backend of the settings."""
-        return batch.log_ratio(temperature, self.settings.backend)
+    def compare(self, batch: MicroBatch, temperature: float) -> tuple[LogRatio, Tensor]:
+        """Return ell and the errors, by the backend of the settings; and r = beta ell, with a gradient."""
+        ratio = batch.log_ratio(temperature, self.settings.backend)
+        return ratio, self.beta * ratio.log_ratio
 
     def error(self, batch: MicroBatch) -> Tensor:
-        """The policy's error with a gradient, (B,) float64, by the backend of the settings."""
+        """Return the policy's error with a gradient, (B,) float64, by the backend of the settings."""
         return batch.error(self.settings.backend)
 
 

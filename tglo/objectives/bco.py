@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tglo.losses.results import TGOStats
-from tglo.objectives.base import Average, Objective, Settings, alone
+from tglo.objectives.base import Objective
 from tglo.objectives.micro_batch import MicroBatch, mean_loss, statistics
 
 
@@ -20,27 +18,18 @@ class BCO(Objective):
     in TRL's trainer; kept without the temperature, which may change. A checkpoint keeps it.
     """
 
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        average: Average = alone,
-        constants: Any = None,
-    ) -> None:
-        super().__init__(settings, average, constants)
-        self._sum_and_count = torch.zeros(2, dtype=torch.float64)
+    _sum_and_count: Tensor
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio = self.ratio(batch, temperature)
-        r, sign = self.beta * ratio.log_ratio, batch.labels.sign
+        ratio, r = self.compare(batch, temperature)
         mean = self.average(r.detach().mean())
         new = torch.stack([mean * temperature, torch.ones_like(mean)])
         seen = self._sum_and_count = self._sum_and_count.to(mean.device) + new
-        loss = -logsigmoid(sign * (r - seen[0] / seen[1] / temperature))
+        loss = -logsigmoid(batch.labels.sign * (r - seen[0] / seen[1] / temperature))
         return mean_loss(loss, batch), statistics(batch, ratio, r)
 
     def state(self) -> dict[str, float]:
-        total, count = self._sum_and_count.tolist()
-        return {"sum": total, "count": count}
+        return dict(zip(("sum", "count"), self._sum_and_count.tolist(), strict=True))
 
     def restore(self, state: dict[str, float]) -> None:
         values = [state.get("sum", 0.0), state.get("count", 0.0)]

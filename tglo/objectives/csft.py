@@ -48,5 +48,4 @@ class CSFT(Objective):
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         error = self.error(batch)
-        omega = 1.0 if batch.timestep_weight is None else batch.timestep_weight
-        return mean_loss(omega * error, batch), statistics_of_error(batch, error)
+        return mean_loss(batch.timestep_weight * error, batch), statistics_of_error(batch, error)

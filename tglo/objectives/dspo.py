@@ -43,8 +43,8 @@ class DSPO(Objective):
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         assert batch.reference_pred is not None
-        ratio = self.ratio(batch, temperature)
-        winner, loser = (self.beta * ratio.log_ratio).chunk(2)
+        ratio, r = self.compare(batch, temperature)
+        winner, loser = r.chunk(2)
         margin = winner - loser
         pairs = len(margin)
         error = self.error(batch)[:pairs]
@@ -56,5 +56,4 @@ class DSPO(Objective):
         omega = batch.timestep_weight
         if isinstance(omega, Tensor):
             omega = omega[:pairs]
-        loss = square if omega is None else omega * square
-        return mean_loss(loss, batch), pair_statistics(ratio, margin)
+        return mean_loss(omega * square, batch), pair_statistics(ratio, margin)

@@ -79,8 +79,8 @@ class MicroBatch:
 
     labels: Labels
     draw: Draw
-    timestep_weight: Tensor | float | None = None
-    """(B,) float64, omega; None is 1."""
+    timestep_weight: Tensor | float = 1.0
+    """(B,) float64, omega."""
     reference_error: Tensor | None = None
     """(B,) float64, the reference's cached error of this draw, where it is cached."""
     policy_pred: Tensor = _UNANSWERED

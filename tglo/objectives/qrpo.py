@@ -24,8 +24,7 @@ class QRPO(Objective):
     saturates = False
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio = self.ratio(batch, temperature)
-        r = self.beta * ratio.log_ratio
+        ratio, r = self.compare(batch, temperature)
         log_partition = math.log(self.beta) + 1 / self.beta
         loss = (batch.labels.quantiles - self.beta * log_partition - r).square()
         return mean_loss(loss, batch), statistics(batch, ratio, r)

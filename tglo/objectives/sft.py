@@ -19,7 +19,6 @@ class SFT(Objective):
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         error, positive = self.error(batch), batch.labels.positive
-        omega = 1.0 if batch.timestep_weight is None else batch.timestep_weight
-        loss = (omega * error * positive).sum() / positive.sum().clamp(min=1)
+        loss = (batch.timestep_weight * error * positive).sum() / positive.sum().clamp(min=1)
         dtype = torch.promote_types(batch.policy_pred.dtype, torch.float32)
         return loss.to(dtype), statistics_of_error(batch, error, positive.double())

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tglo.files import read_json, write_json
-from tglo.threshold.statistics import as_scores, percentile_of, scale_of, sha256_of
+from tglo.threshold.statistics import (
+    as_scores,
+    percentile_of,
+    rows_by_prompt,
+    scale_of,
+    sha256_of,
+)
 from tglo.threshold.summary import Summary
 
 SCORE_SCALES = ("none", "std", "mad", "iqr")
@@ -88,12 +94,10 @@ class Threshold:
                 f"{path} has threshold format version {content.get('version')!r}, "
                 f"this tglo reads {VERSION}: estimate it again"
             )
-        names = {f.name for f in fields(cls)}
         given = {key: value for key, value in content.items() if key not in ("format", "version")}
-        if set(given) != names:
-            raise ValueError(
-                f"{path} lacks or adds {sorted(names ^ set(given))}; estimate it again"
-            )
+        wrong = {f.name for f in fields(cls)} ^ given.keys()
+        if wrong:
+            raise ValueError(f"{path} lacks or adds {sorted(wrong)}; estimate it again")
         threshold = cls(**given)
         threshold._validate(path)
         return threshold
@@ -176,13 +180,12 @@ def describe(
     values = as_scores(scores)
     if not (math.isfinite(confidence) and confidence >= 0):
         raise ValueError(f"confidence must be a finite number, zero or more, got {confidence}")
+    if prompts is None and threshold.per_prompt:
+        raise ValueError("this threshold differs by prompt: pass prompts, one per score")
+    tau = np.full(values.size, threshold.value)
     if prompts is not None:
         _check_prompts(prompts, values.size)
-    elif threshold.per_prompt:
-        raise ValueError("this threshold differs by prompt: pass prompts, one per score")
-    tau = (
-        np.full(values.size, threshold.value) if prompts is None else threshold.for_prompts(prompts)
-    )
+        tau = threshold.for_prompts(prompts)
     positive = values >= tau
     weight = 1 + confidence * (np.abs(values - tau) / threshold.scale)
     return Summary(
@@ -227,11 +230,8 @@ def _per_prompt(
     if not (math.isfinite(kappa) and kappa >= 0):
         raise ValueError(f"kappa must be a finite number, zero or more, got {kappa}")
     _check_prompts(prompts, values.size)
-    groups: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
     result = {}
-    for prompt, rows in groups.items():
+    for prompt, rows in rows_by_prompt(prompts).items():
         own = percentile_of(np.sort(values[rows]), percentile)
         # The module's formula around `own`: exact for ties, whatever offset the scores have.
         result[prompt] = own + (tau - own) * (kappa / (len(rows) + kappa))
@@ -239,9 +239,6 @@ def _per_prompt(
 
 
 def _degenerate_share(positive: NDArray[np.bool_], prompts: Sequence[str]) -> float:
-    labels: dict[str, list[bool]] = {}
-    for prompt, label in zip(prompts, positive.tolist(), strict=True):
-        labels.setdefault(prompt, []).append(label)
-    several = [group for group in labels.values() if len(group) > 1]
-    rows = sum(map(len, several))
-    return sum(len(group) for group in several if len(set(group)) == 1) / rows if rows else 0.0
+    several = [positive[rows] for rows in rows_by_prompt(prompts).values() if len(rows) > 1]
+    one_label = sum(len(labels) for labels in several if labels.all() or not labels.any())
+    return one_label / sum(map(len, several)) if several else 0.0

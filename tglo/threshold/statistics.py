@@ -77,16 +77,21 @@ def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
     return scale
 
 
+def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
+    """Return the row numbers of each prompt, ascending."""
+    groups: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    return groups
+
+
 def quantiles_within(scores: NDArray[np.float64], prompts: Sequence[str]) -> NDArray[np.float64]:
     """Return for each row the share of its prompt's scores that are at most its own, (N,) in (0, 1].
 
     A prompt with one row has nothing to compare with: its score is ranked among all rows.
     """
     result = _quantiles(scores)
-    groups: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
-    for rows in groups.values():
+    for rows in rows_by_prompt(prompts).values():
         if len(rows) > 1:
             result[rows] = _quantiles(scores[rows])
     return result

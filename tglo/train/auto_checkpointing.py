@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,14 +28,13 @@ def set_checkpointing(
     buckets: (height, width) in pixels of the run's samples, of which the largest is measured.
     """
     mode = config.model.gradient_checkpointing
+    if mode == "auto" and family.device.type != "cuda":
+        log.info("gradient checkpointing auto: none on %s", family.device.type)
+        mode = "none"
     if mode != "auto":
         set_mode(family.denoiser, mode)
         return
-    if family.device.type != "cuda":
-        log.info("gradient checkpointing auto: none on %s", family.device.type)
-        set_mode(family.denoiser, "none")
-        return
-    height, width = max(buckets, key=lambda size: size[0] * size[1])
+    size = max(buckets, key=math.prod)
     total = torch.cuda.get_device_properties(family.device).total_memory
     later = _later_bytes(config, family)
     limit = int(_MARGIN * total) - later
@@ -42,7 +42,7 @@ def set_checkpointing(
     modes = [m for m in MODES if m != "selective" or config.engine.compile != "blocks"]
     for mode in modes:
         set_mode(family.denoiser, mode)
-        peak = processes.together(lambda: _peak(config, family, (height, width)))
+        peak = processes.together(lambda: _peak(config, family, size))
         fits = all(processes.gather(peak is not None and peak <= limit))
         log.info(
             "gradient checkpointing %s: %s, and %.1f GiB for the optimizer, of %.1f GiB, at %d "
@@ -52,8 +52,7 @@ def set_checkpointing(
             later / 2**30,
             total / 2**30,
             config.optimizer.micro_batch,
-            height,
-            width,
+            *size,
         )
         if fits:
             log.info("gradient checkpointing auto: %s", mode)
@@ -74,7 +73,7 @@ def _later_bytes(config: TrainConfig, family: Family) -> int:
 
 
 def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | None:
-    """Peak bytes of one forward and backward, uncompiled; None if it ran out of memory."""
+    """Return the peak bytes of one forward and backward, uncompiled; None if it ran out of memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(family.device)
     try:
@@ -84,7 +83,6 @@ def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | N
     except torch.OutOfMemoryError:
         return None
     finally:
-        family.denoiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 from tglo.models.families.base import Family
@@ -16,46 +17,40 @@ def check(config: TrainConfig) -> None:
     Looks at nothing but the configuration: call it before anything is loaded.
     """
     model, data, objective = config.model, config.data, config.objective
-    optimizer, engine, output = config.optimizer, config.engine, config.output
-    for name, value in [
-        ("model.path", model.path),
-        ("data.manifest", data.manifest),
-        ("data.cache", data.cache),
-        ("output.folder", output.folder),
-    ]:
-        if value in ("", Path()):
-            raise ValueError(f"{name} is required: set it in the TOML file or as --{name} VALUE")
-    for name, number, low, high in [
-        ("seed", config.seed, 0, 2**32 - 1),
-        ("model.lora_rank", model.lora_rank, 1, 4096),
-        ("model.lora_dropout", model.lora_dropout, 0, 0.99),
-        ("data.percentile", data.percentile, 0, 100),
-        ("data.caption_dropout", data.caption_dropout, 0, 1),
-        ("data.draws", data.draws, 0, 2**32 - 1),
-        ("data.draw_seed", data.draw_seed or 0, 0, 2**32 - 1),
-        ("data.kappa", data.kappa, 0, None),
-        ("objective.confidence", objective.confidence, 0, None),
-        ("optimizer.steps", optimizer.steps, 1, None),
-        ("optimizer.warmup_steps", optimizer.warmup_steps, 0, optimizer.steps),
-        ("optimizer.micro_batch", optimizer.micro_batch, 1, None),
-        ("optimizer.accumulation", optimizer.accumulation, 1, None),
-        ("optimizer.ema_decay", optimizer.ema_decay, 0, 0.999999),
-        ("optimizer.max_gradient_norm", optimizer.max_gradient_norm, 0, None),
-        ("output.save_every", output.save_every, 1, None),
-        ("output.keep", output.keep, 1, None),
-        ("output.log_every", output.log_every, 1, None),
-        ("output.validation_every", output.validation_every, 1, None),
-    ]:
-        if not (low <= number and (high is None or number <= high)):
+    engine = config.engine
+    for key in ("model.path", "data.manifest", "data.cache", "output.folder"):
+        if attrgetter(key)(config) in ("", Path()):
+            raise ValueError(f"{key} is required: set it in the TOML file or as --{key} VALUE")
+    limits: dict[str, tuple[int, float | None]] = {
+        "seed": (0, 2**32 - 1),
+        "model.lora_rank": (1, 4096),
+        "model.lora_dropout": (0, 0.99),
+        "data.percentile": (0, 100),
+        "data.caption_dropout": (0, 1),
+        "data.draws": (0, 2**32 - 1),
+        "data.draw_seed": (0, 2**32 - 1),
+        "data.kappa": (0, None),
+        "objective.confidence": (0, None),
+        "optimizer.steps": (1, None),
+        "optimizer.warmup_steps": (0, config.optimizer.steps),
+        "optimizer.micro_batch": (1, None),
+        "optimizer.accumulation": (1, None),
+        "optimizer.ema_decay": (0, 0.999999),
+        "optimizer.max_gradient_norm": (0, None),
+        "output.save_every": (1, None),
+        "output.keep": (1, None),
+        "output.log_every": (1, None),
+        "output.validation_every": (1, None),
+    }
+    for key, (low, high) in limits.items():
+        number = attrgetter(key)(config)
+        if number is not None and not (low <= number and (high is None or number <= high)):
             limit = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise ValueError(f"{name} is {number}; it must be {limit}")
-    for name, number in [
-        ("objective.beta", 1.0 if isinstance(objective.beta, str) else objective.beta),
-        ("objective.min_snr_gamma", objective.min_snr_gamma),
-        ("optimizer.learning_rate", optimizer.learning_rate),
-    ]:
-        if not 0 < number < float("inf"):
-            raise ValueError(f"{name} is {number}; it must be positive and finite")
+            raise ValueError(f"{key} is {number}; it must be {limit}")
+    for key in ("objective.beta", "objective.min_snr_gamma", "optimizer.learning_rate"):
+        number = attrgetter(key)(config)
+        if not isinstance(number, str) and not 0 < number < float("inf"):
+            raise ValueError(f"{key} is {number}; it must be positive and finite")
     temperature = objective.temperature
     if not isinstance(temperature, str) and not 0 < temperature < float("inf"):
         raise ValueError(
@@ -84,7 +79,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
         )
-    _check_speed(optimizer, engine)
+    _check_speed(config.optimizer, engine)
     # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
     plain = engine.kind != "deepspeed" and not engine.zero_stage
     check_zero(config, None if plain else engine.zero_stage)
@@ -106,8 +101,7 @@ def check_zero(config: TrainConfig, stage: int | None) -> None:
 def check_family(config: TrainConfig, family: type[Family]) -> None:
     """Raise ValueError for settings that the model's family cannot work with."""
     for (key, value), reason in family.unsupported.items():
-        section, name = key.split(".")
-        if getattr(getattr(config, section), name) == value:
+        if attrgetter(key)(config) == value:
             raise ValueError(f"{key} is {value}, which does not fit {family.name}: {reason}")
 
 

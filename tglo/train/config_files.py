@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -93,9 +94,7 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
     kinds = get_type_hints(kind)
     for key, value in data.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(fields)}"
-            raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
+            raise ValueError(f"{source}: unknown key {prefix}{key}; {_hint(key, fields)}")
         default = fields[key].default_factory
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
@@ -103,9 +102,12 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
             _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
         choices = _choices(kinds[key])
         if choices and isinstance(value, str) and value not in choices:
-            near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
-            hint = f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(choices)}"
-            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {hint}")
+            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {_hint(value, choices)}")
+
+
+def _hint(word: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(known)}"
 
 
 def _choices(kind: Any) -> list[str]:

@@ -19,26 +19,23 @@ def held(folder: Path) -> Iterator[None]:
 
     The lock belongs to rank 0's process and ends with it, also after a kill.
     """
-    lock: list[FileLock] = []
+    lock = FileLock(folder / ".lock")
 
     def take() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        candidate = FileLock(folder / ".lock")
         try:
-            candidate.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(
                 f"output folder {folder} is in use by another run; wait for it, stop it, "
                 "or set output.folder to another folder"
             ) from None
-        lock.append(candidate)
 
     processes.on_main(take)
     try:
         yield
     finally:
-        for taken in lock:
-            taken.release()
+        lock.release()  # nothing on the other ranks, which do not hold it
 
 
 class StopSignal:

@@ -52,12 +52,6 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait for all processes."""
-    if world_size() > 1:
-        dist.barrier()
-
-
 def gather(value: T) -> list[T]:
     """Return the value (any small picklable object) of each rank, in order of rank, on every rank."""
     if world_size() == 1:

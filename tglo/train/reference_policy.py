@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -29,34 +29,16 @@ def keep_products_in(module: nn.Module, dtype: torch.dtype) -> None:
             layer.to(dtype)
 
 
-class CopyReference:
-    """A frozen second model, replicated in each process whatever the ZeRO stage."""
-
-    def __init__(self, predict: Predict, module: nn.Module) -> None:
-        self._predict = predict
-        self.module = module
-
-    @torch.no_grad()
-    def predict(self, draw: Draw) -> Tensor:
-        """The reference's answer, of the shape of the policy's."""
-        return self._predict(self.module, draw)
-
-    @torch.no_grad()
-    def update(self, weights: dict[str, Tensor]) -> None:
-        """Replace the reference by the policy (weights by name): pi_ref <- pi_theta."""
-        for name, parameter in self.module.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
-
-
-class AdapterOffReference:
-    """The policy's own base weights: LoRA is switched off for one forward pass."""
+class Reference:
+    """A frozen second model, replicated in each process whatever the ZeRO stage; or the policy itself,
+    in a context in which its LoRA is switched off.
+    """
 
     def __init__(
         self,
         predict: Predict,
         module: nn.Module,
-        adapters_off: Callable[[], AbstractContextManager[None]],
+        adapters_off: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._predict = predict
         self._module = module
@@ -64,9 +46,17 @@ class AdapterOffReference:
 
     @torch.no_grad()
     def predict(self, draw: Draw) -> Tensor:
-        """The reference's answer, of the shape of the policy's."""
+        """Return the reference's answer, of the shape of the policy's."""
         with self._adapters_off():
             return self._predict(self._module, draw)
 
+    @torch.no_grad()
+    def update(self, weights: dict[str, Tensor]) -> None:
+        """Replace a second model by the policy (weights by name): pi_ref <- pi_theta."""
+        for name, parameter in self._module.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
 
-Reference = CopyReference | AdapterOffReference
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by name, contiguous."""
+        return {name: weight.contiguous() for name, weight in self._module.named_parameters()}

@@ -11,16 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from tglo.train import checkpoint, processes
 from tglo.train.config_files import to_plain, with_moved_keys
-from tglo.train.reference_policy import CopyReference
 from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
+CHECKPOINTS = "checkpoints"  # the folder in a run's own
 REFERENCE = "reference.safetensors"
-
-
-def checkpoints(folder: Path) -> Path:
-    """Return the folder of a run's checkpoints."""
-    return folder / "checkpoints"
 
 
 def save(run: Run, step: int) -> Path:
@@ -32,9 +27,8 @@ def save(run: Run, step: int) -> Path:
             run.ema.save(folder)
         renewed = run.config.objective.update_reference_every_epoch
         if renewed and processes.rank() == 0:
-            assert isinstance(run.reference, CopyReference)
-            weights = {n: p.contiguous() for n, p in run.reference.module.named_parameters()}
-            save_file(weights, folder / REFERENCE)
+            assert run.reference is not None
+            save_file(run.reference.weights(), folder / REFERENCE)
 
     state = {
         "step": step,
@@ -45,12 +39,12 @@ def save(run: Run, step: int) -> Path:
         "config": to_plain(run.config),
     }
     output = run.config.output
-    return checkpoint.save(checkpoints(output.folder), step, write, state, output.keep)
+    return checkpoint.save(output.folder / CHECKPOINTS, step, write, state, output.keep)
 
 
 def load(run: Run) -> int:
     """Restore the newest complete checkpoint; returns the number of updates done (0: none)."""
-    found = checkpoint.newest(checkpoints(run.config.output.folder))
+    found = checkpoint.newest(run.config.output.folder / CHECKPOINTS)
     if found is None:
         return 0
     folder, state = found
@@ -62,7 +56,7 @@ def load(run: Run) -> int:
     if run.ema is not None:
         run.ema.load(folder)
     if run.config.objective.update_reference_every_epoch:
-        assert isinstance(run.reference, CopyReference)
+        assert run.reference is not None
         run.reference.update(load_file(folder / REFERENCE))
     log.info("going on from %s", folder)
     return int(state["step"])
@@ -70,7 +64,7 @@ def load(run: Run) -> int:
 
 def renew_reference(run: Run) -> None:
     """Set pi_ref <- pi_theta; collective. What an objective knows of r begins anew with it."""
-    assert isinstance(run.reference, CopyReference)
+    assert run.reference is not None
     run.reference.update(run.engine.state_dict())
     run.objective.restore({})
 

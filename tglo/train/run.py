@@ -29,12 +29,7 @@ from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.config_checks import check_family
 from tglo.train.ema import Ema
 from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
-from tglo.train.reference_policy import (
-    AdapterOffReference,
-    CopyReference,
-    Reference,
-    keep_products_in,
-)
+from tglo.train.reference_policy import Reference, keep_products_in
 from tglo.train.samples import choose
 from tglo.train.temperature import Temperature
 
@@ -59,36 +54,43 @@ class Run:
     """The root mean square of r in the first step with a cached reference, where it should be 0."""
 
 
-def prepare(config: TrainConfig, device: torch.device) -> Run:
-    """Read the data, load the model, wrap it. Errors are raised on every rank."""
-    data, optimizer = config.data, config.optimizer
-    manifest = processes.together(lambda: _manifest(config))
-    threshold = processes.together(lambda: _threshold(config, manifest))
-    cache = processes.together(lambda: LatentCache(data.cache))
-    objective = _objective(config, threshold)
-    samples = processes.together(lambda: choose(config, objective, manifest, cache, threshold))
-    mode = reference_mode(config)
-    errors, rule = processes.together(lambda: _draws(config, mode, cache, samples))
-    sampler = processes.together(
-        lambda: BatchSampler(
-            cache.buckets([samples.ids[row] for row in samples.units[:, 0]]),
-            micro_batch=optimizer.micro_batch // samples.units.shape[1],
+class _Data:
+    """All of a run that is known without a model."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        data, optimizer = config.data, config.optimizer
+        self.manifest = read_manifest(
+            data.manifest,
+            prompt_column=data.prompt_column,
+            image_column=data.image_column,
+            score_column=data.score_column,
+        )
+        self.threshold = _threshold(config, self.manifest)
+        self.cache = LatentCache(data.cache)
+        self.objective = _objective(config, self.threshold)
+        self.samples = choose(config, self.objective, self.manifest, self.cache, self.threshold)
+        self.errors, self.rule = _draws(config, self.cache, self.samples)
+        units = self.samples.units
+        self.sampler = BatchSampler(
+            self.cache.buckets([self.samples.ids[row] for row in units[:, 0]]),
+            micro_batch=optimizer.micro_batch // units.shape[1],
             accumulation=optimizer.accumulation,
             world_size=processes.world_size(),
             seed=config.seed,
-            unit="rows" if samples.units.shape[1] == 1 else "pairs",
+            unit="rows" if units.shape[1] == 1 else "pairs",
         )
-    )
+
+
+def prepare(config: TrainConfig, device: torch.device) -> Run:
+    """Read the data, load the model, wrap it. Errors are raised on every rank."""
+    data = processes.together(lambda: _Data(config))
+    threshold, objective, mode = data.threshold, data.objective, reference_mode(config)
     if processes.rank() == 0:
         threshold.save(config.output.folder / "threshold.json")
-        summary = describe(
-            manifest.scores(), threshold, config.objective.confidence, manifest.prompts()
-        )
-        log.info("%s", summary)
+        scores, prompts = data.manifest.scores(), data.manifest.prompts()
+        log.info("%s", describe(scores, threshold, config.objective.confidence, prompts))
 
-    family = processes.together(lambda: _family(config, cache, errors))
-    family.to(device)
-    processes.together(lambda: _arrange(config, family))
+    family = processes.together(lambda: _family(config, device, data.cache, data.errors))
     copy = frozen_copy(family.denoiser) if mode == "copy" else None
     model = config.model
     if model.train == "lora":
@@ -98,30 +100,28 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
-    auto_checkpointing.set_checkpointing(config, family, cache.buckets(samples.ids))
+    auto_checkpointing.set_checkpointing(config, family, data.cache.buckets(data.samples.ids))
     engine = make_engine(config, family.denoiser, device)
     reference = _reference(mode, family, engine, copy)
     if config.engine.compile != "none":
-        copies = [reference.module] if isinstance(reference, CopyReference) else []
-        for module in (engine.module, *copies):
+        for module in [engine.module] if copy is None else [engine.module, copy]:
             compile_denoiser(module, config.engine.compile, cuda_graphs=config.engine.cuda_graphs)
-    drawer = processes.together(lambda: _drawer(rule, cache, family, engine, errors))
-    batches = Batches(config, samples, drawer, sampler, processes.rank(), errors)
+    drawer = processes.together(lambda: _drawer(data, family, engine.dtype))
     return Run(
         config=config,
         family=family,
         engine=engine,
         reference=reference,
         objective=objective,
-        batches=batches,
+        batches=Batches(config, data.samples, drawer, data.sampler, processes.rank(), data.errors),
         threshold=threshold,
         temperature=Temperature(
             config.objective.temperature,
             family.temperature(objective.default_temperature),
-            optimizer.steps,
+            config.optimizer.steps,
         ),
-        ema=Ema(optimizer.ema_decay, engine) if optimizer.ema_decay else None,
-        steps_per_epoch=sampler.steps_per_epoch,
+        ema=Ema(config.optimizer.ema_decay, engine) if config.optimizer.ema_decay else None,
+        steps_per_epoch=data.sampler.steps_per_epoch,
     )
 
 
@@ -135,25 +135,15 @@ def _reference(
             copy = copy.to(dtype)
         elif engine.dtype != dtype:  # autocast
             keep_products_in(copy, engine.dtype)
-        return CopyReference(family.predict, copy)
+        return Reference(family.predict, copy)
     if mode == "adapter-off":
         adapters_off = partial(lora.adapters_off, family.denoiser)
-        return AdapterOffReference(family.predict, engine.module, adapters_off)
+        return Reference(family.predict, engine.module, adapters_off)
     return None
 
 
 def _weights_dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
-
-
-def _manifest(config: TrainConfig) -> Manifest:
-    data = config.data
-    return read_manifest(
-        data.manifest,
-        prompt_column=data.prompt_column,
-        image_column=data.image_column,
-        score_column=data.score_column,
-    )
 
 
 def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
@@ -183,7 +173,7 @@ def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
 
 
 def _draws(
-    config: TrainConfig, mode: str, cache: LatentCache, samples: Samples
+    config: TrainConfig, cache: LatentCache, samples: Samples
 ) -> tuple[ReferenceErrors | None, DrawRule]:
     """Read the errors where they are cached, checked as far as it goes without a model; and the rule
     of the draws.
@@ -195,7 +185,7 @@ def _draws(
         draws=data.draws,
         stratified=bool(data.stratified),
     )
-    if mode != "cached":
+    if reference_mode(config) != "cached":
         return None, rule
     errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
     if not data.draws:
@@ -208,20 +198,19 @@ def _draws(
     return errors, rule
 
 
-def _drawer(
-    rule: DrawRule,
-    cache: LatentCache,
-    family: Family,
-    engine: Engine,
-    errors: ReferenceErrors | None,
-) -> Drawer:
-    drawer = Drawer(rule, cache, family, engine.dtype)
-    if errors is not None:
-        errors.check(drawer.fingerprint())
+def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
+    drawer = Drawer(data.rule, data.cache, family, dtype)
+    if data.errors is not None:
+        data.errors.check(drawer.fingerprint())
     return drawer
 
 
-def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | None) -> Family:
+def _family(
+    config: TrainConfig, device: torch.device, cache: LatentCache, errors: ReferenceErrors | None
+) -> Family:
+    """Load the model, check that cache and errors are its own, and arrange what policy and reference
+    share, on their device: attention and memory layout.
+    """
     model = config.model
     encoders = bool(config.output.validation_prompts)
     check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
@@ -230,12 +219,9 @@ def _family(config: TrainConfig, cache: LatentCache, errors: ReferenceErrors | N
     cache.check(fingerprint.encoders(family))
     if errors is not None:
         errors.check(fingerprint.denoiser(family))
-    return family
-
-
-def _arrange(config: TrainConfig, family: Family) -> None:
-    """Arrange what policy and reference share, on their device: attention and memory layout."""
-    attention.set_backend(family.denoiser, config.model.attention, DTYPES[config.engine.precision])
+    family.to(device)
+    attention.set_backend(family.denoiser, model.attention, DTYPES[config.engine.precision])
     # DeepSpeed flattens weights and takes contiguous ones only.
     channels_last = "off" if wants_deepspeed(config) else config.engine.channels_last
     set_channels_last(family.denoiser, channels_last)
+    return family
