@@ -14,7 +14,6 @@ from PIL import Image
 from benchmarks.step.sizes import SIZES, Size
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
-from tglo.cache.make_reference import build_reference
 from tglo.settings import ReferenceOptions
 
 SEED = 0
@@ -80,7 +79,7 @@ def build(workplace: Workplace, samples: int) -> None:
         device=workplace.device_name,
         dtype=workplace.precision,
     )
-    build_reference(
+    caching.build_reference(
         str(workplace.model),
         workplace.cache,
         workplace.cache / "reference",

@@ -10,8 +10,7 @@ from PIL import Image
 
 from examples.study.plan import DEFAULTS, FRESH_DRAWS, REWARDS, Job, Size
 from tglo.cache.drawer import DrawRule
-from tglo.cache.make import build
-from tglo.cache.make_reference import build_reference
+from tglo.cache.make import build, build_reference
 from tglo.data.manifest import read_manifest, write_manifest
 from tglo.generation.generate import generate_images
 from tglo.rewards import score_manifest

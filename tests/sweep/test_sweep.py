@@ -22,7 +22,7 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
 )
 from tglo import cli
 from tglo.cache.drawer import DrawRule
-from tglo.cache.make_reference import build_reference
+from tglo.cache.make import build_reference
 from tglo.files import read_json
 from tglo.settings import SamplingOptions
 from tglo.sweep import Sampling, parse_variations, points, sweep

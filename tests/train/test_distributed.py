@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from tests.train.conftest import write_toml
 from tglo.cache.drawer import DrawRule
-from tglo.cache.make_reference import build_reference
+from tglo.cache.make import build_reference
 from tglo.train import TrainConfig, train
 
 pytest.importorskip("deepspeed")

@@ -15,8 +15,7 @@ from tests.train.test_objectives import MARKERS
 from tglo import models
 from tglo.cache.drawer import DrawRule
 from tglo.cache.latents import LatentCache
-from tglo.cache.make import build
-from tglo.cache.make_reference import build_reference
+from tglo.cache.make import build, build_reference
 from tglo.settings import ReferenceOptions, SamplingOptions
 from tglo.train import TrainConfig, train
 

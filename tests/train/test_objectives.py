@@ -16,8 +16,7 @@ from tests.train.test_distributed import WORKER, finish, losses, start
 from tests.train.test_loop import assert_same, final_weights, metrics
 from tglo.cache.drawer import DrawRule
 from tglo.cache.latents import LatentCache
-from tglo.cache.make import build
-from tglo.cache.make_reference import build_reference
+from tglo.cache.make import build, build_reference
 from tglo.objectives import OBJECTIVES
 from tglo.threshold.frozen import Threshold
 from tglo.train import TrainConfig, train

@@ -16,7 +16,7 @@ import torch
 
 from tglo.losses.tgo import TGOStats
 from tglo.train.config import OptimizerConfig, OutputConfig
-from tglo.train.learning_rate import learning_rate
+from tglo.train.engines.optimizers import learning_rate
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Health, MetricsFile
 from tglo.train.reports.trackers import TRACKERS, Trackers

@@ -22,7 +22,7 @@ from tglo.cache.format import (
     list_quarantined,
 )
 from tglo.cache.index import complete_cache
-from tglo.cache.maker import Job, Record, ShardReport, make_shards
+from tglo.cache.shards import Job, Record, ShardReport, make_shards
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
 

@@ -26,7 +26,7 @@ from tglo.data.manifest import Manifest
 FORMAT = "tglo.cache"
 LAST = "cache.json"
 VERSION = 1
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 class Encoder(Protocol):
@@ -81,14 +81,14 @@ def fingerprint_of(
     markers: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return all that a cache's bytes depend on but the images' bytes (their sha256 is recorded)."""
-    names = {value: name for name, value in DTYPES.items()}
-    if dtype not in names:
+    dtype_name = str(dtype).removeprefix("torch.")
+    if dtype_name not in DTYPES:
         raise TypeError(f"latents are stored as one of {list(DTYPES)}, not {dtype}")
     own = {
         "cache_format": str(VERSION),
         "resolution": str(resolution),
         "buckets": " ".join(map(bucket_name, choose_buckets(encoder, resolution, buckets))),
-        "dtype": names[dtype],
+        "dtype": dtype_name,
         "shard_size": str(shard_size),
         "samples": manifest.identity,
     }

@@ -25,8 +25,15 @@ from torch import Tensor
 
 from tglo.cache.index import lookup
 from tglo.cache.latents import LatentCache
-from tglo.cache.maker import Job, ShardReport, make_shards
-from tglo.cache.shards import check_file, check_fingerprint, entries, read_last
+from tglo.cache.shards import (
+    Job,
+    ShardReport,
+    check_file,
+    check_fingerprint,
+    entries,
+    make_shards,
+    read_last,
+)
 from tglo.data.errors import CacheError
 from tglo.files import write_json
 

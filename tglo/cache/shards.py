@@ -8,7 +8,9 @@ the shards of one folder, be killed at any moment, and continue. Only safetensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from tglo.data.errors import CacheError
 from tglo.files import claim_folder, differences, read_json, sha256_file, write_json, writing_file
 
 FINGERPRINT = "fingerprint.json"
+Record = dict[str, Any]
+Produce = Callable[[Sequence[Any]], tuple[dict[str, Tensor], Record]]
+"""Makes a shard's tensors and what its record adds to their file, from the shard's items."""
 _COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 
 
@@ -70,16 +75,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:
     """Return a shard's record if the shard is finished and whole, else None."""
-    record_path, shard_path = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
-        record = read_json(record_path)
-        if shard_path.stat().st_size != record["bytes"]:
-            return None
-        if checksum and sha256_file(shard_path) != record["sha256"]:
-            return None
+        record = dict(read_json(folder / f"{name}.json"))
+        whole = _problem(folder, {**record, "file": f"{name}.safetensors"}, checksum) is None
     except (OSError, ValueError, KeyError, TypeError):  # missing or torn
         return None
-    return dict(record)
+    return record if whole else None
 
 
 def all_records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
@@ -99,20 +100,30 @@ def entries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: record[key] for key in ("file", "bytes", "sha256")} for record in records]
 
 
+def _problem(folder: Path, entry: Mapping[str, Any], checksum: bool) -> str | None:
+    """Say what is wrong with a file by its size and, if asked, its checksum; None if nothing is."""
+    path = folder / entry["file"]
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        return "is missing"
+    if size != entry["bytes"]:
+        return f"has {size} bytes instead of {entry['bytes']}"
+    if checksum and sha256_file(path) != entry["sha256"]:
+        return "differs from its checksum"
+    return None
+
+
 def check_file(
     folder: Path, entry: Mapping[str, Any], *, checksum: bool, command: str = "tglo cache"
 ) -> None:
     """Raise CacheError if a file of a complete cache is missing, cut or changed."""
-    path = folder / entry["file"]
-    if path.name != entry["file"]:
-        raise CacheError(f"{folder} names {entry['file']!r}, which is outside the folder; refused")
-    size = path.stat().st_size if path.is_file() else None
-    if size != entry["bytes"]:
-        state = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-        raise CacheError(f"{path} {state}; run `{command}` again, it makes only what is torn")
-    if checksum and sha256_file(path) != entry["sha256"]:
+    name = entry["file"]
+    if Path(name).name != name:
+        raise CacheError(f"{folder} names {name!r}, which is outside the folder; refused")
+    problem = _problem(folder, entry, checksum)
+    if problem:
         raise CacheError(
-            f"{path} differs from its checksum; run `{command}` again, it makes only what is torn"
+            f"{folder / name} {problem}; run `{command}` again, it makes only what is torn"
         )
 
 
@@ -137,3 +148,77 @@ def clear(folder: Path, pattern: str) -> None:
     """Remove the unfinished files of a killed process."""
     for left_over in folder.glob(pattern):
         left_over.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The shards of one kind: the items of each, how one is made, and whether a finished one is stale."""
+
+    parts: Sequence[Sequence[Any]]
+    produce: Produce
+    is_stale: Callable[[Record], bool] = lambda record: False
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """The outcome of making shards."""
+
+    written: int  # shards
+    kept: int  # shards that were finished before
+    complete: bool  # False while other ranks still have shards to make
+    seconds: float
+
+    def text(self, content: str, remark: str = "") -> str:
+        """Return a line that says what was made, and how much of it now."""
+        text = f"{content}; {self.written} shards written, {self.kept} kept, {self.seconds:.1f} s{remark}"
+        return text if self.complete else text + "; other ranks are not done yet"
+
+
+def make_shards(
+    folder: Path,
+    last: str,
+    fingerprint: Mapping[str, str],
+    jobs: Mapping[str, Job],
+    accept: Callable[[Record], None] = lambda record: None,
+    *,
+    rank: int,
+    world_size: int,
+    bar: Mapping[str, Any],
+) -> tuple[ShardReport, dict[str, list[Record]]]:
+    """Make this rank's shards of the folder, and keep those that are finished, whole and not stale.
+
+    last: the file that marks the folder as complete. jobs: by the kind of shard, which names the files.
+    accept: called with each record, as soon as there is one. bar: arguments of tqdm.
+
+    Returns the report and, by kind, the records of all ranks if the folder is complete, else this rank's.
+    Raises CacheError when the folder holds something else or has another fingerprint, ValueError for a
+    rank out of range.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
+    from tqdm import tqdm
+
+    started, written = time.monotonic(), 0
+    claim(folder, fingerprint)
+    if world_size == 1:  # with more, a file may belong to another rank that is at work
+        clear(folder, ".*.tmp")
+    mine = {k: list(enumerate(job.parts))[rank::world_size] for k, job in jobs.items()}
+    made: dict[str, list[Record]] = {kind: [] for kind in jobs}
+    total = sum(len(part) for parts in mine.values() for _, part in parts)
+    with tqdm(total=total, **bar) as progress:
+        for kind, job in jobs.items():
+            for number, part in mine[kind]:
+                name = shard_name(kind, number)
+                record = finished_record(folder, name, checksum=True)
+                if record is None or job.is_stale(record):
+                    record = write_shard(folder, name, *job.produce(part), last=last)
+                    written += 1
+                made[kind].append(record)
+                accept(record)
+                progress.update(len(part))
+    everything = {kind: all_records(folder, kind, len(job.parts)) for kind, job in jobs.items()}
+    whole = {kind: records for kind, records in everything.items() if records is not None}
+    complete = len(whole) == len(jobs)
+    kept = sum(map(len, made.values())) - written
+    report = ShardReport(written, kept, complete, time.monotonic() - started)
+    return report, whole if complete else made

@@ -68,8 +68,7 @@ def cache(
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
     from tglo.cache.drawer import DrawRule
-    from tglo.cache.make import build, is_made_of
-    from tglo.cache.make_reference import build_reference, wait_for_latents
+    from tglo.cache.make import build, build_reference, is_made_of, wait_for_latents
 
     columns = prompt_column, image_column
     if not reference or markers or not is_made_of(output, manifest, resolution, buckets, columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -37,11 +38,12 @@ class BatchSampler:
         seed: int,
         unit: str = "rows",
     ) -> None:
-        for name, value in (
-            ("micro_batch", micro_batch),
-            ("accumulation", accumulation),
-            ("world_size", world_size),
-        ):
+        counts = {
+            "micro_batch": micro_batch,
+            "accumulation": accumulation,
+            "world_size": world_size,
+        }
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= seed < 2**32:
@@ -75,13 +77,10 @@ class BatchSampler:
 
     def batch(self, step: int, micro: int, rank: int) -> tuple[Rows, int]:
         """Return the row numbers (micro_batch,) int64 of a micro batch, and the draw index, its epoch."""
-        for name, value, limit in (
-            ("step", step, None),
-            ("micro", micro, self.accumulation),
-            ("rank", rank, self.world_size),
-        ):
-            if value < 0 or (limit is not None and value >= limit):
-                raise ValueError(f"{name} must be in [0, {limit or 'inf'}), got {value}")
+        limits = {"step": math.inf, "micro": self.accumulation, "rank": self.world_size}
+        for (name, limit), value in zip(limits.items(), (step, micro, rank), strict=True):
+            if not 0 <= value < limit:
+                raise ValueError(f"{name} must be in [0, {limit}), got {value}")
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._plan[0] != epoch:  # only saves work: the plan follows from the epoch
             self._plan = (epoch, self._make_plan(epoch))

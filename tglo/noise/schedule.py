@@ -14,6 +14,7 @@ most (T - 1).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,17 @@ import torch
 from torch import Tensor
 
 from tglo import reference
-from tglo.noise.density import Density, uniform
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 # Euler's scheduler keeps 2^-24 instead of 0 for its own division; the model was trained on 0.
 _ZERO_TERMINAL = 1e-6
+Density = Callable[[Tensor], Tensor]
+"""Maps a draw's uniform u in (0, 1) to where in the schedule it lies, in (0, 1), both (B,) float64."""
+
+
+def uniform(unit: Tensor) -> Tensor:
+    """The density by which every timestep is as likely as any other."""
+    return unit
 
 
 @dataclass(frozen=True, eq=False)

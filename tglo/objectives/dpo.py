@@ -7,8 +7,7 @@ from torch.nn.functional import logsigmoid
 
 from tglo.losses.results import TGOStats
 from tglo.objectives.base import Objective
-from tglo.objectives.micro_batch import MicroBatch, mean_loss
-from tglo.objectives.pairs import pair_statistics
+from tglo.objectives.micro_batch import MicroBatch, mean_loss, pair_statistics
 
 
 class DPO(Objective):

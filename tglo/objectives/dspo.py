@@ -10,8 +10,7 @@ from torch import Tensor
 from tglo.losses.log_ratio import policy_error
 from tglo.losses.results import TGOStats
 from tglo.objectives.base import Objective
-from tglo.objectives.micro_batch import MicroBatch, mean_loss
-from tglo.objectives.pairs import pair_statistics
+from tglo.objectives.micro_batch import MicroBatch, mean_loss, pair_statistics
 
 
 class DSPO(Objective):

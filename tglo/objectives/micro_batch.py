@@ -170,3 +170,19 @@ def statistics(
         batch.labels.positive,
         torch.ones_like(ratio.policy_error) if weight is None else weight,
     )
+
+
+def pair_statistics(ratio: LogRatio, margin: Tensor) -> TGOStats:
+    """Statistics in which r is what the sigmoid sees of a row: its pair's margin, the loser's negated.
+
+    So the metrics of positives, negatives and implicit accuracy are those of the pairs.
+    """
+    margin = margin.detach()
+    winner = torch.ones_like(margin, dtype=torch.bool)
+    return TGOStats(
+        torch.cat([margin, -margin]),
+        ratio.policy_error,
+        ratio.reference_error,
+        torch.cat([winner, ~winner]),
+        torch.ones_like(ratio.policy_error),
+    )

@@ -26,11 +26,10 @@ class Ema:
         self.decay = decay
         self.engine = engine
         # Under ZeRO each weight is gathered for a moment, so every rank takes part in the walk.
-        weights = ((n, w.clone()) for n, w in engine.master_weights())
         self.average: dict[str, Tensor] = {}
-        for name, weight in weights:
+        for name, weight in engine.master_weights():
             if processes.rank() == 0:
-                self.average[name] = weight
+                self.average[name] = weight.clone()
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -43,17 +42,17 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """On rank 0: the module carries the averaged weights inside the block (not ZeRO 3)."""
-        trained = self.engine.trained
-        live = {name: trained[name].detach().clone() for name in self.average}
-        with torch.no_grad():
-            for name, value in self.average.items():
-                trained[name].copy_(value)
+        live = {name: self.engine.trained[name].detach().clone() for name in self.average}
+        self._put(self.average)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, value in live.items():
-                    trained[name].copy_(value)
+            self._put(live)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.engine.trained[name].copy_(value)
 
     def save(self, folder: Path) -> None:
         """Write the average (rank 0)."""

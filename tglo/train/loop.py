@@ -17,8 +17,8 @@ from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config, to_plain
 from tglo.train.engines.choose import start_processes
+from tglo.train.engines.optimizers import learning_rate
 from tglo.train.guard import Guard, seed_dropout
-from tglo.train.learning_rate import learning_rate
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -178,20 +178,20 @@ def _draws(
     """Read the errors where they are cached, checked as far as it goes without a model; and the rule
     of the draws.
     """
-    data = config.data
+    data, errors = config.data, None
+    stratified = data.stratified
+    if reference_mode(config) == "cached":
+        errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
+        if stratified is None:
+            stratified = errors.fingerprint["stratified"] == "true"
     rule = DrawRule(
         seed=config.seed if data.draw_seed is None else data.draw_seed,
         caption_dropout=data.caption_dropout,
-        draws=data.draws,
-        stratified=bool(data.stratified),
+        draws=data.draws or (0 if errors is None else errors.draws),
+        stratified=bool(stratified),
     )
-    if reference_mode(config) != "cached":
+    if errors is None:
         return None, rule
-    errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
-    if not data.draws:
-        rule = replace(rule, draws=errors.draws)
-    if data.stratified is None:
-        rule = replace(rule, stratified=errors.fingerprint["stratified"] == "true")
     precision = {"precision": config.engine.precision}
     errors.check({**rule.fingerprint(), **precision, **cache.content()})
     errors.of(samples.ids, 0)  # all are there

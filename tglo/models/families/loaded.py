@@ -15,8 +15,7 @@ from torch import Tensor
 from tglo.models import lora, lora_files
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.text import TextPart, tokenize
-from tglo.noise.density import Density, uniform
-from tglo.noise.schedule import Schedule
+from tglo.noise.schedule import Density, Schedule, uniform
 
 
 class Loaded(ABC):

@@ -1,8 +1,9 @@
-"""The optimizer by its name, for both engines, and its state as safetensors and JSON."""
+"""The optimizer by its name, for both engines, its learning rate, and its state as safetensors and JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,21 @@ TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer that `config.name` asks for. ImportError when its package is missing."""
     return OPTIMIZERS[config.name](config, parameters)
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Return the rate of update `step` (from 0): linear warm-up, then constant or a decay to zero.
+
+    A function of the step alone, so that a resumed run needs no scheduler state.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - progress)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def stops_on_device(config: OptimizerConfig) -> bool:

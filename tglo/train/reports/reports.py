@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tglo.train import processes
 from tglo.train.config_files import to_plain
-from tglo.train.learning_rate import learning_rate
+from tglo.train.engines.optimizers import learning_rate
 from tglo.train.reports.metrics import Clock, Health, MetricsFile
 from tglo.train.reports.trackers import Trackers
 from tglo.train.run import Run
