@@ -22,9 +22,9 @@ from tglo.cache.format import (
     list_quarantined,
 )
 from tglo.cache.index import complete_cache
-from tglo.cache.shards import Job, Record, ShardReport, make_shards
+from tglo.cache.shards import Job, Made, Record, ShardReport, make_shards
 from tglo.data.errors import CacheError
-from tglo.data.manifest import Manifest
+from tglo.data.manifest import Manifest, Row
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,7 @@ def build_cache(
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     started = time.monotonic()
-    fingerprint = fingerprint_of(
-        manifest,
-        encoder,
-        resolution=resolution,
-        buckets=buckets,
-        shard_size=shard_size,
-        dtype=dtype,
-        markers=markers,
-    )
+    fingerprint = fingerprint_of(manifest, encoder, resolution, buckets, shard_size, dtype, markers)
     sizes = choose_buckets(encoder, resolution, buckets)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()
@@ -111,27 +103,20 @@ def build_cache(
 
     folder = Path(out_dir)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+
+        def make_latents(part: Sequence[Row]) -> Made:
+            return encode_latents(manifest, encoder, part, sizes, batch_size, dtype, pool)
+
+        def make_text(part: Sequence[str]) -> Made:
+            return encode_text(encoder, part, batch_size)
+
         jobs = {
-            "text": Job(
-                _split(prompts, shard_size), lambda part: encode_text(encoder, part, batch_size)
-            ),
-            "latents": Job(
-                _split(rows, shard_size),
-                lambda part: encode_latents(
-                    manifest, encoder, part, sizes, batch_size, dtype, pool
-                ),
-                is_stale,
-            ),
+            "text": Job(_split(prompts, shard_size), make_text),
+            "latents": Job(_split(rows, shard_size), make_latents, is_stale),
         }
+        bar = {"desc": "cache", "unit": "item", "disable": not progress or rank != 0}
         report, records = make_shards(
-            folder,
-            LAST,
-            fingerprint,
-            jobs,
-            accept,
-            rank=rank,
-            world_size=world_size,
-            bar={"desc": "cache", "unit": "item", "disable": not progress or rank != 0},
+            folder, LAST, fingerprint, jobs, accept, rank=rank, world_size=world_size, bar=bar
         )
     if report.complete:
         quarantined.clear()

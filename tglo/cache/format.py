@@ -73,7 +73,6 @@ def choose_buckets(encoder: Encoder, resolution: int, buckets: bool) -> list[Siz
 def fingerprint_of(
     manifest: Manifest,
     encoder: Encoder,
-    *,
     resolution: int,
     buckets: bool = True,
     shard_size: int = 512,

@@ -27,6 +27,7 @@ from tglo.cache.index import lookup
 from tglo.cache.latents import LatentCache
 from tglo.cache.shards import (
     Job,
+    Made,
     ShardReport,
     check_file,
     check_fingerprint,
@@ -127,17 +128,14 @@ def build_reference_errors(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     folder = Path(out_dir)
-    job = Job(
-        _shards(cache, shard_size), lambda ids: (_shard(ids, draws, batch_size, errors_of), {})
-    )
+
+    def make(ids: Sequence[int]) -> Made:
+        return _shard(ids, draws, batch_size, errors_of), {}
+
+    jobs = {"errors": Job(_shards(cache, shard_size), make)}
+    bar = {"desc": "reference", "unit": "sample", "disable": not progress or rank != 0}
     report, records = make_shards(
-        folder,
-        LAST,
-        fingerprint,
-        {"errors": job},
-        rank=rank,
-        world_size=world_size,
-        bar={"desc": "reference", "unit": "sample", "disable": not progress or rank != 0},
+        folder, LAST, fingerprint, jobs, rank=rank, world_size=world_size, bar=bar
     )
     if report.complete:
         content = {

@@ -22,8 +22,8 @@ from tglo.files import claim_folder, differences, read_json, sha256_file, write_
 
 FINGERPRINT = "fingerprint.json"
 Record = dict[str, Any]
-Produce = Callable[[Sequence[Any]], tuple[dict[str, Tensor], Record]]
-"""Makes a shard's tensors and what its record adds to their file, from the shard's items."""
+Made = tuple[dict[str, Tensor], Record]
+"""A shard's tensors, and what its record says beside their file's name, size and checksum."""
 _COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 
 
@@ -155,7 +155,7 @@ class Job:
     """The shards of one kind: the items of each, how one is made, and whether a finished one is stale."""
 
     parts: Sequence[Sequence[Any]]
-    produce: Produce
+    produce: Callable[[Any], Made]
     is_stale: Callable[[Record], bool] = lambda record: False
 
 

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from tglo.data.containers import MAX_BYTES, ImageStore, why_refused
 from tglo.data.errors import ManifestError
-from tglo.data.manifest_files import WRITTEN, read_rows
-from tglo.data.manifest_files import write_rows as _write_rows
+from tglo.data.manifest_files import WRITTEN, read_rows, write_rows
 from tglo.data.manifest_rows import Columns, RawRow
 
 SHOWN = 10  # refused rows that an error lists
@@ -152,9 +151,9 @@ def read_manifest(
     for raw in raw_rows:
         reason = _why_refused(raw, real_root, require_scores)
         if reason is None:
-            score = raw.score if raw.score is None or math.isfinite(raw.score) else None
+            known = raw.score is not None and not math.isnan(raw.score)
+            score = float(raw.score) if known else None
             identity = sample_id(raw.prompt, raw.image)
-            score = None if score is None else float(score)
             rows.append(Row(identity, raw.prompt, raw.image, score, raw.line, raw.extra or {}))
         else:
             count += 1
@@ -198,7 +197,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row])
         }
         for row in rows
     ]
-    _write_rows(Path(path), ["prompt", "image", "score", *extra], table)
+    write_rows(Path(path), ["prompt", "image", "score", *extra], table)
 
 
 def _why_refused(raw: RawRow, root: str, require_scores: bool) -> str | None:

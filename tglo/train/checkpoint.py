@@ -59,8 +59,7 @@ def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
     Rank 0 verifies; every rank gets the same answer.
     """
-    found = processes.gather(processes.on_main(lambda: _newest(root)))[0]
-    return found
+    return processes.gather(processes.on_main(lambda: _newest(root)))[0]
 
 
 def _newest(root: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -81,13 +81,13 @@ def train(config: TrainConfig) -> TrainResult:
         finally:
             run.batches.close()
             reports.close()
-        if stopping and step < total:
+        finished, export = step >= total, None
+        if not finished:
             log.warning("stopped by a signal after step %d; the same command goes on", step)
-            processes.leave_at_exit()
-            return TrainResult(folder, step, False, None, reports.last)
-        export = exporting.export(run, folder / "export") if config.output.export else None
+        elif config.output.export:
+            export = exporting.export(run, folder / "export")
     processes.leave_at_exit()
-    return TrainResult(folder, step, True, export, reports.last)
+    return TrainResult(folder, step, finished, export, reports.last)
 
 
 def _step(
