@@ -53,7 +53,6 @@ class LatentCache:
         self._bucket_list = [cast(Size, tuple(size)) for size in self._content["buckets"]]
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
-        self._unconditional: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._index["sample_id"])
@@ -137,9 +136,7 @@ class LatentCache:
 
     def unconditional(self) -> dict[str, Tensor]:
         """Return the embeddings of the empty prompt, (1, ...) each, for caption dropout and guidance."""
-        if self._unconditional is None:
-            self._unconditional = self.text([""])
-        return {name: tensor.clone() for name, tensor in self._unconditional.items()}
+        return self.text([""])
 
     def check_images(self, manifest: Manifest) -> None:
         """Read every image; raise CacheError naming those that have changed since they were encoded."""

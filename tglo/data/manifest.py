@@ -188,16 +188,8 @@ def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row])
         raise ManifestError(
             f"extra columns {sorted(clash)} would overwrite the rows' own; rename them"
         )
-    table = [
-        {
-            "prompt": row.prompt,
-            "image": row.image,
-            "score": row.score,
-            **{name: row.extra.get(name) for name in extra},
-        }
-        for row in rows
-    ]
-    write_rows(Path(path), ["prompt", "image", "score", *extra], table)
+    cells = [(row.prompt, row.image, row.score, *map(row.extra.get, extra)) for row in rows]
+    write_rows(Path(path), ["prompt", "image", "score", *extra], cells)
 
 
 def _why_refused(raw: RawRow, root: str, require_scores: bool) -> str | None:

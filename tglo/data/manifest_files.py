@@ -111,25 +111,29 @@ _READERS: dict[str, Callable[[Path, Columns], Iterator[RawRow]]] = {
 }
 
 
-def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
-    """Write a table as CSV, JSON lines or Parquet, atomically."""
+def write_rows(path: Path, names: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Write rows of cells, with these names of the columns, as CSV, JSON lines or Parquet, atomically."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows(chain([names], ([_cell(row[name]) for name in names] for row in rows)))
+        writer.writerows(chain([names], (map(_cell, row) for row in rows)))
         write_bytes(path, text.getvalue().encode())
     elif suffix == ".jsonl":
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        cells = (dict(zip(names, row, strict=True)) for row in rows)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in cells)
         write_bytes(path, "".join(lines).encode())
     elif suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         kinds = {"prompt": pa.string(), "image": pa.string(), "score": pa.float64()}
-        arrays = [pa.array([row[name] for row in rows], type=kinds.get(name)) for name in names]
+        table = {
+            name: pa.array([row[i] for row in rows], type=kinds.get(name))
+            for i, name in enumerate(names)
+        }
         with writing_file(path) as temporary:
-            pq.write_table(pa.table(dict(zip(names, arrays, strict=True))), temporary)
+            pq.write_table(pa.table(table), temporary)
     else:
         raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
 

@@ -120,12 +120,8 @@ class Schedule:
 
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule with its tensors on `device`."""
-        return replace(
-            self,
-            timesteps=self.timesteps.to(device),
-            a=self.a.to(device),
-            s=self.s.to(device),
-        )
+        timesteps, a, s = (values.to(device) for values in (self.timesteps, self.a, self.s))
+        return replace(self, timesteps=timesteps, a=a, s=s)
 
     def diffuse(self, latents: Tensor, noise: Tensor, index: Tensor) -> Tensor:
         """x_t = a_t x0 + s_t eps, (B, ...) in latents.dtype.

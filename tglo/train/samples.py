@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -42,22 +41,15 @@ def choose(
     if objective.positives_only:
         kept = kept[labels.positive[kept].numpy()]
     rows, labels = manifest.select(kept.tolist()), labels[kept]
-    samples = Samples(
-        ids=rows.sample_ids().tolist(),
-        lines=[row.line for row in rows.rows],
-        labels=labels,
-        captions=None,
-        units=np.arange(len(kept), dtype=np.int64)[:, None],
-    )
+    ids, captions = rows.sample_ids().tolist(), None
     if objective.markers is not None:
         captions = _marked(objective.markers, rows, labels, cache, config.objective.name)
-        samples = replace(samples, captions=captions)
+    units = np.arange(len(kept), dtype=np.int64)[:, None]
     if objective.takes_pairs:
-        buckets = cache.buckets(samples.ids)
-        pairs = form_pairs(samples.ids, rows.prompts(), buckets, scores[kept], config.seed)
-        log.info("%d pairs from %d rows", len(pairs), len(kept))
-        samples = replace(samples, units=pairs)
-    return samples
+        buckets = cache.buckets(ids)
+        units = form_pairs(ids, rows.prompts(), buckets, scores[kept], config.seed)
+        log.info("%d pairs from %d rows", len(units), len(kept))
+    return Samples(ids, [row.line for row in rows.rows], labels, captions, units)
 
 
 def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:

@@ -16,17 +16,6 @@ from tglo.losses.tgo import TGOStats
 from tglo.train import processes
 
 SATURATED = 4.0
-FIELDS = (
-    "loss",
-    "r_positive",
-    "r_negative",
-    "positives",
-    "implicit_accuracy",
-    "saturated",
-    "policy_error",
-    "reference_error",
-    "weight",
-)
 
 
 class Health:
@@ -38,26 +27,28 @@ class Health:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(FIELDS) + 1, dtype=torch.float64, device=device)
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.zeros(1, dtype=torch.float64, device=device)
         self._square = torch.zeros(2, dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, stats: TGOStats) -> None:
         """Take in one micro batch; no value is read back."""
         r, label = stats.implicit_score.double(), stats.label
-        terms = [
-            loss.detach().double() * r.numel(),
-            torch.where(label, r, 0.0).sum(),
-            torch.where(label, 0.0, r).sum(),
-            label.sum(),
-            ((r > 0) == label).sum(),
-            (r.abs() > SATURATED).sum(),
-            stats.policy_error.double().mean() * r.numel(),
-            stats.reference_error.double().mean() * r.numel(),
-            stats.weight.double().sum(),
-        ]
-        self._sums[:-1] += torch.stack([t.to(self._sums) for t in terms])
-        self._sums[-1] += r.numel()
-        self._square += torch.stack([r.square().sum(), torch.full_like(r.sum(), r.numel())])
+        terms = {
+            "loss": loss.detach().double() * r.numel(),
+            "r_positive": torch.where(label, r, 0.0).sum(),
+            "r_negative": torch.where(label, 0.0, r).sum(),
+            "positives": label.sum(),
+            "implicit_accuracy": ((r > 0) == label).sum(),
+            "saturated": (r.abs() > SATURATED).sum(),
+            "policy_error": stats.policy_error.double().mean() * r.numel(),
+            "reference_error": stats.reference_error.double().mean() * r.numel(),
+            "weight": stats.weight.double().sum(),
+            "count": torch.full_like(r.sum(), r.numel()),
+        }
+        self._names = tuple(terms)
+        self._sums = self._sums + torch.stack([term.to(self._sums) for term in terms.values()])
+        self._square += torch.stack([r.square().sum(), terms["count"]])
 
     def mean_square(self) -> float:
         """Return the mean of r^2 over all ranks since the last call; collective."""
@@ -69,8 +60,8 @@ class Health:
         """Return the means over all ranks since the last call; collective."""
         sums = processes.reduce_sum(self._sums.clone()).tolist()
         self._sums.zero_()
-        count, values = sums[-1], dict(zip(FIELDS, sums, strict=False))
-        positives = values.pop("positives")
+        values = dict(zip(self._names, sums, strict=True))
+        count, positives = values.pop("count"), values.pop("positives")
         result = {name: value / count for name, value in values.items()}
         result["r_positive"] = values["r_positive"] / positives if positives else 0.0
         negatives = count - positives

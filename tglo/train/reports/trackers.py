@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tglo.train.config import OutputConfig
@@ -29,18 +30,14 @@ class Trackers:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Hand over one line; it is dropped if the trackers are 1,000 lines behind."""
         if self._thread is not None:
-            try:
+            with suppress(queue.Full):
                 self._queue.put_nowait((step, values))
-            except queue.Full:
-                pass
 
     def close(self, patience: float = 20.0) -> None:
         """Wait for what is queued, but no longer than `patience` seconds."""
         if self._thread is not None:
-            try:
+            with suppress(queue.Full):
                 self._queue.put(None, timeout=patience)
-            except queue.Full:
-                pass
             self._thread.join(patience)
             if self._thread.is_alive():
                 log.warning("a tracker hangs; metrics.jsonl is complete")
