@@ -60,8 +60,7 @@ def build_cache(
     """Encode every distinct image and prompt of a manifest into out_dir.
 
     buckets: aspect-ratio buckets of about resolution^2 pixels; False: squares only.
-    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
-        finish completes the cache.
+    rank, world_size: this process's share, see `make_shards`; the last to finish completes the cache.
     dtype: the latents'; embeddings stay as the encoder returns them.
     markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
 

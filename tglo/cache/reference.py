@@ -117,8 +117,7 @@ def build_reference_errors(
 
     fingerprint: all that errors_of depends on.
     batch_size: draws in one call of errors_of; the last bits of the errors may depend on it.
-    rank, world_size: this process makes the shards rank, rank + world_size, ...; the last process to
-        finish completes the folder.
+    rank, world_size: this process's share, see `make_shards`; the last to finish completes the folder.
 
     Finished shards are kept. Raises CacheError when out_dir holds something else or was made with
     another fingerprint (naming the fields), and when an error is NaN or inf (naming the sample);

@@ -187,6 +187,7 @@ def make_shards(
 ) -> tuple[ShardReport, dict[str, list[Record]]]:
     """Make this rank's shards of the folder, and keep those that are finished, whole and not stale.
 
+    They are rank, rank + world_size, ... of each kind.
     last: the file that marks the folder as complete. jobs: by the kind of shard, which names the files.
     accept: called with each record, as soon as there is one. bar: arguments of tqdm.
 

@@ -62,7 +62,7 @@ class BatchSampler:
             [numbers.setdefault(bucket, len(numbers)) for bucket in sample_buckets], dtype=np.int64
         )
         self.micro_batch, self.accumulation, self.world_size = micro_batch, accumulation, world_size
-        self.seed, self.global_batch = seed, global_batch
+        self.seed = seed
         self._micro_counts = -(-np.bincount(self._bucket_of_row) // micro_batch)
         per_step = accumulation * world_size
         self.steps_per_epoch = int(-(-self._micro_counts.sum() // per_step))
@@ -70,10 +70,6 @@ class BatchSampler:
 
     def __len__(self) -> int:
         return len(self._bucket_of_row)
-
-    def epoch(self, step: int) -> int:
-        """Return the epoch (from 0) that a step (from 0) belongs to."""
-        return step // self.steps_per_epoch
 
     def batch(self, step: int, micro: int, rank: int) -> tuple[Rows, int]:
         """Return the row numbers (micro_batch,) int64 of a micro batch, and the draw index, its epoch."""

@@ -46,7 +46,6 @@ class Run:
     reference: Reference | None
     objective: Objective
     batches: Batches
-    threshold: Threshold
     temperature: Temperature
     ema: Ema | None
     steps_per_epoch: int
@@ -114,7 +113,6 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         reference=reference,
         objective=objective,
         batches=Batches(config, data.samples, drawer, data.sampler, processes.rank(), data.errors),
-        threshold=threshold,
         temperature=Temperature(
             config.objective.temperature,
             family.temperature(objective.default_temperature),
