@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ManifestError(ValueError):
-    """The manifest cannot be used: a missing column, refused rows, a path out of its folder."""
+    """The manifest cannot be used: a missing column, refused rows, a path outside the folder."""
 
 
 class ImageError(ValueError):

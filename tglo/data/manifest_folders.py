@@ -40,7 +40,7 @@ def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
         name = entry["filename"]
         if name in ("", ".", "..") or "/" in name or (folder / name).is_symlink():
             raise ManifestError(
-                f"{folder / 'state.json'} names {name!r}, out of its folder; refused"
+                f"{folder / 'state.json'} names {name!r}, which is outside the folder; refused"
             )
         table = read_arrow(folder / name)
         columns.check(table.column_names, folder)

@@ -17,7 +17,7 @@ SEED_STRIDE = 1_000_000  # between the sampling seeds of two seeds of the demo
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything; counts of images are per prompt, of which there are ten."""
+    """Numbers of images, steps and denoising steps; images are counted per prompt, of which there are ten."""
 
     training_images: int
     evaluation_images: int

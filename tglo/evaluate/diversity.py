@@ -1,4 +1,4 @@
-"""How different the images of one prompt are: a model that has collapsed repeats itself.
+"""Diversity, the difference of the images of one prompt: a model that has collapsed repeats itself.
 
 An image is scaled to SIDE x SIDE pixels (each the mean of an area) in CIE L*a*b* (D65). The distance of
 two images is the root mean square over those pixels of the colour difference,

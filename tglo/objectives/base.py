@@ -72,11 +72,11 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        """The mean loss over the micro batch, and its statistics."""
+        """Compute the mean loss over the micro batch, and its statistics."""
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
+        """Raise ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
         name, micro_batch = config.objective.name, config.optimizer.micro_batch
         if cls.takes_pairs and micro_batch % 2:
             raise ValueError(
@@ -103,16 +103,16 @@ class Objective(ABC):
         """Go on from `state`; an empty one is a fresh start."""
 
     def compare(self, batch: MicroBatch, temperature: float) -> tuple[LogRatio, Tensor]:
-        """Return ell and the errors, by the backend of the settings; and r = beta ell, with a gradient."""
+        """Compute ell and the errors, by the backend of the settings; and r = beta ell, with a gradient."""
         ratio = batch.log_ratio(temperature, self.settings.backend)
         return ratio, self.beta * ratio.log_ratio
 
     def error(self, batch: MicroBatch) -> Tensor:
-        """Return the policy's error with a gradient, (B,) float64, by the backend of the settings."""
+        """Compute the policy's error, (B,) float64, with a gradient, by the backend of the settings."""
         return batch.error(self.settings.backend)
 
 
 def statistics_of_error(batch: MicroBatch, error: Tensor, weight: Tensor | None = None) -> TGOStats:
-    """Statistics of an objective without a reference: r and the reference's error are 0."""
+    """Return the statistics of an objective without a reference: r and the reference's error are 0."""
     zero = torch.zeros_like(error)
     return statistics(batch, LogRatio(zero, error.detach(), zero), zero, weight)

@@ -29,9 +29,9 @@ class Sizes:
     trained: int
     frozen: int
     small: int
-    """In weights of at most PERSISTENT elements, trained or not."""
+    """Elements in weights of at most PERSISTENT elements, trained or not."""
     factored: int
-    """In Adafactor's second moments: a row and a column for each trained matrix."""
+    """Elements of Adafactor's second moments: a row and a column for each trained matrix."""
 
     @property
     def all(self) -> int:

@@ -17,7 +17,7 @@ from tglo.settings import SamplingOptions
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model is sampled; the same prompts and seeds for every model."""
+    """The samples that each model is judged by; prompts and seeds are the same for every model."""
 
     prompts: Path
     """Text file, one prompt per line."""
