@@ -140,9 +140,9 @@ def _tar_row(
             raise ValueError(".json is not an object")
         if "txt" in names:
             cells[columns.prompt] = text("txt").rstrip("\r\n")
-        for suffix in ("cls", "score"):
-            if suffix in names:
-                cells[columns.score] = number(text(suffix))
+        suffix = "score" if "score" in names else "cls"
+        if suffix in names:
+            cells[columns.score] = number(text(suffix))
     except ValueError as error:  # bad UTF-8 and bad JSON too
         return RawRow(line, problem=f"{file}: sample {key!r}: {error}")
     return columns.row(line, {**cells, columns.image: f"{file}#{images[0]}"})

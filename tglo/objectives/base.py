@@ -100,12 +100,11 @@ class Objective(ABC):
         return {}
 
     def restore(self, state: dict[str, float]) -> None:  # noqa: B027 (most have no state)
-        """Go on from `state`; an empty one is a fresh start."""
+        """Go on from `state`; an empty one is a fresh start, which the constructor makes too."""
 
-    def compare(self, batch: MicroBatch, temperature: float) -> tuple[LogRatio, Tensor]:
-        """Compute ell and the errors, by the backend of the settings; and r = beta ell, with a gradient."""
-        ratio = batch.log_ratio(temperature, self.settings.backend)
-        return ratio, self.beta * ratio.log_ratio
+    def ratio(self, batch: MicroBatch, temperature: float) -> LogRatio:
+        """Compute ell, with a gradient, and the errors, by the backend of the settings."""
+        return batch.log_ratio(temperature, self.settings.backend)
 
     def error(self, batch: MicroBatch) -> Tensor:
         """Compute the policy's error, (B,) float64, with a gradient, by the backend of the settings."""

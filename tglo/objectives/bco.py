@@ -21,11 +21,12 @@ class BCO(Objective):
     _sum_and_count: Tensor
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio, r = self.compare(batch, temperature)
+        ratio = self.ratio(batch, temperature)
+        r, sign = self.beta * ratio.log_ratio, batch.labels.sign
         mean = self.average(r.detach().mean())
         new = torch.stack([mean * temperature, torch.ones_like(mean)])
         seen = self._sum_and_count = self._sum_and_count.to(mean.device) + new
-        loss = -logsigmoid(batch.labels.sign * (r - seen[0] / seen[1] / temperature))
+        loss = -logsigmoid(sign * (r - seen[0] / seen[1] / temperature))
         return mean_loss(loss, batch), statistics(batch, ratio, r)
 
     def state(self) -> dict[str, float]:

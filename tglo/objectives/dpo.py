@@ -20,7 +20,7 @@ class DPO(Objective):
     default_temperature = 2 / 5000
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio, r = self.compare(batch, temperature)
-        winner, loser = r.chunk(2)
+        ratio = self.ratio(batch, temperature)
+        winner, loser = (self.beta * ratio.log_ratio).chunk(2)
         margin = winner - loser
         return mean_loss(-logsigmoid(margin), batch), pair_statistics(ratio, margin)

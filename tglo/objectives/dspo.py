@@ -42,8 +42,8 @@ class DSPO(Objective):
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         assert batch.reference_pred is not None
-        ratio, r = self.compare(batch, temperature)
-        winner, loser = r.chunk(2)
+        ratio = self.ratio(batch, temperature)
+        winner, loser = (self.beta * ratio.log_ratio).chunk(2)
         margin = winner - loser
         pairs = len(margin)
         error = self.error(batch)[:pairs]

@@ -39,8 +39,8 @@ class KTO(Objective):
     constants: KTOConstants
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio, r = self.compare(batch, temperature)
-        sign = batch.labels.sign
+        ratio = self.ratio(batch, temperature)
+        r, sign = self.beta * ratio.log_ratio, batch.labels.sign
         baseline = self.average(r.detach().mean()).clamp(min=0)
         weights = self.constants.positive_weight, self.constants.negative_weight
         weight = torch.where(sign > 0, *weights).double()

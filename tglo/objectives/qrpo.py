@@ -24,7 +24,8 @@ class QRPO(Objective):
     saturates = False
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        ratio, r = self.compare(batch, temperature)
+        ratio = self.ratio(batch, temperature)
+        r = self.beta * ratio.log_ratio
         log_partition = math.log(self.beta) + 1 / self.beta
         loss = (batch.labels.quantiles - self.beta * log_partition - r).square()
         return mean_loss(loss, batch), statistics(batch, ratio, r)
