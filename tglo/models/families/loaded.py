@@ -185,7 +185,12 @@ class Loaded(ABC):
         seed: int = 0,
     ) -> None:
         """Freeze the denoiser and add LoRA layers, zero at first; see tglo.models.lora."""
-        lora.add(self.denoiser, rank, alpha, targets or self.lora_targets, dropout, seed)
+        targets = targets or self.lora_targets
+        self._check_lora_targets(targets)
+        lora.add(self.denoiser, rank, alpha, targets, dropout, seed)
+
+    def _check_lora_targets(self, targets: Sequence[str]) -> None:  # noqa: B027 (most take any)
+        """Raise ValueError for a layer that can have no LoRA."""
 
     def need_encoders(self) -> None:
         """Raise RuntimeError unless VAE and text encoders are loaded."""
