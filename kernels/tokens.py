@@ -20,9 +20,8 @@ from tglo.kernels.loss import REGISTERS
 
 BLOCK = 2048  # logits of one step
 WARPS = 8
-LOWEST = (
-    -3.4028234663852886e38
-)  # of float32; its exponential is 0, and minus infinity would give NaN
+# Of float32; its exponential is 0, and minus infinity would give NaN.
+LOWEST = -3.4028234663852886e38
 
 
 @triton.jit

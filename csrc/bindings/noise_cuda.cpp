@@ -1,6 +1,5 @@
 // Registers the CUDA implementation of tglo::diffuse.
-#include "bindings/cuda_counters.h"
-#include "bindings/cuda_stream.h"
+#include "bindings/cuda_call.h"
 #include "bindings/noise_call.h"
 #include "noise/cuda.h"
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tglo.losses.checks import check_device, check_floating, check_tensor, check_vector
+from tglo.losses.checks import (
+    check_constant,
+    check_device,
+    check_floating,
+    check_tensor,
+    check_vector,
+)
 
 
 def _floating_beside(hidden: Tensor, name: str, value: object) -> Tensor:
@@ -117,8 +123,5 @@ def check_token_reference(
         check_vector("reference_error", reference_error, len(mask), "sample", hidden.device)
     given |= {"reference_weight": reference_weight, "reference_bias": reference_bias}
     for name, one in given.items():
-        if isinstance(one, Tensor) and one.requires_grad:
-            raise ValueError(
-                f"{name} requires a gradient, which the loss does not give it; compute it under "
-                f"torch.no_grad() or pass {name}.detach()"
-            )
+        if isinstance(one, Tensor):
+            check_constant(name, one)

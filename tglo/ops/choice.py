@@ -14,13 +14,7 @@ from tglo.ops.extension import EXTENSION, REINSTALL
 logger = logging.getLogger("tglo")
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
-OPERATORS = (
-    "tgo_loss",
-    "tgo_loss_and_grad",
-    "prediction_error",
-    "diffuse",
-    "token_log_prob",
-)
+OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse", "token_log_prob")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # In the order of preference. The CUDA and Triton kernels have been compiled, and their arithmetic and
