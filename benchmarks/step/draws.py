@@ -22,7 +22,7 @@ PERCENTILE, CONFIDENCE = 50.0, 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class NoiseDraw:
     """The draws of the B samples of a step, on the device."""
 
     index: Tensor
@@ -33,7 +33,7 @@ class Draw:
     """(B, 4, h, w) float32 standard normal: the sample of the VAE's posterior."""
 
 
-class Samples:
+class ScoredSamples:
     """The scored samples of a workplace."""
 
     def __init__(self, workplace: Workplace) -> None:
@@ -55,11 +55,11 @@ class Samples:
             self._buckets, micro_batch=batch, accumulation=1, world_size=1, seed=SEED
         )
 
-    def draw(self, rows: list[int], draw: int, schedule: Schedule) -> Draw:
+    def draw(self, rows: list[int], draw: int, schedule: Schedule) -> NoiseDraw:
         ids = torch.tensor([self.ids[row] for row in rows], device=self.device)
         key = noise.Key(SEED, ids, draw)
         posterior = replace(key, purpose=philox.POSTERIOR)
-        return Draw(
+        return NoiseDraw(
             index=noise.draw_index(key, schedule),
             noise=noise.normal(key, self._shape, device=self.device),
             posterior=noise.normal(posterior, self._shape, device=self.device),

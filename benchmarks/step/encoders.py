@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from benchmarks.step.draws import Samples
+from benchmarks.step.draws import ScoredSamples
 from benchmarks.step.workplace import Workplace
 
 
@@ -23,7 +23,7 @@ class Encoders:
     Reading and decoding image files is left out: a loader's other processes do it meanwhile.
     """
 
-    def __init__(self, workplace: Workplace, samples: Samples, dtype: torch.dtype) -> None:
+    def __init__(self, workplace: Workplace, samples: ScoredSamples, dtype: torch.dtype) -> None:
         self.device, self.dtype, folder = workplace.device, dtype, workplace.model
         kinds: dict[str, Any] = {
             "vae": AutoencoderKL,

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step.sizes import TOKENS, Size
+from benchmarks.step.sizes import TOKENS, ModelSize
 from tglo.models import StableDiffusionXL, lora
 
 LORA_RANK = 16
@@ -45,7 +45,7 @@ class Operations:
         return asdict(self)
 
 
-def count(size: Size) -> Operations:
+def count(size: ModelSize) -> Operations:
     """Run every part once on the meta device and count."""
     with torch.device("meta"):
         unet, vae, encoders = size.make_unet(), size.make_vae(), size.make_text_encoders()

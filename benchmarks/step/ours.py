@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from benchmarks.step.draws import CONFIDENCE, PERCENTILE, Samples
+from benchmarks.step.draws import CONFIDENCE, PERCENTILE, ScoredSamples
 from benchmarks.step.encoders import Encoders
 from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.peers import LEARNING_RATE
@@ -88,7 +88,7 @@ class OurStep:
         self.parts = prepare(self.config, device)
         self.guard = Guard(self.parts.engine, self.config.engine.find_bad_gradients)
         self.health, self.stop = Health(device), StopSignal()
-        self.samples = Samples(workplace)
+        self.samples = ScoredSamples(workplace)
         self.count = 0
         self.encoders = None
         if ours.online:

@@ -23,7 +23,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor
 
-from benchmarks.step.draws import CONFIDENCE, Draw, Samples
+from benchmarks.step.draws import CONFIDENCE, NoiseDraw, ScoredSamples
 from benchmarks.step.encoders import Encoders
 from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.workplace import SEED, TEMPERATURE, Workplace
@@ -62,7 +62,7 @@ class PeerStep:
         self.dtype = torch.bfloat16 if mixed == "bf16" else torch.float32
         self.scheduler = DDPMScheduler.from_pretrained(workplace.model, subfolder="scheduler")
         self.schedule = Schedule.from_scheduler(self.scheduler).to(self.device)
-        self.samples = Samples(workplace)
+        self.samples = ScoredSamples(workplace)
         self.encoders = None
         if peer.online:
             self.encoders = Encoders(workplace, self.samples, self.dtype)
@@ -109,7 +109,7 @@ class PeerStep:
         draw = self.sampler.batch(self.count, 0, 0)[1]
         return self._step(Clock(), self.samples.draw(self.rows(), draw, self.schedule))
 
-    def _step(self, clock: Clock, draw: Draw | None) -> tuple[float, float]:
+    def _step(self, clock: Clock, draw: NoiseDraw | None) -> tuple[float, float]:
         rows, device = self.rows(), self.device
         self.count += 1
         with clock.part("encode" if self.peer.online else "data"):
@@ -140,7 +140,7 @@ class PeerStep:
             self.optimizer.zero_grad()
         return shown, 0.0 if draw is None else float(norm)
 
-    def _inputs(self, rows: list[int], draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, rows: list[int], draw: NoiseDraw | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return latents, embeddings and pooled embeddings on the device, in the weights' dtype."""
         posterior = None if draw is None else draw.posterior
         if self.encoders is not None:

@@ -25,7 +25,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """One run."""
 
     size: str
@@ -76,9 +76,9 @@ class Plan:
 
 
 PLANS = {
-    "quick": Plan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
-    "cpu": Plan("small", "cpu", (1, 2, 4), ablation_batch=2),
-    "cuda": Plan(
+    "quick": StepPlan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
+    "cpu": StepPlan("small", "cpu", (1, 2, 4), ablation_batch=2),
+    "cuda": StepPlan(
         "sdxl",
         "cuda",
         (1, 2, 4, 8, 16),

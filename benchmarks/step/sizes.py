@@ -27,7 +27,7 @@ _SPECIAL = 512  # the tokenizer's first special token, behind a byte alphabet in
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """One model and its images: arguments of the parts' configurations."""
 
     name: str
@@ -146,17 +146,17 @@ def _text(width: int, layers: int, heads: int, vocabulary: int) -> dict[str, int
 SIZES = {
     size.name: size
     for size in (
-        Size(
+        ModelSize(
             "sdxl", 1024, (320, 640, 1280), (5, 10, 20), (1, 2, 10), layers=2, time_width=256,
             vae_channels=(128, 256, 512, 512), vae_groups=32,
             text=_text(768, 12, 12, 49408), text_2=_text(1280, 32, 20, 49408),
         ),  # CLIP-L and OpenCLIP-bigG
-        Size(
+        ModelSize(
             "small", 256, (32, 64, 128), (1, 2, 4), (1, 1, 3), layers=2, time_width=32,
             vae_channels=(16, 32, 64, 64), vae_groups=8,
             text=_text(96, 3, 3, 514), text_2=_text(160, 6, 5, 514),
         ),
-        Size(
+        ModelSize(
             "tiny", 32, (8, 16, 16), (1, 1, 2), (1, 1, 1), layers=1, time_width=8,
             vae_channels=(8, 8), vae_groups=4,
             text=_text(16, 2, 2, 514), text_2=_text(16, 2, 2, 514), unet_groups=4,

@@ -14,7 +14,7 @@ from benchmarks.remote import NO_TIME, Deadline, Problem, Remote
 from benchmarks.step.contenders import FULL, PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
-from benchmarks.step.plan import Group, Plan
+from benchmarks.step.plan import Group, StepPlan
 from benchmarks.step.worker import Builder, Worker
 from benchmarks.step.workplace import Workplace
 from tglo.bench.clock import in_turns, spread
@@ -55,7 +55,7 @@ class _Entrant:
         self.remote = None
 
 
-def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) -> Record:
+def measure(plan: StepPlan, save: Callable[[Record], None] = lambda record: None) -> Record:
     """Return the record of a run; `save` gets it whenever a row was added."""
     deadline = Deadline(plan.seconds)
     with tempfile.TemporaryDirectory(prefix="tglo-step-") as folder:
@@ -83,7 +83,7 @@ def measure(plan: Plan, save: Callable[[Record], None] = lambda record: None) ->
     return record
 
 
-def _start(kind: Any, arguments: tuple[Any, ...], plan: Plan, deadline: Deadline) -> Remote:
+def _start(kind: Any, arguments: tuple[Any, ...], plan: StepPlan, deadline: Deadline) -> Remote:
     preload = ("benchmarks.step.worker",) if plan.fork else ()
     return Remote(kind, arguments, deadline=deadline, threads=plan.threads, preload=preload)
 
@@ -93,7 +93,7 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StepPlan,
         workplace: Workplace,
         record: Record,
         deadline: Deadline,

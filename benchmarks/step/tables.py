@@ -124,7 +124,7 @@ def _block(record: Record) -> str:
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
-    """Draw samples per second at the record's own batch, a panel for each device, with peak memory."""
+    """NoiseDraw samples per second at the record's own batch, a panel for each device, with peak memory."""
     panels = []
     for record in newest(records).values():
         batch = record["ablation_batch"] or batches(record)[-1]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import workplace as workplaces
 from benchmarks.step.contenders import Contender
-from benchmarks.step.draws import Samples
+from benchmarks.step.draws import ScoredSamples
 from benchmarks.step.operations import count
 from benchmarks.step.workplace import Workplace
 from tglo.bench import gpu
@@ -79,7 +79,7 @@ class Worker:
         first must be, and the norm of its gradient.
         """
         self.running.use(batch)
-        expected = Samples(self.workplace).first_loss(self.running.rows())
+        expected = ScoredSamples(self.workplace).first_loss(self.running.rows())
         first, norm = self.running.checked_step()
         second, _ = self.running.checked_step()
         return {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.step.sizes import SIZES, Size
+from benchmarks.step.sizes import SIZES, ModelSize
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make_reference import build_reference
@@ -36,7 +36,7 @@ class Workplace:
     device_name: str
 
     @property
-    def size(self) -> Size:
+    def size(self) -> ModelSize:
         return SIZES[self.size_name]
 
     @property

@@ -95,7 +95,7 @@ def tgo(log_prob: Tensor, reference: Tensor, inputs: Inputs) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Contender:
+class TokenContender:
     """A way to compute either task from `Inputs`. only: the device it can run on, or any."""
 
     name: str
@@ -113,7 +113,7 @@ class Contender:
         return value.detach(), gradients
 
 
-def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> Contender:
+def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> TokenContender:
     """Wrap TGO's loss around a function of log-probabilities, the reference's without a gradient."""
 
     def policy(inputs: Inputs) -> Tensor:
@@ -126,10 +126,12 @@ def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> Contende
             )
         return tgo(policy(inputs), reference, inputs)
 
-    return Contender(name, policy, loss, only)
+    return TokenContender(name, policy, loss, only)
 
 
-def _tglo(name: str, backend: str, *, bound: bool = False, only: str | None = None) -> Contender:
+def _tglo(
+    name: str, backend: str, *, bound: bool = False, only: str | None = None
+) -> TokenContender:
     """tglo's functions; bound: tell them how many tokens are masked."""
 
     def log_prob(inputs: Inputs) -> Tensor:
@@ -156,10 +158,10 @@ def _tglo(name: str, backend: str, *, bound: bool = False, only: str | None = No
             backend=backend,
         )
 
-    return Contender(name, log_prob, loss, only)
+    return TokenContender(name, log_prob, loss, only)
 
 
-def contenders(backend: str) -> list[Contender]:
+def contenders(backend: str) -> list[TokenContender]:
     """Return all of NAMES, first the one that others are compared with. backend: that of tglo."""
     plain, faster, fused, ours, bounded = NAMES
     return [

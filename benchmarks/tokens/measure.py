@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.tokens.contenders import (
-    Contender,
     Inputs,
+    TokenContender,
     contenders,
     exact_log_prob,
     make_inputs,
@@ -27,7 +27,7 @@ def check_named(
     return check(named[contender], task, inputs)
 
 
-def check(contender: Contender, task: str, inputs: Inputs) -> dict[str, Any]:
+def check(contender: TokenContender, task: str, inputs: Inputs) -> dict[str, Any]:
     """Run a contender and return peak_bytes, the memory above the inputs and the gradients, which all
     contenders need alike; error_value and error_gradient, against float64 (see `errors`).
     """

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from benchmarks.remote import Deadline, Problem, Remote
-from benchmarks.tokens.contenders import SIZES, Contender, Inputs, contenders, make_inputs
+from benchmarks.tokens.contenders import SIZES, Inputs, TokenContender, contenders, make_inputs
 from benchmarks.tokens.measure import check, check_named
 from tglo.bench.clock import in_turns, matrix_rate, spread, timed
 from tglo.bench.record import Record, attempt, describe
@@ -75,7 +75,7 @@ def _rows(
     place: Record,
     floor: Record,
     inputs: Inputs,
-    chosen: Sequence[Contender],
+    chosen: Sequence[TokenContender],
     rounds: int,
     backend: str,
 ) -> list[Record]:
@@ -95,7 +95,7 @@ def _rows(
         }
     _judge(list(rows.values()), LEAST[place["dtype"]])
 
-    def turn(contender: Contender) -> list[float]:
+    def turn(contender: TokenContender) -> list[float]:
         return [timed(partial(contender.run, place["task"], inputs))]
 
     right = [one for one in chosen if rows[one.name]["problem"] is None]
@@ -105,7 +105,7 @@ def _rows(
     return list(rows.values())
 
 
-def _checked(contender: Contender, place: Record, inputs: Inputs, backend: str) -> Record:
+def _checked(contender: TokenContender, place: Record, inputs: Inputs, backend: str) -> Record:
     """Check a contender; on the CPU in a process of its own, whose memory is the contender's."""
     if inputs.hidden.is_cuda:
         found, problem = attempt(partial(check, contender, place["task"], inputs))

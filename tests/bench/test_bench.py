@@ -90,11 +90,11 @@ def _contender(outcome: Any) -> contenders.Contender:
 
 
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(case: cases.Case) -> cases.Outcome:
+    def wrong(case: cases.Case) -> cases.LossOutcome:
         right = cases.truth(case)
         return right._replace(gradient=right.gradient * float("nan"))
 
-    def broken(case: cases.Case) -> cases.Outcome:
+    def broken(case: cases.Case) -> cases.LossOutcome:
         raise RuntimeError("no such kernel\nat line 1")
 
     monkeypatch.setitem(contenders.CONTENDERS, "tglo wrong", lambda: _contender(wrong))

@@ -19,7 +19,7 @@ from benchmarks.report import PAGE
 from benchmarks.step import operations, suite, tables
 from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, GPU_ABLATIONS, PEERS
 from benchmarks.step.ours import Ours
-from benchmarks.step.plan import PLANS, Plan
+from benchmarks.step.plan import PLANS, StepPlan
 from benchmarks.step.sizes import SIZES
 from benchmarks.step.worker import WaitingClock
 from tglo.bench import table
@@ -95,7 +95,7 @@ def test_a_contender_that_fails_is_a_row_that_says_so(monkeypatch: pytest.Monkey
     broken = Ours("tglo broken", overrides={"objective": {"backend": "abacus"}})
     monkeypatch.setitem(CONTENDERS, broken.name, broken)
     saved: list[int] = []
-    plan = Plan("tiny", "cpu", (1, 2), contenders=(broken.name,), rounds=1, threads=1)
+    plan = StepPlan("tiny", "cpu", (1, 2), contenders=(broken.name,), rounds=1, threads=1)
     record = suite.measure(plan, lambda record: saved.append(len(record["rows"])))
     first, second = record["rows"]
     assert "abacus" in first["problem"] and second["problem"].startswith("not tried after: ")
@@ -124,7 +124,9 @@ def test_the_gpu_plan_goes_by_importance() -> None:
     assert not {c.name for c in full.contenders} & {c.name for c in ablation.contenders}
     assert {contender.train for contender in lora.contenders} == {"lora"}
     assert PLANS["cuda"].seconds < 480 and not PLANS["cuda"].fork
-    alone = Plan("sdxl", "cuda", (1,), contenders=(PEERS["full"],), ablation_batch=4).groups()[1]
+    alone = StepPlan("sdxl", "cuda", (1,), contenders=(PEERS["full"],), ablation_batch=4).groups()[
+        1
+    ]
     changed = {**ABLATIONS, **GPU_ABLATIONS}
     assert [c.name for c in alone.contenders] == [FULL, *(c.name for c in changed.values())]
 

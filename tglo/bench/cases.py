@@ -106,12 +106,12 @@ def make_case(
     return Case(policy.requires_grad_(), base, target, scores, error)
 
 
-class Outcome(NamedTuple):
+class LossOutcome(NamedTuple):
     log_ratio: Tensor  # (B,) r
     gradient: Tensor  # (B, ...) d mean loss / d policy
 
 
-def truth(case: Case) -> Outcome:
+def truth(case: Case) -> LossOutcome:
     """Compute r and the gradient in float64 by `tglo.reference`."""
     policy = case.policy.detach().double().requires_grad_()
     result = reference.tgo_loss(
@@ -124,7 +124,7 @@ def truth(case: Case) -> Outcome:
         confidence=CONFIDENCE,
     )
     (gradient,) = torch.autograd.grad(result.loss.mean(), policy)
-    return Outcome(result.implicit_score.detach(), gradient)
+    return LossOutcome(result.implicit_score.detach(), gradient)
 
 
 class Errors(NamedTuple):
@@ -134,7 +134,7 @@ class Errors(NamedTuple):
     """Largest absolute error of the gradient, over the largest absolute gradient."""
 
 
-def errors(found: Outcome, exact: Outcome) -> Errors:
+def errors(found: LossOutcome, exact: LossOutcome) -> Errors:
     """Return how far an outcome is from the truth; NaN counts as infinite."""
 
     def largest(difference: Tensor) -> float:

@@ -104,23 +104,16 @@ def matrix_rate(
     return 2e6 * side**3 / statistics.median(times[3:])
 
 
-class HostCost(NamedTuple):
-    """CPU time of a call in microseconds, medians: what a training step pays without the kernels.
+def host_cost(
+    contender: Contender, case: Case, *, rounds: int = 50, calls: int = 10
+) -> dict[str, float | None]:
+    """Measure the CPU time of a call on a tiny case, which a training step pays besides the kernels:
+    medians of forward, backward (None where one launch does both) and both, in microseconds.
 
-    `backward` is None where one launch does both.
-    """
-
-    forward: float
-    backward: float | None
-    both: float
-
-
-def host_cost(contender: Contender, case: Case, *, rounds: int = 50, calls: int = 10) -> HostCost:
-    """Measure the cost of a call on a tiny case. On a GPU `calls` of them are queued before it is
-    waited for, few enough not to fill its queue.
+    On a GPU `calls` of them are queued before it is waited for, few enough not to fill its queue.
     """
     forward, backward = [], []
-    for index in range(rounds + 5):
+    for _ in range(rounds + 5):
         wait()
         start = time.perf_counter_ns()
         results: list[Tensor] = [(contender.forward or contender.step)(case) for _ in range(calls)]
@@ -128,13 +121,10 @@ def host_cost(contender: Contender, case: Case, *, rounds: int = 50, calls: int 
         if contender.forward is not None:
             for loss in results:
                 gradient(loss, case)
-        end = time.perf_counter_ns()
-        if index >= 5:
-            forward.append((middle - start) / 1e3 / calls)
-            backward.append((end - middle) / 1e3 / calls)
+        backward.append((time.perf_counter_ns() - middle) / 1e3 / calls)
+        forward.append((middle - start) / 1e3 / calls)
     wait()
-    first = statistics.median(forward)
+    first, second = statistics.median(forward[5:]), statistics.median(backward[5:])
     if contender.forward is None:
-        return HostCost(first, None, first)
-    second = statistics.median(backward)
-    return HostCost(first, second, first + second)
+        return {"forward": first, "backward": None, "both": first}
+    return {"forward": first, "backward": second, "both": first + second}

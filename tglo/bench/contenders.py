@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import tglo
-from tglo.bench.cases import CONFIDENCE, TEMPERATURE, THRESHOLD, Case, Errors, Outcome, errors
+from tglo.bench.cases import CONFIDENCE, TEMPERATURE, THRESHOLD, Case, Errors, LossOutcome, errors
 from tglo.bench.record import attempt
 from tglo.ops.choice import backends
 
@@ -26,7 +26,7 @@ class Contender(NamedTuple):
     """The loss with its graph; None where one launch gives loss and gradient."""
     step: Callable[[Case], Tensor]
     """Forward and backward: the gradient."""
-    check: Callable[[Case], Outcome]
+    check: Callable[[Case], LossOutcome]
     """r and the gradient of the same code."""
     bytes_per_element: int
     """The least that must move, in 2-byte elements: each prediction once per launch."""
@@ -84,9 +84,9 @@ def eager(precision: Precision, compiled: bool = False) -> Contender:
 
     loss = torch.compile(loss_and_r, dynamic=False) if compiled else loss_and_r
 
-    def check(case: Case) -> Outcome:
+    def check(case: Case) -> LossOutcome:
         value, r = loss(case)
-        return Outcome(r.detach(), gradient(value, case))
+        return LossOutcome(r.detach(), gradient(value, case))
 
     return Contender(
         lambda case: loss(case)[0], lambda case: gradient(loss(case)[0], case), check, 12
@@ -114,9 +114,9 @@ def _tglo(backend: str, cached: bool, one_launch: bool) -> Contender:
     def step(case: Case) -> Tensor:
         return run(case)[1] if one_launch else gradient(run(case), case)
 
-    def check(case: Case) -> Outcome:
+    def check(case: Case) -> LossOutcome:
         loss, *found, stats = run(case, return_stats=True)
-        return Outcome(stats.implicit_score, found[0] if one_launch else gradient(loss, case))
+        return LossOutcome(stats.implicit_score, found[0] if one_launch else gradient(loss, case))
 
     moved = (6 if one_launch else 10) if cached else (8 if one_launch else 12)
     return Contender(
@@ -165,7 +165,7 @@ class Checked(NamedTuple):
     problem: str | None  # why it must not be timed; None if it may
 
 
-def checked(contender: Contender, case: Case, exact: Outcome) -> Checked:
+def checked(contender: Contender, case: Case, exact: LossOutcome) -> Checked:
     """Compare a contender's result with float64. Only ours have limits."""
 
     def run() -> tuple[Case, Errors]:

@@ -103,7 +103,7 @@ def measure_host(names: Sequence[str], device: torch.device, *, rounds: int = 50
     def cost(contender: Contender) -> Record:
         mine = contender.prepare(case)
         contender.step(mine)
-        return clock.host_cost(contender, mine, rounds=rounds)._asdict()
+        return clock.host_cost(contender, mine, rounds=rounds)
 
     rows = []
     for name in names:

@@ -71,11 +71,11 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
-        """The mean loss over the micro batch, and its statistics."""
+        """Compute the mean loss over the micro batch, and its statistics."""
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
+        """Raise ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
         name, micro_batch = config.objective.name, config.optimizer.micro_batch
         if cls.takes_pairs and micro_batch % 2:
             raise ValueError(
@@ -102,15 +102,15 @@ class Objective(ABC):
         """Go on from `state`; an empty one is a fresh start."""
 
     def ratio(self, batch: MicroBatch, temperature: float) -> LogRatio:
-        """ell with a gradient, and the errors, by the backend of the settings."""
+        """Compute ell, with a gradient, and the errors, by the backend of the settings."""
         return batch.log_ratio(temperature, self.settings.backend)
 
     def error(self, batch: MicroBatch) -> Tensor:
-        """The policy's error with a gradient, (B,) float64, by the backend of the settings."""
+        """Compute the policy's error, (B,) float64, with a gradient, by the backend of the settings."""
         return batch.error(self.settings.backend)
 
 
 def statistics_of_error(batch: MicroBatch, error: Tensor, weight: Tensor | None = None) -> TGOStats:
-    """Statistics of an objective without a reference: r and the reference's error are 0."""
+    """Return the statistics of an objective without a reference: r and the reference's error are 0."""
     zero = torch.zeros_like(error)
     return statistics(batch, LogRatio(zero, error.detach(), zero), zero, weight)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from tglo import reference
+from tglo.losses import results
+from tglo.losses.arguments import scoring
 from tglo.losses.log_ratio import LogRatio, log_ratio, log_ratio_of_errors, policy_error
 from tglo.losses.results import TGOStats
 from tglo.losses.tgo import tgo_loss
@@ -90,15 +92,15 @@ class MicroBatch:
     ids: BatchIds = _NAMELESS
 
     def answered(self, policy: Tensor, reference: Tensor | None) -> Self:
-        """The same batch with the answers of policy and reference filled in."""
+        """Return the batch with the answers of policy and reference filled in."""
         return replace(self, policy_pred=policy, reference_pred=reference)
 
     def error(self, backend: str = "auto") -> Tensor:
-        """The policy's error e_theta with a gradient, (B,) float64."""
+        """Compute the policy's error e_theta, (B,) float64, with a gradient."""
         return policy_error(self.policy_pred, self.draw.target, backend=backend)
 
     def log_ratio(self, temperature: float, backend: str = "auto") -> LogRatio:
-        """ell with a gradient, and the errors of policy and reference."""
+        """Compute ell, with a gradient, and the errors of policy and reference."""
         return log_ratio(
             self.policy_pred,
             self.draw.target,
@@ -113,7 +115,7 @@ class MicroBatch:
     def tgo_loss(
         self, beta: float, temperature: float, confidence: float, backend: str = "auto"
     ) -> tuple[Tensor, TGOStats]:
-        """The mean TGO loss in one launch, and its statistics."""
+        """Compute the mean TGO loss, in one launch, and its statistics."""
         return tgo_loss(
             self.policy_pred,
             self.draw.target,
@@ -146,23 +148,24 @@ class ErrorMicroBatch(MicroBatch):
     def tgo_loss(
         self, beta: float, temperature: float, confidence: float, backend: str = "auto"
     ) -> tuple[Tensor, TGOStats]:
-        scores, thresholds = self.labels.scores, self.labels.thresholds
-        ratio = self.log_ratio(temperature)
-        r = beta * ratio.log_ratio
-        loss = reference.loss_from_log_ratio(r, scores, thresholds, confidence)
-        weight = reference.confidence_weight(scores, thresholds, confidence)
-        return mean_loss(loss, self), statistics(self, ratio, r, weight)
+        labels, error = self.labels, self.policy_pred
+        scored = scoring(
+            labels.scores, labels.thresholds, len(labels), error.device, beta, confidence, "mean"
+        )
+        dtype = torch.promote_types(error.dtype, torch.float32)
+        result = scored.by_reference(self.log_ratio(temperature), dtype)
+        return result.loss, results.statistics(result, scored)
 
 
 def mean_loss(per_sample: Tensor, batch: MicroBatch) -> Tensor:
-    """The mean of losses (B,), in the dtype of a loss: float32, or float64 for float64 predictions."""
+    """Average losses (B,) in the dtype of a loss: float32, or float64 for float64 predictions."""
     return per_sample.mean().to(torch.promote_types(batch.policy_pred.dtype, torch.float32))
 
 
 def statistics(
     batch: MicroBatch, ratio: LogRatio, r: Tensor, weight: Tensor | None = None
 ) -> TGOStats:
-    """Statistics of r (B,) and the errors, with labels by the threshold and weights, by default 1."""
+    """Return the statistics of r (B,) and the errors, with labels by the threshold and weights, by default 1."""
     return TGOStats(
         r.detach(),
         ratio.policy_error,

@@ -13,7 +13,7 @@ from tglo.losses.results import TGOStats
 
 
 def pair_statistics(ratio: LogRatio, margin: Tensor) -> TGOStats:
-    """Statistics in which r is what the sigmoid sees of a row: its pair's margin, the loser's negated.
+    """Return statistics in which r of a row is what the sigmoid sees: its pair's margin, the loser's negated.
 
     So the metrics of positives, negatives and implicit accuracy are those of the pairs.
     """
