@@ -18,6 +18,9 @@ from tglo.models.text import TextPart, tokenize
 from tglo.noise.density import Density, uniform
 from tglo.noise.schedule import Schedule
 
+# The other format is pickle, which can run code.
+FROM_DISK: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+
 
 class Loaded(ABC):
     """One loaded model: denoiser, noise schedule and, unless left on disk, VAE and text encoders.
@@ -77,8 +80,7 @@ class Loaded(ABC):
         pipeline = self.pipeline_class.from_pretrained(
             self.path,
             dtype={"default": dtype, self.vae_part: self.codec.dtype(dtype)},
-            use_safetensors=True,  # the other format is pickle, which can run code
-            local_files_only=True,
+            **FROM_DISK,
             **self.unused_parts,
             **left_out,
             **self._own_parts(dtype),
@@ -140,11 +142,7 @@ class Loaded(ABC):
         """Load the denoiser of a folder of this family's layout; without a LoRA."""
         kind = self.denoiser_class or type(self.denoiser)
         denoiser = kind.from_pretrained(
-            folder,
-            subfolder=self.denoiser_part,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
+            folder, subfolder=self.denoiser_part, dtype=dtype, **FROM_DISK
         )
         return denoiser.to(device)
 

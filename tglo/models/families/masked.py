@@ -16,6 +16,7 @@ from tglo import noise
 from tglo.models import lora_files
 from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
+from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.modules.token_head import TokenHead
 from tglo.models.samplers import Sampler, unmask
@@ -201,7 +202,7 @@ class MaskedFamily(Family):
     def attach_lora(self, folder: Path, denoiser: Any) -> None:
         """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
-        denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
+        denoiser.load_lora_adapter(folder, prefix=None, **FROM_DISK)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
 

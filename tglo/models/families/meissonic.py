@@ -13,6 +13,7 @@ from diffusers import AmusedScheduler, VQModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.masked import MaskedFamily
 from tglo.models.families.model import Tensors
 from tglo.models.modules.meissonic_transformer import Transformer2DModel
@@ -78,13 +79,12 @@ class Meissonic(MaskedFamily):
             "vqvae": None,
             "text_encoder": None,
         }
-        safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         if encoders:
             parts["vqvae"] = VQModel.from_pretrained(
-                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **safe
+                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **FROM_DISK
             )
             parts["text_encoder"] = CLIPTextModelWithProjection.from_pretrained(
-                self.path / "text_encoder", dtype=dtype, **safe
+                self.path / "text_encoder", dtype=dtype, **FROM_DISK
             )
         return parts
 
