@@ -190,13 +190,10 @@ def tgo_token_loss(
     """
     inputs = _checked(TokenInputs(hidden, weight, bias, targets, mask), max_masked)
     token_checks.check_token_reference(
-        hidden,
-        mask,
-        reference_hidden,
-        reference_weight,
-        reference_bias,
-        reference_log_prob,
-        reference_error,
+        *(hidden, mask, reference_weight, reference_bias),
+        reference_hidden=reference_hidden,
+        reference_log_prob=reference_log_prob,
+        reference_error=reference_error,
     )
     checks.check_number("temperature", temperature, above=0)
     scored = scoring(scores, threshold, len(mask), hidden.device, beta, confidence, reduction)

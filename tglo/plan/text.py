@@ -69,8 +69,7 @@ def command(options: Options) -> str:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name in ("model", "gpus", "gpu_memory", "train") or value != field.default:
-            name = field.name.replace("_", "-")
-            words.append(f"--{name}")
+            words.append(f"--{field.name.replace('_', '-')}")
             if not isinstance(value, bool):
                 words.append(f"{value:g}" if isinstance(value, float) else str(value))
     return " ".join(words)
