@@ -33,16 +33,16 @@ MACHINES = {
 def block(name: str, answer: Plan) -> str:
     """Compose command, answer and both tables of one configuration."""
     best = answer.best
-    memory = [text.cells(row) for row in answer.rows]
-    speed = [text.speed_cells(row) for row in answer.rows if row.fits]
+    headings, *memory = text.lines(text.MEMORY, answer.rows)
+    speed_headings, *speed = text.lines(text.SPEED, [row for row in answer.rows if row.fits])
     return "\n\n".join(
         [
             f"`{text.command(answer.options)}` (`examples/configs/{name}.toml`): "
             f"{text.answer(answer)}; {best.seconds:.2f} s per update of "
             f"{answer.options.micro_batch * answer.options.accumulation * answer.options.processes} "
             "samples at the assumed speeds, if nothing overlaps.",
-            f"GB per GPU:\n\n{markdown(text.HEADINGS, memory)}",
-            f"Per update:\n\n{markdown(text.SPEED_HEADINGS, speed)}",
+            f"GB per GPU:\n\n{markdown(headings, memory)}",
+            f"Per update:\n\n{markdown(speed_headings, speed)}",
         ]
     )
 

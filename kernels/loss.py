@@ -26,9 +26,7 @@ def _arrival_counter(device: torch.device) -> Tensor:
 
     A CUDA graph gets its own, with its zeroing in the graph: it may be replayed on any stream.
     """
-    if device.type != "cuda":
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    if torch.cuda.is_current_stream_capturing():
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros(1, dtype=torch.int32, device=device)
     key = device, torch.cuda.current_stream(device).cuda_stream
     if key not in _counters:
@@ -69,7 +67,7 @@ def tgo_loss(
     confidence: float,
     draws: int,
     reduction: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """tglo::tgo_loss for tensors that share one layout with dense rows; see tglo/ops/loss.py."""
     rows = policy_pred.shape[0]
     batch = rows // draws
@@ -77,7 +75,7 @@ def tgo_loss(
     loss = torch.empty(() if reduced else (batch,), dtype=torch.float32, device=device)
     wide = [torch.empty(n, dtype=torch.float64, device=device) for n in (batch, rows, rows, rows)]
     if rows == 0:
-        return loss.zero_(), wide[0], wide[1], wide[2], wide[3]
+        return loss.zero_(), *wide
     elements, parts = policy_pred[0].numel(), _parts(policy_pred)
     partials = torch.empty(3 * rows * parts, dtype=torch.float64, device=device)
     with torch.cuda.device_of(policy_pred):
@@ -117,7 +115,7 @@ def tgo_loss(
             num_warps=WARPS,
             maxnreg=REGISTERS,
         )
-    return loss, wide[0], wide[1], wide[2], wide[3]
+    return loss, *wide
 
 
 def tgo_loss_backward(
@@ -155,31 +153,17 @@ def tgo_loss_backward(
     return gradient
 
 
-def tgo_loss_and_grad(
-    policy_pred: Tensor,
-    target: Tensor,
-    reference_pred: Tensor | None,
-    reference_error: Tensor | None,
-    scores: Tensor,
-    threshold: Tensor | None,
-    timestep_weight: Tensor | None,
-    mask: Tensor | None,
-    loss_scale: Tensor | None,
-    loss_scale_value: float,
-    *numbers: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def tgo_loss_and_grad(*arguments: Any) -> tuple[Tensor, ...]:
     """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
-    loss, implicit_score, coefficient, *errors = tgo_loss(
-        *(policy_pred, target, reference_pred, reference_error, scores, threshold),
-        *(timestep_weight, mask, *numbers),
-    )
-    outer = loss_scale
+    tensors, (outer, outer_value), numbers = arguments[:8], arguments[8:10], arguments[10:]
+    policy_pred, target, mask = tensors[0], tensors[1], tensors[7]
+    loss, implicit_score, coefficient, *errors = tgo_loss(*tensors, *numbers)
     if outer is None:
-        outer = torch.full((), loss_scale_value, dtype=torch.float64, device=loss.device)
+        outer = torch.full((), outer_value, dtype=torch.float64, device=loss.device)
     gradient = tgo_loss_backward(
         outer, coefficient, policy_pred, target, mask, numbers[0], numbers[-2]
     )
-    return loss, implicit_score, gradient, errors[0], errors[1]
+    return loss, implicit_score, gradient, *errors
 
 
 def prediction_error(

@@ -47,6 +47,15 @@ def _row_sum(partials, i_row, valid, parts, S: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def _numbers(values, o, valid, otherwise):
+    """Numbers of samples or rows, float64; one for all where there is no vector."""
+    b_value = otherwise
+    if values is not None:
+        b_value = tl.load(values + o, mask=valid, other=0.0).to(tl.float64)
+    return b_value
+
+
+@triton.jit
 def _mask_weights(mask, i_row, o_row, valid, row_stride, inner, period):
     """Weights of elements o_row of a row, 0 where not valid; see tglo/ops/loss.py."""
     o_mask = i_row * row_stride + (o_row // inner) % period
@@ -158,19 +167,13 @@ def forward(
                         b_d = tl.where(b_mean > 0.0, b_d, 0.0)
                 tl.store(policy_error + i_rows, b_e, mask=valid)
                 tl.store(reference_error + i_rows, b_other, mask=valid)
-                b_omega = timestep_weight_value
-                if timestep_weight is not None:
-                    o_omega = i_rows * timestep_weight_stride
-                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
-                    b_omega = b_omega.to(tl.float64)
+                o_omega = i_rows * timestep_weight_stride
+                b_omega = _numbers(timestep_weight, o_omega, valid, timestep_weight_value)
                 b_ell += -(b_omega * one_over_temperature) * b_d
             b_r = beta * (b_ell * one_over_draws)
             tl.store(implicit_score + i_sample, b_r, mask=valid)
 
-            b_tau = threshold_value
-            if threshold is not None:
-                b_tau = tl.load(threshold + i_sample * threshold_stride, mask=valid, other=0.0)
-                b_tau = b_tau.to(tl.float64)
+            b_tau = _numbers(threshold, i_sample * threshold_stride, valid, threshold_value)
             b_score = tl.load(scores + i_sample, mask=valid, other=0.0).to(tl.float64)
             b_loss, b_slope = _sample_loss(b_r, b_score, b_tau, confidence)
             if REDUCED:
@@ -179,11 +182,8 @@ def forward(
                 tl.store(loss + i_sample, b_loss.to(tl.float32), mask=valid)
             for i_draw in range(0, draws):
                 i_rows = i_sample * draws + i_draw
-                b_omega = timestep_weight_value
-                if timestep_weight is not None:
-                    o_omega = i_rows * timestep_weight_stride
-                    b_omega = tl.load(timestep_weight + o_omega, mask=valid, other=0.0)
-                    b_omega = b_omega.to(tl.float64)
+                o_omega = i_rows * timestep_weight_stride
+                b_omega = _numbers(timestep_weight, o_omega, valid, timestep_weight_value)
                 b_coefficient = -share * b_slope * beta * (b_omega * one_over_temperature)
                 b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
                 if weights is not None:

@@ -9,6 +9,8 @@ Index names: i_ an index, o_ offsets, b_ a block of values.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -79,15 +81,15 @@ def _direction(word):
 @triton.jit(do_not_specialize=["seed", "purpose"])
 def _diffuse(
     latents,  # [rows, elements]
-    out,
     scale,  # [rows] float32
     noise_scale,
     sample_ids,  # [rows] int64
     draws,
-    elements,
-    parts,
     seed: tl.uint32,
     purpose: tl.uint32,
+    out,
+    elements,
+    parts,
     BLOCKS: tl.constexpr,
 ):
     i_program = tl.program_id(0)
@@ -119,16 +121,8 @@ def _diffuse(
     tl.store(out + o, b_out.to(out.dtype.element_ty), mask=mask)
 
 
-def diffuse(
-    latents: Tensor,
-    scale: Tensor,
-    noise_scale: Tensor,
-    sample_ids: Tensor,
-    draws: Tensor,
-    seed: int,
-    purpose: int,
-) -> Tensor:
-    """tglo::diffuse for contiguous latents (B, ...) and vectors (B,); see tglo/ops/library.py."""
+def diffuse(latents: Tensor, *others: Any) -> Tensor:
+    """tglo::diffuse for contiguous latents (B, ...) and vectors (B,); see tglo/ops/noise.py."""
     out = torch.empty_like(latents)
     if out.numel() == 0:
         return out
@@ -137,16 +131,7 @@ def diffuse(
     parts = triton.cdiv(elements, 4 * BLOCKS)
     with torch.cuda.device_of(latents):
         _diffuse[(rows * parts,)](
-            latents,
-            out,
-            scale,
-            noise_scale,
-            sample_ids,
-            draws,
-            elements,
-            parts,
-            seed,
-            purpose,
+            *(latents, *others, out, elements, parts),
             BLOCKS=BLOCKS,
             num_warps=WARPS,
             enable_fp_fusion=False,

@@ -9,6 +9,8 @@ Index names: i_ an index, o_ offsets, b_ a block of values.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -18,9 +20,8 @@ from tglo.kernels.loss import REGISTERS
 
 BLOCK = 2048  # logits of one step
 WARPS = 8
-LOWEST = (
-    -3.4028234663852886e38
-)  # of float32; its exponential is 0, and minus infinity would give NaN
+# Of float32; its exponential is 0, and minus infinity would give NaN.
+LOWEST = -3.4028234663852886e38
 
 
 @triton.jit
@@ -40,9 +41,9 @@ def _rows(
     targets,  # [positions] int64
     order,  # [at least first + rows] int64
     count,  # [1] int64: rows from here on stand for no position
+    first,
     log_prob,  # [positions] float32
     logsumexp,  # [positions] float32
-    first,
     vocabulary,
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -83,10 +84,10 @@ def _rows_gradient(
     targets,
     order,
     count,
+    first,
     logsumexp,
     grad,  # [positions] float32
     gradient,  # [rows, vocabulary] float32, bfloat16 or float16; may be logits
-    first,
     vocabulary,
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -107,66 +108,22 @@ def _rows_gradient(
         tl.store(gradient + o, b_g.to(gradient.dtype.element_ty), mask=o_token < vocabulary)
 
 
-def token_rows(
-    logits: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    order: Tensor,
-    count: Tensor,
-    first: int,
-    log_prob: Tensor,
-    logsumexp: Tensor,
-) -> None:
+def token_rows(logits: Tensor, *others: Any) -> None:
     """tglo::token_rows; see tglo/ops/tokens.py."""
-    rows, vocabulary = logits.shape
-    if rows == 0:
-        return
-    with torch.cuda.device_of(logits):
-        _rows[(rows,)](
-            logits,
-            bias,
-            targets,
-            order,
-            count,
-            log_prob,
-            logsumexp,
-            first,
-            vocabulary,
-            LOWEST=LOWEST,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-            maxnreg=REGISTERS,
-        )
+    _launch(_rows, logits, *others, maxnreg=REGISTERS)
 
 
-def token_rows_gradient(
-    logits: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    order: Tensor,
-    count: Tensor,
-    first: int,
-    logsumexp: Tensor,
-    grad: Tensor,
-    gradient: Tensor,
-) -> None:
+def token_rows_gradient(logits: Tensor, *others: Any) -> None:
     """tglo::token_rows_gradient; see tglo/ops/tokens.py."""
+    _launch(_rows_gradient, logits, *others)
+
+
+def _launch(kernel: Any, logits: Tensor, *others: Any, **limits: int) -> None:
+    """Launch a program for each row; the kernels take an operator's arguments in its order."""
     rows, vocabulary = logits.shape
     if rows == 0:
         return
     with torch.cuda.device_of(logits):
-        _rows_gradient[(rows,)](
-            logits,
-            bias,
-            targets,
-            order,
-            count,
-            logsumexp,
-            grad,
-            gradient,
-            first,
-            vocabulary,
-            LOWEST=LOWEST,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
+        kernel[(rows,)](
+            logits, *others, vocabulary, LOWEST=LOWEST, BLOCK=BLOCK, num_warps=WARPS, **limits
         )

@@ -141,10 +141,7 @@ def token_error(log_prob: Tensor, mask: Tensor) -> Tensor:
 
 
 def loss_from_log_ratio(
-    implicit_score: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    confidence: float = 5.0,
+    implicit_score: Tensor, scores: Tensor, threshold: Tensor | float, confidence: float = 5.0
 ) -> Tensor:
     """w softplus(-z r) with z = 2l - 1 and r = beta * ell: (B,) -> (B,) float64; finite for every
     finite r.
@@ -159,10 +156,7 @@ def loss_from_log_ratio(
 
 
 def loss_slope(
-    implicit_score: Tensor,
-    scores: Tensor,
-    threshold: Tensor | float,
-    confidence: float = 5.0,
+    implicit_score: Tensor, scores: Tensor, threshold: Tensor | float, confidence: float = 5.0
 ) -> Tensor:
     """d loss_b / d r_b = -w z sigmoid(-z r): (B,) -> (B,) float64."""
     scores = scores.to(torch.float64)

@@ -28,34 +28,7 @@ bool use_avx2() {
 
 namespace {
 
-// Elements of one part of a row: small enough to share a row between threads, large enough to hide the call.
-constexpr int64_t part_elements = 16384;
 constexpr int64_t elements_per_thread = 32768;
-
-const CpuKernels& kernels() {
-#ifdef TGLO_HAS_AVX2
-  if (use_avx2()) return avx2::cpu_kernels;
-#endif
-  return baseline::cpu_kernels;
-}
-
-int64_t parts_of(const Rows& rows) { return (rows.elements + part_elements - 1) / part_elements; }
-
-// Calls body(row, part's index over all rows, first element in the row, elements) for every part, on torch's threads.
-template <class Body>
-void for_each_part(const Rows& rows, const Body& body) {
-  if (rows.rows == 0) return;
-  const int64_t parts = parts_of(rows);
-  const int64_t shortest = rows.elements < part_elements ? rows.elements : part_elements;
-  const int64_t grain = (elements_per_thread + shortest - 1) / shortest;
-  torch::stable::parallel_for(0, rows.rows * parts, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t index = begin; index < end; ++index) {
-      const int64_t row = index / parts, first = index % parts * part_elements;
-      const int64_t rest = rows.elements - first;
-      body(row, index, first, rest < part_elements ? rest : part_elements);
-    }
-  });
-}
 
 Mask of_row(Mask mask, int64_t row) {
   if (mask.data) mask.data += row * mask.row_stride;
@@ -65,15 +38,16 @@ Mask of_row(Mask mask, int64_t row) {
 std::vector<PartialSums> row_sums(
     const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target,
     const std::optional<Tensor>& reference) {
-  const int64_t parts = parts_of(rows), size = size_of(rows.type);
+  const int64_t parts = parts_of(rows.elements), size = size_of(rows.type);
   std::vector<PartialSums> partial(static_cast<size_t>(rows.rows * parts));
   const char *p = bytes(policy), *y = bytes(target), *q = reference ? bytes(*reference) : nullptr;
-  const CpuKernels& run = kernels();
-  for_each_part(rows, [&](int64_t row, int64_t index, int64_t first, int64_t count) {
+  const CpuKernels& run = TGLO_CHOSEN(cpu_kernels);
+  const auto sum = [&](int64_t row, int64_t index, int64_t first, int64_t count) {
     const int64_t at = (row * rows.elements + first) * size;
     partial[index] = run.sums(
         rows.type, p + at, y + at, q ? q + at : nullptr, count, of_row(mask, row), first);
-  });
+  };
+  for_each_part(rows.rows, rows.elements, elements_per_thread, sum);
   std::vector<PartialSums> sums(static_cast<size_t>(rows.rows));
   for (int64_t row = 0; row < rows.rows; ++row)
     for (int64_t part = 0; part < parts; ++part) {
@@ -94,8 +68,8 @@ Tensor gradient(
   const int64_t size = size_of(rows.type);
   const char *p = bytes(policy), *y = bytes(target);
   char* g = static_cast<char*>(gradient.mutable_data_ptr());
-  const CpuKernels& run = kernels();
-  for_each_part(rows, [&](int64_t row, int64_t, int64_t first, int64_t count) {
+  const CpuKernels& run = TGLO_CHOSEN(cpu_kernels);
+  for_each_part(rows.rows, rows.elements, elements_per_thread, [&](int64_t row, int64_t, int64_t first, int64_t count) {
     const int64_t at = (row * rows.elements + first) * size;
     run.gradient(rows.type, p + at, y + at, g + at, count, scale(row), of_row(mask, row), first);
   });

@@ -1,13 +1,10 @@
 // Registers the CUDA implementations of the loss's operators (tglo/ops/loss.py).
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
 #include <map>
 #include <mutex>
 #include <tuple>
 #include <utility>
 
-#include "bindings/cuda_counters.h"
-#include "bindings/cuda_stream.h"
+#include "bindings/cuda_call.h"
 #include "bindings/loss_call.h"
 #include "common/device.h"
 #include "loss/cuda.h"

@@ -6,16 +6,6 @@
 namespace tglo {
 namespace {
 
-// Elements of one part of a row: whole blocks, and small enough to share a row between threads.
-constexpr int64_t part_elements = 16384;
-
-const CpuNoiseKernels& kernels() {
-#ifdef TGLO_HAS_AVX2
-  if (use_avx2()) return avx2::cpu_noise_kernels;
-#endif
-  return baseline::cpu_noise_kernels;
-}
-
 Tensor diffuse(
     const Tensor& latents, const Tensor& scale, const Tensor& noise_scale, const Tensor& sample_ids,
     const Tensor& draws, int64_t seed, int64_t purpose) {
@@ -23,21 +13,13 @@ Tensor diffuse(
   Tensor out = torch::stable::empty_like(latents);
   const char* from = bytes(latents);
   char* to = static_cast<char*>(out.mutable_data_ptr());
-  const int64_t parts = (inputs.elements + part_elements - 1) / part_elements;
-  if (parts == 0) return out;
-  const CpuNoiseKernels& run = kernels();
-  const int64_t grain = (part_elements + inputs.elements - 1) / inputs.elements;
-  torch::stable::parallel_for(0, inputs.rows * parts, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t index = begin; index < end; ++index) {
-      const int64_t row = index / parts, first = index % parts * part_elements;
-      const int64_t rest = inputs.elements - first;
-      const int64_t offset = (row * inputs.elements + first) * size_of(inputs.type);
-      const NoiseRow noise = {
-          inputs.scale[row], inputs.noise_scale[row], static_cast<uint64_t>(inputs.sample_ids[row]),
-          static_cast<uint32_t>(inputs.draws[row]), inputs.key.seed, inputs.key.purpose};
-      run.diffuse(
-          inputs.type, from + offset, to + offset, first, rest < part_elements ? rest : part_elements, noise);
-    }
+  const CpuNoiseKernels& run = TGLO_CHOSEN(cpu_noise_kernels);
+  for_each_part(inputs.rows, inputs.elements, part_elements, [&](int64_t row, int64_t, int64_t first, int64_t count) {
+    const int64_t offset = (row * inputs.elements + first) * size_of(inputs.type);
+    const NoiseRow noise = {
+        inputs.scale[row], inputs.noise_scale[row], static_cast<uint64_t>(inputs.sample_ids[row]),
+        static_cast<uint32_t>(inputs.draws[row]), inputs.key.seed, inputs.key.purpose};
+    run.diffuse(inputs.type, from + offset, to + offset, first, count, noise);
   });
   return out;
 }

@@ -1,7 +1,6 @@
 // Registers the CUDA implementation of tglo::diffuse.
-#include "bindings/cuda_stream.h"
+#include "bindings/cuda_call.h"
 #include "bindings/noise_call.h"
-#include "common/device.h"
 #include "noise/cuda.h"
 
 namespace tglo {
@@ -15,10 +14,10 @@ Tensor diffuse(
   Tensor out = torch::stable::empty_like(latents);
   if (inputs.rows == 0 || inputs.elements == 0) return out;
   const int32_t device = latents.get_device_index();
-  const int error = launch_diffuse(
-      {inputs.type, latents.const_data_ptr(), out.mutable_data_ptr(), inputs.rows, inputs.elements, inputs.scale,
-       inputs.noise_scale, inputs.sample_ids, inputs.draws, inputs.key, device, current_stream(device)});
-  STD_TORCH_CHECK(error == 0, "tglo: launching diffuse: CUDA error ", error, ", ", error_text(error));
+  const CudaDiffuse call = {
+      inputs.type, latents.const_data_ptr(), out.mutable_data_ptr(), inputs.rows, inputs.elements, inputs.scale,
+      inputs.noise_scale, inputs.sample_ids, inputs.draws, inputs.key, device, current_stream(device)};
+  check_cuda(launch_diffuse(call), "launching diffuse");
   return out;
 }
 

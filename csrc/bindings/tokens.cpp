@@ -7,13 +7,6 @@ namespace {
 
 constexpr int64_t logits_per_thread = 32768;
 
-const CpuTokenKernels& kernels() {
-#ifdef TGLO_HAS_AVX2
-  if (use_avx2()) return avx2::cpu_token_kernels;
-#endif
-  return baseline::cpu_token_kernels;
-}
-
 // Calls body(row, position) for the rows that stand for a position and other(row) for the rest, on torch's threads.
 template <class Body, class Other>
 void for_each_row(const TokenRows& chunk, const Body& body, const Other& other) {
@@ -29,7 +22,7 @@ void for_each_row(const TokenRows& chunk, const Body& body, const Other& other) 
 void token_rows(TGLO_CHUNK_ARGUMENTS, const Tensor& log_prob, const Tensor& logsumexp) {
   TokenRows chunk = token_rows_of(TGLO_CHUNK_NAMES);
   set_outputs(chunk, targets, log_prob, logsumexp);
-  const CpuTokenKernels& run = kernels();
+  const CpuTokenKernels& run = TGLO_CHOSEN(cpu_token_kernels);
   const auto body = [&](int64_t row, int64_t position) {
     const TokenRow result = run.log_prob(
         chunk.logits + row * chunk.vocabulary, chunk.bias, chunk.vocabulary, chunk.targets[position]);
@@ -46,7 +39,7 @@ void token_rows_gradient(
   const float* lse = vector_of<float>(logits, logsumexp, positions, ScalarType::Float, "logsumexp", "float32");
   const float* scale = vector_of<float>(logits, grad, positions, ScalarType::Float, "grad", "float32");
   float* out = vector_of<float>(logits, gradient, logits.numel(), ScalarType::Float, "gradient", "float32");
-  const CpuTokenKernels& run = kernels();
+  const CpuTokenKernels& run = TGLO_CHOSEN(cpu_token_kernels);
   const auto body = [&](int64_t row, int64_t position) {
     const int64_t at = row * chunk.vocabulary;
     run.gradient(

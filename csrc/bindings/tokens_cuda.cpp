@@ -1,6 +1,5 @@
 // Registers the CUDA implementations of the operators over rows of logits (tglo/ops/tokens.py).
-#include "bindings/cuda_counters.h"
-#include "bindings/cuda_stream.h"
+#include "bindings/cuda_call.h"
 #include "bindings/token_call.h"
 #include "tokens/cuda.h"
 

@@ -6,6 +6,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "common/launch.h"
+
 namespace tglo {
 
 constexpr int vector_length = 8;  // elements that a thread takes at once: one 16-byte access, two for float32
@@ -126,6 +128,17 @@ __device__ inline double block_sum(double value, double* scratch) {
   if (threadIdx.x == 0)
     for (int warp = 0; warp < warps; ++warp) total += scratch[warp];
   return total;
+}
+
+// Calls launch.template operator()<T>() with the element type; returns CUDA's error code.
+template <class Launch>
+int with_type(Element type, const Launch& launch) {
+  switch (type) {
+    case Element::bfloat16: return launch.template operator()<__nv_bfloat16>();
+    case Element::float16: return launch.template operator()<__half>();
+    case Element::float32: return launch.template operator()<float>();
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace tglo

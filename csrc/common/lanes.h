@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "common/launch.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -47,6 +49,13 @@ inline Vector load_raw(const void* from) {
 struct Pack {
   Floats first, second;
 };
+
+inline Pack operator+(Pack a, Pack b) { return {a.first + b.first, a.second + b.second}; }
+inline Pack operator-(Pack a, Pack b) { return {a.first - b.first, a.second - b.second}; }
+inline Pack operator*(Pack a, Pack b) { return {a.first * b.first, a.second * b.second}; }
+inline Pack operator-(Pack a, float b) { return {a.first - b, a.second - b}; }
+inline Pack operator*(Pack a, float b) { return {a.first * b, a.second * b}; }
+inline Pack& operator+=(Pack& a, Pack b) { return a = a + b; }
 
 struct Float32 {
   typedef float Storage;
@@ -146,6 +155,11 @@ inline Floats where_counted(Floats weight, Floats value) {
   return bit_cast<Floats>(bit_cast<Bits>(value) & bit_cast<Bits>(weight != 0.0f));
 }
 
+// weight * value, and 0 where the weight is 0.
+inline Pack weighted(Pack weight, Pack value) {
+  return weight * Pack{where_counted(weight.first, value.first), where_counted(weight.second, value.second)};
+}
+
 // The first `count` < lanes elements; the other lanes are zero.
 template <class Type>
 inline Pack load_part(const typename Type::Storage* from, int64_t count) {
@@ -186,6 +200,17 @@ struct WideSum {
     high += __builtin_convertvector(halves[1], Doubles);
   }
 };
+
+// Calls body.template operator()<Type>() with the lanes of an element type.
+template <class Body>
+auto with_lanes(Element type, const Body& body) {
+  switch (type) {
+    case Element::bfloat16: return body.template operator()<BFloat16>();
+    case Element::float16: return body.template operator()<Float16>();
+    case Element::float32: return body.template operator()<Float32>();
+  }
+  __builtin_unreachable();
+}
 
 }  // namespace TGLO_INSTRUCTION_SET
 }  // namespace tglo

@@ -9,6 +9,15 @@
 #define TGLO_HOST_DEVICE
 #endif
 
+// The namespaces that the CPU kernels are compiled in.
+#ifdef TGLO_HAS_AVX2
+#define TGLO_FOR_EACH_INSTRUCTION_SET(declaration) \
+  namespace baseline { declaration }               \
+  namespace avx2 { declaration }
+#else
+#define TGLO_FOR_EACH_INSTRUCTION_SET(declaration) namespace baseline { declaration }
+#endif
+
 namespace tglo {
 
 enum class Element : int32_t { bfloat16, float16, float32 };

@@ -47,27 +47,18 @@ struct FloatSums {
 
   template <bool with_reference>
   inline void add(Pack p, Pack y, Pack q) {
-    const Floats first = p.first - y.first, second = p.second - y.second;
-    policy_error.first += first * first;
-    policy_error.second += second * second;
-    if (with_reference) {
-      error_difference.first += (p.first - q.first) * (first + (q.first - y.first));
-      error_difference.second += (p.second - q.second) * (second + (q.second - y.second));
-    }
+    const Pack d = p - y;
+    policy_error += d * d;
+    if (with_reference) error_difference += (p - q) * (d + (q - y));
   }
 
   template <bool with_reference>
   inline void add(Pack p, Pack y, Pack q, Pack m) {
     FloatSums terms;
     terms.add<with_reference>(p, y, q);
-    weight.first += m.first;
-    weight.second += m.second;
-    policy_error.first += m.first * where_counted(m.first, terms.policy_error.first);
-    policy_error.second += m.second * where_counted(m.second, terms.policy_error.second);
-    if (with_reference) {
-      error_difference.first += m.first * where_counted(m.first, terms.error_difference.first);
-      error_difference.second += m.second * where_counted(m.second, terms.error_difference.second);
-    }
+    weight += m;
+    policy_error += weighted(m, terms.policy_error);
+    if (with_reference) error_difference += weighted(m, terms.error_difference);
   }
 };
 
@@ -102,18 +93,19 @@ PartialSums sums(
           masked ? weight.total() : static_cast<double>(elements)};
 }
 
-template <class Type>
-PartialSums choose_sums(
-    const void* policy, const void* target, const void* reference, int64_t elements,
+PartialSums sums_of(
+    Element type, const void* policy, const void* target, const void* reference, int64_t elements,
     const Mask& mask, int64_t first) {
-  typedef const typename Type::Storage* Pointer;
-  const Pointer p = static_cast<Pointer>(policy), y = static_cast<Pointer>(target),
-                q = static_cast<Pointer>(reference);
-  if (mask.data)
-    return q ? sums<Type, true, true>(p, y, q, elements, mask, first)
-             : sums<Type, false, true>(p, y, q, elements, mask, first);
-  return q ? sums<Type, true, false>(p, y, q, elements, mask, first)
-           : sums<Type, false, false>(p, y, q, elements, mask, first);
+  return with_lanes(type, [&]<class Type>() {
+    typedef const typename Type::Storage* Pointer;
+    const Pointer p = static_cast<Pointer>(policy), y = static_cast<Pointer>(target),
+                  q = static_cast<Pointer>(reference);
+    if (mask.data)
+      return q ? sums<Type, true, true>(p, y, q, elements, mask, first)
+               : sums<Type, false, true>(p, y, q, elements, mask, first);
+    return q ? sums<Type, true, false>(p, y, q, elements, mask, first)
+             : sums<Type, false, false>(p, y, q, elements, mask, first);
+  });
 }
 
 template <class Type, bool masked>
@@ -122,12 +114,8 @@ void gradient(
     int64_t elements, float coefficient, const Mask& mask, int64_t start) {
   MaskCursor cursor(mask, start);
   const auto value = [&](Pack policy, Pack target, int64_t count) {
-    Pack g = {coefficient * (policy.first - target.first), coefficient * (policy.second - target.second)};
-    if (masked) {
-      const Pack m = cursor.next<Type>(count);
-      g = {m.first * where_counted(m.first, g.first), m.second * where_counted(m.second, g.second)};
-    }
-    return g;
+    const Pack g = (policy - target) * coefficient;
+    return masked ? weighted(cursor.next<Type>(count), g) : g;
   };
   int64_t i = 0;
   for (; i + lanes <= elements; i += lanes)
@@ -137,41 +125,18 @@ void gradient(
         out + i, value(load_part<Type>(p + i, rest), load_part<Type>(y + i, rest), rest), rest);
 }
 
-template <class Type>
-void choose_gradient(
-    const void* policy, const void* target, void* out, int64_t elements, double coefficient,
-    const Mask& mask, int64_t first) {
-  typedef typename Type::Storage Storage;
-  const Storage *p = static_cast<const Storage*>(policy), *y = static_cast<const Storage*>(target);
-  Storage* g = static_cast<Storage*>(out);
-  // A quiet NaN if any: BFloat16::round relies on it.
-  const float c = coefficient == coefficient ? static_cast<float>(coefficient) : __builtin_nanf("");
-  if (mask.data) gradient<Type, true>(p, y, g, elements, c, mask, first);
-  else gradient<Type, false>(p, y, g, elements, c, mask, first);
-}
-
-PartialSums sums_of(
-    Element type, const void* policy, const void* target, const void* reference, int64_t elements,
-    const Mask& mask, int64_t first) {
-  switch (type) {
-    case Element::bfloat16: return choose_sums<BFloat16>(policy, target, reference, elements, mask, first);
-    case Element::float16: return choose_sums<Float16>(policy, target, reference, elements, mask, first);
-    case Element::float32: return choose_sums<Float32>(policy, target, reference, elements, mask, first);
-  }
-  __builtin_unreachable();
-}
-
 void gradient_of(
     Element type, const void* policy, const void* target, void* out, int64_t elements,
     double coefficient, const Mask& mask, int64_t first) {
-  switch (type) {
-    case Element::bfloat16:
-      return choose_gradient<BFloat16>(policy, target, out, elements, coefficient, mask, first);
-    case Element::float16:
-      return choose_gradient<Float16>(policy, target, out, elements, coefficient, mask, first);
-    case Element::float32:
-      return choose_gradient<Float32>(policy, target, out, elements, coefficient, mask, first);
-  }
+  // A quiet NaN if any: BFloat16::round relies on it.
+  const float c = coefficient == coefficient ? static_cast<float>(coefficient) : __builtin_nanf("");
+  with_lanes(type, [&]<class Type>() {
+    typedef typename Type::Storage Storage;
+    const Storage *p = static_cast<const Storage*>(policy), *y = static_cast<const Storage*>(target);
+    Storage* g = static_cast<Storage*>(out);
+    if (mask.data) gradient<Type, true>(p, y, g, elements, c, mask, first);
+    else gradient<Type, false>(p, y, g, elements, c, mask, first);
+  });
 }
 
 }  // namespace

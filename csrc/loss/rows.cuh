@@ -173,17 +173,11 @@ __device__ inline void reduce_losses(const LossCall& call, const double* losses,
 // Calls launch.template operator()<T, with_reference, masked>() for the call's element type and inputs.
 template <class Launch>
 int dispatch(const CudaLoss& loss, const Launch& launch) {
-  const auto with_type = [&]<class T>() {
+  return with_type(loss.type, [&]<class T>() {
     if (loss.reference)
       return loss.mask.data ? launch.template operator()<T, true, true>() : launch.template operator()<T, true, false>();
     return loss.mask.data ? launch.template operator()<T, false, true>() : launch.template operator()<T, false, false>();
-  };
-  switch (loss.type) {
-    case Element::bfloat16: return with_type.template operator()<__nv_bfloat16>();
-    case Element::float16: return with_type.template operator()<__half>();
-    case Element::float32: return with_type.template operator()<float>();
-  }
-  return cudaErrorInvalidValue;
+  });
 }
 
 }  // namespace tglo

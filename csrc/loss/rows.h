@@ -36,13 +36,6 @@ struct CpuKernels {
       double coefficient, const Mask& mask, int64_t first);
 };
 
-namespace baseline {
-extern const CpuKernels cpu_kernels;
-}
-#ifdef TGLO_HAS_AVX2
-namespace avx2 {
-extern const CpuKernels cpu_kernels;
-}
-#endif
+TGLO_FOR_EACH_INSTRUCTION_SET(extern const CpuKernels cpu_kernels;)
 
 }  // namespace tglo

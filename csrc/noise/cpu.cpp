@@ -103,8 +103,7 @@ inline Pack noise_of(Vectors::Word blocks, const NoiseRow& row) {
 }
 
 inline Pack combine(Pack latents, Pack noise, const NoiseRow& row) {
-  return {row.scale * latents.first + row.noise_scale * noise.first,
-          row.scale * latents.second + row.noise_scale * noise.second};
+  return latents * row.scale + noise * row.noise_scale;
 }
 
 template <class Type>
@@ -123,11 +122,7 @@ void diffuse(const void* latents, void* out, int64_t first, int64_t count, Noise
 
 void diffuse_of(
     Element type, const void* latents, void* out, int64_t first, int64_t count, const NoiseRow& row) {
-  switch (type) {
-    case Element::bfloat16: return diffuse<BFloat16>(latents, out, first, count, row);
-    case Element::float16: return diffuse<Float16>(latents, out, first, count, row);
-    case Element::float32: return diffuse<Float32>(latents, out, first, count, row);
-  }
+  with_lanes(type, [&]<class Type>() { diffuse<Type>(latents, out, first, count, row); });
 }
 
 }  // namespace

@@ -18,13 +18,6 @@ struct CpuNoiseKernels {
       Element type, const void* latents, void* out, int64_t first, int64_t count, const NoiseRow& row);
 };
 
-namespace baseline {
-extern const CpuNoiseKernels cpu_noise_kernels;
-}
-#ifdef TGLO_HAS_AVX2
-namespace avx2 {
-extern const CpuNoiseKernels cpu_noise_kernels;
-}
-#endif
+TGLO_FOR_EACH_INSTRUCTION_SET(extern const CpuNoiseKernels cpu_noise_kernels;)
 
 }  // namespace tglo

@@ -41,13 +41,12 @@ __global__ void __launch_bounds__(threads) diffuse_rows(CudaDiffuse call) {
 
 template <class T>
 cudaError_t launch(const CudaDiffuse& call) {
-  const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) == 0; };
   constexpr int64_t block_length = int64_t{threads} * vector_length;
   const dim3 grid(
       static_cast<unsigned>((call.elements + block_length - 1) / block_length),
       static_cast<unsigned>(call.rows < most_grid_rows ? call.rows : most_grid_rows));
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
-  if (call.elements % vector_length == 0 && aligned(call.latents) && aligned(call.out))
+  if (call.elements % vector_length == 0 && is_aligned(call.latents) && is_aligned(call.out))
     diffuse_rows<T, true><<<grid, threads, 0, stream>>>(call);
   else
     diffuse_rows<T, false><<<grid, threads, 0, stream>>>(call);
@@ -59,12 +58,7 @@ cudaError_t launch(const CudaDiffuse& call) {
 int launch_diffuse(const CudaDiffuse& diffuse) {
   const DeviceGuard guard(diffuse.device);
   if (guard.error != cudaSuccess) return guard.error;
-  switch (diffuse.type) {
-    case Element::bfloat16: return launch<__nv_bfloat16>(diffuse);
-    case Element::float16: return launch<__half>(diffuse);
-    case Element::float32: return launch<float>(diffuse);
-  }
-  return cudaErrorInvalidValue;
+  return with_type(diffuse.type, [&]<class T>() { return launch<T>(diffuse); });
 }
 
 }  // namespace tglo

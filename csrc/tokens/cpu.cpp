@@ -34,10 +34,6 @@ inline Floats exponential(Floats x) {
 
 inline Pack exponential(Pack x) { return {exponential(x.first), exponential(x.second)}; }
 
-inline Pack operator+(Pack a, Pack b) { return {a.first + b.first, a.second + b.second}; }
-inline Pack operator-(Pack a, float b) { return {a.first - b, a.second - b}; }
-inline Pack operator*(Pack a, float b) { return {a.first * b, a.second * b}; }
-
 inline Floats greater(Floats a, Floats b) { return a > b ? a : b; }
 
 // Logits of a row with the bias; beyond the vocabulary they are the lowest number, whose exponential is 0.
@@ -77,9 +73,9 @@ double sum_of(const Row& row, float largest) {
   while (i < row.vocabulary) {
     const int64_t end = row.vocabulary - i < block ? row.vocabulary : i + block;
     Pack part = {};
-    for (; i + lanes <= end; i += lanes) part = part + exponential(row.at(i) - largest);
+    for (; i + lanes <= end; i += lanes) part += exponential(row.at(i) - largest);
     if (end == row.vocabulary && i < end) {
-      part = part + exponential(row.rest(i) - largest);
+      part += exponential(row.rest(i) - largest);
       i = end;
     }
     total.add(part);

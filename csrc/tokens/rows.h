@@ -30,13 +30,6 @@ struct CpuTokenKernels {
       float logsumexp, float scale);
 };
 
-namespace baseline {
-extern const CpuTokenKernels cpu_token_kernels;
-}
-#ifdef TGLO_HAS_AVX2
-namespace avx2 {
-extern const CpuTokenKernels cpu_token_kernels;
-}
-#endif
+TGLO_FOR_EACH_INSTRUCTION_SET(extern const CpuTokenKernels cpu_token_kernels;)
 
 }  // namespace tglo

@@ -121,42 +121,39 @@ bool rows_are_aligned(const TokenRows& chunk, const void* gradient) {
          is_aligned(gradient);
 }
 
+// Calls launch(grid, stream), with a block for each of the chunk's rows, on its device.
+template <class Launch>
+int over_rows(const CudaTokens& tokens, const Launch& launch) {
+  if (tokens.chunk.rows == 0) return cudaSuccess;
+  const DeviceGuard guard(tokens.device);
+  if (guard.error != cudaSuccess) return guard.error;
+  if (tokens.chunk.rows > INT32_MAX) return cudaErrorInvalidConfiguration;
+  launch(static_cast<unsigned>(tokens.chunk.rows), static_cast<cudaStream_t>(tokens.stream));
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 int launch_token_rows(const CudaTokens& tokens) {
   const TokenRows& chunk = tokens.chunk;
-  if (chunk.rows == 0) return cudaSuccess;
-  const DeviceGuard guard(tokens.device);
-  if (guard.error != cudaSuccess) return guard.error;
-  if (chunk.rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-  const unsigned grid = static_cast<unsigned>(chunk.rows);
-  const cudaStream_t stream = static_cast<cudaStream_t>(tokens.stream);
-  if (rows_are_aligned(chunk, nullptr)) token_rows<true><<<grid, threads, 0, stream>>>(chunk);
-  else token_rows<false><<<grid, threads, 0, stream>>>(chunk);
-  return cudaGetLastError();
+  return over_rows(tokens, [&](unsigned grid, cudaStream_t stream) {
+    if (rows_are_aligned(chunk, nullptr)) token_rows<true><<<grid, threads, 0, stream>>>(chunk);
+    else token_rows<false><<<grid, threads, 0, stream>>>(chunk);
+  });
 }
 
 int launch_token_rows_gradient(
     const CudaTokens& tokens, const float* logsumexp, const float* grad, void* gradient, Element type) {
   const TokenRows& chunk = tokens.chunk;
-  if (chunk.rows == 0) return cudaSuccess;
-  const DeviceGuard guard(tokens.device);
-  if (guard.error != cudaSuccess) return guard.error;
-  if (chunk.rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-  const unsigned grid = static_cast<unsigned>(chunk.rows);
-  const cudaStream_t stream = static_cast<cudaStream_t>(tokens.stream);
-  const bool aligned = rows_are_aligned(chunk, gradient);
-  const auto launch = [&]<class T>(T* out) -> int {
-    if (aligned) token_rows_gradient<T, true><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
-    else token_rows_gradient<T, false><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
-    return cudaGetLastError();
-  };
-  switch (type) {
-    case Element::bfloat16: return launch(static_cast<__nv_bfloat16*>(gradient));
-    case Element::float16: return launch(static_cast<__half*>(gradient));
-    case Element::float32: return launch(static_cast<float*>(gradient));
-  }
-  return cudaErrorInvalidValue;
+  return with_type(type, [&]<class T>() {
+    T* out = static_cast<T*>(gradient);
+    return over_rows(tokens, [&](unsigned grid, cudaStream_t stream) {
+      if (rows_are_aligned(chunk, gradient))
+        token_rows_gradient<T, true><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
+      else
+        token_rows_gradient<T, false><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
+    });
+  });
 }
 
 }  // namespace tglo

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tglo.columns import aligned
 from tglo.demo import figures, report, settings
 from tglo.demo.report import Outcome
-from tglo.evaluate.tables import aligned
 from tglo.train.config_files import load_config
 
 
@@ -41,7 +41,8 @@ def test_gain_in_its_three_units(outcomes: list[Outcome]) -> None:
 
 
 def test_summary_has_a_line_for_each_model(outcomes: list[Outcome]) -> None:
-    lines = aligned(report.table(outcomes)).splitlines()
+    table = report.table(outcomes)
+    lines = aligned([table.header, *table.rows]).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["base", "SFT", "TGO"]
     assert "+3.00 = +3.00 s.d. = +3.7 s.e." in lines[3]
     assert "s.d." not in lines[1]

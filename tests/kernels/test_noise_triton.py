@@ -73,9 +73,9 @@ from tglo.kernels import noise as kernels
 tools = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin")
 
 def usage(element, capability):
-    types = dict(latents="*" + element, out="*" + element, scale="*fp32", noise_scale="*fp32",
-                 sample_ids="*i64", draws="*i64", elements="i32", parts="i32", seed="u32",
-                 purpose="u32", BLOCKS="constexpr")
+    types = dict(latents="*" + element, scale="*fp32", noise_scale="*fp32", sample_ids="*i64",
+                 draws="*i64", seed="u32", purpose="u32", out="*" + element, elements="i32",
+                 parts="i32", BLOCKS="constexpr")
     assert list(types) == [parameter.name for parameter in kernels._diffuse.params]
     aligned = [i for i, name in enumerate(types) if types[name][0] == "*" or name == "elements"]
     source = ASTSource(kernels._diffuse, types, constexprs=dict(BLOCKS=kernels.BLOCKS),

@@ -74,9 +74,10 @@ def test_float32_activations_are_twice_bfloat16s(tmp_path: Path) -> None:
 def test_memory_falls_with_stage_and_checkpointing_and_grows_with_the_batch() -> None:
     found = profile("sdxl")
     for precision in ("bf16", "fp32"):
-        states = [model_states(found.sizes, s, 8, precision=precision).total for s in range(4)]
+        options = replace(SDXL, precision=precision)
+        states = [model_states(options, found.sizes, s).total for s in range(4)]
         assert states == sorted(states, reverse=True)
-    assert model_states(found.sizes, 2, 16, precision="bf16").total < states[2]
+    assert model_states(replace(SDXL, gpus=16), found.sizes, 2).total < states[2]
     for stage in range(4):
         totals = [memory(SDXL, found, stage, mode).total for mode in CHECKPOINTING]
         assert totals == sorted(totals, reverse=True)
@@ -86,14 +87,15 @@ def test_memory_falls_with_stage_and_checkpointing_and_grows_with_the_batch() ->
 
 def test_states_are_the_known_bytes_per_weight() -> None:
     sizes = Sizes(trained=1000, frozen=0, small=0, factored=100)
-    assert model_states(sizes, 0, 4, precision="bf16").total == 16 * 1000
-    assert model_states(sizes, 2, 4, precision="bf16").total == 2 * 1000 + 14 * 1000 / 4
-    assert model_states(sizes, 3, 4, precision="bf16").total == 16 * 1000 / 4
-    assert model_states(sizes, None, 1, precision="fp32").total == 16 * 1000
-    offloaded = model_states(sizes, 2, 4, precision="bf16", offload_optimizer=True)
+    four = Options(gpus=4)
+    assert model_states(four, sizes, 0).total == 16 * 1000
+    assert model_states(four, sizes, 2).total == 2 * 1000 + 14 * 1000 / 4
+    assert model_states(four, sizes, 3).total == 16 * 1000 / 4
+    assert model_states(Options(precision="fp32"), sizes, None).total == 16 * 1000
+    offloaded = model_states(replace(four, offload_optimizer=True), sizes, 2)
     assert offloaded.total == 2 * 1000 and offloaded.host == (12 + 4 + 2) * 1000 / 4
     factored = [
-        model_states(sizes, stage, 4, precision="bf16", optimizer="adafactor").optimizer
+        model_states(replace(four, optimizer="adafactor"), sizes, stage).optimizer
         for stage in (0, 1)
     ]
     # ZeRO's flat partitions have no rows and columns.

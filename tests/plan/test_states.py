@@ -14,6 +14,7 @@ from tests.plan.small import CASES, Case, case_config, small_model
 from tests.plan.worker import held, storages
 from tests.train.test_distributed import finish, start
 from tglo.plan.memory import model_states
+from tglo.plan.options import Options
 from tglo.plan.profile import Sizes
 from tglo.train.engines.choose import make_engine
 
@@ -42,9 +43,8 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, dict[str, An
 def test_deepspeed_holds_what_is_predicted(case: Case, weighed: dict[Case, dict[str, Any]]) -> None:
     line = weighed[case]
     sizes = Sizes(**line["sizes"])
-    states = model_states(
-        sizes, case.stage, PROCESSES, precision=case.precision, accumulation=case.accumulation
-    )
+    options = Options(gpus=PROCESSES, precision=case.precision, accumulation=case.accumulation)
+    states = model_states(options, sizes, case.stage)
     assert line["backward"] == pytest.approx(states.total, rel=TOLERANCE)
     # What stays after the update: stage 3 keeps its gradients' buffer, the others free them.
     kept = states.total if case.stage == 3 else states.total - states.gradients
@@ -67,7 +67,7 @@ def test_the_plain_engine_holds_what_is_predicted(precision: str, train: str) ->
         del loss
         found = held(before, 0)
         engine.step(1e-3)
-    states = model_states(sizes, None, 1, precision=precision)
+    states = model_states(Options(precision=precision), sizes, None)
     # Autocast's copies live until the backward ends; what is left then is without them.
     copies = 2 * sizes.all if precision == "bf16" else 0
     assert found == pytest.approx(states.total - copies, rel=TOLERANCE)

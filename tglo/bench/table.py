@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tglo.bench.record import Record
+from tglo.columns import aligned
 
 Row = Sequence[str]
 Render = Callable[[Row, Sequence[Row]], str]
@@ -13,14 +14,8 @@ Cell = Callable[[Record], str]
 
 def text(header: Row, rows: Sequence[Row]) -> str:
     """Align columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(row: Row) -> str:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(line(row) for row in [header, ["-" * width for width in widths], *rows])
+    rule = ["-" * max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    return aligned([header, rule, *rows])
 
 
 def markdown(header: Row, rows: Sequence[Row]) -> str:

@@ -55,12 +55,7 @@ def evaluate(
     """
     from tglo.devices import process
     from tglo.evaluate.run import evaluate as run
-    from tglo.evaluate.settings import (
-        Evaluation,
-        parse_named,
-        parse_scorers,
-        parse_trained_on,
-    )
+    from tglo.evaluate.settings import Evaluation, parse_named, parse_scorers, parse_trained_on
     from tglo.rewards import search_working_folder
 
     named = parse_named(models, "--models")

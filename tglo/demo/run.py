@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from tglo.cache.make import build
+from tglo.columns import aligned
 from tglo.data.images import decode_image
 from tglo.data.manifest import read_manifest
 from tglo.demo import classifier, digits, figures, report, scorer, settings
 from tglo.demo.report import Outcome
 from tglo.demo.settings import BATCH, EVALUATION_SEED, MODELS, QUICK, SCORER, SEED_STRIDE, Demo
-from tglo.evaluate.tables import aligned
 from tglo.files import claim_folder
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
@@ -112,7 +112,8 @@ def run(
         "report": str(page),
     }
     (output / "report" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{aligned(report.table(outcomes))}\n")
+    table = report.table(outcomes)
+    print(f"\n{aligned([table.header, *table.rows])}\n")
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in watch.seconds.items())
     print(f"seconds: {parts}; together {sum(watch.seconds.values()):.0f}")
     print(f"report: {page}")

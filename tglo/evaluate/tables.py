@@ -109,16 +109,6 @@ def markdown_table(table: Table) -> str:
     )
 
 
-def aligned(table: Table) -> str:
-    """Return a table without its title, in aligned columns for a terminal."""
-    lines = [table.header, *table.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
-
-
 def csv_text(lines: Iterable[Sequence[Any]]) -> str:
     """Return the lines as CSV."""
     text = io.StringIO(newline="")

@@ -100,7 +100,11 @@ def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
             f"{tuple(policy_pred.shape)}; the shapes must be equal (nothing is broadcast)"
         )
     check_device(name, value, policy_pred.device)
-    if value.requires_grad:
+    check_constant(name, value)
+
+
+def check_constant(name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad:
         raise ValueError(
             f"{name} requires a gradient, which the loss does not give it; compute it under "
             f"torch.no_grad() or pass {name}.detach()"

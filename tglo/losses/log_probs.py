@@ -38,11 +38,7 @@ def tgo_loss_from_log_probs(
             "reference_log_prob is the very tensor passed as policy_log_prob, so the log-ratio "
             "would be 0 for ever; pass the frozen reference's log-probabilities"
         )
-    if reference_log_prob.requires_grad:
-        raise ValueError(
-            "reference_log_prob requires a gradient, which the loss does not give it; compute it "
-            "under torch.no_grad() or pass reference_log_prob.detach()"
-        )
+    checks.check_constant("reference_log_prob", reference_log_prob)
     scored = scoring(scores, threshold, batch, device, beta, confidence, reduction)
 
     policy, other = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)

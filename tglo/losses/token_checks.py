@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tglo.losses.checks import check_device, check_floating, check_tensor, check_vector
+from tglo.losses.checks import (
+    check_constant,
+    check_device,
+    check_floating,
+    check_tensor,
+    check_vector,
+)
 
 
 def _floating_beside(hidden: Tensor, name: str, value: object) -> Tensor:
@@ -67,58 +73,46 @@ def check_max_masked(value: object) -> None:
 
 
 def check_token_reference(
-    hidden: Tensor,
-    mask: Tensor,
-    reference_hidden: object,
-    reference_weight: object,
-    reference_bias: object,
-    reference_log_prob: object,
-    reference_error: object,
+    hidden: Tensor, mask: Tensor, weight: object, bias: object, **forms: object
 ) -> None:
-    """Check for exactly one form of the reference, constant and of the right shape."""
-    given = {
-        "reference_hidden": reference_hidden,
-        "reference_log_prob": reference_log_prob,
-        "reference_error": reference_error,
-    }
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
+    """Check for exactly one form of the reference (reference_hidden, reference_log_prob or reference_error),
+    constant and of the right shape. weight and bias are the reference's.
+    """
+    given = {name: form for name, form in forms.items() if form is not None}
+    if len(given) != 1:
         raise ValueError(
-            f"{' and '.join(names) or 'none'} of reference_hidden, reference_log_prob and "
+            f"{' and '.join(given) or 'none'} of reference_hidden, reference_log_prob and "
             "reference_error given; pass exactly one: the reference's hidden states, its "
             "log-probabilities, or its cached error (one number per sample)"
         )
-    if reference_hidden is None and (reference_weight is not None or reference_bias is not None):
+    ((name, form),) = given.items()
+    if name != "reference_hidden" and (weight is not None or bias is not None):
         raise ValueError(
-            f"reference_weight or reference_bias given with {names[0]}; they belong to "
-            "reference_hidden"
+            f"reference_weight or reference_bias given with {name}; they belong to reference_hidden"
         )
-    if reference_hidden is hidden and reference_weight is None:
-        raise ValueError(
-            "reference_hidden is the very tensor passed as hidden, so the log-ratio would be 0 for "
-            "ever; pass the frozen reference's hidden states"
-        )
-    if reference_hidden is not None:
-        value = check_hidden("reference_hidden", reference_hidden)
-        check_device("reference_hidden", value, hidden.device, "hidden")
+    if name == "reference_hidden":
+        if form is hidden and weight is None:
+            raise ValueError(
+                "reference_hidden is the very tensor passed as hidden, so the log-ratio would be 0 "
+                "for ever; pass the frozen reference's hidden states"
+            )
+        value = check_hidden(name, form)
+        check_device(name, value, hidden.device, "hidden")
         if value.shape[:2] != hidden.shape[:2]:
             raise ValueError(
-                f"reference_hidden has shape {tuple(value.shape)} but hidden is "
-                f"{tuple(hidden.shape)}; batch and tokens must agree"
+                f"{name} has shape {tuple(value.shape)} but hidden is {tuple(hidden.shape)}; batch and "
+                "tokens must agree"
             )
-    elif reference_log_prob is not None:
-        value = _floating_beside(hidden, "reference_log_prob", reference_log_prob)
+    elif name == "reference_log_prob":
+        value = _floating_beside(hidden, name, form)
         if value.shape != mask.shape:
             raise ValueError(
-                f"reference_log_prob has shape {tuple(value.shape)}; it must be "
-                f"{tuple(mask.shape)}: one number for each token"
+                f"{name} has shape {tuple(value.shape)}; it must be {tuple(mask.shape)}: one number for "
+                "each token"
             )
     else:
-        check_vector("reference_error", reference_error, len(mask), "sample", hidden.device)
-    given |= {"reference_weight": reference_weight, "reference_bias": reference_bias}
+        check_vector(name, form, len(mask), "sample", hidden.device)
+    given |= {"reference_weight": weight, "reference_bias": bias}
     for name, one in given.items():
-        if isinstance(one, Tensor) and one.requires_grad:
-            raise ValueError(
-                f"{name} requires a gradient, which the loss does not give it; compute it under "
-                f"torch.no_grad() or pass {name}.detach()"
-            )
+        if isinstance(one, Tensor):
+            check_constant(name, one)

@@ -23,6 +23,28 @@ from tglo.ops.token_chunks import TokenInputs
 __all__ = ["tgo_token_loss", "token_error", "token_log_prob"]
 
 
+class TokenOptions(TypedDict, total=False):
+    """Keywords of `token_log_prob` and `token_error`."""
+
+    bias: Tensor | None
+    max_masked: int | None
+    backend: str
+
+
+class TokenLossOptions(TokenOptions, total=False):
+    """Keywords of `tgo_token_loss`."""
+
+    reference_hidden: Tensor | None
+    reference_weight: Tensor | None
+    reference_bias: Tensor | None
+    reference_log_prob: Tensor | None
+    reference_error: Tensor | None
+    beta: float
+    temperature: float
+    confidence: float
+    reduction: Reduction
+
+
 def token_log_prob(
     hidden: Tensor,
     weight: Tensor,
@@ -67,19 +89,12 @@ def token_log_prob(
         RuntimeError: when `backend` insists on one that is not available; when a second derivative
             is taken (`tglo.reference.token_log_prob` has one).
     """
-    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
+    inputs = _checked(TokenInputs(hidden, weight, bias, targets, mask), max_masked)
     return token_ops.token_log_prob(inputs, max_masked, backend)
 
 
 def token_error(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    *,
-    bias: Tensor | None = None,
-    max_masked: int | None = None,
-    backend: str = "auto",
+    hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, **options: Unpack[TokenOptions]
 ) -> Tensor:
     """Compute e = -mean of `token_log_prob` over each sample's mask: (B,) float64, differentiable.
 
@@ -87,28 +102,11 @@ def token_error(
     is also what to cache of a reference and to pass as `reference_error`: `tgo_token_loss` computes it
     in the same way, so that a policy that still equals its reference has a log-ratio of
     exactly 0 in the same batch (in another batch a matrix product may round otherwise, by about
-    1e-7). A sample without masked positions has e = 0 and no gradient. Arguments and errors raised
-    are those of `token_log_prob`.
+    1e-7). A sample without masked positions has e = 0 and no gradient. Arguments, options and errors
+    raised are those of `token_log_prob`.
     """
-    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
-    return reference.token_error(token_ops.token_log_prob(inputs, max_masked, backend), mask)
-
-
-class TokenLossOptions(TypedDict, total=False):
-    """Keywords of `tgo_token_loss`."""
-
-    bias: Tensor | None
-    reference_hidden: Tensor | None
-    reference_weight: Tensor | None
-    reference_bias: Tensor | None
-    reference_log_prob: Tensor | None
-    reference_error: Tensor | None
-    beta: float
-    temperature: float
-    confidence: float
-    reduction: Reduction
-    max_masked: int | None
-    backend: str
+    log_prob = token_log_prob(hidden, weight, targets, mask, **options)
+    return reference.token_error(log_prob, mask)
 
 
 @overload
@@ -190,15 +188,12 @@ def tgo_token_loss(
     Raises:
         TypeError, ValueError, RuntimeError: where `token_log_prob` raises them.
     """
-    inputs = _inputs(hidden, weight, bias, targets, mask, max_masked)
+    inputs = _checked(TokenInputs(hidden, weight, bias, targets, mask), max_masked)
     token_checks.check_token_reference(
-        hidden,
-        mask,
-        reference_hidden,
-        reference_weight,
-        reference_bias,
-        reference_log_prob,
-        reference_error,
+        *(hidden, mask, reference_weight, reference_bias),
+        reference_hidden=reference_hidden,
+        reference_log_prob=reference_log_prob,
+        reference_error=reference_error,
     )
     checks.check_number("temperature", temperature, above=0)
     scored = scoring(scores, threshold, len(mask), hidden.device, beta, confidence, reduction)
@@ -208,8 +203,8 @@ def tgo_token_loss(
             reference_weight = weight.detach()
             if reference_bias is None and bias is not None:
                 reference_bias = bias.detach()
-        of_reference = reference_hidden, reference_weight, reference_bias
-        other = _inputs(*of_reference, targets, mask, max_masked, prefix="reference_")
+        other = TokenInputs(reference_hidden, reference_weight, reference_bias, targets, mask)
+        other = _checked(other, max_masked, prefix="reference_")
         with torch.no_grad():
             reference_log_prob = token_ops.token_log_prob(other, max_masked, backend)
     log_prob = token_ops.token_log_prob(inputs, max_masked, backend)
@@ -224,16 +219,9 @@ def tgo_token_loss(
     return (result.loss, statistics(result, scored)) if return_stats else result.loss
 
 
-def _inputs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    mask: Tensor,
-    max_masked: int | None,
-    prefix: str = "",
-) -> TokenInputs:
-    """Check the arguments; the inputs are of one dtype."""
+def _checked(inputs: TokenInputs, max_masked: int | None, prefix: str = "") -> TokenInputs:
+    """Check the inputs and return them in one dtype."""
+    hidden, weight, bias, targets, mask = inputs
     token_checks.check_hidden(f"{prefix}hidden", hidden)
     token_checks.check_vocabulary(prefix, weight, bias, hidden)
     token_checks.check_tokens(targets, mask, hidden)
@@ -241,4 +229,4 @@ def _inputs(
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     if bias is not None and bias.dtype == torch.float64:
         dtype = torch.float64
-    return TokenInputs(hidden.to(dtype), weight.to(dtype), bias, targets, mask)
+    return inputs._replace(hidden=hidden.to(dtype), weight=weight.to(dtype))

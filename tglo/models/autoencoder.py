@@ -55,9 +55,9 @@ class Codec(ABC):
             )
         return self.config[name]
 
-    def _chunks(self, latents: Tensor, plane: int) -> tuple[Tensor, ...]:
-        """Split the batch into parts of at most PIXELS_AT_ONCE pixels; plane: the latents of one image, h w."""
-        pixels = plane * self.spatial_scale**2
+    def _chunks(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """Split the batch (B, ..., h, w) into parts of at most PIXELS_AT_ONCE pixels."""
+        pixels = latents.shape[-2] * latents.shape[-1] * self.spatial_scale**2
         return latents.split(max(1, PIXELS_AT_ONCE // pixels))
 
 
@@ -110,9 +110,10 @@ class LatentCodec(Codec):
         shift, factor = self.scaling(vae)
         latents = latents.float().unsqueeze(2) if self.video else latents.float()
         latents = (latents / factor + shift).to(vae.dtype)
-        chunks = self._chunks(latents, latents.shape[-2] * latents.shape[-1])
         with own_precision(vae):
-            decoded = [vae.decode(chunk, return_dict=False)[0].float() for chunk in chunks]
+            decoded = [
+                vae.decode(chunk, return_dict=False)[0].float() for chunk in self._chunks(latents)
+            ]
         pixels = torch.cat(decoded).clamp_(-1, 1)
         return pixels.squeeze(2) if self.video else pixels
 
@@ -164,7 +165,7 @@ class TokenCodec(Codec):
                     shape=(*chunk.shape, vae.config.latent_channels),
                     return_dict=False,
                 )[0].float()
-                for chunk in self._chunks(latents, latents.shape[-2] * latents.shape[-1])
+                for chunk in self._chunks(latents)
             ]
         return torch.cat(decoded).clamp_(0, 1) * 2 - 1
 

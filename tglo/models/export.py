@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from peft.utils import get_peft_model_state_dict
 
 from tglo.files import writing_folder
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
-from tglo.models.families.model import Model
+from tglo.models.families.model import Model, Tensors
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data")
 # Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a
@@ -32,11 +32,7 @@ class ExportError(RuntimeError):
 
 
 def save_pipeline(
-    model: Model,
-    folder: Path,
-    *,
-    state_dict: dict[str, Tensor] | None = None,
-    overwrite: bool = False,
+    model: Model, folder: Path, *, state_dict: Tensors | None = None, overwrite: bool = False
 ) -> Path:
     """Write a folder for DiffusionPipeline.from_pretrained and return it.
 
@@ -67,11 +63,7 @@ def save_pipeline(
 
 
 def save_lora(
-    model: Model,
-    folder: Path,
-    *,
-    state_dict: dict[str, Tensor] | None = None,
-    overwrite: bool = False,
+    model: Model, folder: Path, *, state_dict: Tensors | None = None, overwrite: bool = False
 ) -> Path:
     """Write a folder for `pipe.load_lora_weights` and return it; arguments and errors are those of
     save_pipeline.
@@ -85,8 +77,11 @@ def save_lora(
         weights = lora.state_dict(trained)
         model.write_lora(temporary, trained)
         like = next(trained.parameters())
-        loaded = _load_lora(model, temporary, like.dtype, like.device)
-        names = set(_adapter_weights(loaded))
+        # The base with the exported LoRA, as users load it.
+        loaded = _in_float32(model.load_denoiser(model.path, like.dtype, like.device))
+        model.attach_lora(temporary, loaded)
+        adapters = lora.adapters(loaded)
+        names = set(get_peft_model_state_dict(loaded, adapter_name=adapters[0]) if adapters else ())
         if names != set(weights):
             raise ExportError(
                 f"{len(names & set(weights))} of {len(weights)} LoRA weights load from {folder}; "
@@ -96,7 +91,7 @@ def save_lora(
     return folder
 
 
-def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
+def _trained(model: Model, state_dict: Tensors | None) -> Any:
     """Return the trained denoiser: the module itself, or a whole one made from gathered weights."""
     if state_dict is None:
         return model.denoiser
@@ -111,28 +106,14 @@ def _trained(model: Model, state_dict: dict[str, Tensor] | None) -> Any:
     return denoiser
 
 
-def _load_lora(model: Model, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """Load the base denoiser in float32 with the exported LoRA, as users do."""
-    denoiser = _in_float32(model.load_denoiser(model.path, dtype, device))
-    model.attach_lora(folder, denoiser)
-    return denoiser
-
-
 def load_lora(model: Model, folder: Path) -> None:
     """Load a LoRA into the denoiser; ValueError when it changes no layer of it."""
-    before = set(getattr(model.denoiser, "peft_config", None) or {})
+    before = lora.adapters(model.denoiser)
     if not folder.exists():
         raise ValueError(f"{folder} does not exist; give the folder or file of a LoRA")
     model.attach_lora(folder, model.denoiser)
-    if set(getattr(model.denoiser, "peft_config", None) or {}) == before:
+    if lora.adapters(model.denoiser) == before:
         raise ValueError(f"the LoRA in {folder} has no weights for this model's denoiser")
-
-
-def _adapter_weights(denoiser: Any) -> dict[str, Tensor]:
-    names = list(getattr(denoiser, "peft_config", None) or {})
-    if not names:
-        return {}
-    return lora.get_peft_model_state_dict(denoiser, adapter_name=names[0])
 
 
 def _copy_other_parts(model: Model, target: Path) -> None:

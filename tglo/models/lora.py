@@ -56,8 +56,12 @@ def attach(denoiser: Any, config: LoraConfig, seed: int = 0) -> None:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
+def adapters(denoiser: Any) -> list[str]:
+    return list(getattr(denoiser, "peft_config", None) or {})
+
+
 def has(denoiser: Any) -> bool:
-    return bool(getattr(denoiser, "peft_config", None))
+    return bool(adapters(denoiser))
 
 
 def parameters(denoiser: nn.Module) -> list[nn.Parameter]:

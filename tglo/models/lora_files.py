@@ -55,11 +55,6 @@ def write_for_denoiser(folder: Path, denoiser: Any) -> None:
     save_file(lora.state_dict(denoiser), folder / LORA_WEIGHT_NAME_SAFE, metadata=metadata)
 
 
-def attach_by_denoiser(folder: Path, denoiser: Any) -> None:
-    """Load a folder's LoRA into a denoiser by its own `load_lora_adapter`."""
-    denoiser.load_lora_adapter(folder, prefix=None, use_safetensors=True, local_files_only=True)
-
-
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:
     """Sort sets, so that the same LoRA gives the same bytes."""
     return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}

@@ -15,16 +15,16 @@ from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(noisy (B, ...), timestep ()) -> prediction: (B, ...), of tokens logits (B, V, h, w)."""
-Sampler = Callable[[Predict, Any, Sequence[torch.Generator], tuple[int, ...], torch.device], Tensor]
-"""(predict, scheduler, generators, shape, device) -> (B, *shape), one of each CPU generator."""
+Generators = Sequence[torch.Generator]
+"""A CPU generator for each image."""
+Shape = tuple[int, ...]
+"""The shape of one image's latents or tokens."""
+Sampler = Callable[[Predict, Any, Generators, Shape, torch.device], Tensor]
+"""(predict, scheduler, generators, shape, device) -> (B, *shape)."""
 
 
 def denoise(
-    predict: Predict,
-    scheduler: Any,
-    generators: Sequence[torch.Generator],
-    shape: tuple[int, ...],
-    device: torch.device,
+    predict: Predict, scheduler: Any, generators: Generators, shape: Shape, device: torch.device
 ) -> Tensor:
     """Return latents (B, *shape) float32, from noise through all of the scheduler's timesteps."""
     latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
@@ -42,11 +42,7 @@ def denoise(
 
 
 def unmask(
-    predict: Predict,
-    scheduler: Any,
-    generators: Sequence[torch.Generator],
-    shape: tuple[int, ...],
-    device: torch.device,
+    predict: Predict, scheduler: Any, generators: Generators, shape: Shape, device: torch.device
 ) -> Tensor:
     """Return tokens (B, *shape) int64: all are hidden at first, and each step fixes the surest.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -11,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.models.execution.modes import evaluating
-from tglo.models.families.model import Model, image_sizes
+from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
 from tglo.models.samplers import Predict
 from tglo.settings import SamplingOptions
 
@@ -26,7 +25,7 @@ def generate(
     options: SamplingOptions = SamplingOptions(),
     *,
     batch_size: int = 8,
-    denoiser: Callable[..., Any] | None = None,
+    denoiser: Denoiser | None = None,
     progress: bool = False,
 ) -> list[Image.Image]:
     """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
@@ -44,7 +43,7 @@ def generate(
     options = options.resolved(model.default_size)
     _check(prompts, seeds, options, batch_size, model.size_step)
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
-    known: dict[str, dict[str, Tensor]] = {}
+    known: dict[str, Tensors] = {}
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
@@ -78,10 +77,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def _guided(
-    model: Model,
-    denoiser: Callable[..., Any],
-    conditions: dict[str, Tensor],
-    guidance: float | None,
+    model: Model, denoiser: Denoiser, conditions: Tensors, guidance: float | None
 ) -> Predict:
     """Return the denoiser as a guided prediction; the rows of conditions of the empty prompts come first.
 
@@ -100,9 +96,7 @@ def _guided(
     return predict
 
 
-def _text(
-    model: Model, prompts: Sequence[str], known: dict[str, dict[str, Tensor]]
-) -> dict[str, Tensor]:
+def _text(model: Model, prompts: Sequence[str], known: dict[str, Tensors]) -> Tensors:
     """Return embeddings of the prompts, each distinct one encoded once and kept in known."""
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if len(known) + len(missing) > _KNOWN_PROMPTS:

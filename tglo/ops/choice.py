@@ -14,13 +14,7 @@ from tglo.ops.extension import EXTENSION, REINSTALL
 logger = logging.getLogger("tglo")
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
-OPERATORS = (
-    "tgo_loss",
-    "tgo_loss_and_grad",
-    "prediction_error",
-    "diffuse",
-    "token_log_prob",
-)
+OPERATORS = ("tgo_loss", "tgo_loss_and_grad", "prediction_error", "diffuse", "token_log_prob")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # In the order of preference. The CUDA and Triton kernels have been compiled, and their arithmetic and
@@ -88,15 +82,14 @@ def _device_problem(index: int) -> str:
 
 def _refusal(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """Say why this backend cannot take such tensors, or ""."""
-    device_type = device.type
     if backend == "reference":
         return ""
     missing = _missing(backend)
     if missing:
         return missing
     wanted = "cpu" if backend == "cpu" else "cuda"
-    if device_type != wanted:
-        return f"it takes {wanted} tensors, these are on {device_type}; use backend='auto'"
+    if device.type != wanted:
+        return f"it takes {wanted} tensors, these are on {device.type}; use backend='auto'"
     if dtype not in KERNEL_DTYPES:
         return f"it takes bfloat16, float16 and float32, these are {dtype}; use backend='reference'"
     if backend == "cuda" and device.index is not None:

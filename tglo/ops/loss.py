@@ -60,17 +60,9 @@ class _Tied(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        policy_pred: Tensor,
-        value: Tensor,
-        coefficient: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        settings: tuple[bool, int, int],
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        policy_pred, value, coefficient, target, mask, ctx.settings = arguments
         ctx.save_for_backward(coefficient, policy_pred, target, mask)
-        ctx.settings = settings
         return value.view_as(value)
 
     @staticmethod
@@ -81,16 +73,10 @@ class _Tied(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _tie(
-    policy: Tensor,
-    value: Tensor,
-    coefficient: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    settings: tuple[bool, int, int],
-) -> Tensor:
+def _tie(policy: Tensor, value: Tensor, *known: Any) -> Tensor:
+    """Return the value, tied to the policy's prediction where a gradient is asked for."""
     if policy.requires_grad and torch.is_grad_enabled():
-        return _Tied.apply(policy, value, coefficient, target, mask, settings)  # type: ignore[no-any-return]
+        return _Tied.apply(policy, value, *known)  # type: ignore[no-any-return]
     return value
 
 
@@ -200,42 +186,26 @@ def _per_row(coefficient: Tensor, prediction: Tensor) -> Tensor:
     return prediction.new_zeros(prediction.shape[:1], dtype=torch.float64) + coefficient
 
 
-def _loss_and_wide(
-    policy_pred: Tensor, draws: int, reduction: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an empty loss, and empty float64 vectors of one number per sample and per row."""
-    rows = policy_pred.shape[0]
-    batch = rows // draws
-    loss = policy_pred.new_empty((batch,) if reduction == 0 else (), dtype=torch.float32)
-    samples = policy_pred.new_empty((batch,), dtype=torch.float64)
-    return loss, samples, policy_pred.new_empty((rows,), dtype=torch.float64)
-
-
 def _tgo_loss_fake(policy_pred: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    loss, samples, rows = _loss_and_wide(policy_pred, *others[-2:])
-    return loss, samples, rows, torch.empty_like(rows), torch.empty_like(rows)
+    draws, reduction = others[-2:]
+    rows, batch = policy_pred.shape[0], policy_pred.shape[0] // draws
+    loss = policy_pred.new_empty((batch,) if reduction == 0 else (), dtype=torch.float32)
+    wide = [policy_pred.new_empty((n,), dtype=torch.float64) for n in (batch, rows, rows, rows)]
+    return loss, *wide
 
 
 def _tgo_loss_and_grad_fake(policy_pred: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    loss, samples, rows = _loss_and_wide(policy_pred, *others[-2:])
-    return loss, samples, torch.empty_like(policy_pred), rows, torch.empty_like(rows)
-
-
-def _tgo_loss_backward_fake(
-    grad_loss: Tensor, coefficient: Tensor, policy_pred: Tensor, *others: Any
-) -> Tensor:
-    return torch.empty_like(policy_pred)
-
-
-def _prediction_error_fake(prediction: Tensor, *others: Any) -> Tensor:
-    return prediction.new_empty((prediction.shape[0],), dtype=torch.float64)
+    loss, score, _, *errors = _tgo_loss_fake(policy_pred, *others)
+    return loss, score, torch.empty_like(policy_pred), *errors
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "tgo_loss": _tgo_loss_fake,
-    "tgo_loss_backward": _tgo_loss_backward_fake,
+    "tgo_loss_backward": lambda _grad, _coefficient, policy, *others: torch.empty_like(policy),
     "tgo_loss_and_grad": _tgo_loss_and_grad_fake,
-    "prediction_error": _prediction_error_fake,
+    "prediction_error": lambda prediction, *others: prediction.new_empty(
+        prediction.shape[:1], dtype=torch.float64
+    ),
 }
 for _name, _schema in _SCHEMAS.items():
     define(_name, _schema, "loss", _FAKES[_name])

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 1024  # their float32 logits stay in an H100's cache at V = 8,192: 33 MB
-LEAST_ROWS = (
-    128  # of a chunk of a large vocabulary: with fewer the product only waits for the weight
-)
+# Of a chunk of a large vocabulary: with fewer the product only waits for the weight.
+LEAST_ROWS = 128
 CHUNK_LOGITS = 2**25
 BLOCK_LOGITS = 2**22  # elements of the weight that are converted at a time on the CPU
 HALVES = (torch.bfloat16, torch.float16)
@@ -158,8 +157,10 @@ def backward(
     grad: Tensor,
     needs: tuple[bool, bool, bool],
     row_kernel: Callable[..., None],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute the gradients of hidden, weight and bias, where needed, from that of log_prob (B, N)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of hidden, weight and bias from that of log_prob (B, N); those that are not
+    needed are empty.
+    """
     hidden, weight, dtype = inputs.hidden, inputs.weight, inputs.dtype
     chunks = Chunks(inputs, max_masked)
     narrow = hidden.is_cuda and hidden.dtype in HALVES
@@ -196,13 +197,8 @@ def backward(
     if scale is not None:
         grad_weight /= scale
         grad_bias /= scale
-    return (
-        grad_hidden if needs[0] else None,
-        grad_weight.to(weight.dtype) if needs[1] else None,
-        grad_bias.to(weight.dtype if inputs.bias is None else inputs.bias.dtype)
-        if needs[2]
-        else None,
-    )
+    bias = weight if inputs.bias is None else inputs.bias
+    return grad_hidden, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
 def _scale(grad: Tensor, mask: Tensor) -> Tensor:

@@ -22,11 +22,8 @@ def token_rows(
     logsumexp: Tensor,
 ) -> None:
     """Write log_prob and logsumexp at the chunk's positions, both flat (B * N,); overwrite logits."""
-    places, real = _places(logits, order, count, first)
-    if bias is not None:
-        logits += bias
+    places, real, tokens, known = _begin(logits, bias, targets, order, count, first)
     largest = logits.amax(1)
-    tokens, known = _tokens(logits, targets[places])
     picked = logits.gather(1, tokens[:, None])[:, 0] - largest
     rest = logits.sub_(largest[:, None]).exp_().sum(1).log_()
     nothing = torch.where(known, 0.0, torch.nan)  # an unknown token is not passed over in silence
@@ -48,25 +45,25 @@ def token_rows_gradient(
     """Write gradient = grad ([v is the true token] - p(v)), (R, V), 0 in rows from `count` on; grad is flat
     (B * N,). gradient may be logits itself; logits are overwritten.
     """
-    places, real = _places(logits, order, count, first)
-    if bias is not None:
-        logits += bias
+    places, real, tokens, known = _begin(logits, bias, targets, order, count, first)
     scale = torch.where(real, grad[places], 0.0)
     logits.sub_(logsumexp[places][:, None]).exp_().mul_(-scale[:, None])
-    tokens, known = _tokens(logits, targets[places])
     logits.scatter_add_(1, tokens[:, None], torch.where(known, scale, 0.0)[:, None])
     # what was gathered for rows without a position may be NaN
     gradient.copy_(logits.masked_fill_(~real[:, None], 0.0))
 
 
-def _places(logits: Tensor, order: Tensor, count: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Return the positions of the chunk's rows, and which of the rows stand for one."""
-    rows = logits.shape[0]
-    index = torch.arange(first, first + rows, device=logits.device)
-    return order[first : first + rows], index < count
-
-
-def _tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return targets inside the vocabulary, and which of them were inside before."""
-    known = (targets >= 0) & (targets < logits.shape[1])
-    return torch.where(known, targets, 0), known
+def _begin(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, order: Tensor, count: Tensor, first: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Add the bias; return the positions of the chunk's rows, which of the rows stand for one, their true
+    tokens (0 in place of one outside the vocabulary), and which tokens were inside.
+    """
+    if bias is not None:
+        logits += bias
+    rows, vocabulary = logits.shape
+    places = order[first : first + rows]
+    real = torch.arange(first, first + rows, device=logits.device) < count
+    tokens = targets[places]
+    known = (tokens >= 0) & (tokens < vocabulary)
+    return places, real, torch.where(known, tokens, 0), known

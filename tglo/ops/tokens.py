@@ -64,15 +64,10 @@ def _run_log_prob(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _run_gradient(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, (max_masked, backend), (logsumexp, grad, needs) = (
-        arguments[:5],
-        arguments[5:7],
-        arguments[7:],
-    )
+    *tensors, max_masked, backend, logsumexp, grad, needs = arguments
     inputs, rows = TokenInputs(*tensors), row_kernel("token_rows_gradient", backend)
     with _outside_autocast(inputs.hidden):
-        found = token_chunks.backward(inputs, max_masked, logsumexp, grad, needs, rows)
-    return tuple(inputs.hidden.new_empty(0) if one is None else one for one in found)
+        return token_chunks.backward(inputs, max_masked, logsumexp, grad, needs, rows)
 
 
 def _log_prob_fake(hidden: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
@@ -84,10 +79,9 @@ def _log_prob_fake(hidden: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 def _gradient_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, ...]:
-    needs = others[-1]
+    like = hidden, weight, weight if bias is None else bias
     return tuple(
-        x.new_empty(x.shape) if x is not None and need else hidden.new_empty(0)
-        for x, need in zip((hidden, weight, bias), needs, strict=True)
+        x.new_empty(x.shape if need else 0) for x, need in zip(like, others[-1], strict=True)
     )
 
 
@@ -100,23 +94,13 @@ _REFUSAL = "the token operators have no second derivative; tglo.reference.token_
 class _Tied(torch.autograd.Function):
     """Ties the log-probabilities that an operator has computed to the inputs they came from.
 
-    (hidden, weight, bias, log_prob, logsumexp, targets, mask, settings) -> log_prob (B, N).
+    (hidden, weight, bias, log_prob, logsumexp, targets, mask, (max_masked, backend)) -> log_prob (B, N).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        log_prob: Tensor,
-        logsumexp: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        settings: tuple[int | None, str],
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        hidden, weight, bias, log_prob, logsumexp, targets, mask, ctx.settings = arguments
         ctx.save_for_backward(hidden, weight, bias, targets, mask, logsumexp)
-        ctx.settings = settings
         return log_prob.view_as(log_prob)
 
     @staticmethod

@@ -61,25 +61,15 @@ class Memory:
         return self.states.total + self.extra + self.working + self.reserve
 
 
-def model_states(
-    sizes: Sizes,
-    stage: int | None,
-    processes: int,
-    *,
-    precision: str,
-    optimizer: str = "adamw",
-    accumulation: int = 1,
-    offload_optimizer: bool = False,
-    offload_parameters: bool = False,
-) -> States:
+def model_states(options: Options, sizes: Sizes, stage: int | None) -> States:
     """Return the model's states on one GPU. stage: DeepSpeed's, or None for the plain engine.
 
     The plain engine keeps float32 weights; in half precision autocast's copies of them are counted
     with the weights, though they live from the forward to the end of the backward only.
     """
-    width, half = WIDTH[precision], precision != "fp32"
-    trained = sizes.trained
-    moments = _moments(sizes, optimizer, flat=bool(stage))
+    width, half = WIDTH[options.precision], options.precision != "fp32"
+    trained, processes = sizes.trained, options.processes
+    moments = _moments(sizes, options.optimizer, flat=bool(stage))
     if stage is None:
         return States((4 + 2 * half) * sizes.all, 4 * trained, moments)
     weights: float = width * sizes.all
@@ -90,16 +80,16 @@ def model_states(
     if stage:
         kept /= processes
     # Stage 1 reduces gradients in an update's last backward only; before it each rank keeps all.
-    if stage >= 2 or (stage == 1 and accumulation == 1):
+    if stage >= 2 or (stage == 1 and options.accumulation == 1):
         gradients /= processes
     if stage == 3:
         weights = width * (sizes.all / processes + sizes.small)
-    if offload_optimizer:
+    if options.offload_optimizer:
         host += kept + 4 * trained / processes
         kept = 0.0
         if stage >= 2:
             host, gradients = host + gradients, 0.0
-    if offload_parameters:
+    if options.offload_parameters:
         host += width * sizes.all / processes
         weights = width * sizes.small
     return States(weights, gradients, kept, host)
@@ -110,27 +100,16 @@ def memory(
 ) -> Memory:
     """Return all bytes on one GPU for a micro batch of ``options.micro_batch``."""
     sizes = found.sizes
-    states = model_states(
-        sizes,
-        stage,
-        options.processes,
-        precision=options.precision,
-        optimizer=options.optimizer,
-        accumulation=options.accumulation,
-        offload_optimizer=options.offload_optimizer,
-        offload_parameters=options.offload_parameters,
-    )
     base = sizes.frozen if options.train == "lora" else sizes.trained
     copy = base * WIDTH[options.precision] * (options.reference == "copy")
     extra = copy + 4 * sizes.trained * options.ema
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
-    backward = wide * found.cost[checkpointing].peak * options.rows + _buffers(
-        options, sizes, stage
-    )
+    activations = wide * found.cost[checkpointing].peak * options.rows
+    backward = activations + _buffers(options, sizes, stage)
     working = max(backward, _update(options, sizes, stage))
     reserve = CONTEXT + FRAGMENTATION * options.gpu_memory * GB
-    return Memory(states, extra, working, reserve)
+    return Memory(model_states(options, sizes, stage), extra, working, reserve)
 
 
 def _moments(sizes: Sizes, optimizer: str, flat: bool) -> float:

@@ -74,25 +74,12 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError for the first value that cannot be planned for."""
-        for name, count in [
-            ("gpus", self.gpus),
-            ("nodes", self.nodes),
-            ("lora_rank", self.lora_rank),
-            ("micro_batch", self.micro_batch),
-            ("accumulation", self.accumulation),
-            ("draws", self.draws),
-        ]:
-            if count < 1:
-                raise ValueError(f"{name} is {count}; it must be at least 1")
-        for name, value in [
-            ("gpu_memory", self.gpu_memory),
-            ("epochs", self.epochs),
-            ("compute", self.compute),
-            ("interconnect", self.interconnect),
-            ("network", self.network),
-        ]:
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be positive and finite")
+        for name in ("gpus", "nodes", "lora_rank", "micro_batch", "accumulation", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("gpu_memory", "epochs", "compute", "interconnect", "network"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite")
         problem = self.problem()
         if problem:
             raise ValueError(problem)

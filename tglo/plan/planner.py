@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,16 +122,13 @@ def _rows(options: Options, found: Profile) -> tuple[Variant, ...]:
 def _largest(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> int:
-    """Return the largest micro batch that fits, by halving (the memory grows with it)."""
-    low, high = 0, _ENOUGH
-    while low < high:
-        middle = (low + high + 1) // 2
-        used = memory(replace(options, micro_batch=middle), found, stage, checkpointing)
-        if used.total <= options.gpu_memory * GB:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Return the largest micro batch that fits; the memory grows with it."""
+
+    def total(micro_batch: int) -> float:
+        trial = replace(options, micro_batch=micro_batch)
+        return memory(trial, found, stage, checkpointing).total
+
+    return bisect_right(range(1, _ENOUGH + 1), options.gpu_memory * GB, key=total)
 
 
 def _too_large(options: Options, rows: tuple[Variant, ...]) -> str:

@@ -3,55 +3,61 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from tglo.plan.memory import GB
+from tglo.columns import aligned
+from tglo.plan.memory import GB, Memory
 from tglo.plan.options import Options
 from tglo.plan.planner import Plan, Variant
 
-HEADINGS = (
-    *("stage", "checkpointing", "weights", "gradients", "optimizer", "extra", "working", "reserve"),
-    *("total", "fits", "largest micro batch"),
-)
-SPEED_HEADINGS = ("stage", "checkpointing", "sent GB", "sending s", "computing s", "share")
 
-
-def stage_name(stage: int | None) -> str:
+def stage_name(row: Variant) -> str:
     """Return ``ZeRO 2``, or ``plain`` without DeepSpeed."""
-    return "plain" if stage is None else f"ZeRO {stage}"
+    return "plain" if row.stage is None else f"ZeRO {row.stage}"
 
 
-def cells(row: Variant) -> tuple[str, ...]:
-    """Return a row of the table of memory under HEADINGS, in GB."""
-    states = row.memory.states
-    parts = (states.weights, states.gradients, states.optimizer, row.memory.extra)
-    sizes = (*parts, row.memory.working, row.memory.reserve, row.memory.total)
-    return (
-        stage_name(row.stage),
-        row.checkpointing,
-        *(f"{size / GB:.1f}" for size in sizes),
-        "yes" if row.fits else "no",
-        str(row.largest_micro_batch),
-    )
+Columns = dict[str, Callable[[Variant], str]]
+"""Heading -> a row's cell."""
 
 
-def speed_cells(row: Variant) -> tuple[str, ...]:
-    """Return a row of the table of speed under SPEED_HEADINGS."""
-    return (
-        stage_name(row.stage),
-        row.checkpointing,
-        f"{row.wire_bytes / GB:.1f}",
-        f"{row.wire_seconds:.3f}",
-        f"{row.compute_seconds:.3f}",
-        f"{row.wire_seconds / row.compute_seconds:.0%}",
-    )
+def _gb(size: Callable[[Memory], float]) -> Callable[[Variant], str]:
+    return lambda row: f"{size(row.memory) / GB:.1f}"
+
+
+_NAMES: Columns = {"stage": stage_name, "checkpointing": lambda row: row.checkpointing}
+MEMORY: Columns = {
+    **_NAMES,
+    "weights": _gb(lambda memory: memory.states.weights),
+    "gradients": _gb(lambda memory: memory.states.gradients),
+    "optimizer": _gb(lambda memory: memory.states.optimizer),
+    "extra": _gb(lambda memory: memory.extra),
+    "working": _gb(lambda memory: memory.working),
+    "reserve": _gb(lambda memory: memory.reserve),
+    "total": _gb(lambda memory: memory.total),
+    "fits": lambda row: "yes" if row.fits else "no",
+    "largest micro batch": lambda row: str(row.largest_micro_batch),
+}
+"""The table of memory, in GB."""
+SPEED: Columns = {
+    **_NAMES,
+    "sent GB": lambda row: f"{row.wire_bytes / GB:.1f}",
+    "sending s": lambda row: f"{row.wire_seconds:.3f}",
+    "computing s": lambda row: f"{row.compute_seconds:.3f}",
+    "share": lambda row: f"{row.wire_seconds / row.compute_seconds:.0%}",
+}
+
+
+def lines(columns: Columns, rows: Iterable[Variant]) -> list[list[str]]:
+    """Return the table's lines of cells, the headings first."""
+    return [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
 
 
 def answer(plan: Plan, row: Variant | None = None) -> str:
     """Return a row, by default the recommended one, in one line."""
     row = row or plan.best
     return (
-        f"{stage_name(row.stage)}, checkpointing {row.checkpointing}, "
+        f"{stage_name(row)}, checkpointing {row.checkpointing}, "
         f"{row.memory.total / GB:.1f} of {plan.options.gpu_memory:g} GB, "
         f"micro batch up to {row.largest_micro_batch}"
     )
@@ -63,13 +69,9 @@ def command(options: Options) -> str:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name in ("model", "gpus", "gpu_memory", "train") or value != field.default:
-            name = field.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{name}")
-            else:
-                words.append(
-                    f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
-                )
+            words.append(f"--{field.name.replace('_', '-')}")
+            if not isinstance(value, bool):
+                words.append(f"{value:g}" if isinstance(value, float) else str(value))
     return " ".join(words)
 
 
@@ -102,6 +104,7 @@ def report(plan: Plan) -> str:
     options, found = plan.options, plan.profile
     sizes, batch = found.sizes, options.micro_batch * options.accumulation * options.processes
     trained = f"{sizes.trained / 1e6:.1f} million trained of {sizes.all / 1e9:.3f} billion weights"
+    fitting = [row for row in plan.rows if row.fits]
     cost = found.cost
     flops = ", ".join(f"{mode} {cost[mode].flops / 1e12:.1f}" for mode in cost)
     peaks = ", ".join(f"{mode} {cost[mode].peak / GB:.2f}" for mode in cost)
@@ -115,11 +118,11 @@ def report(plan: Plan) -> str:
             f"{options.processes} GPUs",
             "",
             "GB per GPU (extra: reference copy and moving average; reserve: assumed)",
-            grid(HEADINGS, [cells(row) for row in plan.rows]),
+            aligned(lines(MEMORY, plan.rows), left=len(MEMORY)),
             "",
             f"per update, at {options.compute:g} TFLOP/s, {options.interconnect:g} GB/s in a node, "
             f"{options.network:g} GB/s between nodes (assumed)",
-            grid(SPEED_HEADINGS, [speed_cells(row) for row in plan.rows if row.fits]),
+            aligned(lines(SPEED, fitting), left=len(SPEED)),
             "",
             f"reference {options.reference}: the run costs {plan.reference_factor:.2f} times "
             "supervised fine-tuning's arithmetic",
@@ -134,22 +137,9 @@ def report(plan: Plan) -> str:
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
-    entries, rows = (
-        [*data["rows"], data["best"], data["asked"]],
-        [*plan.rows, plan.best, plan.asked],
-    )
-    for entry, row in zip(entries, rows, strict=True):
+    entries = [*data["rows"], data["best"], data["asked"]]
+    for entry, row in zip(entries, [*plan.rows, plan.best, plan.asked], strict=True):
         if row is not None:
             entry["memory"]["total"] = row.memory.total
             entry["seconds"] = row.seconds
     return data
-
-
-def grid(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return columns aligned for a terminal."""
-    table = [headings, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    )

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 import torch._dynamo
-from torch import nn
 
 BACKEND = "inductor"
 # One code object serves every block and both states of a LoRA: more variants than dynamo expects.
@@ -36,13 +35,9 @@ def compile_denoiser(
         options: dict[str, Any] = {"mode": "reduce-overhead", "dynamic": False}
         denoiser.compile(backend=BACKEND, **(options if cuda_graphs else {}))
         return
-    if not _has_repeated_blocks(denoiser):
+    repeated = getattr(denoiser, "_repeated_blocks", None) or ()
+    if not any(type(module).__name__ in repeated for module in denoiser.modules()):
         raise ValueError(
             f"{type(denoiser).__name__} names no repeated blocks to compile; use compile = whole"
         )
     denoiser.compile_repeated_blocks(backend=BACKEND)
-
-
-def _has_repeated_blocks(denoiser: nn.Module) -> bool:
-    names = getattr(denoiser, "_repeated_blocks", None) or ()
-    return any(type(module).__name__ in names for module in denoiser.modules())

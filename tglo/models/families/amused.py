@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from diffusers import AmusedPipeline
 from torch import Tensor
 
-from tglo.models.families.masked import MaskedFamily, dtype_of
+from tglo.models.families.masked import MaskedFamily
+from tglo.models.families.model import Tensors
 from tglo.models.modules.uvit import UVit2DModel
 
 
@@ -19,23 +19,9 @@ class Amused(MaskedFamily):
     pipeline_class: ClassVar[Any] = AmusedPipeline
     denoiser_class: ClassVar[Any] = UVit2DModel
 
-    def call(
-        self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditions: dict[str, Tensor],
-        **known: Tensor,
-    ) -> Tensor:
-        """See MaskedFamily.call; this model is not told how much is hidden."""
-        dtype = dtype_of(denoiser, self.denoiser)
-        return denoiser(
-            noisy,
-            encoder_hidden_states=conditions["encoder_hidden_states"].to(dtype),
-            pooled_text_emb=conditions["pooled_prompt_embeds"].to(dtype),
-            micro_conds=conditions["micro_conds"],
-            **known,
-        )
+    def arguments(self, pooled: Tensor, timesteps: Tensor) -> Tensors:
+        """See MaskedFamily.arguments; this model is not told how much is hidden."""
+        return {"pooled_text_emb": pooled}
 
     def _text_widths(self) -> tuple[int, int]:
         config = self.denoiser.config

@@ -17,6 +17,9 @@ from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.text import TextPart, tokenize
 from tglo.noise.schedule import Density, Schedule, uniform
 
+# The other format is pickle, which can run code.
+FROM_DISK: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+
 
 class Loaded(ABC):
     """One loaded model: denoiser, noise schedule and, unless left on disk, VAE and text encoders.
@@ -76,8 +79,7 @@ class Loaded(ABC):
         pipeline = self.pipeline_class.from_pretrained(
             self.path,
             dtype={"default": dtype, self.vae_part: self.codec.dtype(dtype)},
-            use_safetensors=True,  # the other format is pickle, which can run code
-            local_files_only=True,
+            **FROM_DISK,
             **self.unused_parts,
             **left_out,
             **self._own_parts(dtype),
@@ -139,11 +141,7 @@ class Loaded(ABC):
         """Load the denoiser of a folder of this family's layout; without a LoRA."""
         kind = self.denoiser_class or type(self.denoiser)
         denoiser = kind.from_pretrained(
-            folder,
-            subfolder=self.denoiser_part,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
+            folder, subfolder=self.denoiser_part, dtype=dtype, **FROM_DISK
         )
         return denoiser.to(device)
 
@@ -184,7 +182,12 @@ class Loaded(ABC):
         seed: int = 0,
     ) -> None:
         """Freeze the denoiser and add LoRA layers, zero at first; see tglo.models.lora."""
-        lora.add(self.denoiser, rank, alpha, targets or self.lora_targets, dropout, seed)
+        targets = targets or self.lora_targets
+        self._check_lora_targets(targets)
+        lora.add(self.denoiser, rank, alpha, targets, dropout, seed)
+
+    def _check_lora_targets(self, targets: Sequence[str]) -> None:  # noqa: B027 (most take any)
+        """Raise ValueError for a layer that can have no LoRA."""
 
     def need_encoders(self) -> None:
         """Raise RuntimeError unless VAE and text encoders are loaded."""

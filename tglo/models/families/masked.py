@@ -5,7 +5,7 @@ of hidden ones in place of a timestep, and a forward pass that gives the error i
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from tglo import noise
 from tglo.models import lora_files
 from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
+from tglo.models.families.loaded import FROM_DISK
+from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.modules.token_head import TokenHead
 from tglo.models.samplers import Sampler, unmask
 from tglo.models.text import TextPart
@@ -24,7 +26,6 @@ from tglo.noise.draw import Draw, draw_tokens
 from tglo.settings import SamplingOptions
 
 AESTHETIC_SCORE = 6.0  # what the pipelines take, and their training took for images without one
-
 
 _NO_DISTANCE = (
     "it needs the distance of two predictions, and masked models compare log-probabilities; use dpo, "
@@ -58,12 +59,17 @@ class MaskedFamily(Family):
     }
 
     @abstractmethod
+    def arguments(self, pooled: Tensor, timesteps: Tensor) -> Tensors:
+        """Return by its names in the denoiser what models do not call alike: the prompts' pooled embeddings
+        (B, width), and the timesteps where it takes them.
+        """
+
     def call(
         self,
-        denoiser: Callable[..., Any],
+        denoiser: Denoiser,
         noisy: Tensor,
         timesteps: Tensor,
-        conditions: dict[str, Tensor],
+        conditions: Tensors,
         **known: Tensor,
     ) -> Tensor:
         """Call the denoiser (or a wrapper of it) once on tokens (B, h, w) int64.
@@ -71,20 +77,28 @@ class MaskedFamily(Family):
         Returns logits (B, V, h, w); with targets (B, h, w) and mask (B, h, w) the error, (B,) float64.
         timesteps: (B,) float32, 1000 x the share of hidden tokens, or a number of the sampler.
         """
+        dtype = self.dtype_of(denoiser)
+        return denoiser(
+            noisy,
+            encoder_hidden_states=conditions["encoder_hidden_states"].to(dtype),
+            micro_conds=conditions["micro_conds"],
+            **self.arguments(conditions["pooled_prompt_embeds"].to(dtype), timesteps),
+            **known,
+        )
 
     def draw(
         self,
-        stored: dict[str, Tensor],
+        stored: Tensors,
         key: noise.Key,
         own: noise.Key,
         strata: int,
         dtype: torch.dtype,
-        conditions: dict[str, Any],
+        conditions: Tensors,
     ) -> Draw:
         """See Family.draw; tokens have neither a dtype nor a posterior."""
         return draw_tokens(stored["tokens"], key, self.schedule, strata, conditions)
 
-    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+    def predict(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """Compute the error of the draw's true tokens, (B,) float64; for logits, use `call`."""
         known = {"targets": draw.target, "mask": draw.noisy == self.schedule.mask_token}
         return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions, **known)
@@ -94,7 +108,7 @@ class MaskedFamily(Family):
         return 1000 * draw.index.float() / draw.noisy[0].numel()
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def text(self, prompts: Sequence[str]) -> Tensors:
         """Return encoder_hidden_states (B, 77, width) and pooled_prompt_embeds (B, width)."""
         ids, _ = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
@@ -104,9 +118,7 @@ class MaskedFamily(Family):
             "pooled_prompt_embeds": output.text_embeds.to(encoder.dtype),
         }
 
-    def conditions(
-        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings and micro_conds (B, 5) float32: the image's width, height, the crop's top,
         left, and an aesthetic score.
         """
@@ -161,7 +173,7 @@ class MaskedFamily(Family):
         conditions = self._example_conditions(batch, height, width)
         return draw_tokens(tokens.to(self.device), key, self.schedule, 1, conditions)
 
-    def example_text(self, batch: int) -> dict[str, Tensor]:
+    def example_text(self, batch: int) -> Tensors:
         hidden, pooled = self._text_widths()
         return {
             "encoder_hidden_states": self._random(batch, 77, hidden),
@@ -190,31 +202,16 @@ class MaskedFamily(Family):
     def attach_lora(self, folder: Path, denoiser: Any) -> None:
         """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
-        lora_files.attach_by_denoiser(folder, denoiser)
+        denoiser.load_lora_adapter(folder, prefix=None, **FROM_DISK)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
 
-    def add_lora(
-        self,
-        rank: int,
-        alpha: float,
-        targets: Sequence[str] | None = None,
-        dropout: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        """See Family.add_lora; ValueError for a target that is the head."""
+    def _check_lora_targets(self, targets: Sequence[str]) -> None:
         head = _name_of(self.denoiser, self.denoiser.head)
-        for target in targets or ():
+        for target in targets:
             if f".{head}".endswith(f".{target}"):
                 raise ValueError(f"LoRA target {target!r} is {head}, {_NO_LORA}")
-        super().add_lora(rank, alpha, targets, dropout, seed)
 
 
 def _name_of(module: nn.Module, part: nn.Module) -> str:
     return next(name for name, found in module.named_modules() if found is part)
-
-
-def dtype_of(denoiser: Any, otherwise: nn.Module) -> torch.dtype:
-    """Return the dtype of a denoiser's weights; `otherwise` stands for a wrapper that is no module."""
-    module = denoiser if isinstance(denoiser, nn.Module) else otherwise
-    return next(module.parameters()).dtype

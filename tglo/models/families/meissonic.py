@@ -5,7 +5,6 @@ vqvae, text_encoder, tokenizer and scheduler, with a model_index.json or without
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,9 @@ from diffusers import AmusedScheduler, VQModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tglo.models.families.masked import MaskedFamily, dtype_of
+from tglo.models.families.loaded import FROM_DISK
+from tglo.models.families.masked import MaskedFamily
+from tglo.models.families.model import Tensors
 from tglo.models.modules.meissonic_transformer import Transformer2DModel
 from tglo.models.text import TextPart
 
@@ -48,27 +49,12 @@ class Meissonic(MaskedFamily):
             )
         super().__init__(path, **options)
 
-    def call(
-        self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditions: dict[str, Tensor],
-        **known: Tensor,
-    ) -> Tensor:
-        """See MaskedFamily.call. The original is trained on 1000 x the share of hidden tokens, before
+    def arguments(self, pooled: Tensor, timesteps: Tensor) -> Tensors:
+        """See MaskedFamily.arguments. The original is trained on 1000 x the share of hidden tokens, before
         that is rounded to a number of tokens, and sampled with the number of the step; this is
         trained on 1000 x the share that is hidden, and sampled as the original.
         """
-        dtype = dtype_of(denoiser, self.denoiser)
-        return denoiser(
-            noisy,
-            encoder_hidden_states=conditions["encoder_hidden_states"].to(dtype),
-            pooled_projections=conditions["pooled_prompt_embeds"].to(dtype),
-            timestep=timesteps,
-            micro_conds=conditions["micro_conds"],
-            **known,
-        )
+        return {"pooled_projections": pooled, "timestep": timesteps}
 
     def parts(self) -> list[str]:
         return list(PARTS)
@@ -93,13 +79,12 @@ class Meissonic(MaskedFamily):
             "vqvae": None,
             "text_encoder": None,
         }
-        safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         if encoders:
             parts["vqvae"] = VQModel.from_pretrained(
-                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **safe
+                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **FROM_DISK
             )
             parts["text_encoder"] = CLIPTextModelWithProjection.from_pretrained(
-                self.path / "text_encoder", dtype=dtype, **safe
+                self.path / "text_encoder", dtype=dtype, **FROM_DISK
             )
         return parts
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tglo import philox
 from tglo.models import samplers
@@ -25,6 +25,11 @@ from tglo.settings import SamplingOptions
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
 # element is inversely proportional to their number.
 _TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
+
+Tensors = dict[str, Tensor]
+"""Tensors by name."""
+Denoiser = Callable[..., Any]
+"""The denoiser's module or a wrapper of it (DDP, DeepSpeed engine), called as a function."""
 
 
 class Model(Loaded):
@@ -43,13 +48,11 @@ class Model(Loaded):
     # What each family states about itself.
 
     @abstractmethod
-    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def text(self, prompts: Sequence[str]) -> Tensors:
         """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
 
     @abstractmethod
-    def conditions(
-        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return what `call` needs beside latents and timesteps, each tensor (B, ...).
 
         text as from `text` or from a cache; sizes: "original_size", "crop", "target_size", each
@@ -58,20 +61,15 @@ class Model(Loaded):
 
     @abstractmethod
     def call(
-        self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditions: dict[str, Tensor],
+        self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
     ) -> Tensor:
         """Return the denoiser's prediction (B, C, h, w).
 
-        noisy: latents (B, C, h, w); timesteps: (B,) float32; denoiser: the module or a wrapper of
-        it (DDP, DeepSpeed engine), called as a function.
+        noisy: latents (B, C, h, w); timesteps: (B,) float32.
         """
 
     @abstractmethod
-    def example_text(self, batch: int) -> dict[str, Tensor]:
+    def example_text(self, batch: int) -> Tensors:
         """Return random tensors of the shapes that `text` returns, without using the text encoders."""
 
     @property
@@ -123,7 +121,7 @@ class Model(Loaded):
         """Return T for an objective whose publication gives a T for square errors, or None."""
         return published or self.default_temperature
 
-    def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def unconditional(self, empty: Tensors | None = None) -> Tensors:
         """Return what guidance starts from and caption dropout puts in, each tensor (1, ...).
 
         empty: `text` of the empty prompt, as a cache has it; encoded here without it.
@@ -155,14 +153,19 @@ class Model(Loaded):
 
     # What follows from it.
 
+    def dtype_of(self, denoiser: Denoiser) -> torch.dtype:
+        """Return the dtype of a denoiser's weights; the model's own stands for a wrapper that is no module."""
+        module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
+        return next(module.parameters()).dtype
+
     def draw(
         self,
-        stored: dict[str, Tensor],
+        stored: Tensors,
         key: Key,
         own: Key,
         strata: int,
         dtype: torch.dtype,
-        conditions: dict[str, Any],
+        conditions: Tensors,
     ) -> Draw:
         """Make a draw of B images as `encode` gave them, for the denoiser, with latents in `dtype`.
 
@@ -172,7 +175,7 @@ class Model(Loaded):
         mean, std = stored["mean"], stored["std"]
         return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
 
-    def predict(self, denoiser: Callable[..., Any], draw: Draw) -> Tensor:
+    def predict(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """Return the denoiser's answer to a draw, (B, C, h, w); see `call`."""
         return self.call(denoiser, draw.noisy, self.timesteps(draw), draw.conditions)
 
@@ -192,11 +195,9 @@ class Model(Loaded):
             conditions=self._example_conditions(batch, height, width),
         )
 
-    def _example_conditions(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
-        conditions = self.conditions(
-            self.example_text(batch), image_sizes(batch, height, width, self.device)
-        )
-        return {name: tensor.to(self.device) for name, tensor in conditions.items()}
+    def _example_conditions(self, batch: int, height: int, width: int) -> Tensors:
+        sizes = image_sizes(batch, height, width, self.device)
+        return self.conditions(self.example_text(batch), sizes)
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
@@ -207,9 +208,7 @@ class Model(Loaded):
         return self.spatial_scale * self.patch
 
 
-def image_sizes(
-    batch: int, height: int, width: int, device: torch.device | str
-) -> dict[str, Tensor]:
+def image_sizes(batch: int, height: int, width: int, device: torch.device | str) -> Tensors:
     """Return the sizes of B images that were neither resized nor cropped; see Model.conditions."""
     side = torch.tensor([[height, width]], device=device).expand(batch, 2)
     return {"original_size": side, "crop": torch.zeros_like(side), "target_size": side}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor, nn
 
 from tglo.models.families.base import Family
+from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import TextPart
 
@@ -66,7 +67,7 @@ class StableDiffusion(Family):
     }
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def text(self, prompts: Sequence[str]) -> Tensors:
         """Return prompt_embeds (B, 77, width), in the text encoder's dtype; see `_tokens` for long prompts."""
         ids, mask = self._tokens(prompts, 0)
         encoder = self.text_encoders[0]
@@ -74,22 +75,15 @@ class StableDiffusion(Family):
         output = encoder(ids, attention_mask=mask if uses_mask else None)
         return {"prompt_embeds": output[0].to(encoder.dtype)}
 
-    def conditions(
-        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return prompt_embeds; the sizes have no part in it."""
         return {name: tensor.to(self.device) for name, tensor in text.items()}
 
     def call(
-        self,
-        denoiser: Callable[..., Any],
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditions: dict[str, Tensor],
+        self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
     ) -> Tensor:
         """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
-        module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
-        dtype = next(module.parameters()).dtype
+        dtype = self.dtype_of(denoiser)
         options = {}
         if "time_ids" in conditions:
             # The time ids stay float32: bfloat16 would round a side of 1023 pixels to 1024.
@@ -105,7 +99,7 @@ class StableDiffusion(Family):
             **options,
         )[0]
 
-    def example_text(self, batch: int) -> dict[str, Tensor]:
+    def example_text(self, batch: int) -> Tensors:
         width = self.denoiser.config.cross_attention_dim
         return {"prompt_embeds": self._random(batch, _TOKENS, width)}
 
@@ -137,15 +131,12 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "stable-diffusion-xl"
     pipeline_class = StableDiffusionXLPipeline
-    text_parts = (
-        TextPart("tokenizer", "text_encoder"),
-        TextPart("tokenizer_2", "text_encoder_2"),
-    )
+    text_parts = (TextPart("tokenizer", "text_encoder"), TextPart("tokenizer_2", "text_encoder_2"))
     published = ("sdxl",)
     unused_parts: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None}
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def text(self, prompts: Sequence[str]) -> Tensors:
         """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
 
         Both encoders give their last hidden states but one; the second also its projection.
@@ -158,16 +149,14 @@ class StableDiffusionXL(StableDiffusion):
         assert output is not None
         return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
 
-    def unconditional(self, empty: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def unconditional(self, empty: Tensors | None = None) -> Tensors:
         """Return zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
         empty = super().unconditional(empty)
         if self.pipeline_config.get("force_zeros_for_empty_prompt", True):
             return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
         return empty
 
-    def conditions(
-        self, text: dict[str, Tensor], sizes: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings and time_ids (B, 6) float32: original size, crop, target size."""
         if sizes is None:
             raise ValueError("SDXL needs sizes: original_size, crop and target_size, each (B, 2)")
@@ -175,7 +164,7 @@ class StableDiffusionXL(StableDiffusion):
         time_ids = torch.cat(parts, dim=1).to(self.device, torch.float32)
         return {**super().conditions(text), "time_ids": time_ids}
 
-    def example_text(self, batch: int) -> dict[str, Tensor]:
+    def example_text(self, batch: int) -> Tensors:
         pooled = self._random(batch, _pooled_width(self.denoiser.config))
         return {**super().example_text(batch), "pooled_prompt_embeds": pooled}
 
