@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
@@ -19,7 +19,8 @@ from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 from tglo.rewards.partial import PartialScores, identity
 
-ScoreFunction = Callable[[list[Image.Image], list[str]], ArrayLike]
+Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
+"""Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class _Opened:
 
 def score_manifest(
     manifest: Manifest,
-    scorer: ScoreFunction | Mapping[str, ScoreFunction],
+    scorer: Scorer | Mapping[str, Scorer],
     batch_size: int = 32,
     *,
     partial: str | os.PathLike[str] | None = None,
@@ -63,7 +64,10 @@ def score_manifest(
     unreadable: list[str] = []
     batch: list[_Opened] = []
     try:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _bar(progress, rows) as bar:
+        with (
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
+        ):
             opened = in_order(pool, lambda row: _open(manifest, row, known), rows, 2 * batch_size)
             for entry in opened:
                 bar.update()
@@ -95,20 +99,16 @@ def score_manifest(
 
 
 def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
-    sha256 = ""
     try:
         data = manifest.open_image(row)
         sha256 = hashlib.sha256(data).hexdigest()
-        if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
-            return _Opened(row, None, sha256)
-        return _Opened(row, decode_image(data), sha256)
+        scored = row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256
+        return _Opened(row, None if scored else decode_image(data), sha256)
     except ImageError as error:
-        return _Opened(row, None, sha256, str(error))
+        return _Opened(row, None, "", str(error))
 
 
-def _score(
-    batch: list[_Opened], scorers: Mapping[str, ScoreFunction], known: PartialScores
-) -> None:
+def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialScores) -> None:
     columns = [_ask(scorer, batch) for scorer in scorers.values()]
     for entry, values in zip(batch, np.stack(columns, axis=1), strict=True):
         if np.isfinite(values).all():
@@ -124,7 +124,7 @@ def _score(
     known.save(if_due=True)
 
 
-def _ask(scorer: ScoreFunction, batch: list[_Opened]) -> NDArray[np.float64]:
+def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
     images = [entry.image for entry in batch if entry.image is not None]
     result = scorer(images, [entry.row.prompt for entry in batch])
     try:
@@ -140,9 +140,3 @@ def _ask(scorer: ScoreFunction, batch: list[_Opened]) -> NDArray[np.float64]:
             f"it must be ({len(batch)},)"
         )
     return scores
-
-
-def _bar(progress: bool, rows: Sequence[Row]) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc="score", unit="image", total=len(rows), disable=not progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,16 +105,16 @@ def to_images(drawings: Floats) -> list[Image.Image]:
     return [Image.fromarray(d) for d in np.round(255 * drawings).astype(np.uint8)]
 
 
-def to_array(images: Sequence[Image.Image]) -> Floats:
-    """Convert images of any size and mode to (B, 32, 32, 3) float32 in [0, 1]."""
-    planes = [image.convert("RGB") for image in images]
-    planes = [
-        p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
-        for p in planes
-    ]
-    if not planes:
-        return np.zeros((0, SIZE, SIZE, 3), np.float32)
-    return np.stack([np.asarray(plane, dtype=np.float32) / 255 for plane in planes])
+def to_array(images: Sequence[Image.Image], mode: Literal["RGB", "L"] = "RGB") -> Floats:
+    """Convert images of any size and mode to (B, 32, 32, 3), or grey (B, 32, 32); float32 in [0, 1]."""
+    channels = (3,) if mode == "RGB" else ()
+    pixels = np.zeros((len(images), SIZE, SIZE, *channels), np.float32)
+    for image, target in zip(images, pixels, strict=True):
+        plane = image.convert(mode)
+        if plane.size != (SIZE, SIZE):
+            plane = plane.resize((SIZE, SIZE), Image.Resampling.BOX)
+        target[:] = np.asarray(plane, dtype=np.float32) / 255
+    return pixels
 
 
 def _inside(
