@@ -27,9 +27,6 @@ _QUOTES |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"')
 class ClipReward(RewardModel):
     """A reward of a CLIPModel, with its tokenizer (part "tokenizer") if prompts are encoded too."""
 
-    clip: Any
-    image_size: int
-
     def read(self, files: Mapping[str, Path]) -> None:
         model = self.load(files).eval().requires_grad_(False)
         self.clip = model.to(self.device, self.dtype)

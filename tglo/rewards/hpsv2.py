@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from tglo.rewards.clip import VIT_H, ClipReward, clean
-from tglo.rewards.model import build
+from tglo.rewards.model import build, tower
 from tglo.rewards.preprocessing import letterbox, pixel_batch
 from tglo.rewards.weights import WEIGHTS, Part, clip_tokenizer, load_state
 
@@ -113,27 +113,17 @@ def _config(state: Mapping[str, Tensor]) -> CLIPConfig:
     words = state["text_model.embeddings.token_embedding.weight"]  # (vocabulary, width)
     context = state["text_model.embeddings.position_embedding.weight"]  # (77, width)
 
-    def tower(name: str, width: int, head: int) -> dict[str, Any]:
-        layers = f"{name}_model.encoder.layers."
-        return {
-            "hidden_size": width,
-            "num_attention_heads": width // head,
-            "intermediate_size": state[f"{layers}0.mlp.fc1.weight"].shape[0],
-            "num_hidden_layers": sum(
-                key.startswith(layers) and key.endswith("mlp.fc1.weight") for key in state
-            ),
-            "hidden_act": "gelu",
-        }
-
     return CLIPConfig(
         projection_dim=state["visual_projection.weight"].shape[0],
         vision_config={
-            **tower("vision", patches.shape[0], _IMAGE_HEAD),
+            **tower(state, "vision_model.encoder.layers.", patches.shape[0], _IMAGE_HEAD),
+            "hidden_act": "gelu",
             "patch_size": patches.shape[2],
             "image_size": patches.shape[2] * round((positions.shape[0] - 1) ** 0.5),
         },
         text_config={
-            **tower("text", words.shape[1], _TEXT_HEAD),
+            **tower(state, "text_model.encoder.layers.", words.shape[1], _TEXT_HEAD),
+            "hidden_act": "gelu",
             "vocab_size": words.shape[0],
             "max_position_embeddings": context.shape[0],
             "bos_token_id": words.shape[0] - 2,

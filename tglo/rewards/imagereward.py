@@ -19,7 +19,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from tglo.files import read_json
-from tglo.rewards.model import RewardModel, build, linear_head
+from tglo.rewards.model import RewardModel, build, linear_head, tower
 from tglo.rewards.preprocessing import pixel_batch, shorter_side_crop
 from tglo.rewards.weights import WEIGHTS, Part, load_state
 
@@ -68,13 +68,10 @@ class ImageReward(RewardModel):
             attention_probs_dropout_prob=0.0,
             is_decoder=True,  # builds the cross-attention; the call says that it is not a decoder
         )
-        self.vision, self.text = (
-            model.eval().requires_grad_(False).to(self.device, self.dtype)
-            for model in (
-                build(BlipVisionModel, vision_config, path, vision),
-                build(BlipTextModel, text_config, path, text, add_pooling_layer=False),
-            )
-        )
+        place = (self.device, self.dtype)
+        self.vision = build(BlipVisionModel, vision_config, path, vision).to(*place)
+        network = build(BlipTextModel, text_config, path, text, add_pooling_layer=False)
+        self.text = network.to(*place)
         self.head = linear_head(path, state, text_config.hidden_size, _HEAD)
         self.tokenizer = BertTokenizer.from_pretrained(files["tokenizer"], local_files_only=True)
 
@@ -127,10 +124,7 @@ def _vision_config(state: Mapping[str, Tensor]) -> BlipVisionConfig:
     patches = state["embeddings.patch_embedding.weight"]  # (width, 3, P, P)
     side = round((state["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
     return BlipVisionConfig(
-        hidden_size=patches.shape[0],
-        num_attention_heads=patches.shape[0] // _IMAGE_HEAD,
-        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=sum(name.endswith("mlp.fc1.weight") for name in state),
+        **tower(state, "encoder.layers.", patches.shape[0], _IMAGE_HEAD),
         patch_size=patches.shape[2],
         image_size=patches.shape[2] * side,
         layer_norm_eps=1e-6,

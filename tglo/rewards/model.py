@@ -56,15 +56,31 @@ class RewardModel(ABC):
 
 
 def build(kind: Any, config: Any, path: Path, state: Mapping[str, Tensor], **options: Any) -> Any:
-    """Build a transformers model in float32 of the weights `state`, which must be exactly its own.
+    """Build a frozen transformers model in float32 of the weights `state`, which must be exactly its own.
 
     path: their file, named by the ValueError for others. options: arguments of the class `kind`.
     """
     with torch.device("meta"):
         checked(path, state, kind(config, **options).state_dict())
-    return kind.from_pretrained(
+    model = kind.from_pretrained(
         None, config=config, state_dict=state, dtype=torch.float32, **options
     )
+    return model.eval().requires_grad_(False)
+
+
+def tower(state: Mapping[str, Tensor], layers: str, width: int, head: int) -> dict[str, Any]:
+    """Return the settings of a transformer that follow from its weights' shapes.
+
+    layers: the prefix of its layers' names. head: width of an attention head, which no shape shows.
+    """
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // head,
+        "intermediate_size": state[f"{layers}0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": sum(
+            name.startswith(layers) and name.endswith("mlp.fc1.weight") for name in state
+        ),
+    }
 
 
 def linear_head(path: Path, state: Mapping[str, Tensor], width: int, prefix: str) -> nn.Sequential:

@@ -62,21 +62,11 @@ def random_layout(scenes: Sequence[Scene], generator: np.random.Generator) -> La
     radii = limits[..., 0] + generator.random((count, 2)) * (limits[..., 1] - limits[..., 0])
     angle = generator.uniform(0, np.pi, count)
     frequency = 2 * np.pi / generator.uniform(5.0, 9.0, count)
-    stripes = np.stack(
-        [
-            0.16 * generator.beta(1.0, 2.0, count),
-            frequency * np.cos(angle),
-            frequency * np.sin(angle),
-        ],
-        axis=-1,
-    )
-    values = (
-        centres,
-        radii,
-        0.35 + 0.65 * generator.beta(1.5, 2.0, count),
-        generator.uniform(0.72, 0.98, count),
-        stripes,
-    )
+    amplitude = 0.16 * generator.beta(1.0, 2.0, count)
+    stripes = np.stack([amplitude, frequency * np.cos(angle), frequency * np.sin(angle)], axis=-1)
+    vividness = 0.35 + 0.65 * generator.beta(1.5, 2.0, count)
+    paper = generator.uniform(0.72, 0.98, count)
+    values = (centres, radii, vividness, paper, stripes)
     return Layout(*(value.astype(np.float32) for value in values))
 
 
@@ -130,9 +120,7 @@ def _inside(
         "triangle": (y < 0.95) & (y > 2.1 * across - 1.25),
         "cross": (np.minimum(across, down) < 0.38) & (np.maximum(across, down) < 1.12),
     }
-    kinds = np.stack(
-        [np.broadcast_to(covers[name], x.shape[:1] + y.shape[1:2] + x.shape[2:]) for name in SHAPES]
-    )
+    kinds = np.stack([covers[name] for name in SHAPES])
     return kinds[shapes, np.arange(len(shapes))]
 
 
