@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Literal, NamedTuple
 
@@ -39,30 +41,21 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        digits = "".join(c for c in part if c.isdigit())
-        if not part[:1].isdigit():
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
+def _release(version: str) -> list[int]:
+    """Return a version's numbers without zeros at the end: "2.10.0+cpu" -> [2, 10], equal to "2.10"."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(number) for number in match[0].split(".")] if match else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return numbers
 
 
 def _inside(version: str, limits: str) -> bool:
-    for limit in limits.split(","):
-        bound = _numbers(limit.lstrip("<>="))
-        mine = _numbers(version)
-        width = max(len(bound), len(mine))
-        mine, bound = (x + (0,) * (width - len(x)) for x in (mine, bound))
-        if limit.startswith(">=") and not mine >= bound:
-            return False
-        if limit.startswith("<") and not mine < bound:
-            return False
-    return True
+    mine = _release(version)
+    return all(
+        mine >= _release(limit[2:]) if limit.startswith(">=") else mine < _release(limit[1:])
+        for limit in limits.split(",")
+    )
 
 
 def _package(name: str, limits: str, purpose: str, extra: str) -> Finding:
@@ -71,11 +64,9 @@ def _package(name: str, limits: str, purpose: str, extra: str) -> Finding:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding(name, "missing", f"not installed; for {purpose}", f"pip install {target}")
-    if not _inside(version, limits):
-        return Finding(
-            name, "problem", f"{version} is outside {limits}", f"pip install -U {target}"
-        )
-    return Finding(name, "ok", version)
+    if _inside(version, limits):
+        return Finding(name, "ok", version)
+    return Finding(name, "problem", f"{version} is outside {limits}", f"pip install -U {target}")
 
 
 def _python() -> Finding:
@@ -86,22 +77,16 @@ def _python() -> Finding:
 def _extension() -> Finding:
     from tglo.ops import EXTENSION
 
-    if EXTENSION.loaded:
-        cuda = ", ".join(f"sm_{number}" for number in EXTENSION.architectures)
-        detail = f"{EXTENSION.path}: {EXTENSION.instructions} kernels, "
-        if cuda:
-            return Finding("extension", "ok", f"{detail}CUDA kernels for {cuda}")
-        return Finding(
-            "extension",
-            "ok",
-            f"{detail}no CUDA kernels (there was no nvcc 12.8 or later when it was built)",
-        )
-    return Finding(
-        "extension",
-        "problem",
-        f"{EXTENSION.problem}; the loss runs on plain PyTorch",
-        EXTENSION.remedy,
+    if not EXTENSION.loaded:
+        detail = f"{EXTENSION.problem}; the loss runs on plain PyTorch"
+        return Finding("extension", "problem", detail, EXTENSION.remedy)
+    cuda = ", ".join(f"sm_{number}" for number in EXTENSION.architectures)
+    more = (
+        f"CUDA kernels for {cuda}"
+        if cuda
+        else "no CUDA kernels (there was no nvcc 12.8 or later when it was built)"
     )
+    return Finding("extension", "ok", f"{EXTENSION.path}: {EXTENSION.instructions} kernels, {more}")
 
 
 def _gpu() -> Finding:
@@ -141,12 +126,8 @@ def _forced() -> Finding | None:
 
     if value in BACKENDS:
         return Finding("TGLO_BACKEND", "ok", f"{value} takes the place of 'auto'")
-    return Finding(
-        "TGLO_BACKEND",
-        "problem",
-        f"{value!r} is no backend",
-        f"set it to one of {', '.join(BACKENDS)}, or unset it",
-    )
+    remedy = f"set it to one of {', '.join(BACKENDS)}, or unset it"
+    return Finding("TGLO_BACKEND", "problem", f"{value!r} is no backend", remedy)
 
 
 def _operator(op: str, device: str) -> Finding:
@@ -173,12 +154,16 @@ def report() -> list[Finding]:
     """Return every finding, most basic first. A check that fails becomes a finding of its own."""
     from tglo.ops import OPERATORS
 
-    checks: list[tuple[str, Callable[[], Finding | None]]] = [("Python", _python)]
-    checks += [(p[0], lambda p=p: _package(*p)) for p in PACKAGES]  # type: ignore[misc]
-    checks += [("extension", _extension), ("GPU", _gpu), ("nvcc", _nvcc), ("TGLO_BACKEND", _forced)]
-    for op in OPERATORS:
-        for device in ("cpu", "cuda"):
-            checks.append((f"{op} on {device}", lambda o=op, d=device: _operator(o, d)))  # type: ignore[misc]
+    checks: list[tuple[str, Callable[[], Finding | None]]] = [
+        ("Python", _python),
+        *((package[0], partial(_package, *package)) for package in PACKAGES),
+        *(("extension", _extension), ("GPU", _gpu), ("nvcc", _nvcc), ("TGLO_BACKEND", _forced)),
+        *(
+            (f"{op} on {device}", partial(_operator, op, device))
+            for op in OPERATORS
+            for device in ("cpu", "cuda")
+        ),
+    ]
     findings = []
     for name, check in checks:
         try:
@@ -190,19 +175,14 @@ def report() -> list[Finding]:
     return findings
 
 
-def format_report(findings: list[Finding]) -> str:
-    """Format the findings as a table, with each remedy below its line."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}")
-        if finding.remedy:
-            lines.append(f"{'':<{width}}           -> {finding.remedy}")
-    return "\n".join(lines)
-
-
 def print_report() -> None:
-    """Print the findings of `report`."""
+    """Print the findings of `report` as a table, with each remedy below its line."""
     from tglo import __version__
 
-    print(f"tglo {__version__}\n{format_report(report())}")
+    findings = report()
+    width = max(len(finding.name) for finding in findings)
+    print(f"tglo {__version__}")
+    for finding in findings:
+        print(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}")
+        if finding.remedy:
+            print(f"{'':<{width}}           -> {finding.remedy}")

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tglo.evaluate import figures, html, tables
 from tglo.evaluate.results import Results
-from tglo.evaluate.settings import parse_named, parse_scorers, parse_trained_on
+from tglo.evaluate.settings import parse_named, parse_trained_on
 from tglo.evaluate.tables import Table
+from tglo.rewards import named_scorers
 
 
 def estimate(value: float) -> dict[str, float]:
@@ -105,11 +106,11 @@ def test_names_and_paths_are_parsed() -> None:
     for texts in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):
         with pytest.raises(ValueError, match="--models .* write NAME=PATH, every name once"):
             parse_named(texts, "--models")
-    assert parse_scorers(["ink", "clip=./a,head=./b"]) == {
+    assert named_scorers(["ink", "clip=./a,head=./b"]) == {
         "ink": "ink", "clip": "clip=./a,head=./b"
     }  # fmt: skip
     with pytest.raises(ValueError, match="scorer clip is given twice"):
-        parse_scorers(["clip=./a", "clip"])
+        named_scorers(["clip=./a", "clip"])
     assert parse_trained_on(["ink", "tgo=m:f"], ["tgo", "sft"]) == {
         "tgo": ["ink", "m:f"], "sft": ["ink"]
     }  # fmt: skip

@@ -55,8 +55,8 @@ def evaluate(
     """
     from tglo.devices import process
     from tglo.evaluate.run import evaluate as run
-    from tglo.evaluate.settings import Evaluation, parse_named, parse_scorers, parse_trained_on
-    from tglo.rewards import search_working_folder
+    from tglo.evaluate.settings import Evaluation, parse_named, parse_trained_on
+    from tglo.rewards import named_scorers, search_working_folder
 
     named = parse_named(models, "--models")
     search_working_folder()
@@ -66,7 +66,7 @@ def evaluate(
             base,
             named,
             {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
-            parse_scorers(scorers),
+            named_scorers(scorers),
             parse_trained_on(trained_on, list(named)),
             prefixes=parse_named(prefixes, "--prefixes", "MODEL=TEXT"),
             count=count,

@@ -34,16 +34,10 @@ class Reader(nn.Sequential):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(1, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 48, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(48 * 4 * 4, 11),
-        )
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((1, 16), (16, 32), (32, 48)):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.ReLU()]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(48 * 4 * 4, 11))
 
 
 @lru_cache(maxsize=1)

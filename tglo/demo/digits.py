@@ -14,7 +14,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-SIZE = 32  # pixels of a side of the drawing
+from tglo.shapes import drawing
+
+SIZE = drawing.SIZE  # pixels of a side
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPTS = tuple(f"a handwritten {name}" for name in NAMES)
 PENS = (1.0, 5.0)  # thinnest and boldest pen, in pixels, that the base model is trained on
@@ -78,13 +80,7 @@ def to_images(ink: np.ndarray) -> list[Image.Image]:
 
 def to_ink(images: list[Image.Image]) -> np.ndarray:
     """Convert images of any size and mode to (B, 32, 32) float32, 0 paper and 1 ink."""
-    planes = [image.convert("L") for image in images]
-    planes = [
-        p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
-        for p in planes
-    ]
-    ink = [1.0 - np.asarray(plane, dtype=np.float32) / 255.0 for plane in planes]
-    return np.stack(ink) if ink else np.zeros((0, SIZE, SIZE), np.float32)
+    return 1.0 - drawing.to_array(images, "L")
 
 
 def requested_digits(prompts: list[str]) -> np.ndarray:

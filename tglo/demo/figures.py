@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tglo.demo.report import Outcome
-from tglo.evaluate.figures import colour, image_grid, outline, png
+from tglo.evaluate.figures import colour, image_grid, outline, panel_grid, png
 
 COLOURS = {"base": colour(0), "SFT": colour(2), "TGO": colour(1)}
 
@@ -23,18 +23,12 @@ def score_histograms(
     training_scores: np.ndarray, threshold: float, outcomes: list[Outcome]
 ) -> bytes:
     """Draw, as PNG, the training scores, split by the threshold, and the scores of every model's samples."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, [[left, right]] = panel_grid((9, 3.2), columns=2, sharex=True)
     everything = np.concatenate([training_scores, *(outcome.scores for outcome in outcomes)])
     bins = np.linspace(0.0, float(everything.max()) * 1.02 + 1e-9, 45)
-    below, above = (
-        training_scores[side]
-        for side in (training_scores < threshold, training_scores >= threshold)
-    )
+    positive = training_scores >= threshold
     left.hist(
-        [below, above],
+        [training_scores[~positive], training_scores[positive]],
         bins=bins,
         stacked=True,
         color=["#c8c8c8", "#6aa86a"],
@@ -59,10 +53,7 @@ def score_histograms(
 
 def training_curves(metrics: dict[str, list[dict[str, float]]]) -> bytes:
     """Draw, as PNG, the runs' metrics.jsonl: losses, and what the log-ratio of TGO does."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure, [panels] = panel_grid((9, 3.2), columns=3)
     for name, lines in metrics.items():
         _curve(panels[0], lines, "loss", COLOURS[name], name)
     tgo = metrics["TGO"]

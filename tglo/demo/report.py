@@ -64,32 +64,28 @@ CAPTIONS = {
     "scores.png": "Scores and threshold",
     "training.png": "Training",
 }
-HEADER = (
-    *("model", "mean score ± s.e.", "gain over base"),
-    *("digit correct", "legibility", "stroke width"),
-)
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """Return the table of the report; the first outcome is the base model."""
-    base, rows = outcomes[0], []
+    rows: list[dict[str, str]] = []
     for outcome in outcomes:
-        row = outcome.row(base)
+        row = outcome.row(outcomes[0])
         gain = (
             f"{row['gain_score']:+.2f} = {row['gain_standard_deviations']:+.2f} s.d. "
             f"= {row['gain_standard_errors']:+.1f} s.e."
         )
         rows.append(
-            (
-                outcome.name,
-                f"{outcome.mean:.3f} ± {outcome.standard_error:.3f}",
-                "" if outcome is base else gain,
-                f"{outcome.accuracy:.1%}",
-                f"{row['legibility']:.3f}",
-                f"{row['stroke_width']:.2f} px",
-            )
+            {
+                "model": outcome.name,
+                "mean score ± s.e.": f"{row['score']:.3f} ± {row['standard_error']:.3f}",
+                "gain over base": gain if rows else "",
+                "digit correct": f"{row['accuracy']:.1%}",
+                "legibility": f"{row['legibility']:.3f}",
+                "stroke width": f"{row['stroke_width']:.2f} px",
+            }
         )
-    return Table("Models", HEADER, rows)
+    return Table("Models", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def write_report(

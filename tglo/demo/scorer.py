@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tglo.demo import classifier, digits
+from tglo.shapes.reader import check_pairs
 
 
 def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
@@ -21,10 +22,7 @@ def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
 
 def legibility(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
     """Return the probability (B,) float64 that the image shows the digit which its prompt asks for."""
-    if len(images) != len(prompts):
-        raise ValueError(
-            f"every image needs its prompt: got {len(images)} images and {len(prompts)} prompts"
-        )
+    check_pairs(images, prompts)
     requested = digits.requested_digits(prompts)
     if not images:
         return np.zeros(0)

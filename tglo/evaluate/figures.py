@@ -24,15 +24,22 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def panel_grid(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Any, Any]:
+    """Return an empty matplotlib figure of `size` inches and its axes, (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
 def win_rates(prompt_sets: Results) -> bytes:
     """Draw, as PNG, a panel for each prompt set, a group of bars for each scorer, a bar for each trained model;
     hatched where the model was trained on the scorer.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 2.9 * len(prompt_sets)), layout="constrained")
-    panels = figure.subplots(len(prompt_sets), 1, squeeze=False)[:, 0]
-    for axes, (name, content) in zip(panels, prompt_sets.items(), strict=True):
+    figure, panels = panel_grid((9, 2.9 * len(prompt_sets)), rows=len(prompt_sets))
+    for axes, (name, content) in zip(panels[:, 0], prompt_sets.items(), strict=True):
         scorers = list(content["win_rates"])
         models = [model for model in content["models"] if model != BASE]
         width = 0.8 / max(1, len(models))
@@ -40,8 +47,8 @@ def win_rates(prompt_sets: Results) -> bytes:
             rates = [content["win_rates"][scorer][model][BASE] for scorer in scorers]
             values = np.array([rate["value"] for rate in rates])
             ends = np.array([[rate["low"], rate["high"]] for rate in rates]).T
-            marks = [content["models"][model]["scores"][s]["trained_on"] for s in scorers]
-            bars = axes.bar(
+            scores = content["models"][model]["scores"]
+            axes.bar(
                 np.arange(len(scorers)) - 0.4 + (number + 0.5) * width,
                 values,
                 width * 0.92,
@@ -49,9 +56,8 @@ def win_rates(prompt_sets: Results) -> bytes:
                 capsize=3,
                 color=colour(number + 1),
                 label=_plain(model),
+                hatch=["//" if scores[scorer]["trained_on"] else "" for scorer in scorers],
             )
-            for bar, mark in zip(bars, marks, strict=True):
-                bar.set_hatch("//" if mark else "")
         axes.axhline(0.5, color="black", linewidth=0.8)
         axes.set_xticks(range(len(scorers)), [_plain(scorer) for scorer in scorers])
         axes.set_yticks(np.linspace(0, 1, 6))
@@ -62,11 +68,8 @@ def win_rates(prompt_sets: Results) -> bytes:
 
 def histograms(sets: Sequence[PromptSet], samples: ModelSamples, scorers: Sequence[str]) -> bytes:
     """Draw, as PNG, a row for each prompt set and a column for each scorer, all models in a panel."""
-    from matplotlib.figure import Figure
-
     size = (max(4.5, 3.2 * len(scorers)), 2.7 * len(sets))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(sets), len(scorers), squeeze=False)
+    figure, panels = panel_grid(size, len(sets), len(scorers))
     for line, chosen in zip(panels, sets, strict=True):
         rows = samples.rows(chosen.prompts)
         for axes, scorer in zip(line, scorers, strict=True):

@@ -37,32 +37,27 @@ def results(settings: Evaluation, sets: Sequence[PromptSet], samples: ModelSampl
 def _set(settings: Evaluation, chosen: PromptSet, samples: ModelSamples) -> Results:
     rows = samples.rows(chosen.prompts)
     counts = statistics.resample(len(rows), settings.resamples, settings.seed)
-    trained = {(model, s) for model, scorers in settings.trained_on.items() for s in scorers}
     models = {}
     for model in settings.names:
+        trained_on = settings.trained_on.get(model, ())
         scores = {
-            scorer: {"trained_on": (model, scorer) in trained, **_describe(values[rows], counts)}
+            scorer: {"trained_on": scorer in trained_on, **_describe(values[rows], counts)}
             for scorer, values in samples.scores[model].items()
         }
         found = samples.diversity.get(model)
         diversity = None if found is None else asdict(statistics.mean(found[rows], counts))
         models[model] = {"diversity": diversity, "scores": scores}
-    win_rates = {
-        scorer: {
-            model: {
-                other: _win_rate(samples, scorer, model, other, rows, counts)
-                for other in settings.names
-                if other != model
-            }
-            for model in settings.names
-        }
-        for scorer in settings.scorers
-    }
     return {
         "prompts": len(rows),
         "images": len(rows) * samples.count,
         "models": models,
-        "win_rates": win_rates,
+        "win_rates": {
+            scorer: {
+                model: _win_rates(samples, scorer, model, settings.names, rows, counts)
+                for model in settings.names
+            }
+            for scorer in settings.scorers
+        },
         "categories": _categories(settings, chosen, samples, rows),
     }
 
@@ -76,16 +71,21 @@ def _describe(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> Results
     }
 
 
-def _win_rate(
+def _win_rates(
     samples: ModelSamples,
     scorer: str,
     model: str,
-    other: str,
+    others: Sequence[str],
     rows: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> Results:
-    mine, others = (samples.scores[name][scorer][rows] for name in (model, other))
-    return asdict(statistics.mean(statistics.wins(mine, others), counts))
+    """Return the win rate of a model against each of the others, on the prompts of these rows."""
+    scores = {name: samples.scores[name][scorer][rows] for name in (model, *others)}
+    return {
+        other: asdict(statistics.mean(statistics.wins(scores[model], scores[other]), counts))
+        for other in others
+        if other != model
+    }
 
 
 def _categories(
@@ -100,7 +100,7 @@ def _categories(
         counts = statistics.resample(len(mine), settings.resamples, settings.seed)
         win_rates = {
             scorer: {
-                model: _win_rate(samples, scorer, model, BASE, mine, counts)
+                model: _win_rates(samples, scorer, model, [BASE], mine, counts)[BASE]
                 for model in settings.models
             }
             for scorer in settings.scorers

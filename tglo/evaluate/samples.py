@@ -140,17 +140,20 @@ def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
 
 def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
     """Return the diversity (P,) of each prompt's images; values that `path` holds for them are kept."""
-    manifest, known = samples.manifests[name], _read(path)
+    manifest = samples.manifests[name]
+    content = read_json(path) if path.exists() else {"format": FORMAT, "values": {}}
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no diversity of this kind; remove it")
+    known: dict[str, float] = content["values"]
     saved = time.monotonic()
 
     def measure(prompt: int) -> tuple[str, float]:
         rows = [samples.image(name, prompt, index) for index in range(samples.count)]
         data = [manifest.open_image(row) for row in rows]
         digest = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in data)).hexdigest()
-        if digest not in known:
-            found = diversity.mean_distance([diversity.features(decode_image(d)) for d in data])
-            return digest, found
-        return digest, known[digest]
+        if digest in known:
+            return digest, known[digest]
+        return digest, diversity.mean_distance([diversity.features(decode_image(d)) for d in data])
 
     values = []
     with ThreadPoolExecutor(4) as pool:
@@ -158,16 +161,7 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
             known[digest] = value
             values.append(value)
             if time.monotonic() - saved > SAVE_SECONDS:
-                write_json(path, {"format": FORMAT, "values": known})
+                write_json(path, content)
                 saved = time.monotonic()
-    write_json(path, {"format": FORMAT, "values": known})
+    write_json(path, content)
     return np.array(values, dtype=np.float64)
-
-
-def _read(path: Path) -> dict[str, float]:
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no diversity of this kind; remove it")
-    return dict(content["values"])

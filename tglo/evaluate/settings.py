@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tglo.rewards import scorer_name
 from tglo.settings import SamplingOptions
 
 BASE = "base"
@@ -87,17 +86,6 @@ def parse_named(texts: Sequence[str], flag: str, form: str = "NAME=PATH") -> dic
         if not (name and equals and value) or name in found:
             raise ValueError(f"{flag} {text}: write {form}, every name once")
         found[name] = value
-    return found
-
-
-def parse_scorers(texts: Sequence[str]) -> dict[str, str]:
-    """Return the texts by the scorer's name, which comes before the places of its files."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name = scorer_name(text)
-        if name in found:
-            raise ValueError(f"scorer {name} is given twice; leave one")
-        found[name] = text
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ def tables(prompt_sets: Results) -> list[Table]:
         scorers, trained = list(win_rates), [model for model in models if model != BASE]
         for statistic in ("mean", "median"):
             rows = [
-                [model, *(_score(entry["scores"][s], statistic) for s in scorers)]
+                [model, *(_marked(estimate(s[statistic]), s) for s in entry["scores"].values())]
                 for model, entry in models.items()
             ]
             found.append(Table(f"{title}: {statistic} score", ["model", *scorers], rows))
@@ -43,13 +43,11 @@ def tables(prompt_sets: Results) -> list[Table]:
             rows = [[model, estimate(entry["diversity"])] for model, entry in models.items()]
             found.append(Table(f"{title}: diversity", ["model", "mean distance"], rows))
         if trained:
-            rows = [
-                [
-                    model,
-                    *(_win(win_rates[s][model][BASE], _mark(models, model, s)) for s in scorers),
-                ]
-                for model in trained
-            ]
+            rows = []
+            for model in trained:
+                scores = models[model]["scores"]
+                wins = (_marked(_win(win_rates[s][model][BASE]), scores[s]) for s in scorers)
+                rows.append([model, *wins])
             found.append(Table(f"{title}: win rate against {BASE}", ["model", *scorers], rows))
         if len(trained) > 1:
             found += [_duel(title, scorer, win_rates[scorer]) for scorer in scorers]
@@ -80,18 +78,14 @@ def estimate(entry: Results) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _score(entry: Results, statistic: str) -> str:
-    return estimate(entry[statistic]) + (f" {MARK}" if entry["trained_on"] else "")
-
-
-def _win(entry: Results, mark: str = "") -> str:
+def _win(entry: Results) -> str:
     """Return a rate and its interval in percent."""
     value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
-    return f"{value:.1f}% [{low:.1f}, {high:.1f}]{mark}"
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
-def _mark(models: Results, model: str, scorer: str) -> str:
-    return f" {MARK}" if models[model]["scores"][scorer]["trained_on"] else ""
+def _marked(text: str, score: Results) -> str:
+    return f"{text} {MARK}" if score["trained_on"] else text
 
 
 def markdown(found: Iterable[Table]) -> str:
@@ -125,20 +119,10 @@ def latex(found: Iterable[Table]) -> str:
             for cells in (table.header, *table.rows)
         )
         columns = "l" + "r" * (len(table.header) - 1)
-        blocks.append(
-            "\n".join(
-                [
-                    f"% {' '.join(table.title.split())}",
-                    rf"\begin{{tabular}}{{{columns}}}",
-                    r"\hline",
-                    header,
-                    r"\hline",
-                    *rows,
-                    r"\hline",
-                    r"\end{tabular}",
-                ]
-            )
-        )
+        title = f"% {' '.join(table.title.split())}"
+        begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+        lines = [title, begin, r"\hline", header, r"\hline", *rows, r"\hline", end]
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -160,27 +144,28 @@ def long_csv(prompt_sets: Results) -> str:
     """Return every estimate on a line of its own, at full precision."""
     header = ["prompt_set", "category", "model", "against", "scorer", "trained_on", "statistic"]
     lines: list[list[Any]] = [[*header, "value", "low", "high"]]
-
-    def add(entry: Results, *where: Any) -> None:
-        lines.append([*where, *(entry[key] for key in ("value", "low", "high"))])
-
     for name, content in prompt_sets.items():
-        models = content["models"]
-        for model, entry in models.items():
-            if entry["diversity"]:
-                add(entry["diversity"], name, "", model, "", "", "", "diversity")
-            for scorer, score in entry["scores"].items():
-                for statistic in ("mean", "median"):
-                    mine = (name, "", model, "", scorer, int(score["trained_on"]), statistic)
-                    add(score[statistic], *mine)
-        for scorer, rates in content["win_rates"].items():
-            for model, others in rates.items():
-                trained = int(models[model]["scores"][scorer]["trained_on"])
-                for other, rate in others.items():
-                    add(rate, name, "", model, other, scorer, trained, "win_rate")
-        for category, entry in content["categories"].items():
-            for scorer, rates in entry["win_rates"].items():
-                for model, rate in rates.items():
-                    trained = int(models[model]["scores"][scorer]["trained_on"])
-                    add(rate, name, category, model, BASE, scorer, trained, "win_rate")
+        for category, model, against, scorer, statistic, entry in _estimates(content):
+            score = content["models"][model]["scores"].get(scorer)
+            trained = "" if score is None else int(score["trained_on"])
+            numbers = (entry[key] for key in ("value", "low", "high"))
+            lines.append([name, category, model, against, scorer, trained, statistic, *numbers])
     return csv_text(lines)
+
+
+def _estimates(content: Results) -> Iterator[tuple[str, str, str, str, str, Results]]:
+    """Yield (category, model, against, scorer, statistic, estimate) of a prompt set."""
+    for model, entry in content["models"].items():
+        if entry["diversity"]:
+            yield "", model, "", "", "diversity", entry["diversity"]
+        for scorer, score in entry["scores"].items():
+            for statistic in ("mean", "median"):
+                yield "", model, "", scorer, statistic, score[statistic]
+    for scorer, rates in content["win_rates"].items():
+        for model, others in rates.items():
+            for other, rate in others.items():
+                yield "", model, other, scorer, "win_rate", rate
+    for category, entry in content["categories"].items():
+        for scorer, rates in entry["win_rates"].items():
+            for model, rate in rates.items():
+                yield category, model, BASE, scorer, "win_rate", rate

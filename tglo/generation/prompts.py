@@ -107,24 +107,20 @@ def _pickapic(path: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{path} holds no Parquet files; give those of Pick-a-Pic's test split")
     captions: list[str] = []
     for file in files:
-        if file.suffix.lower() == ".parquet":
-            captions += _parquet_column(file, "caption")
-        else:
-            captions += read_prompts(file)
+        parquet = file.suffix.lower() == ".parquet"
+        captions += _parquet_captions(file) if parquet else read_prompts(file)
     return [(caption, "") for caption in dict.fromkeys(captions) if caption]
 
 
-def _parquet_column(path: Path, name: str) -> list[str]:
+def _parquet_captions(path: Path) -> list[str]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        return [
-            str(value).strip()
-            for value in parquet.read_table(path, columns=[name])[name].to_pylist()
-        ]
+        captions = parquet.read_table(path, columns=["caption"])["caption"].to_pylist()
     except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{path} gives no column {name!r}: {error}") from None
+        raise ValueError(f"{path} gives no column 'caption': {error}") from None
+    return [str(caption).strip() for caption in captions]
 
 
 def _parti(path: Path) -> list[tuple[str, str]]:
@@ -169,20 +165,15 @@ def _pairs(entries: Iterable[Any]) -> list[tuple[str, str]]:
     pairs = []
     for number, entry in enumerate(entries, start=1):
         if isinstance(entry, str):
-            pairs.append((entry.strip(), ""))
-            continue
-        fields = {str(key).lower(): value for key, value in _mapping(entry, number).items()}
-        column = next((name for name in COLUMNS if name in fields), None)
-        prompt = None if column is None else fields[column]
+            entry = {COLUMNS[0]: entry}
+        if not isinstance(entry, dict):
+            kind = type(entry).__name__
+            raise ValueError(f"entry {number} is a {kind}, not a text or an object")
+        fields = {str(key).lower(): value for key, value in entry.items()}
+        prompt = next((fields[name] for name in COLUMNS if name in fields), None)
         if not isinstance(prompt, str):
             raise ValueError(
                 f"entry {number} has no text as {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
             )
         pairs.append((prompt.strip(), str(fields.get("category") or "").strip()))
     return pairs
-
-
-def _mapping(entry: Any, number: int) -> dict[Any, Any]:
-    if not isinstance(entry, dict):
-        raise ValueError(f"entry {number} is a {type(entry).__name__}, not a text or an object")
-    return entry

@@ -6,21 +6,17 @@ other scorer is given as "package.module:function".
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
-
-from numpy.typing import ArrayLike
-from PIL import Image
+from typing import Any, cast
 
 from tglo.devices import DTYPES, choose_device
 from tglo.rewards import programmatic
 from tglo.rewards.mixture import mix, parse_mixture
-from tglo.rewards.score import score_manifest
-from tglo.rewards.weights import locate, parse
+from tglo.rewards.score import Scorer, score_manifest
+from tglo.rewards.weights import did_you_mean, locate, parse
 
 __all__ = [
     "MODELS",
@@ -28,17 +24,12 @@ __all__ = [
     "Scorer",
     "load_scorer",
     "mix",
+    "named_scorers",
     "parse_mixture",
     "score_manifest",
     "scorer_name",
     "search_working_folder",
 ]
-
-
-class Scorer(Protocol):
-    """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
-
-    def __call__(self, images: list[Image.Image], prompts: list[str]) -> ArrayLike: ...
 
 
 SCORERS: dict[str, Scorer] = {
@@ -52,10 +43,10 @@ SCORERS: dict[str, Scorer] = {
 # The class of each reward model; its module is imported when the model is asked for.
 MODELS: dict[str, str] = {
     "hpsv2": "tglo.rewards.hpsv2:HPSv2",
-    "pickscore": "tglo.rewards.pickscore:PickScore",
+    "pickscore": "tglo.rewards.clip:PickScore",
     "imagereward": "tglo.rewards.imagereward:ImageReward",
-    "clip": "tglo.rewards.clip_score:ClipScore",
-    "aesthetic": "tglo.rewards.aesthetic:Aesthetic",
+    "clip": "tglo.rewards.clip:ClipScore",
+    "aesthetic": "tglo.rewards.clip:Aesthetic",
 }
 
 
@@ -63,6 +54,17 @@ def scorer_name(text: str) -> str:
     """Return a scorer's name, which is also its column: the text for `load_scorer` without places."""
     name, _, _ = text.partition("=")
     return name.partition(",")[0]
+
+
+def named_scorers(texts: Sequence[str]) -> dict[str, str]:
+    """Return the texts for `load_scorer` by the scorers' names. ValueError for two of one name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name = scorer_name(text)
+        if name in found:
+            raise ValueError(f"scorer {name} is given twice; leave one")
+        found[name] = text
+    return found
 
 
 def search_working_folder() -> None:
@@ -101,9 +103,8 @@ def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scor
         return model(locate(name, places, model.parts), where, DTYPES[dtype])
     if name not in SCORERS:
         known = sorted([*SCORERS, *MODELS])
-        near = difflib.get_close_matches(name, known, n=1)
         raise ValueError(
-            f"there is no scorer {name!r}{_hint(near)}; known are {known}, "
+            f"there is no scorer {name!r}{did_you_mean(name, known)}; known are {known}, "
             'or give your own as "package.module:function"'
         )
     if text != name:
@@ -121,10 +122,6 @@ def _import(name: str) -> Scorer:
         ) from error
     scorer = getattr(module, attribute, None)
     if not callable(scorer):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        raise ValueError(f"{module_name} has no callable {attribute!r}{_hint(near)}")
+        hint = did_you_mean(attribute, dir(module))
+        raise ValueError(f"{module_name} has no callable {attribute!r}{hint}")
     return cast(Scorer, scorer)
-
-
-def _hint(near: Sequence[str]) -> str:
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from tglo.rewards.clip_encoder import ClipEncoder, clean
-from tglo.rewards.model import RewardModel
-from tglo.rewards.pickscore import VIT_H
+from tglo.rewards.clip import VIT_H, ClipReward, clean
+from tglo.rewards.model import build, tower
 from tglo.rewards.preprocessing import letterbox, pixel_batch
-from tglo.rewards.weights import WEIGHTS, Part, checked, clip_tokenizer, load_state
+from tglo.rewards.weights import WEIGHTS, Part, clip_tokenizer, load_state
 
 FILE = "HPS_v2.1_compressed.pt"
 # ViT-H/14's in open_clip; they do not follow from any shape.
 _IMAGE_HEAD, _TEXT_HEAD = 80, 64  # widths of an attention head
 
 
-class HPSv2(RewardModel):
+class HPSv2(ClipReward):
     """The HPSv2.1 reward model. antialias: see `tglo.rewards.preprocessing.letterbox`."""
 
     parts: ClassVar[Mapping[str, Part]] = {
@@ -43,17 +43,26 @@ class HPSv2(RewardModel):
         *,
         antialias: bool = True,
     ) -> None:
-        super().__init__(files, device, dtype)
         self.antialias = antialias
+        super().__init__(files, device, dtype)
         self.identity += "" if antialias else " aliased"
-        model = _load(files[WEIGHTS])
-        self.encoder = ClipEncoder(model, files["tokenizer"], self.device, self.dtype)
+
+    def load(self, files: Mapping[str, Path]) -> Any:
+        """Load the CLIPModel of a file of open_clip; ValueError for the file of another model."""
+        path = files[WEIGHTS]
+        state = from_open_clip(load_state(path))
+        try:
+            config = _config(state)
+        except KeyError as error:
+            raise ValueError(
+                f"{path} has no {error.args[0]!r} in open_clip's names; give the published {FILE}"
+            ) from None
+        return build(CLIPModel, config, path, state)
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
         """Return cosine similarities (B,) in [-1, 1]."""
-        size, antialias = self.encoder.image_size, self.antialias
-        pixels = pixel_batch(images, lambda image: letterbox(image, size, antialias=antialias))
-        return self.encoder.cosine(pixels, clean(prompts))
+        fit = partial(letterbox, size=self.image_size, antialias=self.antialias)
+        return self.cosine(pixel_batch(images, fit), clean(prompts))
 
 
 def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,52 +107,26 @@ _NAMES = (
 )
 
 
-def _load(path: Path) -> CLIPModel:
-    state = from_open_clip(load_state(path))
-    try:
-        config = _config(state)
-    except KeyError as error:
-        raise ValueError(
-            f"{path} has no {error.args[0]!r} in open_clip's names; give the published {FILE}"
-        ) from None
-    with torch.device("meta"):
-        model = CLIPModel(config)
-    checked(path, state, model.state_dict())
-    return CLIPModel.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
-
-
 def _config(state: Mapping[str, Tensor]) -> CLIPConfig:
     patches = state["vision_model.embeddings.patch_embedding.weight"]  # (width, 3, P, P)
     positions = state["vision_model.embeddings.position_embedding.weight"]  # (1 + (S / P)^2, width)
     words = state["text_model.embeddings.token_embedding.weight"]  # (vocabulary, width)
-    towers = {
-        tower: {
-            "hidden_size": width,
-            "num_attention_heads": width // head,
-            "intermediate_size": state[f"{tower}_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-            "num_hidden_layers": sum(
-                name.startswith(f"{tower}_model") and name.endswith("mlp.fc1.weight")
-                for name in state
-            ),
-            "hidden_act": "gelu",
-        }
-        for tower, width, head in (
-            ("vision", patches.shape[0], _IMAGE_HEAD),
-            ("text", words.shape[1], _TEXT_HEAD),
-        )
-    }
-    side = round((positions.shape[0] - 1) ** 0.5)
-    towers["vision"] |= {"patch_size": patches.shape[2], "image_size": patches.shape[2] * side}
-    towers["text"] |= {
-        "vocab_size": words.shape[0],
-        "max_position_embeddings": state["text_model.embeddings.position_embedding.weight"].shape[
-            0
-        ],
-        "bos_token_id": words.shape[0] - 2,
-        "eos_token_id": words.shape[0] - 1,  # the highest, which open_clip looks for
-    }
+    context = state["text_model.embeddings.position_embedding.weight"]  # (77, width)
+
     return CLIPConfig(
         projection_dim=state["visual_projection.weight"].shape[0],
-        vision_config=towers["vision"],
-        text_config=towers["text"],
+        vision_config={
+            **tower(state, "vision_model.encoder.layers.", patches.shape[0], _IMAGE_HEAD),
+            "hidden_act": "gelu",
+            "patch_size": patches.shape[2],
+            "image_size": patches.shape[2] * round((positions.shape[0] - 1) ** 0.5),
+        },
+        text_config={
+            **tower(state, "text_model.encoder.layers.", words.shape[1], _TEXT_HEAD),
+            "hidden_act": "gelu",
+            "vocab_size": words.shape[0],
+            "max_position_embeddings": context.shape[0],
+            "bos_token_id": words.shape[0] - 2,
+            "eos_token_id": words.shape[0] - 1,  # the highest, which open_clip looks for
+        },
     )

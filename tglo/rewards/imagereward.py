@@ -19,10 +19,9 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from tglo.files import read_json
-from tglo.rewards.linear_head import linear_head
-from tglo.rewards.model import RewardModel
+from tglo.rewards.model import RewardModel, build, linear_head, tower
 from tglo.rewards.preprocessing import pixel_batch, shorter_side_crop
-from tglo.rewards.weights import WEIGHTS, Part, checked, load_state
+from tglo.rewards.weights import WEIGHTS, Part, load_state
 
 FILE, CONFIG, HUB = "ImageReward.pt", "med_config.json", "THUDM/ImageReward"
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # the raw scores' in training
@@ -49,19 +48,12 @@ class ImageReward(RewardModel):
         ),
     }
 
-    def __init__(
-        self,
-        files: Mapping[str, Path],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(files, device, dtype)
+    def read(self, files: Mapping[str, Path]) -> None:
         path = files[WEIGHTS]
         state = load_state(path)
         vision = from_blip(state)
         text = {k.removeprefix(_TEXT): v for k, v in state.items() if k.startswith(_TEXT)}
         text.pop("embeddings.position_ids", None)  # a buffer of old versions: 0, 1, 2, ...
-        settings = _settings(files["config"])
         try:
             vision_config = _vision_config(vision)
         except KeyError as error:
@@ -70,16 +62,16 @@ class ImageReward(RewardModel):
                 f"give the published {FILE}"
             ) from None
         text_config = BlipTextConfig(
-            **settings,
+            **_settings(files["config"]),
             encoder_hidden_size=vision_config.hidden_size,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             is_decoder=True,  # builds the cross-attention; the call says that it is not a decoder
         )
-        self.vision = self._build(path, BlipVisionModel, vision_config, vision, {})
-        self.text = self._build(
-            path, BlipTextModel, text_config, text, {"add_pooling_layer": False}
-        )
+        place = (self.device, self.dtype)
+        self.vision = build(BlipVisionModel, vision_config, path, vision).to(*place)
+        network = build(BlipTextModel, text_config, path, text, add_pooling_layer=False)
+        self.text = network.to(*place)
         self.head = linear_head(path, state, text_config.hidden_size, _HEAD)
         self.tokenizer = BertTokenizer.from_pretrained(files["tokenizer"], local_files_only=True)
 
@@ -99,16 +91,6 @@ class ImageReward(RewardModel):
         ).last_hidden_state  # (B, 35, width)
         raw = self.head(read[:, 0].to("cpu", torch.float32))[:, 0]
         return (raw.double() - MEAN) / DEVIATION
-
-    def _build(
-        self, path: Path, kind: Any, config: Any, state: dict[str, Tensor], options: dict[str, Any]
-    ) -> Any:
-        with torch.device("meta"):
-            checked(path, state, kind(config, **options).state_dict())
-        model = kind.from_pretrained(
-            None, config=config, state_dict=state, dtype=torch.float32, **options
-        )
-        return model.eval().requires_grad_(False).to(self.device, self.dtype)
 
 
 def from_blip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,10 +124,7 @@ def _vision_config(state: Mapping[str, Tensor]) -> BlipVisionConfig:
     patches = state["embeddings.patch_embedding.weight"]  # (width, 3, P, P)
     side = round((state["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
     return BlipVisionConfig(
-        hidden_size=patches.shape[0],
-        num_attention_heads=patches.shape[0] // _IMAGE_HEAD,
-        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=sum(name.endswith("mlp.fc1.weight") for name in state),
+        **tower(state, "encoder.layers.", patches.shape[0], _IMAGE_HEAD),
         patch_size=patches.shape[2],
         image_size=patches.shape[2] * side,
         layer_norm_eps=1e-6,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tglo.rewards.weights import did_you_mean
 
 Scale = Literal["none", "std"]
 
@@ -31,8 +32,7 @@ def parse_mixture(text: str, names: Iterable[str]) -> dict[str, float]:
         if name in weights:
             raise ValueError(f"mixture {text!r} names {name!r} twice; leave one")
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, names)
             raise ValueError(f"mixture {text!r}: {name!r} is not scored{hint}; scored are {names}")
         weights[name] = weight
     if not any(weights.values()):

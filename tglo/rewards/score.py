@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.rewards.partial import PartialScores, identity
+from tglo.files import read_json, write_json
 
-ScoreFunction = Callable[[list[Image.Image], list[str]], ArrayLike]
+Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
+"""Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
+
+FORMAT = "tglo.scores.2"  # of the file of partial scores
+SAVE_SECONDS = 30.0  # the least time between two savings
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class _Opened:
 
 def score_manifest(
     manifest: Manifest,
-    scorer: ScoreFunction | Mapping[str, ScoreFunction],
+    scorer: Scorer | Mapping[str, Scorer],
     batch_size: int = 32,
     *,
     partial: str | os.PathLike[str] | None = None,
@@ -63,7 +70,10 @@ def score_manifest(
     unreadable: list[str] = []
     batch: list[_Opened] = []
     try:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _bar(progress, rows) as bar:
+        with (
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
+        ):
             opened = in_order(pool, lambda row: _open(manifest, row, known), rows, 2 * batch_size)
             for entry in opened:
                 bar.update()
@@ -95,20 +105,16 @@ def score_manifest(
 
 
 def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
-    sha256 = ""
     try:
         data = manifest.open_image(row)
         sha256 = hashlib.sha256(data).hexdigest()
-        if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
-            return _Opened(row, None, sha256)
-        return _Opened(row, decode_image(data), sha256)
+        scored = row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256
+        return _Opened(row, None if scored else decode_image(data), sha256)
     except ImageError as error:
-        return _Opened(row, None, sha256, str(error))
+        return _Opened(row, None, "", str(error))
 
 
-def _score(
-    batch: list[_Opened], scorers: Mapping[str, ScoreFunction], known: PartialScores
-) -> None:
+def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialScores) -> None:
     columns = [_ask(scorer, batch) for scorer in scorers.values()]
     for entry, values in zip(batch, np.stack(columns, axis=1), strict=True):
         if np.isfinite(values).all():
@@ -124,7 +130,7 @@ def _score(
     known.save(if_due=True)
 
 
-def _ask(scorer: ScoreFunction, batch: list[_Opened]) -> NDArray[np.float64]:
+def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
     images = [entry.image for entry in batch if entry.image is not None]
     result = scorer(images, [entry.row.prompt for entry in batch])
     try:
@@ -142,7 +148,39 @@ def _ask(scorer: ScoreFunction, batch: list[_Opened]) -> NDArray[np.float64]:
     return scores
 
 
-def _bar(progress: bool, rows: Sequence[Row]) -> Any:
-    from tqdm import tqdm
+def identity(scorer: Any) -> str:
+    """Return what a scorer's numbers depend on, as far as it tells: its `identity`, else its name."""
+    module = getattr(scorer, "__module__", type(scorer).__module__)
+    name = getattr(scorer, "__qualname__", type(scorer).__qualname__)
+    return str(getattr(scorer, "identity", f"{module}:{name}"))
 
-    return tqdm(desc="score", unit="image", total=len(rows), disable=not progress)
+
+class PartialScores:
+    """The scores so far, kept in a JSON file so that an interrupted scoring can be continued.
+
+    scores: by sample id, one number per scorer and the hash of the image that they belong to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, scorers: Mapping[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.scorers = [identity(scorer) for scorer in scorers.values()]
+        self.scores: dict[int, tuple[list[float], str]] = {}
+        self._saved = time.monotonic()
+        if self.path is not None and self.path.exists():
+            content = read_json(self.path)
+            problem = ""
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                problem = "no partial scores of this version"
+            elif content["scorers"] != self.scorers:
+                problem = f"scores of {content['scorers']}, not of {self.scorers}"
+            if problem:
+                raise ValueError(f"{self.path} holds {problem}: remove it or give another file")
+            self.scores = {int(i): (list(s), sha) for i, (s, sha) in content["scores"].items()}
+
+    def save(self, *, if_due: bool = False) -> None:
+        """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago."""
+        if self.path is None or (if_due and time.monotonic() - self._saved < SAVE_SECONDS):
+            return
+        scores = {str(i): list(entry) for i, entry in self.scores.items()}
+        write_json(self.path, {"format": FORMAT, "scorers": self.scorers, "scores": scores})
+        self._saved = time.monotonic()

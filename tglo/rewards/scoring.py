@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tglo.data.manifest import Manifest, read_manifest, write_manifest
+from tglo.data.manifest import read_manifest, write_manifest
 from tglo.devices import process
 from tglo.rewards import (
     load_scorer,
     mix,
+    named_scorers,
     parse_mixture,
     score_manifest,
-    scorer_name,
     search_working_folder,
 )
 from tglo.rewards.mixture import Scale
@@ -51,37 +51,28 @@ def score_file(
             f"scoring is for one process, and WORLD_SIZE is {processes}; start it "
             "without torchrun, or split the manifest and score each part"
         )
-    texts = [scorers] if isinstance(scorers, str) else list(scorers)
-    names = [scorer_name(text) for text in texts]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not names:
-        raise ValueError(
-            f"scorer {twice[0]} is given twice; leave one" if twice else "give at least one scorer"
-        )
-    weights = parse_mixture(mixture, names) if mixture else None
+    texts = named_scorers([scorers] if isinstance(scorers, str) else scorers)
+    if not texts:
+        raise ValueError("give at least one scorer")
+    weights = parse_mixture(mixture, texts) if mixture else {}
     if output is None:
-        scored = manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
-        output = manifest / "scored.csv" if manifest.is_dir() else scored
+        beside = manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
+        output = manifest / "scored.csv" if manifest.is_dir() else beside
     search_working_folder()
     rows = read_manifest(manifest, require_scores=False)
     rows.check_output(output)
-    loaded = {
-        name: load_scorer(text, device=device, dtype=dtype)
-        for name, text in zip(names, texts, strict=True)
-    }
+    loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
     partial = output.with_name(f".{output.name}.partial")
-    scored_rows = score_manifest(rows, loaded, batch_size=batch_size, partial=partial)
-    if weights is not None:
+    scored = score_manifest(rows, loaded, batch_size=batch_size, partial=partial)
+    if weights:
         columns = {
-            name: np.array([row.extra[name] for row in scored_rows], dtype=np.float64)
+            name: np.array([row.extra[name] for row in scored], dtype=np.float64)
             for name in weights
         }
-        scored_rows = _with_scores(scored_rows, mix(columns, weights, mixture_scale).tolist())
-    write_manifest(output, scored_rows)
+        mixed = mix(columns, weights, mixture_scale).tolist()
+        scored = scored.with_rows(
+            replace(row, score=score) for row, score in zip(scored, mixed, strict=True)
+        )
+    write_manifest(output, scored)
     partial.unlink(missing_ok=True)
     return output
-
-
-def _with_scores(manifest: Manifest, scores: list[float]) -> Manifest:
-    pairs = zip(manifest, scores, strict=True)
-    return manifest.with_rows(replace(row, score=score) for row, score in pairs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,21 @@ class Part:
     single: bool = False
     also: tuple[str, ...] = ()
 
+    def inside(self, folder: Path) -> Path | None:
+        """Return the part of a folder, a file or the folder itself; None if the folder lacks it."""
+        if not any(all((folder / file).is_file() for file in names) for names in self.files):
+            return None
+        return folder / self.files[0][0] if self.single else folder
+
     @property
-    def source(self) -> str:
-        """The page from which a person can download it."""
-        return self.page or f"https://huggingface.co/{self.hub}"
+    def names(self) -> str:
+        """The files of the first set, for messages."""
+        return " and ".join(self.files[0])
+
+    @property
+    def download(self) -> str:
+        """The advice where a person can get it."""
+        return f"Download {self.names} from {self.page or f'https://huggingface.co/{self.hub}'}"
 
 
 def clip_model(hub: str) -> Part:
@@ -57,6 +68,12 @@ def clip_tokenizer(hub: str) -> Part:
     """Return the part that is a folder with CLIP's tokenizer."""
     files = (("tokenizer.json",), ("vocab.json", "merges.txt"))
     return Part(files, hub, also=("tokenizer_config.json", "special_tokens_map.json"))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the part of a message that names the nearest of the known names; "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
@@ -83,22 +100,21 @@ def locate(name: str, places: Mapping[str, str], parts: Mapping[str, Part]) -> d
     """
     for part in places:
         if part not in parts:
-            near = difflib.get_close_matches(part, parts, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(part, parts)
             raise ValueError(f"{name} has no part {part!r}{hint}; it has {', '.join(parts)}")
-    beside: list[Path] = []
+    beside: tuple[Path, ...] = ()
     found: dict[str, Path] = {}
     for part, wanted in parts.items():
         place = places.get(part)
         if place is None:
-            inside = (hit for folder in beside for hit in (folder, folder / part))
-            local = next((hit for hit in inside if _has(hit, wanted)), None)
-            found[part] = _download(name, part, wanted) if local is None else _path(local, wanted)
+            folders = (hit for folder in beside for hit in (folder, folder / part))
+            inside = next(filter(None, map(wanted.inside, folders)), None)
+            found[part] = inside or _download(name, part, wanted)
         elif place.startswith(("path:", *_LOCAL)):
             path = Path(place.removeprefix("path:")).expanduser()
-            found[part] = _local(name, part, path, wanted)
+            found[part] = _local(name, path, wanted)
             if part == WEIGHTS:
-                beside = [path if path.is_dir() else path.parent]
+                beside = (path if path.is_dir() else path.parent,)
         else:
             found[part] = _download(name, part, wanted, place)
     return found
@@ -151,29 +167,20 @@ def checked(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tens
             )
 
 
-def _has(folder: Path, part: Part) -> bool:
-    return any(all((folder / file).is_file() for file in names) for names in part.files)
-
-
-def _path(folder: Path, part: Part) -> Path:
-    return folder / part.files[0][0] if part.single else folder
-
-
-def _local(name: str, part: str, path: Path, wanted: Part) -> Path:
+def _local(name: str, path: Path, wanted: Part) -> Path:
     if wanted.single and path.is_file():
         return path
-    if _has(path, wanted):
-        return _path(path, wanted)
-    files = " and ".join(wanted.files[0])
+    if found := wanted.inside(path):
+        return found
+    files = wanted.names
     what = f"{path} has no {files}" if path.is_dir() else f"{path} does not exist ({files})"
-    raise ValueError(f"{name}: {what}. Download {files} from {wanted.source} into that place")
+    raise ValueError(f"{name}: {what}. {wanted.download} into that place")
 
 
 def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Path:
     repository = hub or wanted.hub
     option = f"{name}=./PLACE" if part == WEIGHTS else f"{name}=...,{part}=./PLACE"
-    files = " and ".join(wanted.files[0])
-    remedy = f"Download {files} from {wanted.source} and name its place: --scorer {option}"
+    remedy = f"{wanted.download} and name its place: --scorer {option}"
     if repository is None:
         raise ValueError(f"{name}: its {part} file is not on the hub. {remedy}")
     if not _HUB_ID.fullmatch(repository):
@@ -192,6 +199,6 @@ def _download(name: str, part: str, wanted: Part, hub: str | None = None) -> Pat
         raise ValueError(
             f"{name}: cannot get {part} from the hub ({repository}: {reason}). {remedy}"
         ) from None
-    if not _has(folder, wanted):
-        raise ValueError(f"{name}: {repository} on the hub has no {files}. {remedy}")
-    return _path(folder, wanted)
+    if found := wanted.inside(folder):
+        return found
+    raise ValueError(f"{name}: {repository} on the hub has no {wanted.names}. {remedy}")

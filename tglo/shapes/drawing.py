@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,21 +62,11 @@ def random_layout(scenes: Sequence[Scene], generator: np.random.Generator) -> La
     radii = limits[..., 0] + generator.random((count, 2)) * (limits[..., 1] - limits[..., 0])
     angle = generator.uniform(0, np.pi, count)
     frequency = 2 * np.pi / generator.uniform(5.0, 9.0, count)
-    stripes = np.stack(
-        [
-            0.16 * generator.beta(1.0, 2.0, count),
-            frequency * np.cos(angle),
-            frequency * np.sin(angle),
-        ],
-        axis=-1,
-    )
-    values = (
-        centres,
-        radii,
-        0.35 + 0.65 * generator.beta(1.5, 2.0, count),
-        generator.uniform(0.72, 0.98, count),
-        stripes,
-    )
+    amplitude = 0.16 * generator.beta(1.0, 2.0, count)
+    stripes = np.stack([amplitude, frequency * np.cos(angle), frequency * np.sin(angle)], axis=-1)
+    vividness = 0.35 + 0.65 * generator.beta(1.5, 2.0, count)
+    paper = generator.uniform(0.72, 0.98, count)
+    values = (centres, radii, vividness, paper, stripes)
     return Layout(*(value.astype(np.float32) for value in values))
 
 
@@ -104,16 +95,16 @@ def to_images(drawings: Floats) -> list[Image.Image]:
     return [Image.fromarray(d) for d in np.round(255 * drawings).astype(np.uint8)]
 
 
-def to_array(images: Sequence[Image.Image]) -> Floats:
-    """Convert images of any size and mode to (B, 32, 32, 3) float32 in [0, 1]."""
-    planes = [image.convert("RGB") for image in images]
-    planes = [
-        p if p.size == (SIZE, SIZE) else p.resize((SIZE, SIZE), Image.Resampling.BOX)
-        for p in planes
-    ]
-    if not planes:
-        return np.zeros((0, SIZE, SIZE, 3), np.float32)
-    return np.stack([np.asarray(plane, dtype=np.float32) / 255 for plane in planes])
+def to_array(images: Sequence[Image.Image], mode: Literal["RGB", "L"] = "RGB") -> Floats:
+    """Convert images of any size and mode to (B, 32, 32, 3), or grey (B, 32, 32); float32 in [0, 1]."""
+    channels = (3,) if mode == "RGB" else ()
+    pixels = np.zeros((len(images), SIZE, SIZE, *channels), np.float32)
+    for image, target in zip(images, pixels, strict=True):
+        plane = image.convert(mode)
+        if plane.size != (SIZE, SIZE):
+            plane = plane.resize((SIZE, SIZE), Image.Resampling.BOX)
+        target[:] = np.asarray(plane, dtype=np.float32) / 255
+    return pixels
 
 
 def _inside(
@@ -129,9 +120,7 @@ def _inside(
         "triangle": (y < 0.95) & (y > 2.1 * across - 1.25),
         "cross": (np.minimum(across, down) < 0.38) & (np.maximum(across, down) < 1.12),
     }
-    kinds = np.stack(
-        [np.broadcast_to(covers[name], x.shape[:1] + y.shape[1:2] + x.shape[2:]) for name in SHAPES]
-    )
+    kinds = np.stack([covers[name] for name in SHAPES])
     return kinds[shapes, np.arange(len(shapes))]
 
 

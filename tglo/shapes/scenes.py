@@ -45,9 +45,12 @@ _SYNONYMS = {
 }
 _THING = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
 _RELATION = f"({'|'.join(_RELATIONS)})"
-_PLAIN = re.compile(f"{_THING} {_RELATION} {_THING}")
-_WITH = re.compile(f"{_THING} with {_THING} {_RELATION} it")
-_THERE = re.compile(f"{_RELATION} {_THING} there is {_THING}")
+_FORMS = (
+    (re.compile(f"{_THING} {_RELATION} {_THING}"), 0, 3, 4),
+    (re.compile(f"{_THING} with {_THING} {_RELATION} it"), 3, 6, 0),
+    (re.compile(f"{_RELATION} {_THING} there is {_THING}"), 4, 0, 1),
+)
+"""Sentences, and where among their words a thing, its relation to the other, and the other begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ class Thing:
 
     def __str__(self) -> str:
         return f"a {self.size} {self.colour} {self.shape}"
+
+    def codes(self) -> tuple[int, int, int]:
+        """Return the class numbers of size, colour and shape."""
+        return SIZES.index(self.size), COLOURS.index(self.colour), SHAPES.index(self.shape)
 
     @property
     def held_out(self) -> bool:
@@ -82,14 +89,7 @@ class Scene:
 
     def codes(self) -> tuple[int, ...]:
         """Return seven class numbers: axis, then size, colour and shape of the first and the second."""
-        codes = [AXES.index(self.axis)]
-        for thing in (self.first, self.second):
-            codes += [
-                SIZES.index(thing.size),
-                COLOURS.index(thing.colour),
-                SHAPES.index(thing.shape),
-            ]
-        return tuple(codes)
+        return (AXES.index(self.axis), *self.first.codes(), *self.second.codes())
 
 
 THINGS = tuple(Thing(*words) for words in product(SIZES, COLOURS, SHAPES))
@@ -129,23 +129,16 @@ def parse(prompt: str) -> Scene:
     text = prompt
     for word, meaning in _SYNONYMS.items():
         text = re.sub(rf"\b{word}\b", meaning, text)
-    if match := _PLAIN.fullmatch(text):
-        words = match.groups()
-        a, relation, b = words[:3], words[3], words[4:]
-    elif match := _WITH.fullmatch(text):
-        words = match.groups()
-        b, a, relation = words[:3], words[3:6], words[6]
-    elif match := _THERE.fullmatch(text):
-        words = match.groups()
-        relation, b, a = words[0], words[1:4], words[4:]
-    else:
-        raise ValueError(
-            f"{prompt!r} does not ask for a scene of this world; write for example {plain(EXAMPLE)[0]!r} "
-            "(the words are in tglo.shapes.scenes), or score other prompts with another scorer"
-        )
-    axis, swapped = _RELATIONS[relation]
-    named, other = Thing(*a), Thing(*b)
-    return Scene(axis, other, named) if swapped else Scene(axis, named, other)
+    for form, first, relation, second in _FORMS:
+        if match := form.fullmatch(text):
+            words = match.groups()
+            axis, swapped = _RELATIONS[words[relation]]
+            named, other = Thing(*words[first : first + 3]), Thing(*words[second : second + 3])
+            return Scene(axis, other, named) if swapped else Scene(axis, named, other)
+    raise ValueError(
+        f"{prompt!r} does not ask for a scene of this world; write for example {plain(EXAMPLE)[0]!r} "
+        "(the words are in tglo.shapes.scenes), or score other prompts with another scorer"
+    )
 
 
 def prompt_set(name: str, count: int, seed: int = 0) -> list[str]:

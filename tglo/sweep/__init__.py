@@ -2,6 +2,6 @@
 
 from tglo.sweep.points import Point, parse_variations, points
 from tglo.sweep.run import sweep
-from tglo.sweep.sampling import Sampling, Scores, sample_scores
+from tglo.sweep.sampling import Sampling, sample_scores
 
-__all__ = ["Point", "Sampling", "Scores", "parse_variations", "points", "sample_scores", "sweep"]
+__all__ = ["Point", "Sampling", "parse_variations", "points", "sample_scores", "sweep"]

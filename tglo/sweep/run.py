@@ -7,7 +7,6 @@ import json
 import logging
 import shlex
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def sweep(
     base: dict[str, float] | None = None
     if sampling is not None:
         folder = _samples_folder(output / "base", sampling)
-        base = asdict(sample_scores(config.model.path, sampling, folder))
+        base = sample_scores(config.model.path, sampling, folder)
     rows: list[dict[str, Any]] = []
     for number, point in enumerate(grid, start=1):
         log.info("sweep: run %d of %d, %s", number, len(grid), point.name)
@@ -74,14 +73,12 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     row: dict[str, Any] = {"values": point.values, "metrics": json.loads(lines[-1])}
     if sampling is not None:
         lora = point.config.model.train == "lora"
-        row["scores"] = asdict(
-            sample_scores(
-                point.config.model.path if lora else str(folder.resolve() / "export"),
-                sampling,
-                _samples_folder(folder, sampling),
-                lora=folder / "export" if lora else None,
-                prefix=prefix,
-            )
+        row["scores"] = sample_scores(
+            point.config.model.path if lora else str(folder.resolve() / "export"),
+            sampling,
+            _samples_folder(folder, sampling),
+            lora=folder / "export" if lora else None,
+            prefix=prefix,
         )
     write_json(folder / RESULT, {"sampling": wanted, "row": row})
     return row
@@ -92,22 +89,25 @@ def _refuse_other_settings(point: Point) -> None:
     path = point.config.output.folder / "config.json"
     if not path.is_file():
         return
-    wanted = json.loads(json.dumps(to_plain(point.config)))
-    found = with_moved_keys(read_json(path), str(path))
+    wanted = _flat(json.loads(json.dumps(to_plain(point.config))))
+    found = _flat(with_moved_keys(read_json(path), str(path)))
     different = [
-        f"{section}.{key} is {found[section].get(key)!r}, not {values.get(key)!r}"
-        for section, values in wanted.items()
-        if isinstance(values, dict) and section != "output"
-        for key in sorted({*values, *found[section]})
-        if found[section].get(key) != values.get(key)
+        f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
+        for key in sorted({*wanted, *found})
+        if found.get(key) != wanted.get(key)
     ]
-    if found["seed"] != wanted["seed"]:
-        different.append(f"seed is {found['seed']}, not {wanted['seed']}")
     if different:
         raise ValueError(
             f"{path.parent} holds a run with other settings ({'; '.join(different)}); choose another "
             "--output, or remove that folder"
         )
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings by SECTION.KEY, without those of output."""
+    sections = [(s, values) for s, values in plain.items() if isinstance(values, dict)]
+    flat = {f"{s}.{key}": v for s, values in sections if s != "output" for key, v in values.items()}
+    return {"seed": plain["seed"], **flat}
 
 
 def _samples_folder(folder: Path, sampling: Sampling) -> Path:

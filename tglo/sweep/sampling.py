@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,25 +45,12 @@ class Sampling:
         return first | kept
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Mean and standard deviation of the samples' scores."""
-
-    mean: float
-    deviation: float
-    count: int
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean, as if the samples were independent."""
-        return self.deviation / math.sqrt(self.count)
-
-
 def sample_scores(
     model: str, sampling: Sampling, output: Path, *, lora: Path | None = None, prefix: str = ""
-) -> Scores:
+) -> dict[str, float]:
     """Sample a model (with a LoRA, if any) into `output` and score it; the same call goes on.
 
+    Returns mean, standard deviation and count of the samples' scores.
     prefix: text that the model, but not the scorer, is given before each prompt.
     """
     manifest = generate_images(
@@ -83,4 +69,4 @@ def sample_scores(
     scored = score_file(manifest, sampling.scorer, output / "scored.csv", 256)
     scores = read_manifest(scored).scores()
     deviation = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
-    return Scores(float(np.mean(scores)), deviation, len(scores))
+    return {"mean": float(np.mean(scores)), "deviation": deviation, "count": len(scores)}
