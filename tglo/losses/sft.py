@@ -35,15 +35,14 @@ def sft_loss(
     checks.check_prediction("policy_pred", policy_pred)
     rows, device = policy_pred.shape[0], policy_pred.device
     checks.check_draws(draws, rows)
-    checks.check_like_policy("target", target, policy_pred)
     checks.check_scores(scores, threshold, rows // draws, device)
     checks.check_timestep_weight(timestep_weight, rows, device)
 
     scores, threshold = wide(scores), wide(threshold)
     positive = reference.label(scores, threshold)
     error = error_of(policy_pred, target, backend=backend)
-    weighted = error if timestep_weight is None else error * wide(timestep_weight)
-    per_sample = reference.average_draws(weighted, draws) * positive
+    omega = 1.0 if timestep_weight is None else wide(timestep_weight)
+    per_sample = reference.average_draws(omega * error, draws) * positive
     dtype = torch.promote_types(policy_pred.dtype, torch.float32)
     if reduction == "mean":
         loss = (per_sample.sum() / positive.sum().clamp(min=1)).to(dtype)
@@ -51,7 +50,5 @@ def sft_loss(
         loss = reference.reduce_loss(per_sample, reduction).to(dtype)
     if not return_stats:
         return loss
-    zero = torch.zeros_like(scores)
-    return loss, TGOStats(
-        zero, error.detach(), torch.zeros_like(error.detach()), positive, positive.to(torch.float64)
-    )
+    error, zero = error.detach(), torch.zeros_like(scores)
+    return loss, TGOStats(zero, error, torch.zeros_like(error), positive, positive.double())

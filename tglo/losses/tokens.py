@@ -20,8 +20,6 @@ from tglo.ops import tokens as token_ops
 from tglo.ops.dtypes import wide
 from tglo.ops.token_chunks import TokenInputs
 
-__all__ = ["tgo_token_loss", "token_error", "token_log_prob"]
-
 
 class TokenOptions(TypedDict, total=False):
     """Keywords of `token_log_prob` and `token_error`."""
