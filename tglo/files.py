@@ -130,7 +130,7 @@ def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False
     if differing:
         raise ValueError(
             f"{folder} belongs to other settings: {differing}. Give another folder, "
-            "go back to those settings, or remove it"
+            "go back to those settings, or remove that folder"
         )
 
 

@@ -41,6 +41,10 @@ class Inputs:
     scores: Tensor
     masked: int
 
+    @property
+    def policy(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.hidden, self.weight, self.targets, self.mask
+
 
 def make_inputs(size: str, batch: int, dtype: torch.dtype, device: str) -> Inputs:
     """Draw inputs whose hidden and weight require gradients. The reference is a policy that moved a little."""
@@ -117,13 +121,11 @@ def _plain(name: str, log_prob: LogProb, *, only: str | None = None) -> TokenCon
     """Wrap TGO's loss around a function of log-probabilities, the reference's without a gradient."""
 
     def policy(inputs: Inputs) -> Tensor:
-        return log_prob(inputs.hidden, inputs.weight, inputs.targets, inputs.mask)
+        return log_prob(*inputs.policy)
 
     def loss(inputs: Inputs) -> Tensor:
         with torch.no_grad():
-            reference = log_prob(
-                inputs.reference_hidden, inputs.weight, inputs.targets, inputs.mask
-            )
+            reference = log_prob(inputs.reference_hidden, *inputs.policy[1:])
         return tgo(policy(inputs), reference, inputs)
 
     return TokenContender(name, policy, loss, only)
@@ -135,21 +137,12 @@ def _tglo(
     """tglo's functions; bound: tell them how many tokens are masked."""
 
     def log_prob(inputs: Inputs) -> Tensor:
-        return token_log_prob(
-            inputs.hidden,
-            inputs.weight,
-            inputs.targets,
-            inputs.mask,
-            max_masked=inputs.masked if bound else None,
-            backend=backend,
-        )
+        limit = inputs.masked if bound else None
+        return token_log_prob(*inputs.policy, max_masked=limit, backend=backend)
 
     def loss(inputs: Inputs) -> Tensor:
         return tgo_token_loss(
-            inputs.hidden,
-            inputs.weight,
-            inputs.targets,
-            inputs.mask,
+            *inputs.policy,
             inputs.scores,
             THRESHOLD,
             reference_hidden=inputs.reference_hidden,

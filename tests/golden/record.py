@@ -27,6 +27,9 @@ def record() -> None:
 
 
 if __name__ == "__main__":
+    import argparse
+
     import tests.conftest  # noqa: F401  (one thread a process, no network)
 
+    argparse.ArgumentParser(description=__doc__).parse_args()
     record()

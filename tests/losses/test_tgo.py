@@ -32,6 +32,8 @@ def test_unknown_keywords_are_named() -> None:
             loss(*arguments, bta=1.0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'beta'"):
         tglo.log_ratio(*arguments[:2], beta=1.0)
+    with pytest.raises(TypeError, match="'temprature'; options are .*temperature, .*confidence"):
+        tgo_loss(*arguments, temprature=1.0)
     with pytest.raises(TypeError, match="keyword argument 'beta'"):
         TGOLoss()(*arguments, beta=1.0)  # the module's own
 

@@ -172,3 +172,14 @@ def test_trainings_may_be_started_by_a_launcher(cached: TrainConfig, tmp_path: P
     assert alone[0]["metrics"]["loss"] == launched[0]["metrics"]["loss"]
     with pytest.raises(RuntimeError, match="ended with status 1; the same sweep goes on"):
         sweep(cached, {"seed": [1]}, tmp_path / "refused", launch=f"{sys.executable} -m")
+
+
+def test_a_point_kept_under_an_older_key_goes_on_under_the_new(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(objective={"name": "kto"}, output={"export": False})
+    output = tmp_path / "sweep"
+    (old,) = sweep(config, {"objective.positive_weight": [2.0]}, output)
+    (new,) = sweep(config, {"objective.kto.positive_weight": [2.0]}, output)
+    assert new["metrics"] == old["metrics"]
+    assert new["values"] == {"objective.kto.positive_weight": 2.0}

@@ -64,6 +64,7 @@ def test_an_objective_has_its_own_table() -> None:
     ("data", "message"),
     [
         ({"objective": {"temprature": 1}}, r"objective\.temprature; nearest: temperature"),
+        ({"objective": {"positive_weigth": 1}}, r"nearest: .*kto\.positive_weight"),
         ({"objectve": {}}, r"unknown key objectve; nearest: objective"),
         ({"optimizer": {"steps": "many"}}, r"Expected `int`, got `str` - at `\$\.optimizer\.steps"),
         ({"model": {"train": "adapter"}}, r"model\.train is 'adapter'; valid: full, lora"),

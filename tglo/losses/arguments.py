@@ -47,8 +47,12 @@ def predictions(
     timestep_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
     draws: int = 1,
+    **unknown: object,
 ) -> ops.Predictions:
     """Check the inputs of the log-ratio."""
+    if unknown:
+        names = ", ".join(LossOptions.__annotations__)
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {names}")
     checks.check_prediction("policy_pred", policy_pred)
     rows, device = policy_pred.shape[0], policy_pred.device
     checks.check_draws(draws, rows)

@@ -94,7 +94,11 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
     kinds = get_type_hints(kind)
     for key, value in data.items():
         if key not in fields:
-            raise ValueError(f"{source}: unknown key {prefix}{key}; {_hint(key, fields)}")
+            moved = [
+                k.removeprefix(prefix) for k in MOVED.values() if prefix and k.startswith(prefix)
+            ]
+            hint = _hint(key, [*fields, *moved])
+            raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
         default = fields[key].default_factory
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
