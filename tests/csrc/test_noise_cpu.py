@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.foundations.test_philox import KNOWN
 from tglo import ops, philox
+from tglo.ops import noise as operators  # noqa: F401  (defines diffuse)
 from tglo.reference import noised
 
 pytestmark = pytest.mark.skipif(

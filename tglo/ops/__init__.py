@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tglo.ops import noise, tokens  # noqa: F401  (every operator is defined)
 from tglo.ops.arguments import Predictions, Scoring
 from tglo.ops.choice import BACKENDS, OPERATORS, backend_for, backends, check_backend
 from tglo.ops.extension import EXTENSION
