@@ -18,7 +18,6 @@ _library.define("_cpu_instructions() -> int")
 _library.define("_cuda_architectures() -> int[]")  # 90 is sm_90; empty: no CUDA kernels
 _library.define("_cuda_error(int device) -> int")  # 0 if the kernels run there
 
-SCHEMAS: dict[str, str] = {}
 # Overloads looked up once: a call through torch.ops asks for them each time.
 _OPERATORS: dict[str, Any] = {}
 
@@ -27,7 +26,6 @@ def define(name: str, schema: str, file: str, fake: Callable[..., Any] | None = 
     """Define an operator for the extension and one for Triton, the function of the same name in
     kernels/FILE.py; fake makes empty results on the meta device.
     """
-    SCHEMAS[name] = schema
     for operator_name in (name, f"{name}_triton"):
         _add(operator_name, schema, fake)
     _library.impl(f"{name}_triton", _triton(name, file), "CUDA")

@@ -117,7 +117,8 @@ class SharedObjectiveConfig:
     @property
     def prompt_prefix(self) -> str:
         """The text before each prompt that the trained model is sampled with: csft's good marker."""
-        return self.markers[0] if self.markers else ""
+        markers = self.markers
+        return markers[0] if markers else ""
 
 
 if TYPE_CHECKING:
