@@ -1,32 +1,82 @@
 """Files and folders that are whole or absent: everything that a run trusts later is written here.
 
 Each is written under a temporary name beside its own, flushed to the disk and renamed. A crash at
-any moment leaves the old content or the new, never a part of either.
+any moment leaves the old content or the new, never a part of either. A full disk is told by DiskFull.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from tglo.damaged import reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(OSError):
+    """There is no space for a file or folder; what was there before is unharmed.
+
+    needed: bytes that it would take, where they are known.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], needed: int | None = None) -> None:
+        folder = Path(os.path.abspath(path)).parent
+        while not folder.exists():
+            folder = folder.parent
+        wants = "" if needed is None else f" needs {needed / 1e6:,.1f} MB and"
+        super().__init__(
+            f"the disk is full: {path}{wants} could not be written, "
+            f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free. Free space on that disk and "
+            "start the same command again"
+        )
+        self.errno = errno.ENOSPC
 
 
 @contextmanager
-def writing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write to: published as `path`, or removed if the body fails."""
+def disk_space(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[None]:
+    """Turn whatever the body raises for want of disk space into DiskFull, naming path and bytes needed."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        # safetensors and Arrow have classes of their own, which carry the number in their text.
+        told = re.search(r"os error (\d+)|errno (\d+)", str(error), re.IGNORECASE)
+        number = getattr(error, "errno", None) or (told and int(told[1] or told[2]))
+        if number not in _FULL:
+            raise
+        raise DiskFull(path, needed) from error
+
+
+@contextmanager
+def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path to write to: published as `path`, or removed if the body fails.
+
+    needed: bytes, for the message of a DiskFull.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)  # the rename itself lives in the folder
+        with disk_space(path, needed):
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, path)
+            flush(path.parent)  # the rename itself lives in the folder
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -35,7 +85,7 @@ def writing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def writing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill: published as `path`, or removed if the body fails.
 
-    FileExistsError when there is something at `path` and overwrite is not set.
+    FileExistsError when there is something at `path` and overwrite is not set, DiskFull.
     """
     path = Path(os.path.abspath(path))
     if path.exists() and not overwrite:
@@ -43,9 +93,10 @@ def writing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.mkdir()
-        yield temporary
-        publish_folder(temporary, path)
+        with disk_space(path):
+            temporary.mkdir()
+            yield temporary
+            publish_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,8 +134,25 @@ def flush(path: Path) -> None:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write data to path atomically and durably."""
-    with writing_file(path) as temporary:
+    with writing_file(path, len(data)) as temporary:
         temporary.write_bytes(data)
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors (CPU or not, made contiguous) as safetensors, atomically and durably.
+
+    metadata: texts by name, written in sorted order: equal content, equal bytes.
+    """
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with writing_file(path, sum(t.nbytes for t in whole.values())) as temporary:
+        save_file(whole, temporary, dict(metadata) if metadata else None)
+        _sort_metadata(temporary)
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -93,14 +161,43 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"))
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read JSON; ValueError naming the file when it is torn or is not JSON at all."""
-    try:
+def _sort_metadata(path: Path) -> None:
+    """Give a safetensors file's metadata a fixed order: the library writes them in a random one."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if len(header.get("__metadata__", ())) > 1:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= size:  # padded with spaces, as the format allows
+                file.seek(8)
+                file.write(text.ljust(size))
+
+
+def read_json(
+    path: str | os.PathLike[str], kind: str = "JSON file", remedy: str = "make it again"
+) -> Any:
+    """Read JSON; DamagedFile, a ValueError, when it is torn or is not JSON at all."""
+    with reading(path, kind, remedy):
         return json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); it may be torn: make it again"
-        ) from None
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path` inside the block; ValueError(busy) if another process has it.
+
+    The lock ends with its process, also after a kill; the file stays.
+    """
+    lock = FileLock(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False) -> None:

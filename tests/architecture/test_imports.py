@@ -17,7 +17,8 @@ SOURCE = ROOT / "tglo"
 
 # From the ground up. A package imports from floors below its own, and from itself.
 FLOORS = (
-    ("columns", "devices", "files", "philox", "reference", "settings"),
+    ("columns", "damaged", "devices", "philox", "reference", "settings"),
+    ("files",),
     ("ops",),
     ("data", "threshold"),
     ("losses",),
@@ -36,7 +37,17 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-AT_THE_ROOT = {"cli", "columns", "devices", "doctor", "files", "philox", "reference", "settings"}
+AT_THE_ROOT = {
+    "cli",
+    "columns",
+    "damaged",
+    "devices",
+    "doctor",
+    "files",
+    "philox",
+    "reference",
+    "settings",
+}
 # Third-party packages that have one home, as a pattern of paths below tglo/.
 HOMES = {"diffusers": r"models/", "deepspeed": r"train/engines/deepspeed\.py$"}
 MOST_LINES = 350

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from tglo import files
+from tglo.damaged import DamagedFile, reading
 
 OLD, NEW = {"a": "old", "inner/b": "old"}, {"a": "new", "inner/c": "new"}
 
@@ -172,3 +175,54 @@ def test_a_claimed_folder_belongs_to_its_settings(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(ValueError, match="does not hold settings"):
         files.claim_folder(path, {"seed": "0"})
+
+
+def test_a_full_disk_is_told_with_path_and_bytes(tmp_path: Path, small_disk: Path) -> None:
+    whole = small_disk / "x.safetensors"
+    files.write_tensors(whole, {"a": torch.zeros(10)})
+    before = whole.read_bytes()
+    with pytest.raises(files.DiskFull, match=r"x\.safetensors needs 4\.0 MB and could not"):
+        files.write_tensors(whole, {"a": torch.zeros(1_000_000)})
+    with pytest.raises(files.DiskFull, match=r"y\.bin needs 4\.0 MB"):
+        files.write_bytes(small_disk / "y.bin", bytes(4_000_000))
+    with (
+        pytest.raises(files.DiskFull, match="folder could not be written"),
+        files.writing_folder(small_disk / "folder") as temporary,
+    ):
+        (temporary / "z").write_bytes(bytes(4_000_000))
+    assert whole.read_bytes() == before
+    assert [path.name for path in small_disk.iterdir()] == ["x.safetensors"]
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path) -> None:
+    metadata = {name: "é" + name for name in "qwertyuiopasdfgh"}
+    for number in range(4):
+        files.write_tensors(tmp_path / str(number), {"a": torch.arange(3)}, metadata)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata() == metadata
+        assert file.get_tensor("a").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("{", "Expecting"),
+        ("\xff", "decode"),
+        ("[" * 100_000, "nested too deeply|Expecting"),
+        ("{}", "it has no 'key'"),
+        ("[1]", "another form"),
+        ('{"key": []}', "another form"),
+    ],
+)
+def test_a_damaged_file_is_told_with_cause_and_remedy(
+    tmp_path: Path, text: str, cause: str
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(text.encode("latin-1"))
+    wanted = rf"file\.json is damaged or no list of keys \(.*{cause}.*\): write it again"
+    with pytest.raises(DamagedFile, match=wanted), reading(path, "list of keys", "write it again"):
+        files.read_json(path, "list of keys", "write it again")["key"][0]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        files.read_json(path)

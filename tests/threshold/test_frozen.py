@@ -117,7 +117,7 @@ def test_a_torn_file_is_refused(tmp_path):
     path = tmp_path / "threshold.json"
     estimate([1.0, 2.0]).save(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"threshold\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"threshold\.json is damaged or no JSON file"):
         Threshold.load(path)
 
 

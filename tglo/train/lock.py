@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
-
+from tglo.files import locked
 from tglo.train import processes
 
 
@@ -19,23 +18,13 @@ def held(folder: Path) -> Iterator[None]:
 
     The lock belongs to rank 0's process and ends with it, also after a kill.
     """
-    lock = FileLock(folder / ".lock")
-
-    def take() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"output folder {folder} is in use by another run; wait for it, stop it, "
-                "or set output.folder to another folder"
-            ) from None
-
-    processes.on_main(take)
-    try:
+    with ExitStack() as stack:
+        busy = (
+            f"output folder {folder} is in use by another run; wait for it, stop it, "
+            "or set output.folder to another folder"
+        )
+        processes.on_main(lambda: stack.enter_context(locked(folder / ".lock", busy)))
         yield
-    finally:
-        lock.release()  # nothing on the other ranks, which do not hold it
 
 
 class StopSignal:
