@@ -86,7 +86,6 @@ def train(config: TrainConfig) -> TrainResult:
             log.warning("stopped by a signal after step %d; the same command goes on", step)
         elif config.output.export:
             export = exporting.export(run, folder / "export")
-    processes.leave_at_exit()
     return TrainResult(folder, step, finished, export, reports.last)
 
 
@@ -149,5 +148,4 @@ def export_run(folder: Path, output: Path) -> Path:
             exporting.export(run, output, overwrite=False)
         finally:
             run.batches.close()
-    processes.leave_at_exit()
     return output

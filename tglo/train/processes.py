@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from tglo.train.roll_call import RollCall
+
 T = TypeVar("T")
-_joined = False
+_roll_call: RollCall | None = None  # of a group that this module joined
+_alone = False  # inside on_main's work
 
 
 def launched() -> bool:
@@ -29,35 +34,57 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(join_group: Callable[[], None]) -> None:
-    """Join the run's process group by `join_group`, unless the process is in one already."""
-    global _joined
-    _joined = _joined or not dist.is_initialized()
-    join_group()
+def join(backend: str, device: torch.device, timeout: timedelta) -> None:
+    """Join the launcher's process group, unless the process is in one already.
 
-
-def leave_at_exit() -> None:
-    """Leave the group that `join` joined when the process ends; called once its work has succeeded.
-
-    A process that only ends may be aborted by threads of the group that still run. After an error
-    nothing is left: leaving could wait for processes that wait for this one.
+    timeout: of a collective; a rank waits up to it while another one writes a checkpoint. TimeoutError
+    naming the ranks that do not come (see tglo.train.roll_call). The group is left when the process
+    ends: a process that only ends may be aborted by threads of the group that still run.
     """
-    if _joined:
-        atexit.unregister(_leave)
-        atexit.register(_leave)
-
-
-def _leave() -> None:
+    global _roll_call
     if dist.is_initialized():
-        dist.destroy_process_group()
+        return
+    _roll_call = RollCall.of_launcher()
+    _roll_call.wait_for_all("start")
+    size = int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(
+        backend,
+        store=_roll_call.store,
+        rank=int(os.environ["RANK"]),
+        world_size=size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" and size > 1 else None,
+    )
+    atexit.register(_leave)
+    _roll_call.wait_for_all("join the group")
+
+
+def _leave(limit: float = 10.0) -> None:
+    """Leave the group, without waiting longer than `limit` seconds for processes that may hang."""
+    if dist.is_initialized():
+        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(limit)
 
 
 def gather(value: T) -> list[T]:
     """Return the value (any small picklable object) of each rank, in order of rank, on every rank."""
+    _refuse_alone()
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    if _roll_call is not None:
+        _roll_call.meet()
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:
+        absent = "" if _roll_call is None else _roll_call.absent()
+        if not absent:
+            raise
+        raise RuntimeError(
+            f"{absent} of {world_size()} did not come to where rank {rank()} waits: it ended or cannot "
+            f"be reached; look at its output ({error})"
+        ) from error
     return values
 
 
@@ -83,12 +110,27 @@ def together(work: Callable[[], T]) -> T:
 
 
 def on_main(work: Callable[[], T]) -> T | None:
-    """Run `work` on rank 0 only (it must not communicate); an error there stops every rank."""
-    return together(lambda: work() if rank() == 0 else None)
+    """Run `work` on rank 0 only; an error there stops every rank. RuntimeError if it communicates."""
+
+    def alone() -> T:
+        global _alone
+        before, _alone = _alone, True
+        try:
+            return work()
+        finally:
+            _alone = before
+
+    return together(lambda: alone() if rank() == 0 else None)
+
+
+def _refuse_alone() -> None:
+    if _alone:
+        raise RuntimeError("a collective inside on_main, where one rank alone would wait for ever")
 
 
 def reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over the processes, in place."""
+    _refuse_alone()
     if world_size() > 1:
         dist.all_reduce(values)
     return values
@@ -96,12 +138,14 @@ def reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 def mean(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over the processes; a new one where there are several."""
+    _refuse_alone()
     count = world_size()
     return reduce_sum(values.clone()) / count if count > 1 else values
 
 
 def reduce_max(values: torch.Tensor) -> torch.Tensor:
     """Take the elementwise maximum of a tensor over the processes, in place."""
+    _refuse_alone()
     if world_size() > 1:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def start(config: TrainConfig, device: torch.device) -> torch.device:
     # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if device.type == "cpu" else "nccl"
-    processes.join(lambda: deepspeed.init_distributed(dist_backend=backend, verbose=False))
+    # A rank may wait that long for another's checkpoint or export.
+    minutes = float(os.environ.get("DEEPSPEED_TIMEOUT", "30"))
+    processes.join(backend, device, timedelta(minutes=minutes))
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
 
 

@@ -1,0 +1,105 @@
+"""Two real processes of which one does not come: the other ends soon and names it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.train.test_distributed import free_port
+from tglo.train import processes
+from tglo.train.roll_call import patience
+
+WORKER = """
+import os, signal, sys, torch
+from datetime import timedelta
+from tglo.train import processes
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+rank, ending = int(os.environ["RANK"]), sys.argv[1]
+if rank == 1 and ending == "before joining":
+    die()
+processes.join("gloo", torch.device("cpu"), timedelta(seconds=60))
+if rank == 1 and ending == "before the first collective":
+    die()
+print(processes.gather(rank), flush=True)
+if ending == "collective on rank 0":
+    processes.on_main(lambda: processes.gather(0))
+if ending == "error on rank 1":
+    def work():
+        if rank == 1:
+            raise ValueError("no such file")
+    processes.together(work)
+"""
+
+
+def start(ending: str, *ranks: int) -> list[tuple[int, str]]:
+    """Exit status and output of each rank of two."""
+    port = str(free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, ending],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                **{"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port},
+                **{"MASTER_ADDR": "127.0.0.1", "TGLO_START_TIMEOUT": "4"},
+            },
+        )
+        for rank in ranks
+    ]
+    try:
+        outputs = [process.communicate(timeout=60)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(p.returncode, output) for p, output in zip(started, outputs, strict=True)]
+
+
+def test_a_rank_killed_before_it_joins_is_named() -> None:
+    status, output = start("before joining", 0, 1)[0]
+    assert status == 1
+    assert "TimeoutError: rank 1 of 2 did not start within 4 s" in output
+    assert "TGLO_START_TIMEOUT" in output
+
+
+def test_a_rank_killed_before_the_first_collective_is_named() -> None:
+    status, output = start("before the first collective", 0, 1)[0]
+    assert status == 1
+    assert "rank 1 of 2 did not" in output
+
+
+def test_a_rank_0_that_never_starts_is_named() -> None:
+    ((status, output),) = start("", 1)
+    assert status == 1
+    assert "rank 0 could not be reached at 127.0.0.1:" in output and "within 4 s" in output
+
+
+@pytest.mark.parametrize("ending", ["", "error on rank 1", "collective on rank 0"])
+def test_every_rank_ends_by_itself(ending: str) -> None:
+    """Fault 23 among them: no rank waits, and none is aborted by threads of the group."""
+    said = {
+        "error on rank 1": ("rank 1 stopped: ValueError: no such file", "ValueError: no such file"),
+        "collective on rank 0": ("a collective inside on_main", "rank 0 stopped: RuntimeError"),
+    }
+    for rank, (status, output) in enumerate(start(ending, 0, 1)):
+        assert status == (1 if ending else 0), output
+        assert "[0, 1]" in output and "terminate called" not in output
+        assert not ending or said[ending][rank] in output
+
+
+def test_a_collective_on_main_is_refused_in_one_process_too() -> None:
+    with pytest.raises(RuntimeError, match="a collective inside on_main"):
+        processes.on_main(lambda: processes.gather(1))
+    assert processes.gather(1) == [1]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "0", "-1", "", "soon"])
+def test_the_patience_is_a_positive_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TGLO_START_TIMEOUT", text)
+    with pytest.raises(ValueError, match=f"TGLO_START_TIMEOUT is '{text}'; it must be a positive"):
+        patience()

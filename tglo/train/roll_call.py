@@ -1,0 +1,121 @@
+"""The roll call of a run's processes: whoever waits for others can say which of them are missing.
+
+Every process notes in the launcher's key-value store how far it is. torch's own waiting names nobody,
+and lasts up to half an hour.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+PATIENCE = "TGLO_START_TIMEOUT"
+_POLL_SECONDS = 0.02
+
+
+def patience() -> float:
+    """Return how many seconds a process waits at the start for the others."""
+    text = os.environ.get(PATIENCE, "300")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e6:
+        raise ValueError(f"{PATIENCE} is {text!r}; it must be a positive number of seconds")
+    return seconds
+
+
+class RollCall:
+    """The notes of all processes in one store."""
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        self.store = store
+        self._rank, self._world_size = rank, world_size
+        self._meetings = 0
+
+    @classmethod
+    def of_launcher(cls) -> RollCall:
+        """Reach the store that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT tell of.
+
+        TimeoutError if nobody serves it in time.
+        """
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if world_size == 1:
+            return cls(dist.HashStore(), rank, world_size)
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torchrun serves the store itself; under other launchers rank 0 does.
+        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        serving = rank == 0 and not served
+        if not serving:
+            _wait_for_server(host, port, "torchrun" if served else "rank 0")
+        store = dist.TCPStore(
+            host,
+            port,
+            is_master=serving,
+            timeout=timedelta(seconds=patience()),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return cls(dist.PrefixStore(f"tglo/{attempt}", store), rank, world_size)
+
+    def wait_for_all(self, stage: str) -> None:
+        """Note that this process has reached `stage` and wait for the others; TimeoutError naming those that
+        have not come in time.
+        """
+        self.store.set(f"{stage}/{self._rank}", "here")
+        limit = patience()
+        deadline = time.monotonic() + limit
+        while missing := self._without(stage):
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{_ranks(missing)} of {self._world_size} did not {stage} within {limit:g} s, and rank "
+                    f"{self._rank} no longer waits. Look at their output and whether their hosts reach "
+                    f"this one; if they only need longer to start, set {PATIENCE} to more seconds"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def meet(self) -> None:
+        """Note that this process goes into its next meeting with all others."""
+        self._meetings += 1
+        self.store.set(f"meeting {self._meetings}/{self._rank}", "here")
+
+    def absent(self) -> str:
+        """Name the processes that did not come to this one's last meeting; "" if they did."""
+        try:
+            missing = self._without(f"meeting {self._meetings}")
+        except RuntimeError:  # the store has gone
+            return "rank 0, or the launcher"
+        return _ranks(missing) if missing else ""
+
+    def _without(self, stage: str) -> list[int]:
+        others = range(self._world_size)
+        return [rank for rank in others if not self.store.check([f"{stage}/{rank}"])]
+
+
+def _wait_for_server(host: str, port: int, who: str) -> None:
+    """Wait until somebody listens there: torch's own waiting does not heed signals."""
+    limit = patience()
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=min(5.0, limit)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{who} could not be reached at {host}:{port} (MASTER_ADDR, MASTER_PORT) within "
+                    f"{limit:g} s ({error}). See whether it was started and whether a firewall lies "
+                    f"between; if it only needs longer to start, set {PATIENCE} to more seconds"
+                ) from error
+            time.sleep(0.2)
+
+
+def _ranks(numbers: list[int]) -> str:
+    word = "rank" if len(numbers) == 1 else "ranks"
+    return f"{word} {', '.join(map(str, numbers[:8]))}{', ...' if len(numbers) > 8 else ''}"
