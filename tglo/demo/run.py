@@ -29,6 +29,7 @@ from tglo.demo.settings import BATCH, EVALUATION_SEED, MODELS, QUICK, SCORER, SE
 from tglo.files import claim_folder
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
+from tglo.stopping import Stopped
 from tglo.threshold.frozen import describe, estimate
 from tglo.train import load_config, train
 
@@ -167,7 +168,7 @@ def _train(demo: Demo, objective: str) -> tuple[Path, list[dict[str, float]]]:
     config.write_text(settings.toml(demo, objective))
     result = train(load_config(config))
     if result.export is None:
-        raise SystemExit("stopped by a signal; the same command goes on")
+        raise Stopped("a signal")
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     return result.export, [json.loads(line) for line in lines]
 

@@ -7,11 +7,13 @@ import json
 import logging
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tglo.files import read_json, write_json
 from tglo.objectives import OBJECTIVES
+from tglo.stopping import Stopped
 from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
 from tglo.sweep.sampling import Sampling, sample_scores
@@ -21,6 +23,7 @@ from tglo.train.config_files import to_plain, with_moved_keys
 
 log = logging.getLogger("tglo")
 RESULT = "result.json"
+LAUNCHER_SECONDS = 60.0  # torchrun gives its processes 30
 
 
 def sweep(
@@ -37,7 +40,7 @@ def sweep(
     `sampling`, base and trained models are sampled and scored. launch: a command that each training
     is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
     are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, before
-    anything is trained; RuntimeError when a started process fails or a signal stops a run.
+    anything is trained; RuntimeError when a started process fails, Stopped when a signal stops a run.
     """
     grid = points(config, variations, output)
     objective = OBJECTIVES[config.objective.name]
@@ -119,14 +122,26 @@ def _samples_folder(folder: Path, sampling: Sampling) -> Path:
 def _train(point: Point, launch: str) -> None:
     if not launch:
         if not train(point.config).finished:
-            raise RuntimeError("stopped by a signal; the same command goes on")
+            raise Stopped("a signal")
         return
     folder = point.config.output.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "point.json", to_plain(point.config))
     command = [*shlex.split(launch), "tglo.sweep.worker", str(folder / "point.json")]
-    status = subprocess.run(command).returncode
+    status = _wait_for(subprocess.Popen(command))
     if status:
         raise RuntimeError(
             f"{shlex.join(command)} ended with status {status}; the same sweep goes on from there"
         )
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Return a launcher's exit status. If this process is to end, the launcher ends its own first."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LAUNCHER_SECONDS)
+        process.kill()
+        raise

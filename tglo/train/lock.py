@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tglo.files import locked
+from tglo.stopping import Stopped
 from tglo.train import processes
 
 
@@ -28,11 +30,16 @@ def held(folder: Path) -> Iterator[None]:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask for a checkpoint after the step; a second SIGINT interrupts."""
+    """SIGTERM and SIGINT ask for a checkpoint after the step; a second SIGINT interrupts.
+
+    Until `defer` is called there is nothing to save: they end the run at once, as they would have
+    without this, but SIGTERM by an exception (tglo.stopping.Stopped).
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: dict[int, object] = {}
+        self._deferring = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,9 +51,20 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.asked:
+    def defer(self) -> None:
+        """From now on let the step and its checkpoint come first."""
+        self._deferring = True
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferring:
+            before = self._before.get(number)
+            if callable(before):
+                before(number, frame)
+            elif before != signal.SIG_IGN:
+                raise Stopped
+        elif number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        else:
+            self.asked = True

@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> TrainResult:
             write_json(folder / "config.json", to_plain(config))
         health, clock, reports = Health(device), Clock(), Reports(run, step)
         guard = Guard(run.engine, config.engine.find_bad_gradients)
+        stop.defer()
         try:
             stopping = False
             while step < total and not stopping:
@@ -76,7 +77,7 @@ def train(config: TrainConfig) -> TrainResult:
                     reports.write(step, health, clock, norm)
                 if save:
                     resume.save(run, step)
-                if validate:
+                if validate and not stopping:
                     exporting.validate(run, step)
         finally:
             run.batches.close()

@@ -1,0 +1,201 @@
+"""SIGTERM and Ctrl-C in every command (fault 22): one line, a status that tells, nothing torn, and the
+same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.train.conftest import (  # noqa: F401  (fixtures)
+    caches,
+    make_config,
+    manifest,
+    sd15,
+    sdxl,
+    write_toml,
+)
+from tglo import cli
+from tglo.stopping import Stopped
+from tglo.train import TrainConfig
+
+Make = Callable[..., TrainConfig]
+GOES_ON = "tglo: stopped by SIGTERM; the same command goes on\n"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, prompts, and a scorer that takes long: it says when it is asked."""
+    folder = tmp_path_factory.mktemp("work")
+    tiny.build_sd15(folder / "model")
+    (folder / "prompts.txt").write_text("".join(f"a temple {n}\n" for n in range(400)))
+    (folder / "slow.py").write_text(
+        "import pathlib, time\n"
+        "def scorer(images, prompts):\n"
+        "    pathlib.Path('asked').touch()\n"
+        "    time.sleep(60)\n"
+    )
+    return folder
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tglo.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+    )
+
+
+def stop_when(
+    process: subprocess.Popen[str], ready: Callable[[], bool], number: int = signal.SIGTERM
+) -> str:
+    """Send the signal once `ready` says so; returns the output."""
+    try:
+        deadline = time.monotonic() + 90
+        while not ready():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        return process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_generate_is_stopped_and_goes_on(work: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", str(work / "model"), "--prompts", str(work / "prompts.txt"),
+               "--output", str(tmp_path), "--steps", "2", "--device", "cpu"]  # fmt: skip
+    process = start(tmp_path, *command)
+    output = stop_when(process, lambda: len(list((tmp_path / "images").glob("*.png"))) > 4)
+    assert process.returncode == 143 and output.endswith(GOES_ON)
+    assert not leftovers(tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").glob("*.png")}
+    assert 4 < len(made) < 400
+    again = start(tmp_path, *command)
+    output = stop_when(again, lambda: len(list((tmp_path / "images").glob("*.png"))) > len(made))
+    assert again.returncode == 143
+    assert all(path.stat().st_mtime_ns == when for path, when in made.items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_score_is_stopped_in_a_scorer(number: int, work: Path, manifest: Path) -> None:
+    (work / "asked").unlink(missing_ok=True)
+    output = work / "scored.csv"
+    process = start(work, "score", str(manifest), "--scorer", "slow:scorer",
+                    "--output", str(manifest.with_name("out.csv")))  # fmt: skip
+    said = stop_when(process, (work / "asked").exists, number)
+    if number == signal.SIGTERM:
+        assert process.returncode == 143 and said.endswith(GOES_ON)
+    else:
+        assert process.returncode == 130
+        assert said.endswith("tglo: interrupted; the same command goes on\n")
+    assert not output.exists() and not leftovers(work)
+
+
+def test_evaluate_is_stopped(work: Path, tmp_path: Path) -> None:
+    process = start(
+        work, "evaluate", "--base", "./model", "--prompts", "mine=prompts.txt", "--scorers", "ink",
+        "--output", str(tmp_path), "--count", "1", "--steps", "2", "--device", "cpu",
+    )  # fmt: skip
+    output = stop_when(process, lambda: any(tmp_path.glob("images/base/images/*.png")))
+    assert process.returncode == 143 and output.endswith(GOES_ON)
+    assert not leftovers(tmp_path)
+
+
+def test_training_is_stopped_in_start_up(make_config: Make, tmp_path: Path) -> None:
+    """While libraries and models are loaded there is nothing to save: it ends at once."""
+    config = make_config(optimizer={"steps": 10**6})
+    toml = str(write_toml(config, tmp_path / "run.toml"))
+    process = start(tmp_path, "train", toml)
+    output = stop_when(process, (config.output.folder / "threshold.json").exists)
+    assert process.returncode in (0, 143)  # 0: the first step was faster
+    assert "the same command goes on" in output and not leftovers(tmp_path)
+
+
+def test_training_is_stopped_in_validation(make_config: Make, tmp_path: Path) -> None:
+    validation = {"validation_prompts": ["a flower"], "validation_every": 1}
+    config = make_config(optimizer={"steps": 10**6}, output={**validation, "validation_steps": 999})
+    toml = str(write_toml(config, tmp_path / "run.toml"))
+    process = start(tmp_path, "train", toml)
+    metrics = config.output.folder / "metrics.jsonl"
+    output = stop_when(process, lambda: metrics.exists() and metrics.stat().st_size > 0)
+    assert process.returncode == 0 and "the same command goes on" in output, output
+    assert any((config.output.folder / "checkpoints").glob("step-*"))
+    assert not leftovers(tmp_path)
+
+
+def test_a_second_sigterm_does_not_interrupt_the_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def work(_: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            cleaned.append(True)
+
+    monkeypatch.setattr(cli, "_run", work)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["plan"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned
+
+
+def test_the_callers_handler_is_back_afterwards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "_run", lambda _: None)
+    assert cli.main(["plan"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+    def interrupt(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    assert cli.main(["plan"]) == 130
+    assert capsys.readouterr().err == "tglo: interrupted; start the same command again\n"
+
+
+def test_a_sweeps_launcher_ends_its_processes_first(tmp_path: Path) -> None:
+    """A killed launcher would leave its processes behind."""
+    from tglo.sweep.run import _wait_for
+
+    (tmp_path / "launcher.py").write_text(
+        "import signal, sys, time, pathlib\n"
+        "def stop(*_):\n"
+        "    pathlib.Path('stopped').touch()\n"
+        "    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "pathlib.Path('started').touch()\n"
+        "time.sleep(60)\n"
+    )
+
+    class Launcher(subprocess.Popen[bytes]):
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                while not (tmp_path / "started").exists():
+                    time.sleep(0.01)
+                raise Stopped
+            return super().wait(timeout)
+
+    with pytest.raises(Stopped):
+        _wait_for(Launcher([sys.executable, "launcher.py"], cwd=tmp_path))
+    assert (tmp_path / "stopped").exists()

@@ -1,0 +1,33 @@
+"""Passwords and tokens taken out of what is printed or stored: one rule for all of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+HIDDEN = "***"
+_SECRETS = (
+    (re.compile(r"(?<=://)[^\s/?#@'\"]+(?=@)"), HIDDEN),  # https://user:password@host
+    (
+        re.compile(r"([?&](?:\w*token|api_?key|password|secret)=)[^\s&#'\"]+", re.IGNORECASE),
+        rf"\1{HIDDEN}",
+    ),
+    # As Hugging Face, GitHub, GitLab and OpenAI begin theirs.
+    (re.compile(r"\b(hf_|gh[oprsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"), rf"\1{HIDDEN}"),
+)
+
+
+def redacted(text: str) -> str:
+    """Return text with *** in the place of each password of a URL and each token."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def redacted_plain(content: Any) -> Any:
+    """Return nested plain data (dicts, lists, texts, numbers) in which every text is redacted."""
+    if isinstance(content, dict):
+        return {key: redacted_plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(redacted_plain(value) for value in content)
+    return redacted(content) if isinstance(content, str) else content

@@ -1,0 +1,49 @@
+"""SIGTERM as an exception, so that what was begun is cleaned up before the process ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ONE_SIGNAL_SECONDS = 10.0
+
+
+class Stopped(SystemExit):
+    """A scheduler asked the process to end; uncaught it ends with status 143, as the shell has it."""
+
+    def __init__(self, by: str = "SIGTERM") -> None:
+        self.by, self.status = by, 128 + signal.SIGTERM
+        super().__init__(self.status)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Raise Stopped in the main thread when SIGTERM comes.
+
+    Launcher and scheduler may both send one: a second one soon after the first does not interrupt
+    the clean-up. A later one does, in case a library has swallowed the exception.
+    """
+    last = -float("inf")
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _ONE_SIGNAL_SECONDS:
+            last = now
+            raise Stopped
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the caller's own handling stays
+        yield
+        return
+    try:
+        yield
+    except Stopped:
+        before = signal.SIG_IGN  # the process is about to end by itself
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
