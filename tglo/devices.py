@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; auto is CUDA if torch finds it. ValueError if it is absent."""
+def choose_device(name: str, key: str = "device") -> torch.device:
+    """Return the device called `name`; auto is CUDA if torch finds it. ValueError if it is absent.
+
+    key: what the caller's user calls it.
+    """
+    check_device_name(name, key)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ValueError(f"device is {name!r}; use auto, cpu or cuda")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch finds no CUDA device; use cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{key} is {name!r}, but torch finds no CUDA device; use cpu")
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise ValueError(f"{key} is {name!r}, but the last of {count} is cuda:{count - 1}")
+    return device
+
+
+def check_device_name(name: str, key: str = "device") -> None:
+    """Raise ValueError, without a look at this machine, for a name that no device has."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise ValueError(f"{key} is {name!r}; use auto, cpu or cuda")
 
 
 def process() -> tuple[int, int]:

@@ -31,3 +31,15 @@ def redacted_plain(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return type(content)(redacted_plain(value) for value in content)
     return redacted(content) if isinstance(content, str) else content
+
+
+def refuse_url(name: str, key: str) -> None:
+    """Raise ValueError for a model that is named by a URL, without the password that may be in it."""
+    if not re.match(r"[A-Za-z][\w+.-]*://", name):
+        return
+    page = re.search(r"huggingface\.co/([\w.-]+/[\w.-]+)", name)
+    hub_id = f"its hub id, {page[1]}" if page else "a hub id (owner/model)"
+    raise ValueError(
+        f"{key} is a URL, {redacted(name)!r}; give {hub_id}, or a folder with a leading ./ or /. The hub "
+        "takes a token for private models from the environment variable HF_TOKEN"
+    )

@@ -2,10 +2,72 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The numbers that a setting may be: low to high, without low where `above`, without high where
+    `below`. NaN never is, nor is inf.
+    """
+
+    low: float
+    high: float | None = None
+    """None: as large as 32 bits hold."""
+    above: bool = False
+    below: bool = False
+
+    def allows(self, number: float) -> bool:
+        """Say whether a number is within."""
+        high = 2**31 - 1 if self.high is None else self.high
+        low_enough = number < high if self.below else number <= high
+        return low_enough and (number > self.low if self.above else number >= self.low)
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"at least {self.low:g} and below 2^31"
+        if self.above and not self.low:
+            return f"positive and at most {self.high:g}"
+        high = str(self.high) if isinstance(self.high, int) else f"{self.high:.6g}"
+        return f"from {self.low:g} to {'below ' if self.below else ''}{high}"
+
+
+COUNT = Limit(1)
+FRACTION = Limit(0, 1)
+SEED = Limit(0, 2**32 - 1)
+SIDE = Limit(8, 16384)
+"""Of an image, in pixels."""
+IMAGES = {
+    "count": Limit(1, 10**6),
+    "batch_size": Limit(0, 10**6),
+    "seed": Limit(0, 2**63 - 1),
+}
+"""Of each prompt; at once, where 0 finds a size; their noise."""
+SAMPLING = {
+    "steps": Limit(1, 999),  # schedules have 1,000, and some leave the last one out
+    "guidance": Limit(0, 1000),
+    "choice_temperature": Limit(0, 1e6),
+    "height": SIDE,
+    "width": SIDE,
+}
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return a hint at the known words that are like an unknown one, or at all of them."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(known)}"
+
+
+def check_limits(values: Mapping[str, float | None], limits: Mapping[str, Limit]) -> None:
+    """Raise ValueError naming the first of `values` that is out of its limits; None stands for a default."""
+    for name, value in values.items():
+        if value is not None and not limits[name].allows(value):
+            raise ValueError(f"{name} is {value}; it must be {limits[name]}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +84,10 @@ class SamplingOptions:
     """Pixels; the model's own size by default."""
     width: int | None = None
     """Pixels; the model's own size by default."""
+
+    def check(self) -> None:
+        """Raise ValueError, before a model is loaded, for what no model can be sampled with."""
+        check_limits({name: getattr(self, name) for name in SAMPLING}, SAMPLING)
 
     def resolved(self, size: tuple[int, int]) -> SamplingOptions:
         """Return these options with the height or width of `size` where it is not given."""

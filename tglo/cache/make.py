@@ -23,10 +23,10 @@ from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
 from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint
-from tglo.models.execution.attention import set_backend
+from tglo.models.execution.attention import check_place, set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
-from tglo.settings import ReferenceOptions
+from tglo.settings import COUNT, FRACTION, SEED, SIDE, ReferenceOptions, check_limits
 
 log = logging.getLogger("tglo")
 
@@ -75,6 +75,10 @@ def build(
     """
     rows = _rows(manifest, columns)
     rank, world_size = process()
+    check_limits(
+        {"resolution": resolution, "batch_size": batch_size, "max_bad_fraction": max_bad_fraction},
+        {"resolution": SIDE, "batch_size": COUNT, "max_bad_fraction": FRACTION},
+    )
     family = models.load(
         model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
     )
@@ -120,7 +124,17 @@ def build_reference(
         raise ValueError(
             f"draws is {rule.draws}; a reference cache needs at least 1 of each sample"
         )
+    check_limits(
+        {
+            "draws": rule.draws,
+            "seed": rule.seed,
+            "caption_dropout": rule.caption_dropout,
+            "batch_size": batch_size,
+        },
+        {"draws": COUNT, "seed": SEED, "caption_dropout": FRACTION, "batch_size": COUNT},
+    )
     place = process_device(device)
+    check_place(options.attention, place)
     latents = LatentCache(cache)
     dtype = DTYPES[options.precision]
     path = models.resolve(model, revision=revision)

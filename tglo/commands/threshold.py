@@ -43,6 +43,7 @@ def threshold(
         score_scale=score_scale,
         source="scores" if proxy is None else "proxy",
     )
+    summary = describe(training.scores(), frozen, confidence, training.prompts())
     frozen.save(output)
-    print(describe(training.scores(), frozen, confidence, training.prompts()))
+    print(summary)
     print(f"wrote {output}")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tglo.settings import SamplingOptions
+from tglo.devices import check_device_name
+from tglo.settings import COUNT, IMAGES, Limit, SamplingOptions, check_limits
 
 BASE = "base"
 _NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
@@ -62,13 +63,10 @@ class Evaluation:
         for model in self.prefixes:
             if model not in self.models:
                 raise ValueError(f"prefixes name {model!r}; models are {list(self.models)}")
-        for name, number, least in (
-            ("count", self.count, 1),
-            ("score_batch", self.score_batch, 1),
-            ("resamples", self.resamples, 100),
-        ):
-            if number < least:
-                raise ValueError(f"{name} is {number}; it must be at least {least}")
+        limits = {**IMAGES, "score_batch": COUNT, "resamples": Limit(100, 10**6)}
+        check_limits({name: getattr(self, name) for name in limits}, limits)
+        self.options.check()
+        check_device_name(self.device)
 
     @property
     def names(self) -> list[str]:

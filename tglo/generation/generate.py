@@ -26,7 +26,7 @@ from tglo.generation.image_files import collect, publish_images
 from tglo.generation.prompts import read_prompts
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
-from tglo.settings import SamplingOptions
+from tglo.settings import IMAGES, SamplingOptions, check_limits
 
 MANIFEST = "manifest.csv"
 SETTINGS = "generation.json"
@@ -105,6 +105,8 @@ def generate_images(
             f"{len(texts)} prompts, count {count} and batch_size {batch_size}; needed are a prompt, "
             "a count of at least 1, and a batch_size of at least 1, or 0 to find it"
         )
+    check_limits({"count": count, "batch_size": batch_size, "seed": seed}, IMAGES)
+    options.check()
     planned = plan_images(texts, count)
     settings = {
         "model": model_digest(models.resolve(model)),

@@ -17,6 +17,7 @@ from tglo.models.families.base import Family
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 from tglo.models.skeleton import Skeleton
+from tglo.redaction import redacted, refuse_url
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +80,11 @@ def local_path(path_or_hub_id: str | Path) -> Path | None:
 
 
 def _download(name: str, revision: str | None) -> Path:
+    refuse_url(name, "the model")
     hint = f"; for the local folder of that name write ./{name}" if Path(name).exists() else ""
     if not _HUB_ID.fullmatch(name):
         raise ValueError(
-            f"{name!r} is not a hub id such as 'owner/model'{hint or '; write a folder as ./name'}"
+            f"{redacted(name)!r} is not a hub id such as 'owner/model'{hint or '; write a folder as ./name'}"
         )
     if hint:
         log.warning("%s is read from the hub%s", name, hint)

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tglo.plan.limits import zero_problem
+from tglo.settings import COUNT, SIDE, Limit, check_limits
 
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
+LIMITS = {
+    **dict.fromkeys(("gpus", "nodes", "micro_batch", "accumulation", "draws"), COUNT),
+    "lora_rank": Limit(1, 4096),
+    "resolution": SIDE,
+    **dict.fromkeys(("gpu_memory", "epochs", "compute"), Limit(0, 1e9, above=True)),
+    **dict.fromkeys(("interconnect", "network"), Limit(0, 1e9, above=True)),
+}
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,7 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError for the first value that cannot be planned for."""
-        for name in ("gpus", "nodes", "lora_rank", "micro_batch", "accumulation", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("gpu_memory", "epochs", "compute", "interconnect", "network"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+        check_limits({name: getattr(self, name) for name in LIMITS}, LIMITS)
         problem = self.problem()
         if problem:
             raise ValueError(problem)

@@ -19,6 +19,7 @@ from tglo.rewards import (
     search_working_folder,
 )
 from tglo.rewards.mixture import Scale
+from tglo.settings import COUNT, check_limits
 
 
 def score_file(
@@ -51,6 +52,7 @@ def score_file(
             f"scoring is for one process, and WORLD_SIZE is {processes}; start it "
             "without torchrun, or split the manifest and score each part"
         )
+    check_limits({"batch_size": batch_size}, {"batch_size": COUNT})
     texts = named_scorers([scorers] if isinstance(scorers, str) else scorers)
     if not texts:
         raise ValueError("give at least one scorer")

@@ -48,6 +48,7 @@ def sweep(
         log.info('objective.reference = "cached" would spare every run its reference')
     base: dict[str, float] | None = None
     if sampling is not None:
+        sampling.check()
         folder = _samples_folder(output / "base", sampling)
         base = sample_scores(config.model.path, sampling, folder)
     rows: list[dict[str, Any]] = []

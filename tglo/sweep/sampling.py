@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from tglo.data.manifest import read_manifest
+from tglo.devices import check_device_name
 from tglo.generation.generate import generate_images
+from tglo.rewards import load_scorer, search_working_folder
 from tglo.rewards.scoring import score_file
-from tglo.settings import SamplingOptions
+from tglo.settings import IMAGES, SamplingOptions, check_limits
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Sampling:
     """Seed of the samples; another than that of the training images."""
     device: str = "auto"
     dtype: str = "fp32"
+
+    def check(self) -> None:
+        """Raise ValueError, before anything is trained, for what cannot be sampled or scored."""
+        check_limits({name: getattr(self, name) for name in IMAGES}, IMAGES)
+        self.options.check()
+        check_device_name(self.device)
+        search_working_folder()
+        load_scorer(self.scorer, device=self.device, dtype=self.dtype)
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON types: a finished run is kept for as long as they are equal.

@@ -5,10 +5,15 @@ from __future__ import annotations
 from operator import attrgetter
 from pathlib import Path
 
+from tglo.devices import check_device_name
 from tglo.models.families.base import Family
 from tglo.objectives import OBJECTIVES
+from tglo.ops import BACKENDS
 from tglo.plan.limits import zero_problem
+from tglo.redaction import refuse_url
+from tglo.settings import check_limits, nearest
 from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
+from tglo.train.config_limits import LIMITS
 
 
 def check(config: TrainConfig) -> None:
@@ -21,41 +26,8 @@ def check(config: TrainConfig) -> None:
     for key in ("model.path", "data.manifest", "data.cache", "output.folder"):
         if attrgetter(key)(config) in ("", Path()):
             raise ValueError(f"{key} is required: set it in the TOML file or as --{key} VALUE")
-    limits: dict[str, tuple[int, float | None]] = {
-        "seed": (0, 2**32 - 1),
-        "model.lora_rank": (1, 4096),
-        "model.lora_dropout": (0, 0.99),
-        "data.percentile": (0, 100),
-        "data.caption_dropout": (0, 1),
-        "data.draws": (0, 2**32 - 1),
-        "data.draw_seed": (0, 2**32 - 1),
-        "data.kappa": (0, None),
-        "objective.confidence": (0, None),
-        "optimizer.steps": (1, None),
-        "optimizer.warmup_steps": (0, config.optimizer.steps),
-        "optimizer.micro_batch": (1, None),
-        "optimizer.accumulation": (1, None),
-        "optimizer.ema_decay": (0, 0.999999),
-        "optimizer.max_gradient_norm": (0, None),
-        "output.save_every": (1, None),
-        "output.keep": (1, None),
-        "output.log_every": (1, None),
-        "output.validation_every": (1, None),
-    }
-    for key, (low, high) in limits.items():
-        number = attrgetter(key)(config)
-        if number is not None and not (low <= number and (high is None or number <= high)):
-            limit = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise ValueError(f"{key} is {number}; it must be {limit}")
-    for key in ("objective.beta", "objective.min_snr_gamma", "optimizer.learning_rate"):
-        number = attrgetter(key)(config)
-        if not isinstance(number, str) and not 0 < number < float("inf"):
-            raise ValueError(f"{key} is {number}; it must be positive and finite")
-    temperature = objective.temperature
-    if not isinstance(temperature, str) and not 0 < temperature < float("inf"):
-        raise ValueError(
-            f"objective.temperature is {temperature}; it must be positive, or auto or default"
-        )
+    _check_numbers(config)
+    _check_words(config)
     if data.threshold is not None and data.per_prompt:
         raise ValueError(
             f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
@@ -83,6 +55,34 @@ def check(config: TrainConfig) -> None:
     # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
     plain = engine.kind != "deepspeed" and not engine.zero_stage
     check_zero(config, None if plain else engine.zero_stage)
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    values = {key: attrgetter(key)(config) for key in LIMITS}
+    check_limits({k: None if isinstance(v, str) else v for k, v in values.items()}, LIMITS)
+    warmup, steps = config.optimizer.warmup_steps, config.optimizer.steps
+    if warmup > steps:
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup}; it must be at most optimizer.steps, which is {steps}"
+        )
+
+
+def _check_words(config: TrainConfig) -> None:
+    refuse_url(config.model.path, "model.path")
+    for key in ("data.prompt_column", "data.image_column", "data.score_column", "output.project"):
+        if not attrgetter(key)(config).strip():
+            raise ValueError(f"{key} is empty; give a name, or leave the key out for its default")
+    for key in ("model.revision", "data.threshold", "data.reference_cache"):
+        if attrgetter(key)(config) in ("", Path()):
+            raise ValueError(f"{key} is empty; leave the key out to do without it")
+    check_device_name(config.engine.device, "engine.device")
+    backend = config.objective.backend
+    if backend not in BACKENDS:
+        raise ValueError(f"objective.backend is {backend!r}; {nearest(backend, BACKENDS)}")
+    if config.model.attention != "default":
+        from tglo.models.execution.attention import check_name
+
+        check_name(config.model.attention, "model.attention")
 
 
 def check_zero(config: TrainConfig, stage: int | None) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import tomllib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from tglo.damaged import reading
+from tglo.redaction import redacted_plain, refuse_url
+from tglo.settings import nearest
 from tglo.train.config import TrainConfig
 
 # Keys of older files -> where they stand now.
@@ -24,19 +25,29 @@ MOVED = {
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Read a TOML file. ValueError names an unknown key and the nearest ones, or a wrong type."""
+    """Read a TOML file. ValueError names an unknown key and the nearest ones, a wrong type, or a file that
+    is no TOML.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"config file {path} does not exist")
-    try:
-        data = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    with reading(path, "TOML file", "mend it, and save it as UTF-8"):
+        data = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     return parse_config(data, str(path))
 
 
 def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
-    """Build a TrainConfig from nested plain data, strictly: no unknown key, no wrong type."""
+    """Build a TrainConfig from nested plain data, strictly: no unknown key, no wrong type.
+
+    Passwords and tokens are taken out here: what a run knows of its configuration, it stores.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{source} holds {type(data).__name__}, not the tables of a configuration")
+    try:
+        data = redacted_plain(data)
+    except RecursionError:
+        raise ValueError(f"{source} is nested too deeply for a configuration") from None
+    refuse_url(str(_at(data, "model", "path")), f"{source}: model.path")
     data = with_moved_keys(data, source)
     _refuse_unknown(data, TrainConfig, "", source)
     try:
@@ -62,8 +73,10 @@ def with_moved_keys(data: dict[str, Any], source: str = "config") -> dict[str, A
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
-    """Return nested plain data (JSON and TOML types, None left out): parse_config's inverse."""
-    plain = msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str)
+    """Return nested plain data (JSON and TOML types, None left out): parse_config's inverse, but for
+    passwords and tokens.
+    """
+    plain = redacted_plain(msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str))
     return {
         key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
         for key, value in plain.items()
@@ -83,6 +96,11 @@ def put(plain: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def _at(data: dict[str, Any], section: str, name: str) -> Any:
+    values = data.get(section)
+    return values.get(name, "") if isinstance(values, dict) else ""
+
+
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -97,7 +115,7 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
             moved = [
                 k.removeprefix(prefix) for k in MOVED.values() if prefix and k.startswith(prefix)
             ]
-            hint = _hint(key, [*fields, *moved])
+            hint = nearest(key, [*fields, *moved])
             raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
         default = fields[key].default_factory
         if dataclasses.is_dataclass(default):
@@ -106,12 +124,7 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
             _refuse_unknown(value, default, f"{prefix}{key}.", source)  # type: ignore[arg-type]
         choices = _choices(kinds[key])
         if choices and isinstance(value, str) and value not in choices:
-            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {_hint(value, choices)}")
-
-
-def _hint(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(known)}"
+            raise ValueError(f"{source}: {prefix}{key} is {value!r}; {nearest(value, choices)}")
 
 
 def _choices(kind: Any) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 # diffusers' "_flash_3", of the flash_attn_3 package, has no backward; the hub's kernel has one.
 ALIASES = {"sdpa": "native", "cudnn": "_native_cudnn", "flash3": "_flash_3_hub"}
+_REMEDY = "or set attention to 'default' or 'sdpa'"
 _ON_THE_CPU = ("native", "_native_math", "_native_flash", "flex")
 
 
@@ -114,25 +115,36 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
         processor._attention_backend = None if backend == "default" else AttentionBackendName(name)
 
 
+def check_name(backend: str, key: str = "attention") -> None:
+    """Raise ValueError for a name that no backend has; key: what the caller's user calls it."""
+    known = [entry.value for entry in AttentionBackendName]
+    names = ["default", *ALIASES, *known]
+    if ALIASES.get(backend, backend) not in ("default", *known):
+        near = ", ".join(difflib.get_close_matches(backend, names, n=3, cutoff=0.4))
+        raise ValueError(
+            f"unknown {key} {backend!r}"
+            + (f"; nearest: {near}" if near else "")
+            + f"; valid: {', '.join(names)}"
+        )
+
+
+def check_place(backend: str, device: torch.device, key: str = "attention") -> None:
+    """Raise ValueError for an unknown backend, and for one that needs a GPU where the model is not on one."""
+    check_name(backend, key)
+    anywhere = ("default", *_ON_THE_CPU)
+    if device.type != "cuda" and ALIASES.get(backend, backend) not in anywhere:
+        raise ValueError(
+            f"{key} {backend!r} needs a CUDA device and the model is on {device.type}; "
+            f"move it there first, {_REMEDY}"
+        )
+
+
 def _check(
     backend: str, name: str, device: torch.device, dtype: torch.dtype, sizes: set[int]
 ) -> None:
     """Raise ValueError unless the backend, ``name`` to diffusers, computes a gradient here."""
-    remedy = "or set attention to 'default' or 'sdpa'"
-    known = [entry.value for entry in AttentionBackendName]
-    if name not in known:
-        names = ["default", *ALIASES, *known]
-        near = ", ".join(difflib.get_close_matches(backend, names, n=3, cutoff=0.4))
-        raise ValueError(
-            f"unknown attention {backend!r}"
-            + (f"; nearest: {near}" if near else "")
-            + f"; valid: {', '.join(names)}"
-        )
-    if device.type != "cuda" and name not in _ON_THE_CPU:
-        raise ValueError(
-            f"attention {backend!r} needs a CUDA device and the model is on {device.type}; "
-            f"move it there first, {remedy}"
-        )
+    check_place(backend, device)
+    remedy = _REMEDY
     try:
         with attention_backend(name):  # looks for the package, or gets the kernel from the hub
             pass

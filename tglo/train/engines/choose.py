@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from tglo.devices import choose_device
+from tglo.models.execution.attention import check_place
+from tglo.ops import backend_for
 from tglo.train import processes
 from tglo.train.config import TrainConfig
 from tglo.train.engines import deepspeed
@@ -37,9 +39,19 @@ def wants_deepspeed(config: TrainConfig) -> bool:
 
 def start_processes(config: TrainConfig) -> torch.device:
     """Join the run's process group where there is one; return this process's device."""
-    device = choose_device(config.engine.device)
+    device = choose_device(config.engine.device, "engine.device")
+    check_place(config.model.attention, device, "model.attention")
+    _check_backend(config, device)
     if wants_deepspeed(config):
         return deepspeed.start(config, device)
     if device.index is not None:
         torch.cuda.set_device(device)
     return device
+
+
+def _check_backend(config: TrainConfig, device: torch.device) -> None:
+    """Raise ValueError for kernels that cannot run here, before a model is loaded for them."""
+    try:
+        backend_for("tgo_loss", device, torch.float32, config.objective.backend)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"objective.backend: {error}") from error
