@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tglo.losses.tgo import TGOStats
+from tglo.stopping import Stopped
 from tglo.train.config import OptimizerConfig, OutputConfig
 from tglo.train.engines.optimizers import learning_rate
 from tglo.train.lock import StopSignal, held
@@ -160,7 +161,14 @@ def test_a_second_run_on_one_folder_is_refused_until_the_first_is_dead(tmp_path:
 def test_sigterm_sets_a_flag_and_the_old_handler_returns() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
+        with pytest.raises(Stopped):  # nothing to save yet
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.defer()
         assert not stop.asked
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from tglo.redaction import redacted
 from tglo.train.config import OutputConfig
 
 log = logging.getLogger("tglo")
+PATIENCE = 20.0  # seconds
 Writer = tuple[Callable[..., None], Callable[[], None]]
 
 
@@ -33,9 +35,10 @@ class Trackers:
             with suppress(queue.Full):
                 self._queue.put_nowait((step, values))
 
-    def close(self, patience: float = 20.0) -> None:
-        """Wait for what is queued, but no longer than `patience` seconds."""
+    def close(self, patience: float | None = None) -> None:
+        """Wait for what is queued, but no longer than `patience` seconds (PATIENCE)."""
         if self._thread is not None:
+            patience = PATIENCE if patience is None else patience
             with suppress(queue.Full):
                 self._queue.put(None, timeout=patience)
             self._thread.join(patience)
@@ -45,22 +48,29 @@ class Trackers:
     def _work(self, config: OutputConfig, settings: dict[str, Any]) -> None:
         writers: dict[str, Writer] = {}
         for chosen in config.trackers:
-            try:
+            with _survived(chosen, "did not start; training goes on without it"):
                 writers[chosen] = TRACKERS[chosen](config, settings)
-            except Exception as error:
-                log.warning("tracker %s did not start (%s); training goes on", chosen, error)
         while (entry := self._queue.get()) is not None:
             for name, (write, _) in list(writers.items()):
-                try:
+                with _survived(name, "failed and is switched off") as worked:
                     write(*entry)
-                except Exception as error:
-                    log.warning("tracker %s failed (%s) and is switched off", name, error)
+                if not worked:
                     del writers[name]
         for name, (_, close) in writers.items():
-            try:
+            with _survived(name, "did not close"):
                 close()
-            except Exception as error:
-                log.warning("tracker %s did not close (%s)", name, error)
+
+
+@contextmanager
+def _survived(name: str, what: str) -> Iterator[list[bool]]:
+    """Log whatever a tracker raises, SystemExit too; the list that is yielded is empty then."""
+    worked = [True]
+    try:
+        yield worked
+    except BaseException as error:
+        worked.clear()
+        text = redacted(f"{type(error).__name__}: {error}")
+        log.warning("tracker %s %s (%s)", name, what, text)
 
 
 def _tensorboard(config: OutputConfig, _: dict[str, Any]) -> Writer:
@@ -79,14 +89,14 @@ def _tensorboard(config: OutputConfig, _: dict[str, Any]) -> Writer:
 def _wandb(config: OutputConfig, settings: dict[str, Any]) -> Writer:
     import wandb
 
-    run = wandb.init(project=config.project, config=settings, dir=str(config.folder))
+    run = wandb.init(project=redacted(config.project), config=settings, dir=str(config.folder))
     return (lambda step, values: run.log(values, step=step)), run.finish
 
 
 def _trackio(config: OutputConfig, settings: dict[str, Any]) -> Writer:
     import trackio
 
-    trackio.init(project=config.project, name=config.folder.name, config=settings)
+    trackio.init(project=redacted(config.project), name=config.folder.name, config=settings)
     return (lambda step, values: trackio.log(values, step=step)), trackio.finish
 
 
