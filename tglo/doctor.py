@@ -16,6 +16,8 @@ from functools import partial
 from importlib import metadata
 from typing import Literal, NamedTuple
 
+from tglo.redaction import redacted
+
 Status = Literal["ok", "missing", "problem"]
 
 # Distribution, supported range, purpose, and the extra that installs it.
@@ -183,6 +185,6 @@ def print_report() -> None:
     width = max(len(finding.name) for finding in findings)
     print(f"tglo {__version__}")
     for finding in findings:
-        print(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}")
+        print(redacted(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}"))
         if finding.remedy:
-            print(f"{'':<{width}}           -> {finding.remedy}")
+            print(redacted(f"{'':<{width}}           -> {finding.remedy}"))

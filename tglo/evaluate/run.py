@@ -16,6 +16,7 @@ from tglo.evaluate.samples import ModelSamples, check_models, generate, score
 from tglo.evaluate.settings import Evaluation
 from tglo.files import write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
+from tglo.redaction import redacted_plain
 from tglo.rewards import load_scorer
 
 log = logging.getLogger("tglo")
@@ -65,7 +66,7 @@ def evaluate(
 
 
 def _plain(settings: Evaluation) -> dict[str, Any]:
-    plain = asdict(settings)
+    plain = redacted_plain(asdict(settings))
     options = plain.pop("options")
     return {
         **plain,

@@ -28,12 +28,9 @@ def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
     staged = folder / f".{first}.tmp"
     shutil.rmtree(staged, ignore_errors=True)  # left by a killed process
     staged.mkdir()
-    try:
-        for name, image in images.items():
-            image.save(staged / name, format="PNG")
-        publish_folder(staged, folder / f".{first}{_COMPLETE}")
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    for name, image in images.items():
+        image.save(staged / name, format="PNG")
+    publish_folder(staged, folder / f".{first}{_COMPLETE}")
     collect(folder)
 
 
