@@ -34,9 +34,19 @@ def check_device_name(name: str, key: str = "device") -> None:
 
 def process() -> tuple[int, int]:
     """Return this process's number and how many there are, as a launcher (torchrun) says; (0, 1)
-    without one.
+    without one. ValueError for what no launcher would say.
     """
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world_size = map(int, texts)
+    except ValueError:
+        rank, world_size = -1, 0
+    if not 0 <= rank < world_size:
+        raise ValueError(
+            f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r}; they must be whole numbers, RANK from 0 to "
+            "WORLD_SIZE - 1. Leave both to the launcher, or unset them for one process"
+        )
+    return rank, world_size
 
 
 def process_device(name: str) -> torch.device:

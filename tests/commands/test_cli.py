@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from tglo import cli
 
@@ -112,6 +113,44 @@ def test_errors_are_one_line_and_a_status(
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err.strip()
     assert message in error and "Traceback" not in error
+
+
+class Panic(BaseException):
+    """As Rust libraries raise: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            SafetensorError("header too\n  large"),
+            "SafetensorError: header too large (an error that",
+        ),
+        (KeyError("unet"), "KeyError: 'unet' (an error that was not foreseen; TGLO_DEBUG=1 shows"),
+        (AssertionError(), "AssertionError: no message (an error that was not foreseen"),
+        (Panic("index out of bounds"), "Panic: index out of bounds (an error that"),
+        (MemoryError(), "MemoryError: no message"),
+        (ValueError("steps is 0"), "ValueError: steps is 0"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_comes_is_one_line(
+    error: BaseException,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tglo.plan.planner.plan", fail)
+    assert cli.main(["plan"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"tglo: {said}") and text.count("\n") == 1
+    assert ("not foreseen" in text) == (not isinstance(error, ValueError))
+    monkeypatch.setenv("TGLO_DEBUG", "1")
+    assert cli.main(["plan"]) == 1
+    assert "Traceback" in (text := capsys.readouterr().err) and "in fail" in text
 
 
 def test_a_wrong_key_on_the_command_line_names_the_file_and_the_nearest(

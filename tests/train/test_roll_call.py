@@ -10,7 +10,7 @@ import pytest
 
 from tests.train.test_distributed import free_port
 from tglo.train import processes
-from tglo.train.roll_call import patience
+from tglo.train.roll_call import RollCall, patience
 
 WORKER = """
 import os, signal, sys, torch
@@ -77,6 +77,21 @@ def test_a_rank_0_that_never_starts_is_named() -> None:
     ((status, output),) = start("", 1)
     assert status == 1
     assert "rank 0 could not be reached at 127.0.0.1:" in output and "within 4 s" in output
+
+
+def test_two_processes_of_one_rank_are_named() -> None:
+    ended = start("", 0, 1, 1)
+    assert any("ValueError: two processes have RANK 1 at 127.0.0.1:" in text for _, text in ended)
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", "")])
+def test_numbers_that_no_launcher_gives_are_named(
+    rank: str, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ValueError, match=f"RANK is '{rank}' and WORLD_SIZE '{size}'"):
+        RollCall.of_launcher()
 
 
 @pytest.mark.parametrize("ending", ["", "error on rank 1", "collective on rank 0"])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from tglo.devices import process
 from tglo.train.roll_call import RollCall
 
 T = TypeVar("T")
@@ -46,11 +47,11 @@ def join(backend: str, device: torch.device, timeout: timedelta) -> None:
         return
     _roll_call = RollCall.of_launcher()
     _roll_call.wait_for_all("start")
-    size = int(os.environ["WORLD_SIZE"])
+    rank, size = process()
     dist.init_process_group(
         backend,
         store=_roll_call.store,
-        rank=int(os.environ["RANK"]),
+        rank=rank,
         world_size=size,
         timeout=timeout,
         device_id=device if device.type == "cuda" and size > 1 else None,

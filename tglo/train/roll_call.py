@@ -14,6 +14,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from tglo.devices import process
+
 PATIENCE = "TGLO_START_TIMEOUT"
 _POLL_SECONDS = 0.02
 
@@ -42,9 +44,9 @@ class RollCall:
     def of_launcher(cls) -> RollCall:
         """Reach the store that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT tell of.
 
-        TimeoutError if nobody serves it in time.
+        TimeoutError if nobody serves it in time, ValueError if another process has this rank.
         """
-        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rank, world_size = process()
         if world_size == 1:
             return cls(dist.HashStore(), rank, world_size)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -62,7 +64,13 @@ class RollCall:
             multi_tenant=True,
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(dist.PrefixStore(f"tglo/{attempt}", store), rank, world_size)
+        notes = dist.PrefixStore(f"tglo/{attempt}", store)
+        if notes.add(f"rank/{rank}", 1) > 1:
+            raise ValueError(
+                f"two processes have RANK {rank} at {host}:{port}: start each rank once, and give every "
+                "run a MASTER_PORT of its own"
+            )
+        return cls(notes, rank, world_size)
 
     def wait_for_all(self, stage: str) -> None:
         """Note that this process has reached `stage` and wait for the others; TimeoutError naming those that
