@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
 )
 from tglo import cli
 from tglo.stopping import Stopped
-from tglo.train import TrainConfig
+from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
 GOES_ON = "tglo: stopped by SIGTERM; the same command goes on\n"
@@ -69,6 +70,19 @@ def stop_when(
         return process.communicate(timeout=60)[0]
     finally:
         process.kill()
+
+
+def kill_self(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """A command that was stopped leaves SIGTERM ignored: its process is about to end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -137,7 +151,97 @@ def test_training_is_stopped_in_validation(make_config: Make, tmp_path: Path) ->
     assert not leftovers(tmp_path)
 
 
-def test_a_second_sigterm_does_not_interrupt_the_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_the_export_lets_it_finish(
+    make_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tglo.train import export as exporting
+
+    export = exporting.export
+
+    def signalled(*arguments: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return export(*arguments)
+
+    monkeypatch.setattr(exporting, "export", signalled)
+    result = train(make_config())
+    assert result.finished and result.export is not None
+    assert (result.export / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_cache_is_stopped_between_shards_and_goes_on(
+    manifest: Path,
+    sd15: Path,
+    tmp_path: Path,
+    restored: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["cache", "--model", str(sd15), "--manifest", str(manifest), "--output",
+               str(tmp_path / "cache"), "--resolution", "16", "--device", "cpu"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("tglo.cache.build.encode_latents", kill_self)
+        assert cli.main(command) == 143
+    assert capsys.readouterr().err.endswith(GOES_ON)
+    assert not leftovers(tmp_path) and not (tmp_path / "cache" / "cache.json").exists()
+    assert cli.main(command) == 0
+    assert (tmp_path / "cache" / "cache.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "again"),
+    [
+        ("demo --output {0}/demo --quick", "tglo.demo.run.build", "the same command goes on"),
+        ("threshold {1} --output {0}/t.json", "tglo.threshold.frozen.estimate", "start the same"),
+        ("plan --model sd15", "tglo.plan.planner.plan", "start the same command again"),
+        ("export {0} --output {0}/export", "tglo.train.loop.export_run", "start the same"),
+        ("bench --quick --device cpu", "tglo.bench.suite.bench", "start the same command again"),
+        ("doctor", "tglo.doctor.print_report", "start the same command again"),
+    ],
+)
+def test_every_other_command_is_stopped_too(
+    command: str,
+    place: str,
+    again: str,
+    manifest: Path,
+    tmp_path: Path,
+    restored: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(place, kill_self)
+    assert cli.main(command.format(tmp_path, manifest).split()) == 143
+    assert f"tglo: stopped by SIGTERM; {again}" in capsys.readouterr().err
+    assert not leftovers(tmp_path)
+
+
+def test_a_sweep_ends_with_its_run(
+    make_config: Make,
+    tmp_path: Path,
+    restored: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run's own handling has saved a checkpoint; no other run is begun."""
+    toml = str(write_toml(make_config(optimizer={"steps": 10**6}), tmp_path / "run.toml"))
+
+    def step_of_run(run: Any, step: int, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step_itself(run, step, *arguments)
+
+    from tglo.train import loop
+
+    step_itself = loop._step
+    monkeypatch.setattr(loop, "_step", step_of_run)
+    command = ["sweep", toml, "--output", str(tmp_path / "s"), "--vary", "objective.beta=1,2"]
+    assert cli.main(command) == 143
+    assert "stopped by a signal; the same command goes on" in capsys.readouterr().err
+    assert len(list((tmp_path / "s").glob("beta-*/checkpoints/step-*"))) == 1
+
+
+def test_a_second_sigterm_does_not_interrupt_the_clean_up(
+    restored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cleaned = []
 
     def work(_: list[str]) -> None:
@@ -150,11 +254,7 @@ def test_a_second_sigterm_does_not_interrupt_the_clean_up(monkeypatch: pytest.Mo
             cleaned.append(True)
 
     monkeypatch.setattr(cli, "_run", work)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert cli.main(["plan"]) == 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert cli.main(["plan"]) == 143
     assert cleaned
 
 
