@@ -1,0 +1,83 @@
+"""A machine without GPU, nvcc, Triton, DeepSpeed, trackers and the compiled extension (fault 32): tglo
+works with what is there and says what is missing, why, and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.train.conftest import (  # noqa: F401  (fixtures)
+    caches,
+    make_config,
+    manifest,
+    sd15,
+    sdxl,
+    write_toml,
+)
+from tglo.train import TrainConfig
+
+Make = Callable[..., TrainConfig]
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+absent = {"triton", "deepspeed", "xformers", "bitsandbytes", "wandb", "trackio", "tensorboard"}
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        gone = name == "tglo._C" or name.split(".")[0] in absent
+        return None if gone else super().find_spec(name, path, target)
+sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+from tglo import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def run(*arguments: str, **variables: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": "", **variables},
+    )
+    return done.returncode, done.stdout
+
+
+def test_doctor_says_what_is_used_and_missing() -> None:
+    status, output = run("doctor")
+    assert status == 0
+    for line in (
+        r"tglo/_C.so was not built; the loss runs on plain PyTorch",
+        "tgo_loss on cpu                ok       reference for bfloat16",
+        "not found; needed only to compile CUDA code",
+        "-> install torch>=2.11 first, then reinstall tglo",
+    ):
+        assert " ".join(line.split()) in " ".join(output.split()), output
+
+
+def test_a_run_trains_and_what_it_cannot_have_is_named(
+    make_config: Make,
+    tmp_path: Path,
+) -> None:
+    config = make_config(
+        optimizer={"steps": 1}, output={"trackers": ["wandb", "tensorboard"], "export": False}
+    )
+    toml = str(write_toml(config, tmp_path / "run.toml"))
+    status, output = run("train", toml)
+    assert status == 0, output
+    assert "backend reference, because tglo/_C.so was not built" in output
+    assert "tracker wandb did not start; training goes on without it (ModuleNotFoundError" in output
+    assert len((config.output.folder / "metrics.jsonl").read_text().splitlines()) == 1
+    for flags, message in (
+        (("--objective.backend", "cpu"), "objective.backend: .*tglo/_C.so was not built"),
+        (("--objective.backend", "triton"), "triton is not installed; pip install triton"),
+        (("--engine.kind", "deepspeed"), "needs DeepSpeed, which is not installed: pip install"),
+    ):
+        status, output = run("train", toml, *flags)
+        assert status == 1
+        assert message.split(".*")[-1] in output.splitlines()[-1]
