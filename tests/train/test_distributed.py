@@ -165,6 +165,50 @@ def test_zero_stages_equal_one_process(
         assert worst < 1e-4, name  # AdamW's first steps amplify rounding; a step is 1e-3
 
 
+FAILS_AT_THE_END = """
+import atexit, logging, sys
+import torch.distributed as dist
+atexit.register(lambda: print(f"in a group at the end: {dist.is_initialized()}", flush=True))
+from tglo.models.families.stable_diffusion import StableDiffusion
+from tglo.train import load_config, train
+def fail(*_, **__):
+    raise OSError("no space for the export")
+StableDiffusion.save_lora = fail
+train(load_config(sys.argv[1]))
+"""
+
+
+@pytest.mark.timeout(200)
+def test_a_failing_export_ends_every_rank_by_itself(make_config: Make, tmp_path: Path) -> None:
+    """A script without the command line, started as srun does: nobody ends the ranks but themselves, and
+    none is aborted in a group that it did not leave.
+    """
+    config = make_config(
+        optimizer={"steps": 1},
+        engine={"kind": "deepspeed", "zero_stage": 2},
+        model={"train": "lora"},
+    )
+    toml = str(write_toml(config, tmp_path / "run.toml"))
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILS_AT_THE_END, toml],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    said = ["OSError: no space for the export", "rank 0 stopped: OSError: no space for the export"]
+    for process, text in zip(ranks, said, strict=True):
+        output = finish(process, timeout=120)
+        assert process.returncode == 1 and text in output, output[-3000:]
+        assert "in a group at the end: False" in output and "terminate called" not in output
+    assert any((config.output.folder / "checkpoints").glob("step-*"))
+
+
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
