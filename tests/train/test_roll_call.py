@@ -27,10 +27,10 @@ if rank == 1 and ending == "before the first collective":
 print(processes.gather(rank), flush=True)
 if ending == "collective on rank 0":
     processes.on_main(lambda: processes.gather(0))
-if ending == "error on rank 1":
+if ending.endswith("on rank 1"):
     def work():
         if rank == 1:
-            raise ValueError("no such file")
+            raise ValueError("no such file") if ending.startswith("error") else SystemExit(143)
     processes.together(work)
 """
 
@@ -94,15 +94,19 @@ def test_numbers_that_no_launcher_gives_are_named(
         RollCall.of_launcher()
 
 
-@pytest.mark.parametrize("ending", ["", "error on rank 1", "collective on rank 0"])
+@pytest.mark.parametrize(
+    "ending", ["", "error on rank 1", "signal on rank 1", "collective on rank 0"]
+)
 def test_every_rank_ends_by_itself(ending: str) -> None:
     """Fault 23 among them: no rank waits, and none is aborted by threads of the group."""
     said = {
         "error on rank 1": ("rank 1 stopped: ValueError: no such file", "ValueError: no such file"),
+        "signal on rank 1": ("rank 1 stopped: SystemExit: 143", ""),
         "collective on rank 0": ("a collective inside on_main", "rank 0 stopped: RuntimeError"),
     }
     for rank, (status, output) in enumerate(start(ending, 0, 1)):
-        assert status == (1 if ending else 0), output
+        own = 143 if ending == "signal on rank 1" and rank == 1 else 1
+        assert status == (own if ending else 0), output
         assert "[0, 1]" in output and "terminate called" not in output
         assert not ending or said[ending][rank] in output
 

@@ -92,14 +92,15 @@ def gather(value: T) -> list[T]:
 def together(work: Callable[[], T]) -> T:
     """Run `work` on this rank; if it raised on any rank, raise on every rank.
 
-    A process that leaves alone would let the others wait in their next collective. The rank that
-    failed raises its own error, the others a RuntimeError that quotes it.
+    A process that leaves alone would let the others wait in their next collective, also where a
+    signal, or a library's exception of no common class, ends it. The rank that failed raises its own
+    error, the others a RuntimeError that quotes it.
     """
-    error: Exception | None = None
+    error: BaseException | None = None
     result: Any = None
     try:
         result = work()
-    except Exception as caught:
+    except BaseException as caught:
         error = caught
     messages = gather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import nn
 
-from tglo.devices import choose_device
+from tglo.devices import choose_device, process
 from tglo.models.execution.attention import check_place
 from tglo.ops import backend_for
 from tglo.train import processes
@@ -29,10 +27,11 @@ def make_engine(config: TrainConfig, module: nn.Module, device: torch.device) ->
 def wants_deepspeed(config: TrainConfig) -> bool:
     """Say whether this run uses DeepSpeed: if asked for, or if a launcher started the process."""
     kind = config.engine.kind
-    if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    world_size = process()[1]
+    if kind == "plain" and world_size > 1:
         raise ValueError(
-            "engine.kind = plain is one process, but WORLD_SIZE is "
-            f"{os.environ['WORLD_SIZE']}; use engine.kind = deepspeed"
+            f"engine.kind = plain is one process, but WORLD_SIZE is {world_size}; use engine.kind = "
+            "deepspeed"
         )
     return kind == "deepspeed" or (kind == "auto" and processes.launched())
 
