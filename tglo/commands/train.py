@@ -34,6 +34,7 @@ def train_with(arguments: Sequence[str]) -> None:
     )
     result = run(config)
     if not result.finished:
-        print(f"stopped after {result.steps} steps; the same command goes on")
+        how = "" if config.output.resume else " without --output.no-resume"
+        print(f"stopped after {result.steps} steps; the same command{how} goes on")
     elif result.export is not None:
         print(f"{result.steps} steps done, exported to {result.export}")

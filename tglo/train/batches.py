@@ -57,6 +57,8 @@ class Batches:
         self.sampler = sampler
         self.rank = rank
         self.reference_errors = reference_errors
+        self.shift = 0
+        """From a step to its place in the sampler's order, after a resume with other batches."""
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tglo-read")
         self._ahead: tuple[tuple[int, int], Future[_Read]] | None = None
 
@@ -92,7 +94,7 @@ class Batches:
         return read
 
     def _read(self, step: int, micro: int) -> _Read:
-        numbers, epoch = self.sampler.batch(step, micro, self.rank)
+        numbers, epoch = self.sampler.batch(step + self.shift, micro, self.rank)
         draw_index, samples = self.drawer.rule.draw_index(int(epoch)), self.samples
         units = samples.units[np.asarray(numbers, dtype=np.int64)]
         order = units.T.reshape(-1)  # of pairs all winners, then all losers

@@ -1,106 +1,179 @@
 """Checkpoints that are either whole or absent.
 
-A checkpoint is written to ``step-N.tmp``, described by a manifest of sizes and SHA-256 sums, and
-published as a whole; only then does ``latest`` name it. Whatever a crash leaves behind is recognised:
-a ``.tmp`` folder is ignored, and a folder whose files do not match its manifest is skipped.
+A checkpoint is written to ``step-N.tmp``, described by a manifest, and published as a whole; only then
+does ``latest`` name it. Whatever a crash leaves behind is recognised: a ``.tmp`` folder is ignored, and
+a folder whose files do not match its manifest is skipped, and never counts among those that are kept.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tglo import __version__
-from tglo.files import flush, publish_folder, sha256_file, write_bytes
+from safetensors import SafetensorError
+
+from tglo.files import disk_space, flush, publish_folder, sha256_file, write_bytes
+from tglo.train import checkpoint_manifest as manifest
 from tglo.train import processes
 
 log = logging.getLogger("tglo")
-MANIFEST = "manifest.json"
+NAME = re.compile(r"step-(\d+)")
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written; the older ones are untouched."""
 
 
-def save(
-    root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int
-) -> Path:
-    """Write checkpoint ``step`` under ``root``; collective.
+class Checkpoints:
+    """The checkpoints of one run, in the folder `root`; the `keep` newest stay."""
 
-    ``write(folder)`` writes this rank's files, ``state`` is the JSON that :func:`newest` returns, and
-    ``keep`` is the number of checkpoints that stay. Raises CheckpointError on every rank if any rank
-    could not write, for example because the disk is full.
-    """
-    final = root / f"step-{step:08d}"
-    temporary = root / f"step-{step:08d}.tmp"
-    try:
-        processes.on_main(lambda: _fresh(temporary))
-        processes.together(lambda: write(temporary))
-        sums = processes.together(lambda: _describe(temporary))
-        files = {name: entry for part in processes.gather(sums) for name, entry in part.items()}
-        processes.on_main(lambda: _publish(temporary, final, files, state))
-    except (OSError, RuntimeError) as error:
+    def __init__(self, root: Path, keep: int) -> None:
+        self.root = root
+        self.keep = keep
+        self.refused: dict[Path, str] = {}
+        """Those that cannot be used, and why; they do not count among those that are kept."""
+
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        state: dict[str, Any],
+        needed: int | None = None,
+    ) -> Path:
+        """Write checkpoint `step`; collective.
+
+        ``write(folder)`` writes this rank's files, ``state`` is the JSON that comes back, and
+        ``needed`` the bytes of all files, for the message. Raises CheckpointError on every rank if any
+        rank could not write, for example because the disk is full.
+        """
+        final = self.root / f"step-{step:08d}"
+        temporary = final.with_name(f"{final.name}.tmp")
+
+        def fill() -> None:
+            with disk_space(final, needed):
+                write(temporary)
+
+        def describe() -> dict[str, manifest.Entry]:
+            with disk_space(final, needed):
+                return _describe(temporary)
+
+        def publish() -> None:
+            with disk_space(final, needed):
+                manifest.write(temporary, files, state, processes.world_size())
+                publish_folder(temporary, final)
+
+        try:
+            processes.on_main(lambda: self._fresh(temporary))
+            processes.together(fill)
+            described = processes.gather(processes.together(describe))
+            files = {name: entry for part in described for name, entry in part.items()}
+            processes.on_main(publish)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if processes.rank() == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                f"checkpoint {final.name} was not written: {error}. Older checkpoints are unharmed: "
+                "the same command goes on from the newest of them"
+            ) from error
+        self.refused.pop(final, None)
+        processes.on_main(lambda: self._point_to(final))
+        processes.on_main(lambda: self._prune(final))
+        return final
+
+    def whole(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield the checkpoints that verify, each with its state, from the newest on; collective.
+
+        Rank 0 verifies; every rank gets the same answers.
+        """
+        for folder in processes.gather(processes.on_main(self._found))[0] or []:
+            read = partial(_read, folder)
+            state, problem = processes.gather(processes.on_main(read))[0] or (None, "")
+            if state is None:
+                self.refuse(folder, problem)
+            else:
+                yield folder, state
+
+    def refuse(self, folder: Path, problem: str) -> None:
+        """Mark a checkpoint that cannot be used; on every rank."""
+        self.refused[folder] = problem
         if processes.rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint {final} was not written ({error}); older checkpoints are unharmed. "
-            "Free space on that disk and start the same command again to go on"
-        ) from error
-    processes.on_main(lambda: _prune(root, keep))
-    return final
+            log.warning("ignoring checkpoint %s: %s", folder, problem)
+
+    def go_on_from(self, folder: Path) -> None:
+        """Let `latest` name the checkpoint that a run goes on from; collective."""
+        processes.on_main(lambda: self._point_to(folder))
+
+    def _found(self) -> list[Path]:
+        for leftover in self.root.glob("step-*.tmp"):
+            log.warning("ignoring %s: it was never finished", leftover)
+        return _folders(self.root)
+
+    def _fresh(self, temporary: Path) -> None:
+        # What a kill left takes space, and no one reads it.
+        for leftover in (*self.root.glob("step-*.tmp"), *self.root.glob(".step-*.old")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    def _point_to(self, folder: Path) -> None:
+        latest, line = self.root / "latest", f"{folder.name}\n".encode()
+        if not latest.is_file() or latest.read_bytes() != line:
+            write_bytes(latest, line)
+
+    def _prune(self, newest: Path) -> None:
+        """Remove what is older than the newest `keep`: `newest`, which was just written, and those
+        before it that are whole by presence and sizes.
+
+        What has a higher number is not of this run, which would have gone on from it: it was found
+        damaged, or someone put it there.
+        """
+        older = [f for f in _folders(self.root) if _step(f) < _step(newest)]
+        whole = [f for f in older if f not in self.refused and not _torn(f)]
+        if len(whole) < self.keep:
+            return
+        kept = whole[: self.keep - 1]
+        for folder in older:
+            beyond = not kept or _step(folder) < _step(kept[-1])
+            if beyond and (folder / manifest.FILE).is_file():
+                # Renamed first: what a kill leaves of it is found by `_fresh`.
+                shutil.rmtree(folder.replace(folder.with_name(f".{folder.name}.old")), True)
 
 
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest checkpoint under ``root`` that verifies, and its state; None if there is none.
-
-    Rank 0 verifies; every rank gets the same answer.
-    """
-    return processes.gather(processes.on_main(lambda: _newest(root)))[0]
+    """Return the newest checkpoint under `root` that verifies, and its state; None if there is none."""
+    return next(Checkpoints(root, keep=1).whole(), None)
 
 
-def _newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    for folder in sorted(root.glob("step-*"), reverse=True):
-        if folder.suffix == ".tmp":
-            log.warning("ignoring %s: it was never finished", folder)
-            continue
-        problem = verify(folder)
-        if problem is None:
-            return folder, json.loads((folder / MANIFEST).read_text())["state"]
-        log.warning("ignoring checkpoint %s: %s", folder, problem)
-    return None
+def _step(folder: Path) -> int:
+    match = NAME.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
-def verify(folder: Path) -> str | None:
-    """Check each file of a checkpoint by size and SHA-256; say what is wrong, or return None."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"its manifest cannot be read ({error})"
-    for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["size"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
-        if sha256_file(path) != entry["sha256"]:
-            return f"{name} does not match its checksum"
-    return None
+def _folders(root: Path) -> list[Path]:
+    """Return the folders with the name of a checkpoint and something in them, newest first."""
+    named = [p for p in root.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir()]
+    return sorted((p for p in named if any(p.iterdir())), key=_step, reverse=True)
 
 
-def _fresh(temporary: Path) -> Path:
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
+def _read(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the state of a checkpoint that verifies, or None and what is wrong with it."""
+    problem = manifest.problem(folder)
+    return (manifest.read(folder)[0], "") if problem is None else (None, problem)
 
 
-def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+def _torn(folder: Path) -> bool:
+    return manifest.problem(folder, contents=False) is not None
+
+
+def _describe(folder: Path) -> dict[str, manifest.Entry]:
     """Flush and hash this rank's share of the files that all ranks wrote."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = {}
+    entries: dict[str, manifest.Entry] = {}
     for path in paths[processes.rank() :: processes.world_size()]:
         flush(path)
         entries[path.relative_to(folder).as_posix()] = {
@@ -108,21 +181,3 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
             "sha256": sha256_file(path),
         }
     return entries
-
-
-def _publish(temporary: Path, final: Path, files: dict[str, Any], state: dict[str, Any]) -> None:
-    content = {
-        "tglo": __version__,
-        "world_size": processes.world_size(),
-        "state": state,
-        "files": dict(sorted(files.items())),
-    }
-    (temporary / MANIFEST).write_text(json.dumps(content, indent=1))
-    publish_folder(temporary, final)
-    write_bytes(final.parent / "latest", f"{final.name}\n".encode())
-
-
-def _prune(root: Path, keep: int) -> None:
-    whole = sorted(p for p in root.glob("step-*") if p.suffix != ".tmp")
-    for folder in [*whole[:-keep], *root.glob("step-*.tmp"), *root.glob(".step-*.old")]:
-        shutil.rmtree(folder, ignore_errors=True)

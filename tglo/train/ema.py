@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from tglo.train import processes
+from tglo.train import processes, stored
 from tglo.train.engines.choose import Engine
 
 FILE = "ema.safetensors"
@@ -25,9 +25,13 @@ class Ema:
     def __init__(self, decay: float, engine: Engine) -> None:
         self.decay = decay
         self.engine = engine
-        # Under ZeRO each weight is gathered for a moment, so every rank takes part in the walk.
         self.average: dict[str, Tensor] = {}
-        for name, weight in engine.master_weights():
+        self.start()
+
+    def start(self) -> None:
+        """Set the average to the weights as they are now; collective."""
+        # Under ZeRO each weight is gathered for a moment, so every rank takes part in the walk.
+        for name, weight in self.engine.master_weights():
             if processes.rank() == 0:
                 self.average[name] = weight.clone()
 
@@ -59,8 +63,13 @@ class Ema:
         if processes.rank() == 0:
             save_file({n: t.contiguous() for n, t in self.average.items()}, folder / FILE)
 
+    def check(self, folder: Path) -> None:
+        """Raise DamagedFile or OSError unless `load` can restore the average from a folder (rank 0)."""
+        if processes.rank() == 0:
+            stored.check(folder / FILE, self.average)
+
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote."""
         if processes.rank() == 0:
-            for name, value in load_file(folder / FILE).items():
+            for name, value in stored.read(folder / FILE).items():
                 self.average[name].copy_(value)

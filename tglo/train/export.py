@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
+from tglo.files import DiskFull, write_bytes
 from tglo.settings import SamplingOptions
 from tglo.train import processes
 from tglo.train.run import Run
@@ -23,31 +27,35 @@ def validate(run: Run, step: int) -> None:
     weights, since a forward pass gathers them from all ranks.
     """
     sharded = run.config.engine.zero_stage == 3
+    output, prefix = run.config.output, run.config.objective.prompt_prefix
 
-    def sample() -> None:
+    def sample() -> Sequence[Image]:
         if not sharded and processes.rank() != 0:
-            return
-        output, prefix = run.config.output, run.config.objective.prompt_prefix
+            return []
         averaged = run.ema.applied() if run.ema and not sharded else nullcontext()
         # Sampling has other sizes than training: compiling for them would take longer.
         uncompiled = torch.compiler.set_stance("force_eager")
         with averaged, uncompiled, run.engine.autocast():
-            images = run.family.generate(
+            return run.family.generate(
                 [prefix + prompt for prompt in output.validation_prompts],
                 list(range(len(output.validation_prompts))),
                 SamplingOptions(output.validation_steps, output.validation_guidance),
                 denoiser=run.engine.module,
             )
-        if processes.rank() == 0:
-            folder = output.folder / "samples" / f"step-{step:08d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, image in enumerate(images):
-                image.save(folder / f"{number:03d}.png")
 
     if sharded:  # a forward pass communicates, so no error of one rank alone can be waited for
-        sample()
+        images = sample()
     else:
-        processes.together(sample)
+        images = processes.together(sample)
+    processes.on_main(lambda: _write(images, output.folder / "samples" / f"step-{step:08d}"))
+
+
+def _write(images: Sequence[Image], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        content = BytesIO()
+        image.save(content, "png")
+        write_bytes(folder / f"{number:03d}.png", content.getvalue())
 
 
 def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
@@ -57,8 +65,21 @@ def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
     def write() -> None:
         family = run.family
         save = family.save_lora if run.config.model.train == "lora" else family.save
-        save(folder, state_dict=weights, overwrite=overwrite)
+        try:
+            save(folder, state_dict=weights, overwrite=overwrite)
+        except DiskFull as error:
+            raise DiskFull(folder, _needed(run, weights)) from error
 
     processes.on_main(write)
     log.info("exported to %s", folder)
     return folder
+
+
+def _needed(run: Run, weights: dict[str, Tensor]) -> int:
+    """Return about how many bytes an export has: of a whole folder also the parts that are copied."""
+    trained = sum(weight.nbytes for weight in weights.values())
+    if run.config.model.train == "lora":
+        return trained
+    parts = [p for p in run.family.parts() if p != run.family.denoiser_part]
+    files = (file for part in parts for file in (run.family.path / part).rglob("*"))
+    return trained + sum(file.stat().st_size for file in files if file.is_file())

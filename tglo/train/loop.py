@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tglo.damaged import reading
 from tglo.files import read_json, write_json
 from tglo.objectives.micro_batch import BatchIds
 from tglo.train import export as exporting
@@ -54,9 +55,8 @@ def train(config: TrainConfig) -> TrainResult:
     folder, total = config.output.folder, config.optimizer.steps
     with held(folder), StopSignal() as stop:
         run = prepare(config, device)
-        step = resume.load(run) if config.output.resume else 0
-        if processes.rank() == 0:
-            write_json(folder / "config.json", to_plain(config))
+        step = resume.load(run) if config.output.resume else resume.begin_anew(run)
+        processes.on_main(lambda: _write_settings(run))
         health, clock, reports = Health(device), Clock(), Reports(run, step)
         guard = Guard(run.engine, config.engine.find_bad_gradients)
         stop.defer()
@@ -84,10 +84,17 @@ def train(config: TrainConfig) -> TrainResult:
             reports.close()
         finished, export = step >= total, None
         if not finished:
-            log.warning("stopped by a signal after step %d; the same command goes on", step)
+            how = "" if config.output.resume else " without --output.no-resume"
+            log.warning("stopped by a signal after step %d; the same command%s goes on", step, how)
         elif config.output.export:
             export = exporting.export(run, folder / "export")
     return TrainResult(folder, step, finished, export, reports.last)
+
+
+def _write_settings(run: Run) -> None:
+    folder = run.config.output.folder
+    run.threshold.save(folder / "threshold.json")
+    write_json(folder / "config.json", to_plain(run.config))
 
 
 def _step(
@@ -126,7 +133,7 @@ def _step(
         run.temperature.observe(step, square)
         if untouched:
             report_noise_floor(run, square)
-    if config.objective.update_reference_every_epoch and (step + 1) % run.steps_per_epoch == 0:
+    if config.objective.update_reference_every_epoch and run.epoch(step + 1).is_integer():
         resume.renew_reference(run)
     return stopping, norm
 
@@ -139,12 +146,14 @@ def export_run(folder: Path, output: Path) -> Path:
     source = folder / "config.json"
     if not source.is_file():
         raise ValueError(f"{folder} is not a run's output folder: it has no config.json")
-    config = parse_config(read_json(source), str(source))
+    with reading(source, "run's configuration", "give the output folder of a run"):
+        config = parse_config(read_json(source), str(source))
+    config = replace(config, output=replace(config.output, folder=folder))  # wherever it lies now
     device = start_processes(config)
     with held(folder):
         run = prepare(config, device)
         try:
-            if resume.load(run) == 0:
+            if resume.load(run, to_export=True) == 0:
                 raise ValueError(f"{folder} has no complete checkpoint to export")
             exporting.export(run, output, overwrite=False)
         finally:

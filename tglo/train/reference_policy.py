@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tglo.noise.draw import Draw
+from tglo.train import stored
+
+FILE = "reference.safetensors"
 
 
 class Predict(Protocol):
@@ -60,3 +65,15 @@ class Reference:
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, contiguous."""
         return {name: weight.contiguous() for name, weight in self._module.named_parameters()}
+
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        save_file(self.weights(), folder / FILE)
+
+    def check(self, folder: Path) -> None:
+        """Raise DamagedFile or OSError unless `load` can restore the weights from a folder."""
+        stored.check(folder / FILE, dict(self._module.named_parameters()))
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        self.update(stored.read(folder / FILE))

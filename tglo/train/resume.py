@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
-from tglo.train import checkpoint, processes
+from tglo.damaged import DamagedFile
+from tglo.train import processes
 from tglo.train.config_files import to_plain, with_moved_keys
+from tglo.train.earlier import set_aside
 from tglo.train.run import Run
+from tglo.train.same_data import changes
+from tglo.train.saved_state import SavedState
 
 log = logging.getLogger("tglo")
-CHECKPOINTS = "checkpoints"  # the folder in a run's own
-REFERENCE = "reference.safetensors"
+ANEW = "begin anew with --output.no-resume, which sets this run aside, or use another output.folder"
+DECIDING = ("model.train", "model.lora_rank", "optimizer.name", "engine.zero_stage")
+"""Settings that decide which tensors a checkpoint has."""
+
+
+def begin_anew(run: Run) -> int:
+    """Set aside what an earlier run left in the output folder; returns 0 updates done."""
+    aside = processes.gather(processes.on_main(lambda: set_aside(run.config.output.folder)))[0]
+    if aside is not None:
+        log.warning(
+            "beginning anew: the earlier run was moved to %s; `tglo export %s` exports it, and "
+            "--output.folder %s goes on with it",
+            aside,
+            aside,
+            aside,
+        )
+    return 0
 
 
 def save(run: Run, step: int) -> Path:
@@ -28,38 +47,50 @@ def save(run: Run, step: int) -> Path:
         renewed = run.config.objective.update_reference_every_epoch
         if renewed and processes.rank() == 0:
             assert run.reference is not None
-            save_file(run.reference.weights(), folder / REFERENCE)
+            run.reference.save(folder)
 
-    state = {
-        "step": step,
-        "temperature": run.temperature.state(),
-        "objective": run.objective.state(),
-        "engine": run.engine.name,
-        "world_size": processes.world_size(),
-        "config": to_plain(run.config),
-    }
-    output = run.config.output
-    return checkpoint.save(output.folder / CHECKPOINTS, step, write, state, output.keep)
+    state = SavedState(
+        step=step,
+        temperature=run.temperature.state(),
+        objective=run.objective.state(),
+        engine=run.engine.name,
+        world_size=processes.world_size(),
+        config=to_plain(run.config),
+        data=run.digests,
+        order=run.order,
+        epoch=run.epoch(step),
+        shift=run.batches.shift,
+        noise_floor=run.noise_floor,
+    )
+    ema = 0 if run.ema is None else sum(t.nbytes for t in run.ema.average.values())
+    needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
+    return run.checkpoints.save(step, write, state.plain(), needed)
 
 
-def load(run: Run) -> int:
-    """Restore the newest complete checkpoint; returns the number of updates done (0: none)."""
-    found = checkpoint.newest(run.config.output.folder / CHECKPOINTS)
-    if found is None:
-        return 0
-    folder, state = found
-    _refuse_other_processes(run, folder, state)
-    _warn_of_changes(run, with_moved_keys(state["config"]))
-    run.engine.load(folder)
-    run.temperature.restore(state["temperature"])
-    run.objective.restore(state.get("objective", {}))
-    if run.ema is not None:
-        run.ema.load(folder)
-    if run.config.objective.update_reference_every_epoch:
-        assert run.reference is not None
-        run.reference.update(load_file(folder / REFERENCE))
-    log.info("going on from %s", folder)
-    return int(state["step"])
+def load(run: Run, *, to_export: bool = False) -> int:
+    """Restore the newest checkpoint that is whole and fits; returns the number of updates done (0: none).
+
+    Nothing is copied before everything in it was compared with the run. ValueError, on every rank, if
+    there are checkpoints but none can be used, or if settings or data changed so that one must not
+    be (data do not matter `to_export`).
+    """
+    for folder, plain in run.checkpoints.whole():
+        try:
+            state = SavedState.parse(folder, plain)
+            _refuse_other_settings(run, folder, state)
+            if not to_export:
+                _refuse_other_data(run, folder, state)
+            _check(run, folder, state)
+        except DamagedFile as error:
+            run.checkpoints.refuse(folder, str(error))
+        else:
+            return _restore(run, folder, state)
+    for problem in run.checkpoints.refused.values():
+        raise ValueError(
+            f"none of the checkpoints in {run.checkpoints.root} can be used ({problem}); put a whole "
+            f"one there, or {ANEW}"
+        )
+    return 0
 
 
 def renew_reference(run: Run) -> None:
@@ -69,15 +100,110 @@ def renew_reference(run: Run) -> None:
     run.objective.restore({})
 
 
-def _refuse_other_processes(run: Run, folder: Path, state: dict[str, Any]) -> None:
+def _restore(run: Run, folder: Path, state: SavedState) -> int:
+    before = with_moved_keys(state.config)
+    _warn_of_changes(run, before)
+    run.engine.load(folder)
+    run.temperature.restore(state.temperature)
+    run.objective.restore(state.objective)
+    if run.ema is not None and _had_ema(state):
+        run.ema.load(folder)
+    elif run.ema is not None:
+        run.ema.start()
+        log.info("%s has no moving average: it starts from the weights of now", folder)
+    if _renewed(run) and _renewed_before(state):
+        assert run.reference is not None
+        run.reference.load(folder)
+    run.noise_floor = state.noise_floor
+    _find_place(run, state)
+    run.checkpoints.go_on_from(folder)
+    log.info("going on from %s", folder)
+    return state.step
+
+
+def _find_place(run: Run, state: SavedState) -> None:
+    """Go on in the order of samples where the checkpoint stopped, or with the next epoch if the order
+    has become another: no draw is used twice.
+    """
+    if state.epoch is None:  # of an earlier version
+        return
+    if state.order == run.order:
+        run.batches.shift = state.shift
+        return
+    begin = math.ceil(state.epoch)
+    run.batches.shift = begin * run.steps_per_epoch - state.step
+    log.warning(
+        "rows, batch size or seed changed: going on with the first sample of epoch %d; %.0f%% of the "
+        "one before is left out",
+        begin,
+        100 * (begin - state.epoch),
+    )
+
+
+def _check(run: Run, folder: Path, state: SavedState) -> None:
+    """Raise DamagedFile on every rank if a checkpoint does not fit the run on any."""
+
+    def problem() -> str | None:
+        try:
+            run.engine.check(folder)
+            if run.ema is not None and _had_ema(state):
+                run.ema.check(folder)
+            if _renewed(run) and _renewed_before(state):
+                assert run.reference is not None
+                run.reference.check(folder)
+        except (DamagedFile, OSError) as error:
+            return str(error)
+        return None
+
+    problems = [text for text in processes.gather(problem()) if text is not None]
+    if problems:
+        raise DamagedFile(problems[0])
+
+
+def _had_ema(state: SavedState) -> bool:
+    return bool(state.config["optimizer"].get("ema_decay"))
+
+
+def _renewed(run: Run) -> bool:
+    return run.config.objective.update_reference_every_epoch
+
+
+def _renewed_before(state: SavedState) -> bool:
+    return bool(state.config["objective"].get("update_reference_every_epoch"))
+
+
+def _refuse_other_settings(run: Run, folder: Path, state: SavedState) -> None:
     here, engine = processes.world_size(), run.engine.name
-    there = state["world_size"]
-    if state["engine"] != engine or there != here:
+    if state.engine != engine or state.world_size != here:
         raise ValueError(
-            f"{folder} was written by {there} process(es) with engine {state['engine']}, this run "
-            f"has {here} with engine {engine}. Start it as it was, or set output.resume = false "
-            "and another output.folder to begin anew"
+            f"{folder} was written by {state.world_size} process(es) with engine {state.engine}, this "
+            f"run has {here} with engine {engine}. Start it as it was, or {ANEW}"
         )
+    for key in DECIDING:
+        section, name = key.split(".")
+        now, then = attrgetter(key)(run.config), state.config[section].get(name)
+        matters = name != "lora_rank" or run.config.model.train == "lora"
+        if matters and then is not None and then != now:
+            raise ValueError(
+                f"{folder} was trained with {key} = {then}, this run has {key} = {now}, whose weights "
+                f"or optimizer state are others. Set {key} = {then}, or {ANEW}"
+            )
+
+
+def _refuse_other_data(run: Run, folder: Path, state: SavedState) -> None:
+    if state.data is None:
+        log.warning("%s does not say which data it was trained on: not compared with these", folder)
+        return
+    changed = changes(state.data, run.digests)
+    if not changed:
+        return
+    if run.config.output.accept_changes:
+        log.warning("going on from %s although these changed: %s", folder, changed)
+        return
+    raise ValueError(
+        f"what this run is trained on has changed since {folder}: {changed}. Go back to those data, "
+        f"accept the change with --output.accept-changes, or {ANEW}"
+    )
 
 
 def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,11 +26,14 @@ from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.threshold.frozen import Threshold, describe, estimate
 from tglo.train import auto_checkpointing, processes
 from tglo.train.batches import Batches, Samples
+from tglo.train.checkpoint import Checkpoints
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.config_checks import check_family
+from tglo.train.earlier import CHECKPOINTS
 from tglo.train.ema import Ema
 from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
 from tglo.train.reference_policy import Reference, keep_products_in
+from tglo.train.same_data import digests, order_of
 from tglo.train.samples import choose
 from tglo.train.temperature import Temperature
 
@@ -48,9 +52,19 @@ class Run:
     batches: Batches
     temperature: Temperature
     ema: Ema | None
+    checkpoints: Checkpoints
+    threshold: Threshold
+    digests: dict[str, Any]
+    """Of the data, see `same_data`."""
+    order: str
+    """Digest of what decides which samples a step has."""
     steps_per_epoch: int
     noise_floor: float | None = None
     """The root mean square of r in the first step with a cached reference, where it should be 0."""
+
+    def epoch(self, step: int) -> float:
+        """Return how many epochs `step` updates are."""
+        return (step + self.batches.shift) / self.steps_per_epoch
 
 
 class _Data:
@@ -70,14 +84,19 @@ class _Data:
         self.samples = choose(config, self.objective, self.manifest, self.cache, self.threshold)
         self.errors, self.rule = _draws(config, self.cache, self.samples)
         units = self.samples.units
+        buckets = self.cache.buckets([self.samples.ids[row] for row in units[:, 0]])
         self.sampler = BatchSampler(
-            self.cache.buckets([self.samples.ids[row] for row in units[:, 0]]),
+            buckets,
             micro_batch=optimizer.micro_batch // units.shape[1],
             accumulation=optimizer.accumulation,
             world_size=processes.world_size(),
             seed=config.seed,
             unit="rows" if units.shape[1] == 1 else "pairs",
         )
+        batch = (self.sampler.micro_batch, optimizer.accumulation, processes.world_size())
+        ids = [self.samples.ids[row] for row in units.reshape(-1)]
+        self.order = order_of(ids, buckets, batch, config.seed)
+        self.digests = digests(self.manifest, self.threshold, self.cache)
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Run:
@@ -85,7 +104,6 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     data = processes.together(lambda: _Data(config))
     threshold, objective, mode = data.threshold, data.objective, reference_mode(config)
     if processes.rank() == 0:
-        threshold.save(config.output.folder / "threshold.json")
         scores, prompts = data.manifest.scores(), data.manifest.prompts()
         log.info("%s", describe(scores, threshold, config.objective.confidence, prompts))
 
@@ -119,6 +137,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
             config.optimizer.steps,
         ),
         ema=Ema(config.optimizer.ema_decay, engine) if config.optimizer.ema_decay else None,
+        checkpoints=Checkpoints(config.output.folder / CHECKPOINTS, config.output.keep),
+        threshold=threshold,
+        digests=data.digests,
+        order=data.order,
         steps_per_epoch=data.sampler.steps_per_epoch,
     )
 

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tglo.damaged import reading
 from tglo.devices import DTYPES
-from tglo.train import processes
+from tglo.train import processes, stored
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero
-from tglo.train.engines.optimizers import make_optimizer
+from tglo.train.engines.deepspeed_files import check_tree, put_off, raise_if_full, read_shapes
+from tglo.train.engines.optimizers import check_values, make_optimizer
+
+TAG = "deepspeed"
 
 
 def start(config: TrainConfig, device: torch.device) -> torch.device:
@@ -135,13 +139,43 @@ class DeepSpeedEngine:
         """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
         return {name: weight.cpu() for name, weight in self.master_weights()}
 
+    def checkpoint_bytes(self) -> int:
+        """Return about how many bytes all ranks write together."""
+        weights = sum(_count(p) * p.element_size() for p in self.module.parameters())
+        return weights + 12 * sum(map(_count, self.trained.values()))  # float32, two moments
+
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's own checkpoint into `folder`; collective."""
-        self.model.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+        """Write DeepSpeed's own checkpoint into `folder`; collective.
+
+        What fails on this rank is raised at the end: DeepSpeed waits for every rank in between.
+        """
+        with put_off(self.model.checkpoint_engine, "save") as failed_files:
+            with put_off(self.model, "_copy_recovery_script") as failed_scripts:
+                self.model.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        for error in [*failed_files, *failed_scripts]:
+            raise_if_full(folder, error)
+            raise error
+
+    def check(self, folder: Path) -> None:
+        """Raise DamagedFile or OSError unless the files that this rank reads have the shapes of what it
+        would write now.
+        """
+        path, found = read_shapes(self.model._get_ckpt_name(str(folder), TAG))
+        check_tree(path, "module", found.get("module"), self.model.module_state_dict())
+        if self.stage:
+            path, found = read_shapes(self.model._get_zero_ckpt_name(str(folder), TAG))
+            state = found.get("optimizer_state_dict")
+            check_tree(path, "optimizer", state, self.optimizer.state_dict())
+        elif self.dtype == torch.float32:  # the optimizer itself, which may have no state yet
+            with reading(path, stored.KIND, stored.REMEDY):
+                states = dict(found["optimizer"]["state"])
+            for number, (name, parameter) in enumerate(self.trained.items()):
+                if number in states:
+                    check_values(self.optimizer, parameter, states[number], path, name)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; collective. Only for folders of one's own runs."""
-        path, _ = self.model.load_checkpoint(str(folder), tag="deepspeed")
+        """Restore what `save` wrote; `check` it first; collective. Only for folders of one's own runs."""
+        path, _ = self.model.load_checkpoint(str(folder), tag=TAG)
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
 
@@ -166,6 +200,10 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         "bf16": {"enabled": engine.precision == "bf16"},
         "fp16": {"enabled": engine.precision == "fp16", "initial_scale_power": 16},
     }
+
+
+def _count(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))  # ZeRO 3 leaves a rank none
 
 
 def _import_deepspeed() -> Any:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tglo.train import stored
 from tglo.train.config import OptimizerConfig
+from tglo.train.stored import Form, form
 
 TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
 
@@ -59,27 +61,52 @@ def save_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: P
     (folder / SCALARS).write_text(json.dumps(scalars))
 
 
+def check_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
+    """Raise DamagedFile or OSError unless `load_state` can restore each state, of its weight's form."""
+    path = folder / TENSORS
+    for name, values in _read_states(folder).items():
+        if name not in trained:
+            raise stored.damaged(path, f"no weight {name} is trained here")
+        check_values(optimizer, trained[name], values, path, name)
+
+
+def check_values(
+    optimizer: Optimizer, parameter: Tensor, values: dict[str, Any], path: Path, name: str
+) -> None:
+    """Raise DamagedFile unless values are what this kind of optimizer keeps for a weight."""
+    wanted = STATE[type(optimizer).__name__](parameter)
+    stored.check_names(path, (f"{name}/{key}" for key in values), (f"{name}/{k}" for k in wanted))
+    for key, forms in wanted.items():
+        value = values[key]
+        if isinstance(value, Tensor):
+            stored.check_form(path, f"{name}/{key}", form(value), *forms)
+        elif forms or type(value) not in (int, float):
+            raise stored.damaged(path, f"{name}/{key} is {value!r}")
+
+
 def load_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
-    """Restore what `save_state` wrote, exactly. ValueError for another kind of optimizer."""
-    entries = load_file(folder / TENSORS) | json.loads((folder / SCALARS).read_text())
+    """Restore what `save_state` wrote, exactly; `check_state` it first."""
     numbers = {name: number for number, name in enumerate(trained)}
     state: dict[int, dict[str, Any]] = {}
-    for entry, value in entries.items():
-        name, key = entry.rsplit("/", 1)
+    for name, values in _read_states(folder).items():
         parameter = trained[name]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            # Fused kernels walk through memory, so the layout has to be the weight's.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(numbers[name], {})[key] = value
-    found = {key for values in state.values() for key in values}
-    unknown = found - STATE[type(optimizer).__name__]
-    if unknown:
-        raise ValueError(
-            f"{folder} holds the state of another optimizer ({', '.join(sorted(unknown))}); set "
-            "optimizer.name to that run's, or use another output folder"
-        )
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Fused kernels walk through memory, so the layout has to be the weight's.
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            state.setdefault(numbers[name], {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _read_states(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the states of all weights, by the weight's name and the state's."""
+    states: dict[str, dict[str, Any]] = {}
+    entries = stored.read(folder / TENSORS) | stored.read_scalars(folder / SCALARS)
+    for entry, value in entries.items():
+        name, _, key = entry.rpartition("/")
+        states.setdefault(name, {})[key] = value
+    return states
 
 
 def _adamw(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -118,9 +145,39 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Iterable[nn.Parameter]], Optimi
     "adamw8bit": _adamw8bit,
     "adafactor": _adafactor,
 }
-# What each kind keeps per weight, by the class's name.
-STATE = {
-    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
-    "AdamW8bit": {"step", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2"},
-    "Adafactor": {"step", "row_var", "col_var", "variance"},
+
+
+def _adamw_state(weight: Tensor) -> dict[str, tuple[Form, ...]]:
+    like = (form(weight),)
+    return {"step": (_NUMBER,), "exp_avg": like, "exp_avg_sq": like}
+
+
+def _adamw8bit_state(weight: Tensor) -> dict[str, tuple[Form, ...]]:
+    shape, count = tuple(weight.shape), weight.numel()
+    if count < 4096:  # too small for 8 bits
+        return {"step": (), **{f"state{i}": ((shape, torch.float32),) for i in (1, 2)}}
+    wanted: dict[str, tuple[Form, ...]] = {"step": ()}
+    for i in (1, 2):
+        wanted[f"state{i}"] = ((shape, torch.uint8),)
+        wanted[f"qmap{i}"] = (((256,), torch.float32),)
+        # One scale per block, which has 256 values, or 2,048 in earlier versions.
+        wanted[f"absmax{i}"] = tuple(((-(-count // n),), torch.float32) for n in (256, 2048))
+    return wanted
+
+
+def _adafactor_state(weight: Tensor) -> dict[str, tuple[Form, ...]]:
+    shape, dtype = form(weight)
+    if len(shape) < 2:
+        return {"step": (_NUMBER,), "variance": ((shape, dtype),)}
+    rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])
+    return {"step": (_NUMBER,), "row_var": ((rows, dtype),), "col_var": ((columns, dtype),)}
+
+
+_NUMBER: Form = ((), torch.float32)
+# What each kind keeps of a weight, by the class's name: name -> the forms that it may have, none for a
+# plain number.
+STATE: dict[str, Callable[[Tensor], dict[str, tuple[Form, ...]]]] = {
+    "AdamW": _adamw_state,
+    "AdamW8bit": _adamw8bit_state,
+    "Adafactor": _adafactor_state,
 }

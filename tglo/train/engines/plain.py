@@ -12,14 +12,22 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tglo.devices import DTYPES
+from tglo.train import stored
 from tglo.train.config import TrainConfig
-from tglo.train.engines.optimizers import load_state, make_optimizer, save_state, stops_on_device
+from tglo.train.engines.optimizers import (
+    check_state,
+    load_state,
+    make_optimizer,
+    save_state,
+    stops_on_device,
+)
 
 MAX_SKIPPED = 50
+WEIGHTS, SCALER = "model.safetensors", "scaler.json"
 
 
 class PlainEngine:
@@ -95,24 +103,37 @@ class PlainEngine:
         """Trained weights by name (as master_weights, in one dict)."""
         return dict(self.master_weights())
 
+    def checkpoint_bytes(self) -> int:
+        """Return about how many bytes `save` writes."""
+        states = (v for state in self.optimizer.state.values() for v in state.values())
+        tensors = [*self.trained.values(), *(v for v in states if isinstance(v, Tensor))]
+        return sum(tensor.nbytes for tensor in tensors)
+
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and loss scale to `folder` (safetensors and JSON)."""
         weights = {name: weight.contiguous() for name, weight in self.master_weights()}
-        save_file(weights, folder / "model.safetensors")
+        save_file(weights, folder / WEIGHTS)
         save_state(self.optimizer, self.trained, folder)
-        (folder / "scaler.json").write_text(json.dumps(self.scaler.state_dict()))
+        (folder / SCALER).write_text(json.dumps(self.scaler.state_dict()))
+
+    def check(self, folder: Path) -> None:
+        """Raise DamagedFile or OSError unless `load` can restore everything from `folder`."""
+        stored.check(folder / WEIGHTS, self.trained)
+        check_state(self.optimizer, self.trained, folder)
+        scale = stored.read_scalars(folder / SCALER)
+        if scale:  # another precision than fp16 has none
+            enabled = torch.amp.GradScaler("cpu", enabled=True)
+            stored.check_names(folder / SCALER, scale, enabled.state_dict())
+            if not all(type(value) in (int, float) for value in scale.values()):
+                raise stored.damaged(folder / SCALER, "a value is no number")
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, exactly."""
-        weights = load_file(folder / "model.safetensors", device=str(self.device))
-        if weights.keys() != self.trained.keys():
-            raise ValueError(
-                f"{folder} holds other weights than are trained now (full or LoRA, or the rank, "
-                "was changed); use another output folder, or the settings of that run"
-            )
+        """Restore what `save` wrote, exactly; `check` it first."""
+        weights = stored.read(folder / WEIGHTS)
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
         load_state(self.optimizer, self.trained, folder)
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(json.loads((folder / "scaler.json").read_text()))
+        scale = stored.read_scalars(folder / SCALER)
+        if self.scaler.is_enabled() and scale:
+            self.scaler.load_state_dict(scale)

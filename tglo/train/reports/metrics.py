@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tglo.files import write_bytes
+from tglo.files import disk_space, write_bytes
 from tglo.losses.tgo import TGOStats
 from tglo.train import processes
 
@@ -103,9 +104,16 @@ class MetricsFile:
             write_bytes(path, "".join(kept).encode())
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line and flush it."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append one line, or nothing: DiskFull."""
+        line = json.dumps({"step": step, **values}) + "\n"
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with disk_space(self.path, len(line)), self.path.open("a") as file:
+                file.write(line)
+        except OSError:
+            if self.path.exists():
+                os.truncate(self.path, before)
+            raise
 
 
 def _step_of(line: str) -> float:

@@ -36,7 +36,8 @@ class Reports:
             unit="step",
             disable=not (main and config.output.progress),
         )
-        self._file = MetricsFile(config.output.folder / "metrics.jsonl", first) if main else None
+        path = config.output.folder / "metrics.jsonl"
+        self._file = processes.on_main(lambda: MetricsFile(path, first))
         self._trackers = Trackers(config.output, to_plain(config)) if main else None
 
     def advance(self) -> None:
@@ -49,7 +50,7 @@ class Reports:
         now, steps = time.perf_counter(), step - self._step
         samples = steps * optimizer.micro_batch * optimizer.accumulation * processes.world_size()
         values = {
-            "epoch": step / run.steps_per_epoch,
+            "epoch": run.epoch(step),
             **health.read(),
             "gradient_norm": float(norm),
             "learning_rate": learning_rate(optimizer, step - 1),
@@ -62,11 +63,16 @@ class Reports:
         if run.engine.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._step, self._time, self.last = step, now, values
-        if self._file is None or self._trackers is None:
+
+        def append() -> None:
+            if self._file is not None:
+                self._file.write(step, values)
+
+        processes.together(append)
+        if self._trackers is None:
             return
         if run.objective.saturates:
             run.temperature.warn_if_saturated(step, values["saturated"])
-        self._file.write(step, values)
         self._trackers.write(step, values)
         rate = values["samples_per_second"]
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:.1f} samples/s")
