@@ -25,17 +25,17 @@ STATE: dict[str, Any] = {
 
 def change_state(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the state of a checkpoint and recompute every checksum."""
-    state = read(folder)[0]
+    state = read(folder).state
     change(state)
     reseal(folder, state)
 
 
 def reseal(folder: Path, state: dict[str, Any] | None = None) -> None:
     """Recompute sizes and checksums of a changed checkpoint."""
-    state = state or read(folder)[0]
+    state = state or read(folder).state
     files: dict[str, Entry] = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-        for name in read(folder)[1]
+        for name in read(folder).files
     }
     manifest.write(folder, files, state, state.get("world_size", 1))
 
@@ -84,4 +84,4 @@ def test_one_of_an_earlier_version_is_read_with_a_warning(
     del content["sha256"]
     (folder / FILE).write_text(json.dumps(content))
     assert newest(tmp_path) == (folder, {"step": 1})
-    assert "no checksum of its own: an earlier tglo wrote it" in caplog.text
+    assert "its manifest has no checksum, an earlier tglo wrote it" in caplog.text

@@ -163,7 +163,12 @@ def _folders(root: Path) -> list[Path]:
 def _read(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return the state of a checkpoint that verifies, or None and what is wrong with it."""
     problem = manifest.problem(folder)
-    return (manifest.read(folder)[0], "") if problem is None else (None, problem)
+    if problem is not None:
+        return None, problem
+    content = manifest.read(folder)
+    if not content.sealed:
+        log.warning("%s: its manifest has no checksum, an earlier tglo wrote it", folder)
+    return content.state, ""
 
 
 def _torn(folder: Path) -> bool:

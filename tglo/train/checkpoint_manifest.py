@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from tglo import __version__
 from tglo.damaged import DamagedFile, reading
 from tglo.files import sha256_file
 
-log = logging.getLogger("tglo")
 FILE = "manifest.json"
 KIND, REMEDY = "checkpoint", "go on from an older one"
 OLDER = {"tglo", "world_size", "state", "files"}
@@ -30,20 +28,28 @@ class Entry(TypedDict):
     sha256: str
 
 
+class Manifest(NamedTuple):
+    """What is read of it."""
+
+    state: dict[str, Any]
+    files: dict[str, Entry]
+    sealed: bool
+    """Whether it has a checksum of its own."""
+
+
 def write(folder: Path, files: dict[str, Entry], state: dict[str, Any], world_size: int) -> None:
     """Write the manifest of the checkpoint in `folder`."""
     content = {"tglo": __version__, "world_size": world_size, "state": state, "files": files}
     (folder / FILE).write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1))
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
-    """Return state and files. DamagedFile if the manifest is not what was written; OSError."""
+def read(folder: Path) -> Manifest:
+    """Read the manifest of a checkpoint. DamagedFile if it is not what was written; OSError."""
     path = folder / FILE
     with reading(path, KIND, REMEDY):
         content = json.loads(path.read_bytes())
-        if content.keys() == OLDER:
-            log.warning("%s has no checksum of its own: an earlier tglo wrote it", path)
-        elif content.pop("sha256", None) != _digest(content):
+        sealed = content.keys() != OLDER
+        if sealed and content.pop("sha256", None) != _digest(content):
             raise ValueError("its manifest does not match its checksum")
         state, files = content["state"], content["files"]
         for entry in files.values():
@@ -51,7 +57,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
                 raise ValueError("a size is no number, or a checksum no text")
         if not isinstance(state, dict):
             raise ValueError("its state has another form")
-    return state, files
+    return Manifest(state, files, sealed)
 
 
 def problem(folder: Path, *, contents: bool = True) -> str | None:
@@ -60,8 +66,7 @@ def problem(folder: Path, *, contents: bool = True) -> str | None:
     contents: read every file and compare its SHA-256; else only look at presence and sizes.
     """
     try:
-        _, files = read(folder)
-        for name, entry in files.items():
+        for name, entry in read(folder).files.items():
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
