@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -164,14 +164,30 @@ class DeepSpeedEngine:
         check_tree(path, "module", found.get("module"), self.model.module_state_dict())
         if self.stage:
             path, found = read_shapes(self.model._get_zero_ckpt_name(str(folder), TAG))
-            state = found.get("optimizer_state_dict")
-            check_tree(path, "optimizer", state, self.optimizer.state_dict())
-        elif self.dtype == torch.float32:  # the optimizer itself, which may have no state yet
-            with reading(path, stored.KIND, stored.REMEDY):
-                states = dict(found["optimizer"]["state"])
-            for number, (name, parameter) in enumerate(self.trained.items()):
+            found = found.get("optimizer_state_dict", {})
+            check_tree(path, "optimizer", found, self.optimizer.state_dict())
+            # States have no names: their numbers are those of the flat groups of weights.
+            name = "base_optimizer_state" if self.stage < 3 else "optimizer_state_dict"
+            groups = (
+                "single_partition_of_fp32_groups"
+                if self.stage < 3
+                else "fp32_partitioned_groups_flat"
+            )
+            weights = {f"group {n}": w for n, w in enumerate(getattr(self.optimizer, groups))}
+            self._check_states(path, found.get(name), self.optimizer.optimizer, weights)
+        elif self.dtype == torch.float32:
+            self._check_states(path, found.get("optimizer"), self.optimizer, self.trained)
+
+    def _check_states(
+        self, path: Path, found: Any, optimizer: Any, weights: Mapping[str, Tensor]
+    ) -> None:
+        with reading(path, stored.KIND, stored.REMEDY):
+            states = dict(found["state"])
+            for number, (name, weight) in enumerate(weights.items()):
                 if number in states:
-                    check_values(self.optimizer, parameter, states[number], path, name)
+                    check_values(optimizer, weight, states[number], path, name)
+                elif self.stage:
+                    raise ValueError(f"{name} has no optimizer state")
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; `check` it first; collective. Only for folders of one's own runs."""
