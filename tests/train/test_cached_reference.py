@@ -272,3 +272,13 @@ def test_cached_training_holds_no_second_model(
 def test_waiting_for_latents_ends_when_nothing_happens(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not complete and has not changed for 0 s"):
         wait_for_latents(tmp_path, poll=0.01, patience=0.05)
+
+
+def test_the_noise_floor_is_in_the_metrics_after_a_resume(
+    make_config: Make, errors: Callable[[Path], Path], sd15: Path
+) -> None:
+    config = make_config(**cached(errors(sd15)))
+    train(config)
+    longer = dataclasses.replace(config.optimizer, steps=5)
+    lines = metrics(train(dataclasses.replace(config, optimizer=longer)).folder)
+    assert len({line["noise_floor"] for line in lines}) == 1 and len(lines) == 5

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.train.test_checkpoint_manifest import change_state, reseal
 from tests.train.test_loop import assert_same, final_weights, metrics
-from tglo.cache.make import build
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
-from tglo.train.loop import export_run
 
 Make = Callable[..., TrainConfig]
 
@@ -37,65 +33,6 @@ def more(config: TrainConfig, steps: int, **output: Any) -> TrainConfig:
         optimizer=replace(config.optimizer, steps=steps),
         output=replace(config.output, **output),
     )
-
-
-def change_manifest(
-    config: TrainConfig, folder: Path, change: Callable[[list[list[str]]], list[list[str]]]
-) -> TrainConfig:
-    """The run with another manifest, beside its images; `change` gets the rows."""
-    shutil.copytree(config.data.manifest.parent, folder, dirs_exist_ok=True)
-    path = folder / "scored.csv"
-    header, *rows = csv.reader(path.open())
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *change(rows)])
-    return replace(config, data=replace(config.data, manifest=path))
-
-
-CHANGES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], str]] = {
-    "negated": (
-        lambda rows: [[p, i, str(-float(s))] for p, i, s in rows],
-        r"the scores, the threshold \(0\.\d+ then, -0\.\d+ now\)",
-    ),
-    "fewer": (lambda rows: rows[:-2], r"the manifest's rows \(12 then, 10 now\), the threshold"),
-    "order": (lambda rows: rows[::-1], r"the order of the manifest's rows\."),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_other_rows_are_named_and_refused(name: str, make_config: Make, tmp_path: Path) -> None:
-    """Fault 37."""
-    change, words = CHANGES[name]
-    config = make_config()
-    train(config)
-    before = final_weights(config.output.folder)
-    other = more(change_manifest(config, tmp_path / "other", change), steps=6)
-    with pytest.raises(ValueError, match=f"has changed since .*step-00000004: .*{words}.*accept-"):
-        train(other)
-    assert_same(final_weights(config.output.folder), before)
-    assert train(more(other, steps=6, accept_changes=True)).steps == 6
-    assert train(more(other, steps=7)).steps == 7  # it was accepted, and is the run's own now
-
-
-def test_a_cache_of_other_images_and_another_threshold_are_refused(
-    make_config: Make, sd15: Path, manifest: Path, tmp_path: Path
-) -> None:
-    """Fault 37."""
-    config = make_config()
-    train(config)
-    images = Path(shutil.copytree(manifest.parent, tmp_path / "images"))
-    shutil.copy(images / "3.png", images / "0.png")
-    build(str(sd15), images / "scored.csv", tmp_path / "cache", resolution=16, device="cpu")
-    other = replace(config, data=replace(config.data, cache=tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"step-00000004: the cached latents\. Go back"):
-        train(more(other, steps=6))
-    other = replace(config, data=replace(config.data, percentile=75.0))
-    with pytest.raises(ValueError, match=r"step-00000004: the threshold \(0.* now\)\. Go back"):
-        train(more(other, steps=6))
-    exported = tmp_path / "exported"
-    text = json.loads((config.output.folder / "config.json").read_text())
-    text["data"]["percentile"] = 75.0
-    (config.output.folder / "config.json").write_text(json.dumps(text))
-    assert export_run(config.output.folder, exported).is_dir()  # data do not matter there
 
 
 @pytest.mark.parametrize(
@@ -224,44 +161,6 @@ def test_none_that_can_be_used_stops_before_anything_is_lost(whole_run: TrainCon
         train(whole_run)
     assert len(list(checkpoints.glob("step-*"))) == 2
     assert metrics(whole_run.output.folder) == lines
-
-
-def test_a_run_that_begins_anew_keeps_both(
-    make_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Fault 33: fewer steps than the run before, and nothing of that is exported as the new one's."""
-    first = make_config(optimizer={"steps": 6}, output={"save_every": 3})
-    train(first)
-    folder, old = first.output.folder, final_weights(first.output.folder)
-    old_lines = metrics(folder)
-    anew = replace(
-        make_config(optimizer={"steps": 3, "learning_rate": 1e-4}),
-        output=replace(first.output, resume=False, keep=1),
-    )
-    train(anew)
-    aside = folder / "earlier-1"
-    assert caplog.text.count(f"the earlier run was moved to {aside}") == 1
-    new = final_weights(folder)
-    assert last(anew).name == "step-00000003" and any(not old[n].equal(new[n]) for n in old)
-    assert (folder / "checkpoints" / "latest").read_text().strip() == "step-00000003"
-    assert_same(final_weights(aside), old)
-    assert metrics(aside) == old_lines and len(metrics(folder)) == 3
-    assert train(more(anew, steps=4, resume=True)).steps == 4  # goes on from the new one
-    assert last(anew).name == "step-00000004"
-
-    export_run(aside, tmp_path / "exported")
-    name = "pytorch_lora_weights.safetensors"
-    assert_same(load_file(tmp_path / "exported" / name), load_file(aside / "export" / name))
-    train(more(anew, steps=3))
-    assert (folder / "earlier-2" / "checkpoints" / "step-00000004").is_dir()
-    assert len(list((aside / "checkpoints").glob("step-*"))) == 2  # not pruned
-
-
-def test_an_empty_folder_of_a_high_number_is_no_checkpoint(make_config: Make) -> None:
-    config = make_config(output={"keep": 1})
-    (config.output.folder / "checkpoints" / "step-00000099").mkdir(parents=True)
-    assert train(config).steps == 4
-    assert last(config).name == "step-00000004"
 
 
 def test_another_batch_size_goes_on_with_the_next_epoch(

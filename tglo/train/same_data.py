@@ -21,12 +21,14 @@ def digests(manifest: Manifest, threshold: Threshold, cache: LatentCache) -> dic
     ids, scores = manifest.sample_ids(), manifest.scores()
     order = np.lexsort((scores, ids))
     parts = ids[order].astype("<i8").tobytes(), scores[order].astype("<f8").tobytes()
+    cut = asdict(threshold)
+    del cut["scores_sha256"], cut["count"]  # told by "scores" already
     return {
         "count": len(manifest),
         "rows": manifest.identity,
         "scores": _sha256(b"".join(parts)),
         "order": manifest.sha256,
-        "threshold": _sha256(json.dumps(asdict(threshold), sort_keys=True).encode()),
+        "threshold": _sha256(json.dumps(cut, sort_keys=True).encode()),
         "threshold_value": threshold.value,
         **cache.content(),
     }

@@ -1,0 +1,106 @@
+"""A resume on other data says what changed; the words that say it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.train.test_loop import assert_same, final_weights
+from tests.train.test_resume import more
+from tglo.cache.make import build
+from tglo.train import TrainConfig, train
+from tglo.train.loop import export_run
+from tglo.train.same_data import changes, order_of
+
+Make = Callable[..., TrainConfig]
+
+
+def change_manifest(
+    config: TrainConfig, folder: Path, change: Callable[[list[list[str]]], list[list[str]]]
+) -> TrainConfig:
+    """The run with another manifest, beside its images; `change` gets the rows."""
+    shutil.copytree(config.data.manifest.parent, folder, dirs_exist_ok=True)
+    path = folder / "scored.csv"
+    header, *rows = csv.reader(path.open())
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *change(rows)])
+    return replace(config, data=replace(config.data, manifest=path))
+
+
+CHANGES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], str]] = {
+    "negated": (
+        lambda rows: [[p, i, str(-float(s))] for p, i, s in rows],
+        r"the scores, the threshold \(0\.\d+ then, -0\.\d+ now\)",
+    ),
+    "fewer": (lambda rows: rows[:-2], r"the manifest's rows \(12 then, 10 now\), the threshold"),
+    "order": (lambda rows: rows[::-1], r"the order of the manifest's rows\."),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_rows_are_named_and_refused(name: str, make_config: Make, tmp_path: Path) -> None:
+    """Fault 37."""
+    change, words = CHANGES[name]
+    config = make_config()
+    train(config)
+    before = final_weights(config.output.folder)
+    other = more(change_manifest(config, tmp_path / "other", change), steps=6)
+    with pytest.raises(ValueError, match=f"has changed since .*step-00000004: .*{words}.*accept-"):
+        train(other)
+    assert_same(final_weights(config.output.folder), before)
+    assert train(more(other, steps=6, accept_changes=True)).steps == 6
+    assert train(more(other, steps=7)).steps == 7  # it was accepted, and is the run's own now
+
+
+def test_a_cache_of_other_images_and_another_threshold_are_refused(
+    make_config: Make, sd15: Path, manifest: Path, tmp_path: Path
+) -> None:
+    """Fault 37."""
+    config = make_config()
+    train(config)
+    images = Path(shutil.copytree(manifest.parent, tmp_path / "images"))
+    shutil.copy(images / "3.png", images / "0.png")
+    build(str(sd15), images / "scored.csv", tmp_path / "cache", resolution=16, device="cpu")
+    other = replace(config, data=replace(config.data, cache=tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"step-00000004: the cached latents\. Go back"):
+        train(more(other, steps=6))
+    other = replace(config, data=replace(config.data, percentile=75.0))
+    with pytest.raises(ValueError, match=r"step-00000004: the threshold \(0.* now\)\. Go back"):
+        train(more(other, steps=6))
+    exported = tmp_path / "exported"
+    text = json.loads((config.output.folder / "config.json").read_text())
+    text["data"]["percentile"] = 75.0
+    (config.output.folder / "config.json").write_text(json.dumps(text))
+    assert export_run(config.output.folder, exported).is_dir()  # data do not matter there
+
+
+def test_changes_in_words() -> None:
+    then = {"count": 2, "rows": "a", "scores": "b", "order": "c", "threshold": "d"}
+    then |= {"threshold_value": 0.5, "latents": "e", "embeddings": "f"}
+    other = {"rows": "x", "threshold": "x", "embeddings": "x"}
+    assert changes(then, then) == ""
+    assert changes(then, then | other) == (
+        "the manifest's rows (2 as before, but others), the threshold (its scale, or its values for "
+        "single prompts), the cached embeddings"
+    )
+
+
+def test_order_is_told_by_rows_buckets_batch_and_seed() -> None:
+    ids, one, two = [3, 1, 2, 4], [(16, 16)] * 4, [(16, 16), (16, 24)] * 2
+    first = order_of(ids, two, (2, 1, 1), 0)
+    assert first == order_of(ids, two, (2, 1, 1), 0)
+    for other in (
+        order_of(ids[::-1], two, (2, 1, 1), 0),
+        order_of(ids, one, (2, 1, 1), 0),
+        order_of(ids, two, (1, 2, 1), 0),
+        order_of(ids, two, (2, 1, 1), 1),
+    ):
+        assert other != first
+    # With one bucket a step's rows depend on the global batch alone.
+    assert order_of(ids, one, (2, 1, 1), 0) == order_of(ids, one, (1, 2, 1), 0)
