@@ -158,8 +158,10 @@ def killed_at(root: Path, step: int, call: int) -> bool:
                 return _inner(*arguments, **named)  # type: ignore[operator]
 
             setattr(os, name, work)
-        save(root, step, keep=1)
-        os._exit(0)
+        try:
+            save(root, step, keep=1)
+        finally:
+            os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 

@@ -27,9 +27,9 @@ def begin_anew(run: Run) -> int:
     """Set aside what an earlier run left in the output folder; returns 0 updates done."""
     aside = processes.gather(processes.on_main(lambda: set_aside(run.config.output.folder)))[0]
     if aside is not None:
-        log.warning(
-            "beginning anew: the earlier run was moved to %s; `tglo export %s` exports it, and "
-            "--output.folder %s goes on with it",
+        _warn(
+            "beginning anew: the earlier run was moved to %s; `tglo export %s --output FOLDER` exports "
+            "it, and --output.folder %s goes on with it",
             aside,
             aside,
             aside,
@@ -132,7 +132,7 @@ def _find_place(run: Run, state: SavedState) -> None:
         return
     begin = math.ceil(state.epoch)
     run.batches.shift = begin * run.steps_per_epoch - state.step
-    log.warning(
+    _warn(
         "rows, batch size or seed changed: going on with the first sample of epoch %d; %.0f%% of the "
         "one before is left out",
         begin,
@@ -192,13 +192,13 @@ def _refuse_other_settings(run: Run, folder: Path, state: SavedState) -> None:
 
 def _refuse_other_data(run: Run, folder: Path, state: SavedState) -> None:
     if state.data is None:
-        log.warning("%s does not say which data it was trained on: not compared with these", folder)
+        _warn("%s does not say which data it was trained on: not compared with these", folder)
         return
     changed = changes(state.data, run.digests)
     if not changed:
         return
     if run.config.output.accept_changes:
-        log.warning("going on from %s although these changed: %s", folder, changed)
+        _warn("going on from %s although these changed: %s", folder, changed)
         return
     raise ValueError(
         f"what this run is trained on has changed since {folder}: {changed}. Go back to those data, "
@@ -212,6 +212,11 @@ def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:
         for name in sorted({*before[section], *now[section]}):
             old, new = before[section].get(name), now[section].get(name)
             if old != new:
-                log.warning("resuming with %s.%s = %s, which was %s", section, name, new, old)
+                _warn("resuming with %s.%s = %s, which was %s", section, name, new, old)
     if before["seed"] != now["seed"]:
-        log.warning("resuming with seed = %s, which was %s", now["seed"], before["seed"])
+        _warn("resuming with seed = %s, which was %s", now["seed"], before["seed"])
+
+
+def _warn(text: str, *values: object) -> None:
+    if processes.rank() == 0:
+        log.warning(text, *values)
