@@ -40,7 +40,7 @@ def test_the_report(built):
     _, _, report = built
     assert (report.samples, report.prompts, report.quarantined) == (20, 4, ())
     assert (report.written, report.kept, report.complete) == (5, 0, True)
-    assert "20 images and 4 prompts; 5 shards written" in str(report)
+    assert "20 images and 4 prompts; 20 images encoded; 5 shards written" in str(report)
 
 
 def test_every_sample_is_what_the_encoder_gives(built):
@@ -158,7 +158,7 @@ def test_torn_and_missing_files_are_made_again(built, tmp_path):
     whole = contents(folder)
     copy = tmp_path / "cache"
     for name in whole:
-        if name == "fingerprint.json":
+        if name in ("fingerprint.json", ".lock"):
             continue
         for cut in ("missing", "empty", "half", "flipped"):
             copy.mkdir(exist_ok=True)
@@ -216,7 +216,7 @@ def test_left_over_pieces_are_cleared(built, tmp_path):
     (target / ".latents-00000.safetensors.0123.tmp").write_bytes(b"half a shard")
     (target / ".cache.json.0123.tmp").write_bytes(b"half a file")
     build_cache(manifest, target, FakeEncoder(), **SETTINGS)
-    assert not list(target.glob(".*"))
+    assert not list(target.glob(".*.tmp"))
 
 
 def test_handles_are_bounded_and_memory_stays_on_disk(built, monkeypatch):
@@ -279,16 +279,6 @@ def test_squares_only(tmp_path):
     assert cache.batch(manifest.sample_ids())["mean"].shape == (5, 3, 8, 8)
 
 
-def test_a_changed_image_is_noticed_when_asked(tmp_path):
-    manifest = make_manifest(tmp_path, 6)
-    build_cache(manifest, tmp_path / "c", FakeEncoder(), **SETTINGS)
-    cache = LatentCache(tmp_path / "c")
-    cache.check_images(manifest)
-    make_image(50).save(tmp_path / "images/003.png")
-    with pytest.raises(ValueError, match=r"1 images changed .* line 5: images/003\.png"):
-        cache.check_images(manifest)
-
-
 def test_has_tells_which_samples_are_here(built):
     manifest, folder, _ = built
     cache = LatentCache(folder)
@@ -299,9 +289,9 @@ def test_has_tells_which_samples_are_here(built):
 
 
 def test_the_fingerprint_is_stored_and_checked(built):
-    manifest, folder, _ = built
+    _, folder, _ = built
     cache = LatentCache(folder)
-    wanted = fingerprint_of(manifest, FakeEncoder(), resolution=32, shard_size=6)
+    wanted = fingerprint_of(FakeEncoder(), resolution=32, shard_size=6)
     assert json.loads((folder / "fingerprint.json").read_text()) == cache.fingerprint == wanted
     cache.check(wanted)
     cache.check(FakeEncoder().fingerprint())

@@ -173,8 +173,9 @@ def weights(export: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path, leave_out: str = "") -> dict[str, str]:
-    """SHA-256 of every file of a folder, by name."""
+    """SHA-256 of every file of a folder, by name, but those that hold times of files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if not path.name.endswith(".sources.json")]
     names = {path.relative_to(folder).as_posix(): path for path in files}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()

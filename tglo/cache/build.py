@@ -1,30 +1,39 @@
-"""Makes a cache: resumable, by any number of ranks, with the same bytes however often it is killed."""
+"""Makes a cache, or extends one: resumable, by any number of processes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tglo.cache.encode import PreparedImage, encode_latents, encode_text, prepare
+from tglo.cache.encode import encode_text
 from tglo.cache.format import (
+    FORMAT,
     LAST,
+    VERSIONS,
     Encoder,
     Quarantined,
+    check_format,
     choose_buckets,
     fingerprint_of,
     list_quarantined,
+    text_key,
 )
+from tglo.cache.images import ImageShards
 from tglo.cache.index import complete_cache
-from tglo.cache.shards import Job, Made, Record, ShardReport, make_shards
+from tglo.cache.shards import Record, Shard
+from tglo.cache.sources import Sources
+from tglo.cache.work import Finished, Job, Made, Part, ShardReport, make_shards
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, Row
+
+log = logging.getLogger("tglo")
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,16 @@ class CacheReport(ShardReport):
 
     samples: int  # usable images
     prompts: int
+    encoded: int  # images that this call encoded
     quarantined: tuple[Quarantined, ...]
 
     def __str__(self) -> str:
         bad = self.quarantined
         remark = f"; {len(bad)} quarantined: {list_quarantined(bad)}" if bad else ""
-        return self.text(f"{self.samples} images and {self.prompts} prompts", remark)
+        return self.text(
+            f"{self.samples} images and {self.prompts} prompts; {self.encoded} images encoded",
+            remark,
+        )
 
 
 def build_cache(
@@ -64,71 +77,113 @@ def build_cache(
     dtype: the latents'; embeddings stay as the encoder returns them.
     markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
 
-    Finished shards that match their checksum are kept, unless a quarantined image has become
-    readable. Images that cannot be read are quarantined and listed in cache.json.
+    What out_dir has already is kept: prompts, and images whose file has the size and time that it
+    had, or else the same bytes. Rows that are no longer in the manifest stay on the disk, but leave
+    the cache. The cache that was there is valid until the new one takes its place. Images that
+    cannot be read are quarantined and listed in cache.json; each call tries them again.
 
     Raises CacheError when out_dir holds something else or a cache with another fingerprint (naming
-    the fields), when more than max_bad_fraction of the images are quarantined (listing them), and
-    when the encoder returns NaN, inf or wrong shapes; ManifestError for images outside the data
-    folder; ValueError for settings out of range.
+    the fields), when more than max_bad_fraction of the images are quarantined (listing them), when
+    the encoder returns NaN, inf or wrong shapes, and when another command caches other rows in out_dir
+    at the same time; ManifestError for images outside the data folder; ValueError for settings out
+    of range.
     """
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
-    started = time.monotonic()
-    fingerprint = fingerprint_of(manifest, encoder, resolution, buckets, shard_size, dtype, markers)
+    started, folder = time.monotonic(), Path(out_dir)
+    check_format(folder)
+    fingerprint = fingerprint_of(encoder, resolution, buckets, shard_size, dtype, markers)
     sizes = choose_buckets(encoder, resolution, buckets)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()
-    rows = sorted(distinct, key=lambda row: (row.image, row.prompt))
-    prompts = sorted({"", *(start + row.prompt for row in rows for start in ("", *markers))})
-    row_by_image = {row.image: row for row in rows}
-    quarantined: list[Quarantined] = []
+    rows = {row.sample_id: row for row in sorted(distinct, key=lambda row: (row.image, row.prompt))}
+    prompts = _by_key(rows.values(), markers)
+    aside = _Quarantine(rows, max_bad_fraction)
 
-    def accept(record: Record) -> None:
-        quarantined.extend(Quarantined(**entry) for entry in record.get("quarantined", ()))
-        if len(quarantined) > max_bad_fraction * len(rows):
-            raise CacheError(
-                f"{len(quarantined)} of {len(rows)} images cannot be used, above max_bad_fraction = "
-                f"{max_bad_fraction:g}: {list_quarantined(quarantined)}. Repair "
-                "or remove them, or raise max_bad_fraction; finished shards are kept"
-            )
+    def make_text(keys: Sequence[int], shard: Shard | None) -> Made:
+        if shard is not None:
+            return Made()
+        return Made(*encode_text(encoder, [prompts[key] for key in keys], batch_size))
 
-    def is_stale(record: Record) -> bool:
-        again = [row_by_image[entry["image"]] for entry in record["quarantined"]]
-        return any(isinstance(prepare(manifest, row, sizes), PreparedImage) for row in again)
+    def split(keys: list[int]) -> list[list[int]]:
+        return [keys[start : start + shard_size] for start in range(0, len(keys), shard_size)]
 
-    folder = Path(out_dir)
+    def finish(finished: Finished, trusted: Mapping[str, str]) -> None:
+        aside.begin()
+        for part, shard in finished["latents"]:
+            aside.accept(part, shard.record)
+        settings = {
+            "fingerprint": fingerprint,
+            "buckets": sizes,
+            "shard_size": shard_size,
+            "rows": manifest.identity,
+            "quarantined": [asdict(entry) for entry in aside.found],
+        }
+        complete_cache(folder, settings, rows, prompts, finished, trusted)
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-
-        def make_latents(part: Sequence[Row]) -> Made:
-            return encode_latents(manifest, encoder, part, sizes, batch_size, dtype, pool)
-
-        def make_text(part: Sequence[str]) -> Made:
-            return encode_text(encoder, part, batch_size)
-
+        images = ImageShards(
+            manifest, rows, encoder, sizes, batch_size, dtype, pool, Sources(manifest.root)
+        )
         jobs = {
-            "text": Job(_split(prompts, shard_size), make_text),
-            "latents": Job(_split(rows, shard_size), make_latents, is_stale),
+            "text": Job([*prompts], split, make_text, lambda keys, shard: True),
+            "latents": Job([*rows], split, images.make, images.is_current),
         }
         bar = {"desc": "cache", "unit": "item", "disable": not progress or rank != 0}
-        report, records = make_shards(
-            folder, LAST, fingerprint, jobs, accept, rank=rank, world_size=world_size, bar=bar
+        last = LAST, FORMAT, VERSIONS
+        report = make_shards(
+            folder, last, fingerprint, jobs, finish, aside.accept, rank=rank, world_size=world_size, bar=bar
+        )  # fmt: skip
+    if images.gone:
+        log.warning(
+            "%d images are no longer there (%s, ...); their latents are kept as they are",
+            len(images.gone),
+            sorted(images.gone)[0],
         )
-    if report.complete:
-        quarantined.clear()
-        for record in records["latents"]:
-            accept(record)
-        complete_cache(folder, fingerprint, sizes, rows, prompts, shard_size, records)
     return CacheReport(
         **(vars(report) | {"seconds": time.monotonic() - started}),
-        samples=sum(len(record["samples"]) for record in records["latents"]),
+        samples=aside.usable,
         prompts=len(prompts),
-        quarantined=tuple(quarantined),
+        encoded=images.encoded,
+        quarantined=tuple(aside.found),
     )
 
 
-def _split(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _by_key(rows: Iterable[Row], markers: Sequence[str]) -> dict[int, str]:
+    """Return the prompts to encode by key, in their order; CacheError if two have the same key."""
+    prompts = sorted({"", *(start + row.prompt for row in rows for start in ("", *markers))})
+    by_key = {text_key(prompt): prompt for prompt in prompts}
+    if len(by_key) != len(prompts):
+        raise CacheError("two prompts have the same hash; change one of them by a space")
+    return by_key
+
+
+class _Quarantine:
+    """The manifest's images that could not be used, up to a cap."""
+
+    def __init__(self, rows: dict[int, Row], max_bad_fraction: float) -> None:
+        self._rows, self._share = rows, max_bad_fraction
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was taken in."""
+        self.found: list[Quarantined] = []
+        self.usable = 0
+
+    def accept(self, part: Part, record: Record) -> None:
+        """Take in the record of a shard; CacheError above the cap, listing all so far."""
+        wanted = {*part.keys}
+        bad = [entry for entry in record.get("quarantined", ()) if entry["id"] in wanted]
+        self.usable += sum(sample["id"] in wanted for sample in record.get("samples", ()))
+        for entry in bad:
+            row = self._rows[entry["id"]]
+            self.found.append(Quarantined(row.line, row.image, entry["cause"]))
+        if len(self.found) > self._share * len(self._rows):
+            raise CacheError(
+                f"{len(self.found)} of {len(self._rows)} images cannot be used, above "
+                f"max_bad_fraction = {self._share:g}: {list_quarantined(self.found)}. Repair or "
+                "remove them, or raise max_bad_fraction; finished shards are kept"
+            )

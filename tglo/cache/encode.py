@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -32,6 +33,14 @@ class PreparedImage:
     sha256: str  # of the encoded bytes
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An image that a shard has already: its entry in the record, and its tensors by name."""
+
+    sample: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
 def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> PreparedImage | Quarantined:
     """Open, decode and crop one image, or say why that is impossible."""
     try:
@@ -52,51 +61,74 @@ def encode_latents(
     batch_size: int,
     dtype: torch.dtype,
     pool: Executor,
+    kept: Mapping[int, Encoded] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Encode a shard's images.
+    """Encode a shard's images, but those that are kept, by sample id.
 
     Returns tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples and quarantined
     images for its record.
     """
-    stacks: dict[Size, list[dict[str, Tensor]]] = {}
-    counts: dict[Size, int] = {}
-    waiting: dict[Size, list[PreparedImage]] = {}
+    places: dict[Size, list[dict[str, Tensor]]] = {}
+    waiting: dict[Size, list[tuple[PreparedImage, dict[str, Tensor]]]] = {}
     samples: list[dict[str, Any]] = []
-    quarantined: list[Quarantined] = []
+    quarantined: list[dict[str, Any]] = []
+
+    def look(row: Row) -> Encoded | PreparedImage | Quarantined:
+        return kept.get(row.sample_id) or prepare(manifest, row, buckets)
 
     def encode(bucket: Size) -> None:
         batch = waiting.pop(bucket, [])
         if batch:
-            stacks.setdefault(bucket, []).append(_encode_batch(encoder, batch, dtype))
+            encoded = _encode_batch(encoder, [image for image, _ in batch], dtype)
+            for number, (_, place) in enumerate(batch):
+                place.update({name: tensor[number] for name, tensor in encoded.items()})
 
-    ready = in_order(pool, lambda row: prepare(manifest, row, buckets), rows, 2 * batch_size + 8)
-    for result in ready:
+    for row, result in zip(rows, in_order(pool, look, rows, 2 * batch_size + 8), strict=True):
         if isinstance(result, Quarantined):
-            quarantined.append(result)
+            quarantined.append({"id": row.sample_id, **asdict(result)})
             continue
-        bucket = result.bucket
-        position = counts[bucket] = counts.get(bucket, -1) + 1
-        samples.append(
-            {
-                "id": result.row.sample_id,
-                "bucket": bucket,
-                "position": position,
-                "original": result.original,
-                "crop": result.crop,
-                "sha256": result.sha256,
-            }
-        )
-        waiting.setdefault(bucket, []).append(result)
-        if len(waiting[bucket]) == batch_size:
+        place: dict[str, Tensor] = {}
+        if isinstance(result, Encoded):
+            bucket = cast(Size, tuple(result.sample["bucket"]))
+            samples.append(dict(result.sample))
+            place.update(result.tensors)
+        else:
+            bucket = result.bucket
+            samples.append(
+                {
+                    "id": row.sample_id,
+                    "bucket": bucket,
+                    "original": result.original,
+                    "crop": result.crop,
+                    "sha256": result.sha256,
+                }
+            )
+            waiting.setdefault(bucket, []).append((result, place))
+        samples[-1]["position"] = len(places.setdefault(bucket, []))
+        places[bucket].append(place)
+        if len(waiting.get(bucket, ())) == batch_size:
             encode(bucket)
     for bucket in sorted(waiting):
         encode(bucket)
 
-    tensors = {}
-    for bucket, batches in stacks.items():
-        for name in batches[0]:
-            tensors[f"{name}.{bucket_name(bucket)}"] = torch.cat([batch[name] for batch in batches])
-    return tensors, {"samples": samples, "quarantined": [asdict(entry) for entry in quarantined]}
+    for sample in samples:
+        place = places[cast(Size, tuple(sample["bucket"]))][sample["position"]]
+        sample["digest"] = digest_of(place, sample["original"], sample["crop"])
+    tensors = {
+        f"{name}.{bucket_name(bucket)}": torch.stack([place[name] for place in found])
+        for bucket, found in places.items()
+        for name in found[0]
+    }
+    return tensors, {"samples": samples, "quarantined": quarantined}
+
+
+def digest_of(tensors: Mapping[str, Tensor], *sizes: Sequence[int]) -> str:
+    """Return what tells one item's tensors and sizes from others: 128 bits, as a hex string."""
+    digest = hashlib.sha256(repr([list(size) for size in sizes]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def _encode_batch(
@@ -124,7 +156,8 @@ def _encode_batch(
         names = [entry.row.image for entry in batch]
         bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
         raise CacheError(
-            f"the encoder returned NaN or inf (as {dtype}) for {bad}; run the VAE in float32"
+            f"the encoder returned NaN or inf (as {dtype}) for {bad}: use --dtype fp32; if it is "
+            "that already, the VAE's weights are damaged, download them again"
         )
     return encoded
 
@@ -133,7 +166,7 @@ def encode_text(
     encoder: Encoder, prompts: Sequence[str], batch_size: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return a shard's embeddings by name, (n, ...) each, as the encoder returns them; and their dtypes
-    and shapes for its record.
+    and shapes, and each prompt's digest, for its record.
     """
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(prompts), batch_size):
@@ -149,7 +182,16 @@ def encode_text(
                     "prompts; every prompt must give the same shape (pad to a fixed length)"
                 )
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise CacheError(f"the encoder returned NaN or inf in {name} for one of {batch}")
+                bad = [p for p, t in zip(batch, tensor, strict=True) if not t.isfinite().all()]
+                raise CacheError(
+                    f"the encoder returned NaN or inf in {name} for {bad}: use --dtype fp32; if it "
+                    "is that already, the text encoder's weights are damaged, download them again"
+                )
             earlier.append(tensor)
     shapes = {name: [str(t[0].dtype), *t[0].shape[1:]] for name, t in parts.items()}
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}, {"shapes": shapes}
+    whole = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    digests = [
+        digest_of({name: tensor[number] for name, tensor in whole.items()})
+        for number in range(len(prompts))
+    ]
+    return whole, {"shapes": shapes, "digests": digests}

@@ -1,12 +1,19 @@
 """The cache on disk: the files in its folder, and what they depend on.
 
-fingerprint.json            everything that the bytes depend on; written first
-text-00000.safetensors      embeddings of shard_size distinct prompts (sorted: "" is the first)
-latents-00000.safetensors   mean.HxW and std.HxW (for masked models tokens.HxW) of shard_size
-                            images (sorted by name), stacked
-latents-00000.json          the shard's record: size, sha256, samples, quarantined images
-index.safetensors           sample id -> shard, bucket, position, sizes, prompt
-cache.json                  written last: the cache is complete when it is there
+fingerprint.json              everything that the bytes depend on but rows and images; written first
+text-00000.safetensors        embeddings of shard_size distinct prompts ("" is the first)
+text-00000.json               the shard's record: name, size, sha256, the prompts' keys and digests
+latents-00000.safetensors     mean.HxW and std.HxW (for masked models tokens.HxW) of shard_size
+                              images, stacked
+latents-00000.json            the shard's record: samples and quarantined images
+latents-00000.sources.json    size and time of the images' files when they were encoded
+index.safetensors             sample id -> shard, bucket, position, sizes, prompt, digest
+cache.json                    written last: names all files that belong together
+.lock                         empty; several processes share the work by locks on it
+
+A file that takes the place of another has a part of its checksum in its name. In a new folder images
+are sorted by name and prompts by text; in one that was extended, what came later follows.
+Format 1 had no digests, and no checksum in its JSON.
 """
 
 from __future__ import annotations
@@ -15,17 +22,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tglo.data.buckets import Size, bucket_step, make_buckets
-from tglo.data.manifest import Manifest
+from tglo.data.errors import CacheError
+from tglo.files import read_json
 
 FORMAT = "tglo.cache"
 LAST = "cache.json"
-VERSION = 1
+FINGERPRINT = "fingerprint.json"
+VERSIONS = (1, 2)
+"""The formats that can be read; the last is written."""
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -71,7 +82,6 @@ def choose_buckets(encoder: Encoder, resolution: int, buckets: bool) -> list[Siz
 
 
 def fingerprint_of(
-    manifest: Manifest,
     encoder: Encoder,
     resolution: int,
     buckets: bool = True,
@@ -79,17 +89,16 @@ def fingerprint_of(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Return all that a cache's bytes depend on but the images' bytes (their sha256 is recorded)."""
+    """Return all that a cache's bytes depend on but its rows and the images' bytes, which it records."""
     dtype_name = str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
         raise TypeError(f"latents are stored as one of {list(DTYPES)}, not {dtype}")
     own = {
-        "cache_format": str(VERSION),
+        "cache_format": str(VERSIONS[-1]),
         "resolution": str(resolution),
         "buckets": " ".join(map(bucket_name, choose_buckets(encoder, resolution, buckets))),
         "dtype": dtype_name,
         "shard_size": str(shard_size),
-        "samples": manifest.identity,
     }
     if markers:  # absent otherwise, so that caches made before markers existed stay valid
         own["markers"] = json.dumps(sorted(markers))
@@ -97,6 +106,17 @@ def fingerprint_of(
     if model.keys() & own.keys():
         raise ValueError(f"the encoder's fingerprint may not have fields named {sorted(own)}")
     return {**model, **own}
+
+
+def check_format(folder: Path) -> None:
+    """Raise CacheError for a cache of format 1, which cannot be extended."""
+    path = folder / FINGERPRINT
+    found = read_json(path, "latent cache", "give another folder") if path.is_file() else {}
+    if isinstance(found, dict) and found.get("cache_format") == "1":
+        raise CacheError(
+            f"{folder} has cache format version 1, written by an earlier tglo. It can be trained on, but "
+            "images and rows cannot be compared with it: make a cache in another folder"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,86 +10,103 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tglo.cache.format import FORMAT, LAST, VERSION, text_key
-from tglo.cache.shards import entries, write_tensors
+from tglo.cache.format import FORMAT, LAST, VERSIONS
+from tglo.cache.shards import entry, write_sealed, write_tensors
+from tglo.cache.work import Finished
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
-from tglo.files import write_json
 
 
 def complete_cache(
     folder: Path,
-    fingerprint: dict[str, str],
-    buckets: Sequence[Size],
-    rows: Sequence[Row],
-    prompts: Sequence[str],
-    shard_size: int,
-    records: Mapping[str, Sequence[dict[str, Any]]],
+    settings: Mapping[str, Any],
+    rows: Mapping[int, Row],
+    prompts: Mapping[int, str],
+    finished: Finished,
+    trusted: Mapping[str, str],
 ) -> None:
-    """Write index.safetensors and cache.json, from the records of all text and latents shards.
+    """Write the index and cache.json, from the records of all text and latents shards.
 
-    Several ranks may call this at once: they write the same bytes.
+    settings: what cache.json says beside the files. rows: by sample id. prompts: by key.
     """
-    latents, text = records["latents"], records["text"]
-    shapes = [record["shapes"] for record in text]
+    shapes = [shard.record["shapes"] for _, shard in finished["text"]]
     if any(shape != shapes[0] for shape in shapes):
         raise CacheError(
             f"the encoder gave embeddings of several shapes ({shapes}); pad to a fixed length"
         )
-    index = _index(latents, buckets, rows, prompts)
+    index = _samples(finished, settings["buckets"])
+    index |= _prompts(finished, settings["shard_size"])
+    text = dict(zip(index["text_key"].tolist(), index["text_position"].tolist(), strict=True))
+    key_of = {prompt: key for key, prompt in prompts.items()}
+    places = [text[key_of[rows[number].prompt]] for number in index["sample_id"].tolist()]
+    index["text"] = np.array(places, dtype=np.int64)
     tensors = {name: torch.from_numpy(array) for name, array in index.items()}
+    shards = [shard.record for kind in ("latents", "text") for _, shard in finished[kind]]
     content = {
         "format": FORMAT,
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "buckets": list(buckets),
-        "shard_size": shard_size,
+        "version": VERSIONS[-1],
+        **settings,
         "samples": len(index["sample_id"]),
         "prompts": len(prompts),
-        "quarantined": [entry for record in latents for entry in record["quarantined"]],
-        "index": write_tensors(folder / "index.safetensors", tensors),
-        "shards": entries((*latents, *text)),
+        "index": write_tensors(folder, "index", tensors, trusted),
+        "shards": [entry(record) for record in shards],
     }
-    write_json(folder / LAST, content)
+    write_sealed(folder / LAST, content)
 
 
-def _index(
-    records: Sequence[dict[str, Any]],
-    buckets: Sequence[Size],
-    rows: Sequence[Row],
-    prompts: Sequence[str],
-) -> dict[str, NDArray[Any]]:
-    """Return arrays over samples, ascending by id, and over prompts, ascending by key."""
+def _samples(finished: Finished, buckets: Sequence[Size]) -> dict[str, NDArray[Any]]:
+    """Return arrays over samples, ascending by id."""
     bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
-    text_position = {prompt: position for position, prompt in enumerate(prompts)}
-    prompt_of = {row.sample_id: row.prompt for row in rows}
-    table = [
+    table = sorted(
         (
             sample["id"],
-            shard,
+            part.number,
             bucket_number[tuple(sample["bucket"])],
             sample["position"],
             *sample["original"],
             *sample["crop"],
-            text_position[prompt_of[sample["id"]]],
+            *words(sample["digest"]),
         )
-        for shard, record in enumerate(records)
-        for sample in record["samples"]
-    ]
+        for part, shard in finished["latents"]
+        for wanted in [{*part.keys}]
+        for sample in shard.record["samples"]
+        if sample["id"] in wanted
+    )
     if not table:
         raise CacheError("not one image could be used: there is nothing to train on")
-    columns = np.array(sorted(table), dtype=np.int64)
-    keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
-    if len(np.unique(keys)) != len(keys):
-        raise CacheError("two prompts have the same hash; change one of them by a space")
-    order = np.argsort(keys)
+    columns = np.array(table, dtype=np.int64)
     names = ("sample_id", "shard", "bucket", "position")
     index = {name: columns[:, i].copy() for i, name in enumerate(names)}
-    index["original"], index["crop"] = columns[:, 4:6].copy(), columns[:, 6:8].copy()
-    index["text"] = columns[:, 8].copy()
-    index["text_key"], index["text_position"] = keys[order], order.astype(np.int64)
-    return index
+    pairs = {"original": 4, "crop": 6, "digest": 8}
+    return index | {name: columns[:, start : start + 2].copy() for name, start in pairs.items()}
+
+
+def _prompts(finished: Finished, shard_size: int) -> dict[str, NDArray[Any]]:
+    """Return arrays over prompts, ascending by key; a position is the shard's number * shard_size plus
+    the row.
+    """
+    table = sorted(
+        (key, part.number * shard_size + row, *words(shard.record["digests"][row]))
+        for part, shard in finished["text"]
+        for wanted in [{*part.keys}]
+        for row, key in enumerate(shard.record["keys"])
+        if key in wanted
+    )
+    columns = np.array(table, dtype=np.int64)
+    return {
+        "text_key": columns[:, 0].copy(),
+        "text_position": columns[:, 1].copy(),
+        "text_digest": columns[:, 2:4].copy(),
+    }
+
+
+def words(digest: str) -> tuple[int, int]:
+    """Return a digest of 128 bits as two int64."""
+    data = bytes.fromhex(digest)
+    return int.from_bytes(data[:8], "big", signed=True), int.from_bytes(
+        data[8:], "big", signed=True
+    )
 
 
 def lookup(

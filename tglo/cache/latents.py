@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 from torch import Tensor
 
-from tglo.cache.format import FORMAT, LAST, VERSION, Quarantined, bucket_name, text_key
+from tglo.cache.content import REMEDY, read_content, read_index
+from tglo.cache.format import bucket_name, text_key
 from tglo.cache.index import lookup
-from tglo.cache.shards import check_file, check_fingerprint, read_last, shard_name
+from tglo.cache.shards import Shard, check_file, check_fingerprint, read_record, shard_name
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
-from tglo.data.manifest import Manifest
-from tglo.files import read_json
 
 OPEN_SHARDS = 64  # mapped at a time
 SIZES = ("original_size", "crop", "target_size")
@@ -31,26 +29,24 @@ SIZES = ("original_size", "crop", "target_size")
 
 
 class LatentCache:
-    """A complete cache, made by `build_cache`. Only the index (72 bytes a sample) is held in memory.
+    """A complete cache, made by `build_cache`. Only the index (about 100 bytes a sample) is in memory.
 
     fingerprint: everything that the bytes depend on, by field (see `fingerprint_of`).
     quarantined: the images that could not be used; `has` tells which samples are here.
 
     Opening checks the size of every file and the checksum of the index; `verify` checks all checksums.
-    Raises CacheError naming the file that is missing, cut or changed. A cache may be used from several
-    threads, forked, and pickled.
+    Raises CacheError or DamagedFile naming the file that is missing, cut or changed. A cache may be
+    used from several threads, forked, and pickled.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._content = read_last(self.path / LAST, FORMAT, VERSION)
-        self.fingerprint: dict[str, str] = self._content["fingerprint"]
-        self.quarantined = [Quarantined(**entry) for entry in self._content["quarantined"]]
-        for entry in self._content["shards"]:
-            check_file(self.path, entry, checksum=False)
-        check_file(self.path, self._content["index"], checksum=True)
-        self._index: dict[str, NDArray[np.int64]] = load_file(self.path / "index.safetensors")
-        self._bucket_list = [cast(Size, tuple(size)) for size in self._content["buckets"]]
+        self._content = read_content(self.path)
+        self._index = read_index(self.path, self._content)
+        self._files = self._content.files
+        self.fingerprint = self._content.fingerprint
+        self.quarantined = self._content.quarantined
+        self.rows = self._content.rows
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -67,17 +63,50 @@ class LatentCache:
         """
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
-    def content(self) -> dict[str, str]:
-        """Return digests of the latents (with sizes and crops) and of the embeddings, by name."""
-        digests = {"latents": [self._content["index"]["sha256"]], "embeddings": []}
-        for entry in self._content["shards"]:
-            kind = "latents" if entry["file"].startswith("latents-") else "embeddings"
-            digests[kind].append(entry["sha256"])
-        return {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in digests.items()}
+    @property
+    def has_digests(self) -> bool:
+        """Whether each sample has a digest of its own: not in caches of format 1."""
+        return "digest" in self._index and "text_digest" in self._index
+
+    def content(
+        self, sample_ids: Sequence[int] | None = None, prompts: Sequence[str] | None = None
+    ) -> dict[str, str]:
+        """Return digests of the latents (with sizes and crops) and of the embeddings, by name.
+
+        Of these samples and prompts only, by default of all; the same in every cache that has the same
+        of them, however it was made. In a cache of format 1 always of its files.
+        """
+        if not self.has_digests:
+            return self._content_of_files()
+        samples: NDArray[Any] = np.arange(len(self))
+        if sample_ids is not None:
+            samples = np.sort(self._find(sample_ids))
+        texts: NDArray[Any] = np.arange(len(self._index["text_key"]))
+        if prompts is not None:
+            texts = np.unique(self._find_texts(prompts))
+        names = {"latents": ("sample_id", "digest"), "embeddings": ("text_key", "text_digest")}
+        return {
+            kind: hashlib.sha256(
+                b"".join(self._index[name][places].astype("<i8").tobytes() for name in names[kind])
+            ).hexdigest()
+            for kind, places in (("latents", samples), ("embeddings", texts))
+        }
+
+    def inputs(self, sample_ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return what tells each sample's latents, sizes and embeddings from others, (B, 4) int64."""
+        places = self._find(sample_ids)
+        order = np.argsort(self._index["text_position"])
+        at, _ = lookup(self._index["text_position"][order], self._index["text"][places])
+        parts = [self._index["digest"][places], self._index["text_digest"][order[at]]]
+        return np.concatenate(parts, axis=1)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return name, size and checksum of every shard."""
+        return self._content.shards
 
     def verify(self) -> None:
         """Read everything once; raise CacheError naming the first file that fails its checksum."""
-        for entry in self._content["shards"]:
+        for entry in self.entries():
             check_file(self.path, entry, checksum=True)
 
     def sample_ids(self) -> NDArray[np.int64]:
@@ -90,7 +119,7 @@ class LatentCache:
 
     def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
         """Return the bucket (H, W) of each sample, for `BatchSampler`."""
-        return [self._bucket_list[i] for i in self._index["bucket"][self._find(sample_ids)]]
+        return [self._content.buckets[i] for i in self._index["bucket"][self._find(sample_ids)]]
 
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the encoded images and their sizes, on the CPU.
@@ -102,12 +131,12 @@ class LatentCache:
         places = self._find(sample_ids)
         numbers = np.unique(self._index["bucket"][places])
         if len(numbers) != 1:
-            sizes = [self._bucket_list[i] for i in numbers]
+            sizes = [self._content.buckets[i] for i in numbers]
             raise ValueError(f"a batch needs samples of one bucket, got {len(places)} of {sizes}")
-        bucket = self._bucket_list[numbers[0]]
+        bucket = self._content.buckets[numbers[0]]
         shards = self._index["shard"][places].tolist()
         rows = self._index["position"][places].tolist()
-        located = [(shard_name("latents", s), row) for s, row in zip(shards, rows, strict=True)]
+        located = [(self._files["latents", s], row) for s, row in zip(shards, rows, strict=True)]
         ending = f".{bucket_name(bucket)}"
         names = [name for name in self._shard(located[0][0]) if name.endswith(ending)]
         return {
@@ -125,8 +154,8 @@ class LatentCache:
             places = self._find_prompts(cast("Sequence[str]", samples))
         else:
             places = self._index["text"][self._find(cast("Sequence[int]", samples))]
-        size = self._content["shard_size"]
-        located = [(shard_name("text", p // size), p % size) for p in places.tolist()]
+        size = self._content.shard_size
+        located = [(self._files["text", p // size], p % size) for p in places.tolist()]
         names = sorted(self._shard(located[0][0]))
         return {name: self._gather(name, located) for name in names}
 
@@ -138,24 +167,22 @@ class LatentCache:
         """Return the embeddings of the empty prompt, (1, ...) each, for caption dropout and guidance."""
         return self.text([""])
 
-    def check_images(self, manifest: Manifest) -> None:
-        """Read every image; raise CacheError naming those that have changed since they were encoded."""
-        hashes = {}
-        for number in range(1 + int(self._index["shard"].max())):
-            record = read_json(self.path / f"{shard_name('latents', number)}.json")
-            hashes.update({sample["id"]: sample["sha256"] for sample in record["samples"]})
-        changed = [
-            f"line {row.line}: {row.image}"
-            for row in manifest.rows
-            if row.sample_id in hashes
-            and hashlib.sha256(manifest.open_image(row)).hexdigest() != hashes[row.sample_id]
-        ]
-        if changed:
-            raise CacheError(
-                f"{len(changed)} images changed since {self.path} was made: "
-                + "; ".join(changed[:10])
-                + ". Make the cache in another folder"
-            )
+    def records(self) -> Iterator[Shard]:
+        """Yield the shards of latents with their records; CacheError if one is damaged."""
+        for kind, number in self._files:
+            if kind == "latents":
+                name = shard_name(kind, number)
+                record = read_record(self.path, name)
+                if record is None:
+                    raise CacheError(f"{self.path / name}.json is damaged; {REMEDY}")
+                yield Shard(self.path, name, record)
+
+    def _content_of_files(self) -> dict[str, str]:
+        digests = {"latents": [self._content.index["sha256"]], "embeddings": []}
+        for entry in self.entries():
+            kind = "latents" if entry["file"].startswith("latents-") else "embeddings"
+            digests[kind].append(entry["sha256"])
+        return {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in digests.items()}
 
     def _find(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         ids = np.asarray(sample_ids, dtype=np.int64)
@@ -171,6 +198,9 @@ class LatentCache:
         return place
 
     def _find_prompts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        return self._index["text_position"][self._find_texts(prompts)]
+
+    def _find_texts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
         keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
         place, here = lookup(self._index["text_key"], keys)
         missing = np.flatnonzero(~here)
@@ -179,25 +209,30 @@ class LatentCache:
                 f"the cache {self.path} has no embedding of {prompts[missing[0]]!r} "
                 f"({missing.size} of {len(prompts)} prompts); make it from a manifest with them"
             )
-        return self._index["text_position"][place]
+        return place
 
     def _gather(self, name: str, located: Sequence[tuple[str, int]]) -> Tensor:
         # A copy, even of one row: no view of the map leaves this class.
-        return torch.stack([self._shard(shard)[name][row] for shard, row in located])
+        try:
+            return torch.stack([self._shard(file)[name][row] for file, row in located])
+        except (KeyError, IndexError) as error:
+            raise CacheError(
+                f"{self.path} has no {name} of a sample that its index names ({error}); {REMEDY}"
+            ) from None
 
-    def _shard(self, name: str) -> dict[str, Tensor]:
+    def _shard(self, file: str) -> dict[str, Tensor]:
         """Return a shard's tensors as views of its memory map: only pages of rows in use are read."""
         with self._lock:
-            if name in self._open:
-                self._open.move_to_end(name)
-                return self._open[name]
-            path = self.path / f"{name}.safetensors"
+            if file in self._open:
+                self._open.move_to_end(file)
+                return self._open[file]
+            path = self.path / file
             try:
-                with safe_open(path, framework="pt") as file:
-                    shard = {key: file.get_tensor(key) for key in file.keys()}
+                with safe_open(path, framework="pt") as opened:
+                    shard = {key: opened.get_tensor(key) for key in opened.keys()}
             except (SafetensorError, OSError) as error:
-                raise CacheError(f"{path} is torn ({error}); run `tglo cache` again") from None
-            self._open[name] = shard
+                raise CacheError(f"{path} is torn ({error}); {REMEDY}") from None
+            self._open[file] = shard
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
             return shard

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +16,11 @@ from tglo import models
 from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.format import LAST
+from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
-from tglo.cache.reference import ReferenceReport, build_reference_errors
+from tglo.cache.reference import ReferenceReport, build_reference_errors, input_fingerprint
+from tglo.cache.sources import Sources
+from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
@@ -35,22 +38,35 @@ def is_made_of(
     cache: Path,
     manifest: Path,
     resolution: int,
-    buckets: bool,
+    buckets: bool = True,
     columns: tuple[str, str] = ("prompt", "image"),
 ) -> bool:
-    """Return whether `cache` is a complete cache of this manifest at this resolution, so that it need not
-    be built; False also for a damaged one. Raises CacheError, naming the field, for one of something else.
+    """Return whether `cache` is a complete cache of this manifest and its images at this resolution, so
+    that it need not be built; False also for a damaged one. The images' files are looked at, not read.
+    Raises CacheError, naming the field, for one of something else.
     """
     try:
         found = LatentCache(cache)
-    except CacheError:
+    except (CacheError, DamagedFile):
         return False
     rows = _rows(manifest, columns)
-    found.check({"resolution": str(resolution), "samples": rows.identity})
+    if not found.has_digests:
+        found.check({"resolution": str(resolution), "samples": rows.identity})
+        return True
+    found.check({"resolution": str(resolution)})
     if not buckets and " " in found.fingerprint["buckets"]:
         raise CacheError(
             f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
         )
+    return found.rows == rows.identity and _is_current(found, rows)
+
+
+def _is_current(cache: LatentCache, rows: Manifest) -> bool:
+    images, sources = {row.sample_id: row.image for row in rows}, Sources(rows.root)
+    for shard in cache.records():
+        wanted = [key for key in shard.record["keys"] if key in images]
+        if not is_current(wanted, shard, images, sources):
+            return False
     return True
 
 
@@ -168,10 +184,10 @@ def build_reference(
         latents,
         output,
         errors_of,
-        # All that an error depends on, save the rounding of the machine.
+        # All that every error depends on, save the rounding of the machine.
         {
             **fingerprint.denoiser(family),
-            **latents.content(),
+            **input_fingerprint(latents),
             **drawer.fingerprint(),
             "precision": options.precision,
         },
@@ -184,14 +200,23 @@ def build_reference(
     )
 
 
-def wait_for_latents(cache: Path, *, poll: float = 1.0, patience: float = 1800.0) -> None:
+def wait_for_latents(
+    cache: Path, is_made: Callable[[], bool], *, poll: float = 1.0, patience: float = 1800.0
+) -> None:
     """Wait until other processes have finished their shards of the latent cache.
 
-    CacheError when nothing in it has changed for `patience` seconds.
+    is_made: whether it is complete for what this process needs; asked again when cache.json was written.
+    CacheError when nothing in the folder has changed for `patience` seconds.
     """
-    if not (cache / LAST).is_file():
-        log.info("waiting for other processes to finish %s", cache)
-    while not (cache / LAST).is_file():
+    seen: object = None
+    while True:
+        last = cache / LAST
+        now = last.stat().st_mtime_ns if last.is_file() else None
+        if now is not None and now != seen and is_made():
+            return
+        if seen is None:
+            log.info("waiting for other processes to finish %s", cache)
+        seen = now or 0
         newest = cache.stat().st_mtime  # of the last file that was made or renamed in it
         if time.time() - newest > patience:
             raise CacheError(

@@ -1,35 +1,75 @@
-"""Folders of shards: each shard is published as a whole, and only then recorded.
+"""The files of a folder of shards: each is published as a whole, and only then recorded.
 
 A folder belongs to one fingerprint, which is written first. A shard is valid when its record
-(NAME.json) is there and its file has the recorded size and checksum; the folder is complete when its
-last file is there, which is written when every shard is recorded. So any number of processes may make
-the shards of one folder, be killed at any moment, and continue. Only safetensors and JSON are read.
+(NAME.json) is there and the file that it names has the recorded size and checksum. The folder's last
+file names all shards that belong together; it is written when every one is recorded, and what it names
+stays as it is until another takes its place. Only safetensors and JSON are read.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tglo.cache.format import FINGERPRINT
+from tglo.damaged import DamagedFile, reading
 from tglo.data.errors import CacheError
-from tglo.files import claim_folder, differences, read_json, sha256_file, write_json, writing_file
+from tglo.files import claim_folder, differences, disk_space, flush, sha256_file, write_json
 
-FINGERPRINT = "fingerprint.json"
+COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
+KINDS = {"tglo.cache": "latent cache", "tglo.reference": "cache of reference errors"}
 Record = dict[str, Any]
-Made = tuple[dict[str, Tensor], Record]
-"""A shard's tensors, and what its record says beside their file's name, size and checksum."""
-_COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
+_FILE = re.compile(r"([a-z]+)-(\d{5,})(-[0-9a-f]{12})?\.safetensors")
+_SEAL = "seal"
 
 
 def shard_name(kind: str, number: int) -> str:
-    """Return the file name, without a suffix, of a shard and its record."""
+    """Return the name of a shard: that of its record, without suffix, and the start of its file's."""
     return f"{kind}-{number:05d}"
+
+
+def parse_name(file: str) -> tuple[str, int]:
+    """Return kind and number of a shard from its file's name."""
+    found = _FILE.fullmatch(file)
+    if found is None:
+        raise ValueError(f"{file!r} is not the name of a shard")
+    return found[1], int(found[2])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A recorded shard whose file is whole."""
+
+    folder: Path
+    name: str
+    record: Record
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, as views of a memory map."""
+        return load_file(self.folder / self.record["file"])
+
+    @property
+    def seen_path(self) -> Path:
+        """The file that says how the images' files looked when they were encoded."""
+        return self.folder / f"{self.name}.sources.json"
+
+    def seen(self) -> dict[str, Any]:
+        """Return size and time of each item's file, by key; what is unknown counts as changed."""
+        try:
+            found = json.loads(self.seen_path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def claim(folder: Path, fingerprint: Mapping[str, str]) -> None:
@@ -50,57 +90,97 @@ def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str,
         )
 
 
-def write_shard(
-    folder: Path, name: str, tensors: dict[str, Tensor], record: dict[str, Any], last: str
-) -> dict[str, Any]:
-    """Publish a shard and its record; return the record, with the file's name, size and checksum.
-
-    last: the file that marks the folder as complete; it is removed, because it no longer holds.
-    """
-    (folder / last).unlink(missing_ok=True)
-    (folder / f"{name}.json").unlink(missing_ok=True)
-    clear(folder, f".{name}.*.tmp")
-    record = {**record, **write_tensors(folder / f"{name}.safetensors", tensors)}
-    write_json(folder / f"{name}.json", record)
-    return record
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write content as JSON with its own checksum."""
+    write_json(path, {**content, _SEAL: seal(content)})
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Publish a safetensors file; return its name, size and checksum, as `check_file` takes them."""
-    with writing_file(path) as temporary:
-        save_file(tensors, temporary)
-        size, digest = temporary.stat().st_size, sha256_file(temporary)
-    return {"file": path.name, "bytes": size, "sha256": digest}
+def seal(content: Mapping[str, Any]) -> str:
+    """Return the checksum of JSON content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def finished_record(folder: Path, name: str, *, checksum: bool) -> dict[str, Any] | None:
-    """Return a shard's record if the shard is finished and whole, else None."""
+def read_sealed(path: Path, kind: str, remedy: str) -> dict[str, Any]:
+    """Read JSON content; DamagedFile unless it has its own checksum. Format 1 had none."""
+    with reading(path, kind, remedy):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError
+        found = content.pop(_SEAL, None)
+        if found != seal(content) and not (found is None and content.get("version") == 1):
+            raise ValueError("its content differs from its checksum")
+        return content
+
+
+def read_record(folder: Path, name: str) -> Record | None:
+    """Return a shard's record, or None if it is missing or damaged."""
     try:
-        record = dict(read_json(folder / f"{name}.json"))
-        whole = _problem(folder, {**record, "file": f"{name}.safetensors"}, checksum) is None
-    except (OSError, ValueError, KeyError, TypeError):  # missing or torn
+        record = read_sealed(folder / f"{name}.json", "record of a shard", "make it again")
+        checked_entries([record])
+        whole = shard_name(*parse_name(record["file"])) == name and isinstance(record["keys"], list)
+    except (OSError, DamagedFile, KeyError, TypeError, ValueError):
         return None
     return record if whole else None
 
 
-def all_records(folder: Path, kind: str, count: int) -> list[dict[str, Any]] | None:
-    """Return the records of `count` shards, or None while one is missing."""
-    records = []
-    for number in range(count):
-        # Each rank has checked the checksums of its own shards; here the sizes are enough.
-        record = finished_record(folder, shard_name(kind, number), checksum=False)
-        if record is None:
-            return None
-        records.append(record)
-    return records
+def write_shard(
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    record: Record,
+    trusted: Mapping[str, str],
+) -> Shard:
+    """Publish a shard, then its record, which replaces an older one.
+
+    trusted: the files that the folder's last file names, with their checksums.
+    """
+    whole = {**record, **write_tensors(folder, name, tensors, trusted)}
+    write_sealed(folder / f"{name}.json", whole)
+    return Shard(folder, name, whole)
 
 
-def entries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the names, sizes and checksums of shards, which a folder's last file keeps."""
-    return [{key: record[key] for key in ("file", "bytes", "sha256")} for record in records]
+def write_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], trusted: Mapping[str, str]
+) -> dict[str, Any]:
+    """Publish NAME.safetensors; return its name, size and checksum, as `check_file` takes them.
+
+    A trusted file with other content stays: the new one is called by its checksum then.
+    """
+    plain = folder / f"{name}.safetensors"
+    temporary = folder / f".{plain.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        with disk_space(plain, sum(tensor.nbytes for tensor in tensors.values())):
+            save_file(dict(tensors), temporary)
+            digest = sha256_file(temporary)
+            path = plain
+            if trusted.get(plain.name, digest) != digest:
+                path = folder / f"{name}-{digest[:12]}.safetensors"
+            flush(temporary)
+            size = temporary.stat().st_size
+            os.replace(temporary, path)
+            flush(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"file": path.name, "bytes": size, "sha256": digest}
 
 
-def _problem(folder: Path, entry: Mapping[str, Any], checksum: bool) -> str | None:
+def entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return name, size and checksum of a file, which a folder's last file keeps."""
+    return {key: record[key] for key in ("file", "bytes", "sha256")}
+
+
+def checked_entries(values: Any) -> list[dict[str, Any]]:
+    """Return entries as they are; TypeError or KeyError for another form."""
+    if not isinstance(values, list):
+        raise TypeError
+    for value in values:
+        kinds = {"file": str, "bytes": int, "sha256": str}
+        if any(type(value[key]) is not kind for key, kind in kinds.items()):
+            raise TypeError
+    return values
+
+
+def problem(folder: Path, entry: Mapping[str, Any], *, checksum: bool) -> str | None:
     """Say what is wrong with a file by its size and, if asked, its checksum; None if nothing is."""
     path = folder / entry["file"]
     size = path.stat().st_size if path.is_file() else None
@@ -118,30 +198,44 @@ def check_file(
 ) -> None:
     """Raise CacheError if a file of a complete cache is missing, cut or changed."""
     name = entry["file"]
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise CacheError(f"{folder} names {name!r}, which is outside the folder; refused")
-    problem = _problem(folder, entry, checksum)
-    if problem:
+    found = problem(folder, entry, checksum=checksum)
+    if found:
         raise CacheError(
-            f"{folder / name} {problem}; run `{command}` again, it makes only what is torn"
+            f"{folder / name} {found}; run `{command}` again, it makes only what is torn"
         )
 
 
-def read_last(path: Path, form: str, version: int) -> dict[str, Any]:
-    """Return the content of a folder's last file; CacheError unless complete and of this version."""
-    folder = path.parent
+def read_last(path: Path, form: str, versions: Sequence[int]) -> dict[str, Any]:
+    """Return the content of a folder's last file.
+
+    CacheError unless it is complete and of one of the versions, DamagedFile when it is torn.
+    """
+    folder, command = path.parent, COMMANDS[form]
     if not path.is_file():
         state = "is not complete" if (folder / FINGERPRINT).is_file() else "is not a cache"
-        raise CacheError(f"{folder} {state} (no {path.name}); run `{_COMMANDS[form]}`, it resumes")
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != form:
-        raise CacheError(f"{path} does not belong to a {form.replace('.', ' ')}")
-    if content.get("version") != version:
+        raise CacheError(f"{folder} {state} (no {path.name}); run `{command}`, it resumes")
+    content = read_sealed(path, KINDS[form], f"run `{command}` again")
+    if content.get("format") != form:
+        raise CacheError(f"{path} does not belong to a {KINDS[form]}")
+    version = content.get("version")
+    if version not in versions:
         raise CacheError(
-            f"{folder} has cache format version {content.get('version')!r}, this tglo reads "
-            f"{version}: make it again in another folder"
+            f"{folder} has cache format version {version!r}, this tglo reads "
+            f"{versions[-1]}: make it again in another folder"
         )
     return content
+
+
+def trusted_files(path: Path, form: str, versions: Sequence[int]) -> dict[str, str]:
+    """Return the checksums of the files that a folder's last file names, by name; {} without one."""
+    try:
+        content = read_last(path, form, versions)
+        listed = checked_entries([*content["shards"], *filter(None, [content.get("index")])])
+    except (CacheError, DamagedFile, OSError, KeyError, TypeError):
+        return {}
+    return {value["file"]: value["sha256"] for value in listed}
 
 
 def clear(folder: Path, pattern: str) -> None:
@@ -150,76 +244,7 @@ def clear(folder: Path, pattern: str) -> None:
         left_over.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Job:
-    """The shards of one kind: the items of each, how one is made, and whether a finished one is stale."""
-
-    parts: Sequence[Sequence[Any]]
-    produce: Callable[[Any], Made]
-    is_stale: Callable[[Record], bool] = lambda record: False
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """The outcome of making shards."""
-
-    written: int  # shards
-    kept: int  # shards that were finished before
-    complete: bool  # False while other ranks still have shards to make
-    seconds: float
-
-    def text(self, content: str, remark: str = "") -> str:
-        """Return a line that says what was made, and how much of it now."""
-        text = f"{content}; {self.written} shards written, {self.kept} kept, {self.seconds:.1f} s{remark}"
-        return text if self.complete else text + "; other ranks are not done yet"
-
-
-def make_shards(
-    folder: Path,
-    last: str,
-    fingerprint: Mapping[str, str],
-    jobs: Mapping[str, Job],
-    accept: Callable[[Record], None] = lambda record: None,
-    *,
-    rank: int,
-    world_size: int,
-    bar: Mapping[str, Any],
-) -> tuple[ShardReport, dict[str, list[Record]]]:
-    """Make this rank's shards of the folder, and keep those that are finished, whole and not stale.
-
-    They are rank, rank + world_size, ... of each kind.
-    last: the file that marks the folder as complete. jobs: by the kind of shard, which names the files.
-    accept: called with each record, as soon as there is one. bar: arguments of tqdm.
-
-    Returns the report and, by kind, the records of all ranks if the folder is complete, else this rank's.
-    Raises CacheError when the folder holds something else or has another fingerprint, ValueError for a
-    rank out of range.
-    """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
-    from tqdm import tqdm
-
-    started, written = time.monotonic(), 0
-    claim(folder, fingerprint)
-    if world_size == 1:  # with more, a file may belong to another rank that is at work
-        clear(folder, ".*.tmp")
-    mine = {k: list(enumerate(job.parts))[rank::world_size] for k, job in jobs.items()}
-    made: dict[str, list[Record]] = {kind: [] for kind in jobs}
-    total = sum(len(part) for parts in mine.values() for _, part in parts)
-    with tqdm(total=total, **bar) as progress:
-        for kind, job in jobs.items():
-            for number, part in mine[kind]:
-                name = shard_name(kind, number)
-                record = finished_record(folder, name, checksum=True)
-                if record is None or job.is_stale(record):
-                    record = write_shard(folder, name, *job.produce(part), last=last)
-                    written += 1
-                made[kind].append(record)
-                accept(record)
-                progress.update(len(part))
-    everything = {kind: all_records(folder, kind, len(job.parts)) for kind, job in jobs.items()}
-    whole = {kind: records for kind, records in everything.items() if records is not None}
-    complete = len(whole) == len(jobs)
-    kept = sum(map(len, made.values())) - written
-    report = ShardReport(written, kept, complete, time.monotonic() - started)
-    return report, whole if complete else made
+def record_names(folder: Path, kind: str) -> Iterable[tuple[int, str]]:
+    """Return number and name of each record of a kind in the folder, ascending."""
+    found = [re.fullmatch(rf"{kind}-(\d{{5,}})\.json", name) for name in os.listdir(folder)]
+    return sorted((int(match[1]), match[0][: -len(".json")]) for match in found if match)

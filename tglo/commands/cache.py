@@ -71,7 +71,11 @@ def cache(
     from tglo.cache.make import build, build_reference, is_made_of, wait_for_latents
 
     columns = prompt_column, image_column
-    if not reference or markers or not is_made_of(output, manifest, resolution, buckets, columns):
+
+    def is_made() -> bool:
+        return is_made_of(output, manifest, resolution, buckets, columns)
+
+    if not reference or markers or not is_made():
         print(
             build(
                 model,
@@ -89,7 +93,7 @@ def cache(
             )
         )
     if reference:
-        wait_for_latents(output)
+        wait_for_latents(output, is_made)
         print(
             build_reference(
                 model,

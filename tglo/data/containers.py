@@ -40,6 +40,12 @@ def why_refused(image: str, root: str) -> str | None:
     return None
 
 
+def file_of(image: str) -> str:
+    """Return the name of the file that holds an image: itself, or the tar or Arrow file."""
+    reference = _REFERENCE.fullmatch(image)
+    return image if reference is None else reference["file"]
+
+
 @dataclass(frozen=True)
 class Member:
     """The place of a tar member's bytes in its file."""

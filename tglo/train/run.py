@@ -213,8 +213,8 @@ def _draws(
     if errors is None:
         return None, rule
     precision = {"precision": config.engine.precision}
-    errors.check({**rule.fingerprint(), **precision, **cache.content()})
-    errors.of(samples.ids, 0)  # all are there
+    errors.check({**rule.fingerprint(), **precision})
+    errors.check_inputs(cache, samples.ids)
     return errors, rule
 
 
