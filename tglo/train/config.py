@@ -71,6 +71,9 @@ class DataConfig:
     stratified: bool | None = None
     """Let a sample's draws cover the schedule evenly; by default as the reference cache
     has it, else no."""
+    verify: bool = True
+    """Compare the cache's files with their checksums, in the background; awaited before the first
+    checkpoint."""
     draw_seed: int | None = None
     """Seed of timesteps, noise, latents and dropped captions; the run's seed by default. Runs that
     share it share a reference cache."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tglo.cache.verify import Verification
 from tglo.damaged import reading
 from tglo.files import read_json, write_json
 from tglo.objectives.micro_batch import BatchIds
@@ -57,6 +58,7 @@ def train(config: TrainConfig) -> TrainResult:
         run = prepare(config, device)
         step = resume.load(run) if config.output.resume else resume.begin_anew(run)
         processes.on_main(lambda: _write_settings(run))
+        verifying = _start_verifying(run)
         health, clock, reports = Health(device), Clock(), Reports(run, step)
         guard = Guard(run.engine, config.engine.find_bad_gradients)
         stop.defer()
@@ -76,6 +78,9 @@ def train(config: TrainConfig) -> TrainResult:
                 if report:
                     reports.write(step, health, clock, norm)
                 if save:
+                    if verifying is not None:
+                        processes.together(verifying.wait)
+                        verifying = None
                     resume.save(run, step)
                 if validate and not stopping:
                     exporting.validate(run, step)
@@ -95,6 +100,13 @@ def _write_settings(run: Run) -> None:
     folder = run.config.output.folder
     run.threshold.save(folder / "threshold.json")
     write_json(folder / "config.json", to_plain(run.config))
+
+
+def _start_verifying(run: Run) -> Verification | None:
+    """Start to read this rank's share of the cache's files, unless the configuration forbids it."""
+    if not run.config.data.verify:
+        return None
+    return Verification(run.batches.drawer.cache, processes.rank(), processes.world_size())
 
 
 def _step(
