@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -219,7 +220,10 @@ class _ErrorShards:
 
     def is_current(self, ids: Sequence[int], shard: Shard) -> bool:
         """See `tglo.cache.work.Job`."""
-        return len(self._kept(ids, shard)) == len(ids)
+        try:
+            return len(self._kept(ids, shard)) == len(ids)
+        except (SafetensorError, KeyError):  # torn
+            return False
 
     def make(self, ids: Sequence[int], shard: Shard | None) -> Made:
         """Compute the errors of samples that are new, or have other latents or embeddings."""

@@ -218,9 +218,11 @@ def read_last(path: Path, form: str, versions: Sequence[int]) -> dict[str, Any]:
         raise CacheError(f"{folder} {state} (no {path.name}); run `{command}`, it resumes")
     content = read_sealed(path, KINDS[form], f"run `{command}` again")
     if content.get("format") != form:
-        raise CacheError(f"{path} does not belong to a {KINDS[form]}")
+        raise CacheError(
+            f"{path} does not belong to a {KINDS[form]}: give the folder that `{command}` made"
+        )
     version = content.get("version")
-    if version not in versions:
+    if type(version) is not int or version not in versions:
         raise CacheError(
             f"{folder} has cache format version {version!r}, this tglo reads "
             f"{versions[-1]}: make it again in another folder"

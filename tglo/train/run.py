@@ -203,7 +203,7 @@ def _draws(
     if reference_mode(config) == "cached":
         errors = ReferenceErrors(data.reference_cache or data.cache / "reference")
         if stratified is None:
-            stratified = errors.fingerprint["stratified"] == "true"
+            stratified = errors.fingerprint.get("stratified") == "true"
     rule = DrawRule(
         seed=config.seed if data.draw_seed is None else data.draw_seed,
         caption_dropout=data.caption_dropout,

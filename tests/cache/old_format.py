@@ -1,0 +1,39 @@
+"""Caches of format 1, as tglo wrote them before caches could be extended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from tglo.files import sha256_file, write_json
+
+SINCE = {"seal", "rows", "keys", "digests"}
+
+
+def as_format_1(folder: Path, identity: str = "0") -> None:
+    """Turn a new latent cache into one of format 1. identity: the manifest's."""
+    index = load_file(folder / "index.safetensors")
+    for name in ("digest", "text_digest"):
+        del index[name]
+    path = folder / "index.safetensors"
+    save_file(index, path)
+    for record in [*folder.glob("latents-*.json"), *folder.glob("text-*.json")]:
+        if record.name.endswith(".sources.json"):
+            record.unlink()
+        else:
+            write_json(record, without(json.loads(record.read_bytes())))
+    content = without(json.loads((folder / "cache.json").read_bytes()))
+    content["version"] = 1
+    content["fingerprint"] |= {"cache_format": "1", "samples": identity}
+    content["index"] = {
+        "file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)
+    }  # fmt: skip
+    write_json(folder / "cache.json", content)
+    write_json(folder / "fingerprint.json", content["fingerprint"])
+    (folder / ".lock").unlink()
+
+
+def without(content: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in content.items() if name not in SINCE}
