@@ -16,7 +16,8 @@ from tests.cache.fake_encoder import FakeEncoder, make_manifest
 from tests.cache.test_latents import SETTINGS, contents
 from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
-from tglo.cache.reference import ReferenceErrors, ReferenceReport, build_reference_errors
+from tglo.cache.reference import ReferenceErrors
+from tglo.cache.reference_build import ReferenceReport, build_reference_errors
 from tglo.data.errors import CacheError
 
 FINGERPRINT = {"denoiser": "one", "seed": "0"}

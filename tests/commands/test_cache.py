@@ -67,3 +67,33 @@ def test_flags_that_a_runs_file_answers(tmp_path: Path) -> None:
     assert flags_of(TrainConfig()).keys() == {
         "device", "prompt_column", "image_column", "reference", "seed", "caption_dropout", "forward"
     }  # fmt: skip
+
+
+def test_changed_images_and_rows_with_their_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.build_sd15(tmp_path / "model")
+    for number, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{number}.png")
+    command = [
+        "cache", "--model", str(model), "--manifest", str(tmp_path / "m.csv"), "--resolution", "16",
+        "--output", str(tmp_path / "cache"), "--device", "cpu", "--reference", "--draws", "1",
+    ]  # fmt: skip
+
+    def run(count: int) -> str:
+        rows = [f"a square,{number}.png" for number in range(count)]
+        (tmp_path / "m.csv").write_text("\n".join(["prompt,image", *rows]))
+        assert cli.main(command) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert "3 images and 2 prompts; 3 images encoded" in run(3)
+    assert "encoded" not in run(3)  # the latents are not looked at any more
+    Image.new("RGB", (16, 16), "black").save(tmp_path / "1.png")
+    output = run(3)
+    assert "1 images encoded" in output and "3 samples; 1 shards written, 0 kept" in output
+    output = run(4)
+    assert "1 images encoded" in output and "4 samples; 1 shards written, 1 kept" in output
+    output = run(2)
+    assert "2 images and 2 prompts; 0 images encoded" in output
+    assert "2 samples; 0 shards written, 1 kept" in output
+    assert "encoded" not in run(2)

@@ -21,7 +21,8 @@ from tests.cache.test_latents import SETTINGS, contents
 from tests.cache.test_reference import DRAWS, FINGERPRINT, build, errors_of
 from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
-from tglo.cache.reference import ReferenceErrors, build_reference_errors
+from tglo.cache.reference import ReferenceErrors
+from tglo.cache.reference_build import build_reference_errors
 from tglo.cache.shards import write_sealed
 from tglo.cache.verify import Verification
 from tglo.damaged import DamagedFile

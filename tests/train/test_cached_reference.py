@@ -22,7 +22,7 @@ from tests.train.conftest import write_toml
 from tests.train.test_loop import final_weights, metrics
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build, build_reference, wait_for_latents
-from tglo.cache.reference import ReferenceReport
+from tglo.cache.reference_build import ReferenceReport
 from tglo.cache.shards import write_sealed
 from tglo.files import sha256_file
 from tglo.train import TrainConfig, train

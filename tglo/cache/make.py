@@ -18,7 +18,7 @@ from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.format import LAST
 from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
-from tglo.cache.reference import ReferenceReport, build_reference_errors, input_fingerprint
+from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
 from tglo.cache.sources import Sources
 from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError

@@ -127,9 +127,9 @@ def make_shards(
         plan = [part for kind, job in jobs.items() for part in _plan(folder, kind, job)]
         mine = plan[rank::world_size]
         with tqdm(total=sum(len(part.keys) for part in mine), **bar) as progress:
-            for part, made in _work(folder, locks, mine, jobs, trusted):
+            for part, made, record in _work(folder, locks, mine, jobs, trusted):
                 written += made
-                accept(part, read_record(folder, part.name) or {})
+                accept(part, record)
                 progress.update(len(part.keys))
         with locks.folder():
             finished = _finished(folder, plan, jobs, set(mine))
@@ -166,16 +166,18 @@ def _work(
     todo: Sequence[Part],
     jobs: Mapping[str, Job],
     trusted: Mapping[str, str],
-) -> Iterator[tuple[Part, bool]]:
-    """Make the parts; yields each, and whether it was written. Those that are locked come last."""
+) -> Iterator[tuple[Part, bool, Record]]:
+    """Make the parts; yields each, whether it was written, and its record. Those that are locked come
+    last.
+    """
     while todo:
         busy = []
         for part in todo:
             with locks.trying(part.kind, part.number) as free:
                 if free:
-                    made = _make(folder, part, jobs[part.kind], trusted)
+                    made, record = _make(folder, part, jobs[part.kind], trusted)
             if free:
-                yield part, made
+                yield part, made, record
             else:
                 busy.append(part)
         if len(busy) == len(todo):
@@ -183,7 +185,7 @@ def _work(
         todo = busy
 
 
-def _make(folder: Path, part: Part, job: Job, trusted: Mapping[str, str]) -> bool:
+def _make(folder: Path, part: Part, job: Job, trusted: Mapping[str, str]) -> tuple[bool, Record]:
     clear(folder, f".{part.name}.*.tmp")
     record = read_record(folder, part.name)
     if record is not None and not {*part.keys} <= {*record["keys"]}:
@@ -195,10 +197,11 @@ def _make(folder: Path, part: Part, job: Job, trusted: Mapping[str, str]) -> boo
     if made.tensors is not None:
         content = {**made.record, "keys": list(part.keys)}
         shard = write_shard(folder, part.name, made.tensors, content, trusted)
-    if made.seen is not None and shard is not None:
+    assert shard is not None, "a job makes what is not there"
+    if made.seen is not None:
         # After the record: until then the old sizes and times make the images look changed.
         write_json(shard.seen_path, made.seen)
-    return made.tensors is not None
+    return made.tensors is not None, shard.record
 
 
 def _finished(

@@ -39,7 +39,8 @@ def cache(
 
     With --reference also run the untrained denoiser over all draws once, so that training needs no
     reference: set objective.reference = "cached" there. An interrupted run goes on; with torchrun
-    the processes share the work.
+    the processes share the work, as do several commands on one folder. After images or rows have
+    changed, the same command encodes only what is new.
 
     tglo cache RUN.toml takes the run's values for all that its file says: model, manifest, output,
     markers, and whether and how its reference is cached. Flags after it win.
@@ -75,25 +76,27 @@ def cache(
     def is_made() -> bool:
         return is_made_of(output, manifest, resolution, buckets, columns)
 
-    if not reference or markers or not is_made():
-        print(
-            build(
-                model,
-                manifest,
-                output,
-                resolution=resolution,
-                buckets=buckets,
-                batch_size=batch_size,
-                device=device,
-                dtype=dtype,
-                max_bad_fraction=max_bad_fraction,
-                markers=markers,
-                revision=revision,
-                columns=columns,
-            )
+    complete = reference and not markers and is_made()
+    if not complete:
+        report = build(
+            model,
+            manifest,
+            output,
+            resolution=resolution,
+            buckets=buckets,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            max_bad_fraction=max_bad_fraction,
+            markers=markers,
+            revision=revision,
+            columns=columns,
         )
+        print(report)
+        complete = report.complete
     if reference:
-        wait_for_latents(output, is_made)
+        if not complete:
+            wait_for_latents(output, is_made)
         print(
             build_reference(
                 model,
