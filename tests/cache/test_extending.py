@@ -318,3 +318,49 @@ def test_two_commands_for_other_rows_do_not_mix(made: tuple[Manifest, Path]) -> 
     assert len(cache) in (13, 20)
     build_cache(manifest, cache.path, FakeEncoder(), **{**SETTINGS, "shard_size": 2})
     check_like_new(manifest, cache.path)
+
+
+def test_no_rank_takes_the_stale_shards_of_another_for_done(made: tuple[Manifest, Path]) -> None:
+    manifest, folder = made
+    old = LatentCache(folder).content()
+    for row in manifest.rows:
+        make_image(100 + row.line).save(folder.parent / row.image)
+    for rank in (1, 0, 2):
+        report = again(manifest, folder, rank=rank, world_size=3)
+        assert report.complete == (rank == 2)
+        assert (LatentCache(folder).content() == old) == (rank != 2)
+    check_like_new(manifest, folder)
+
+
+def test_what_a_killed_process_left_in_the_work_of_others_stays(
+    made: tuple[Manifest, Path],
+) -> None:
+    """Files of a shard that another process holds are not removed; all others are."""
+    manifest, folder = made
+    (folder / ".latents-00001.safetensors.0123.tmp").write_bytes(b"half a shard")
+    (folder / ".latents-00777.safetensors.0123.tmp").write_bytes(b"half a shard")
+    (folder / "latents-00001-0123456789ab.safetensors").write_bytes(b"superseded")
+    (folder / "mine.safetensors").write_bytes(b"of someone else")
+    child = script(HOLDING, folder)
+    assert child.stdout is not None and child.stdout.readline() == "held\n"
+    again(manifest, folder)
+    child.kill()
+    child.wait()
+    left = {path.name for path in folder.iterdir()}
+    assert ".latents-00777.safetensors.0123.tmp" in left and "mine.safetensors" in left
+    assert not left & {
+        ".latents-00001.safetensors.0123.tmp", "latents-00001-0123456789ab.safetensors"
+    }  # fmt: skip
+    again(manifest, folder)
+    assert not list(folder.glob(".*.tmp"))
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from tglo.cache.locks import Locks
+
+with Locks(Path(sys.argv[1])) as locks, locks.trying("latents", 777) as free:
+    print("held" if free else "taken", flush=True)
+    time.sleep(60)
+"""

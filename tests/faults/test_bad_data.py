@@ -25,7 +25,7 @@ from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tglo.cache.build import build_cache
 from tglo.cache.format import fingerprint_of
 from tglo.cache.latents import LatentCache
-from tglo.cache.shards import write_sealed
+from tglo.cache.sealed import write_sealed
 from tglo.data.containers import ImageStore
 from tglo.data.errors import CacheError, ImageError, ManifestError
 from tglo.data.images import decode_image

@@ -23,7 +23,7 @@ from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceErrors
 from tglo.cache.reference_build import build_reference_errors
-from tglo.cache.shards import write_sealed
+from tglo.cache.sealed import write_sealed
 from tglo.cache.verify import Verification
 from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS
-from tglo.cache.shards import entry, write_sealed, write_tensors
+from tglo.cache.sealed import write_sealed
+from tglo.cache.shards import entry, write_tensors
 from tglo.cache.work import Finished
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import FORMAT, LAST, VERSIONS, ReferenceErrors
-from tglo.cache.shards import Shard, entry, write_sealed
+from tglo.cache.sealed import write_sealed
+from tglo.cache.shards import Shard, entry
 from tglo.cache.work import Finished, Job, Made, ShardReport, make_shards
 from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError

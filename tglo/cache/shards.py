@@ -8,7 +8,6 @@ stays as it is until another takes its place. Only safetensors and JSON are read
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,15 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tglo.cache.format import FINGERPRINT
-from tglo.damaged import DamagedFile, reading
+from tglo.cache.sealed import read_sealed, write_sealed
+from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
-from tglo.files import claim_folder, differences, disk_space, flush, sha256_file, write_json
+from tglo.files import claim_folder, differences, disk_space, flush, sha256_file
 
 COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 KINDS = {"tglo.cache": "latent cache", "tglo.reference": "cache of reference errors"}
 Record = dict[str, Any]
 _FILE = re.compile(r"([a-z]+)-(\d{5,})(-[0-9a-f]{12})?\.safetensors")
-_SEAL = "seal"
 
 
 def shard_name(kind: str, number: int) -> str:
@@ -88,28 +87,6 @@ def check_fingerprint(path: Path, found: Mapping[str, str], wanted: Mapping[str,
             f"the cache {path} was made for something else: {differing}. Make a cache in another "
             "folder (`tglo cache`), or go back to those settings"
         )
-
-
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write content as JSON with its own checksum."""
-    write_json(path, {**content, _SEAL: seal(content)})
-
-
-def seal(content: Mapping[str, Any]) -> str:
-    """Return the checksum of JSON content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_sealed(path: Path, kind: str, remedy: str) -> dict[str, Any]:
-    """Read JSON content; DamagedFile unless it has its own checksum. Format 1 had none."""
-    with reading(path, kind, remedy):
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise TypeError
-        found = content.pop(_SEAL, None)
-        if found != seal(content) and not (found is None and content.get("version") == 1):
-            raise ValueError("its content differs from its checksum")
-        return content
 
 
 def read_record(folder: Path, name: str) -> Record | None:

@@ -7,7 +7,6 @@ and continue: all of them plan the same from what is recorded.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from tglo.cache.garbage import collect_garbage
 from tglo.cache.locks import Locks
 from tglo.cache.shards import (
     Record,
@@ -135,7 +135,9 @@ def make_shards(
             finished = _finished(folder, plan, jobs, set(mine))
             if finished is not None:
                 finish(finished, trusted)
-                _collect_garbage(folder, last, tuple(jobs), locks)
+                collect_garbage(
+                    folder, trusted_files(folder / last[0], *last[1:]), tuple(jobs), locks
+                )
     if finished is None and world_size == 1:
         raise _changed_meanwhile(folder)
     seconds = time.monotonic() - started
@@ -220,39 +222,6 @@ def _finished(
     others = [pair for pairs in found.values() for pair in pairs if pair[0] not in mine]
     current = all(jobs[part.kind].is_current(part.keys, shard) for part, shard in others)
     return found if current else None
-
-
-def _collect_garbage(
-    folder: Path, last: tuple[str, str, Sequence[int]], kinds: Sequence[str], locks: Locks
-) -> None:
-    """Remove files that were superseded, and unfinished ones of killed processes."""
-    named = trusted_files(folder / last[0], *last[1:])
-    for kind in kinds:
-        for file in folder.glob(f"{kind}-*.safetensors"):
-            name = "-".join(file.stem.split("-")[:2])
-            if file.name in named or not name.removeprefix(f"{kind}-").isdecimal():
-                continue
-            with locks.trying(kind, int(name.removeprefix(f"{kind}-"))) as free:
-                record = read_record(folder, name)
-                if free and (record is None or record["file"] != file.name):
-                    file.unlink(missing_ok=True)
-    for file in folder.glob("index*.safetensors"):
-        if file.name not in named:
-            file.unlink(missing_ok=True)
-    for name in (last[0], "fingerprint.json", "index.safetensors"):
-        clear(folder, f".{name}.*.tmp")
-    for entry in os.listdir(folder):
-        if entry.startswith(tuple(f".{kind}-" for kind in kinds)) and entry.endswith(".tmp"):
-            _clear_shard(folder, entry, locks)
-
-
-def _clear_shard(folder: Path, entry: str, locks: Locks) -> None:
-    kind, _, rest = entry.removeprefix(".").partition("-")
-    number = rest.split(".")[0]
-    if number.isdecimal():
-        with locks.trying(kind, int(number)) as free:
-            if free:
-                (folder / entry).unlink(missing_ok=True)
 
 
 def _changed_meanwhile(folder: Path) -> CacheError:

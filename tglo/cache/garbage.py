@@ -1,0 +1,51 @@
+"""Removes what a folder of shards no longer needs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tglo.cache.locks import Locks
+from tglo.cache.shards import clear, parse_name, read_record, shard_name
+
+_UNFINISHED = re.compile(r"\.([a-z]+)-(\d{5,})[.-].*\.tmp")
+_OF_THE_FOLDER = ("cache.json", "reference.json", "fingerprint.json", "index.safetensors")
+
+
+def collect_garbage(
+    folder: Path, named: Collection[str], kinds: Sequence[str], locks: Locks
+) -> None:
+    """Remove files that were superseded, and unfinished ones of killed processes.
+
+    named: the files that the folder's last file names. The folder's lock must be held; what belongs to
+    a shard that another process is making stays.
+    """
+    for entry in os.listdir(folder):
+        unfinished = _UNFINISHED.fullmatch(entry)
+        if unfinished is not None and unfinished[1] in kinds:
+            with locks.trying(unfinished[1], int(unfinished[2])) as free:
+                if free:
+                    (folder / entry).unlink(missing_ok=True)
+        elif entry.endswith(".safetensors") and not entry.startswith(".") and entry not in named:
+            _remove(folder, entry, kinds, locks)
+    for name in _OF_THE_FOLDER:
+        clear(folder, f".{name}.*.tmp")
+
+
+def _remove(folder: Path, file: str, kinds: Sequence[str], locks: Locks) -> None:
+    """Remove a file unless it is none of ours, or a record names it: of rows that may come back."""
+    if re.fullmatch(r"index(-[0-9a-f]{12})?\.safetensors", file):
+        (folder / file).unlink(missing_ok=True)
+        return
+    try:
+        kind, number = parse_name(file)
+    except ValueError:
+        return
+    if kind not in kinds:
+        return
+    with locks.trying(kind, number) as free:
+        record = read_record(folder, shard_name(kind, number))
+        if free and (record is None or record["file"] != file):
+            (folder / file).unlink(missing_ok=True)
