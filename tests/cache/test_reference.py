@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.cache.fake_encoder import FakeEncoder, make_manifest
+from tests.cache.old_format import as_format_1, errors_as_format_1
 from tests.cache.test_latents import SETTINGS, contents
 from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
@@ -150,3 +152,18 @@ def test_what_does_not_fit_is_refused(cache: LatentCache, whole: Path, tmp_path:
         build_reference_errors(cache, whole, errors_of, {**FINGERPRINT, "seed": "1"}, draws=DRAWS)
     with pytest.raises(CacheError, match="not finite for samples"):
         build(cache, tmp_path / "nan", lambda ids, draws: errors_of(ids, draws) / 0)
+
+
+def test_errors_of_format_1_are_kept_as_they_are(cache: LatentCache, tmp_path: Path) -> None:
+    latents = tmp_path / "latents"
+    shutil.copytree(cache.path, latents)
+    as_format_1(latents)
+    old, folder = LatentCache(latents), tmp_path / "e"
+    build(old, folder)
+    errors_as_format_1(folder)
+    before = contents(folder)
+    report = build(old, folder, lambda ids, draws: pytest.fail("computed again"))
+    assert report.complete and report.written == 0
+    assert contents(folder) == before
+    ids = old.sample_ids().tolist()
+    assert torch.equal(ReferenceErrors(folder).of(ids, 1), errors_of(ids, torch.ones(20)))

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests import tiny
 from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tests.cache.old_format import as_format_1
 from tests.cache.test_latents import SETTINGS, contents
 from tests.cache.test_reference import DRAWS, FINGERPRINT, build, errors_of
+from tglo import models
 from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceErrors
@@ -288,6 +290,29 @@ def test_embeddings_that_are_not_finite_are_refused_with_the_prompt(tmp_path: Pa
         CacheError, match=r"NaN or inf in pooled for \['a dog'\]: use --dtype fp32; .* damaged"
     ):
         build_cache(make_manifest(tmp_path, 3), tmp_path / "cache", Broken(), **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("builder", "part", "message"),
+    [
+        (tiny.build_sd15, "vae", "NaN or inf .as torch.float32. for .*images/000.png.*damaged"),
+        (tiny.build_amused, "vae", "the autoencoder returned NaN or inf .*: use fp32; .*damaged"),
+        (tiny.build_sd15, "text", "NaN or inf in .* for .*: use --dtype fp32; .*damaged"),
+        (tiny.build_amused, "text", "NaN or inf in .* for .*: use --dtype fp32; .*damaged"),
+    ],
+)
+def test_damaged_weights_of_an_encoder_are_not_cached(
+    builder: Callable[[Path], Path], part: str, message: str, tmp_path: Path
+) -> None:
+    family: Any = models.load(builder(tmp_path / "model"))
+    damaged = family.vae if part == "vae" else family.text_encoders[0]
+    with torch.no_grad():
+        for weights in damaged.parameters():
+            weights.fill_(float("nan"))
+    manifest = make_manifest(tmp_path, 2)
+    with pytest.raises(ValueError, match=message):
+        build_cache(manifest, tmp_path / "cache", family, resolution=16, progress=False)
+    assert not (tmp_path / "cache" / "cache.json").exists()
 
 
 # The reference's errors of a cache that was extended ----------------------------------------------

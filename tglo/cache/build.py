@@ -126,7 +126,7 @@ def build_cache(
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         images = ImageShards(
-            manifest, rows, encoder, sizes, batch_size, dtype, pool, Sources(manifest.root)
+            manifest, rows, encoder, sizes, batch_size, dtype, pool, Sources(manifest)
         )
         jobs = {
             "text": Job([*prompts], split, make_text, lambda keys, shard: True),

@@ -62,7 +62,7 @@ def is_made_of(
 
 
 def _is_current(cache: LatentCache, rows: Manifest) -> bool:
-    images, sources = {row.sample_id: row.image for row in rows}, Sources(rows.root)
+    images, sources = {row.sample_id: row.image for row in rows}, Sources(rows)
     for shard in cache.records():
         wanted = [key for key in shard.record["keys"] if key in images]
         if not is_current(wanted, shard, images, sources):

@@ -40,10 +40,10 @@ def why_refused(image: str, root: str) -> str | None:
     return None
 
 
-def file_of(image: str) -> str:
-    """Return the name of the file that holds an image: itself, or the tar or Arrow file."""
+def split_reference(image: str) -> tuple[str, str | None]:
+    """Return the file that an image is in and its name there, None for an image of its own."""
     reference = _REFERENCE.fullmatch(image)
-    return image if reference is None else reference["file"]
+    return (image, None) if reference is None else (reference["file"], reference["member"])
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,14 @@ class ImageStore:
                 raise ImageError(f"{path.name} has no member {reference['member']!r}")
             return _read_range(path, member, max_bytes)
         return self._arrow_bytes(path, reference["member"], max_bytes)
+
+    def status(self, file: str) -> os.stat_result | None:
+        """Return what the system says of a file, named as `split_reference` does; None if there is none."""
+        try:
+            status = os.stat(self._inside(file))
+        except (OSError, ManifestError):
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
 
     def _inside(self, name: str) -> Path:
         real = os.path.realpath(os.path.join(self.root, name))

@@ -90,6 +90,13 @@ class Manifest:
         """
         return self._store.read(row.image, max_bytes)
 
+    def status(self, file: str) -> os.stat_result | None:
+        """Return what the system says of a file that holds images, None if it is not there.
+
+        file: as `tglo.data.containers.split_reference` returns it.
+        """
+        return self._store.status(file)
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 

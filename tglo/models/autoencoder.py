@@ -150,6 +150,11 @@ class TokenCodec(Codec):
         pixels = (pixels.to(vae.device, vae.dtype) + 1) / 2
         with own_precision(vae):
             latents = vae.encode(pixels).latents
+            if not latents.isfinite().all():  # the tokens nearest to NaN look like any others
+                raise ValueError(
+                    f"the autoencoder returned NaN or inf (in {vae.dtype}): use fp32; if it is that "
+                    "already, its weights are damaged, download them again"
+                )
             _, _, (_, _, tokens) = vae.quantize(latents)
         batch, _, height, width = latents.shape
         return {"tokens": tokens.reshape(batch, height, width).to(torch.int32)}
