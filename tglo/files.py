@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tglo.damaged import reading
+from tglo.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,20 +86,22 @@ def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Ite
 def writing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill: published as `path`, or removed if the body fails.
 
-    FileExistsError when there is something at `path` and overwrite is not set, DiskFull.
+    What a killed process left of an earlier call for `path` is removed. FileExistsError when there
+    is something at `path`, at the start or at the end, and overwrite is not set; DiskFull.
     """
     path = Path(os.path.abspath(path))
+    need_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_space(path), temporary_folder(path) as temporary:
+        yield temporary
+        need_free(path, overwrite)
+        publish_folder(temporary, path)
+
+
+def need_free(path: Path, overwrite: bool = False) -> None:
+    """Raise FileExistsError when there is something at `path` and it may not be overwritten."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another folder or allow overwriting it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with disk_space(path):
-            temporary.mkdir()
-            yield temporary
-            publish_folder(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def publish_folder(temporary: Path, path: Path) -> None:

@@ -17,7 +17,17 @@ SOURCE = ROOT / "tglo"
 
 # From the ground up. A package imports from floors below its own, and from itself.
 FLOORS = (
-    ("columns", "damaged", "devices", "philox", "redaction", "reference", "settings", "stopping"),
+    (
+        "columns",
+        "damaged",
+        "devices",
+        "leftovers",
+        "philox",
+        "redaction",
+        "reference",
+        "settings",
+        "stopping",
+    ),
     ("files",),
     ("ops",),
     ("data", "threshold"),
@@ -44,6 +54,7 @@ AT_THE_ROOT = {
     "devices",
     "doctor",
     "files",
+    "leftovers",
     "philox",
     "redaction",
     "reference",

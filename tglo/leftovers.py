@@ -1,0 +1,100 @@
+"""Temporary folders beside their final place, which no kill leaves there for ever.
+
+Each is named `.NAME.MACHINE-TOKEN.tmp` and locked by the process that fills it; the lock ends with
+that process. Whoever writes to the same name next removes what dead processes left. On a shared disk
+the lock of another machine may not be seen, so what another machine made (or this one before it was
+started again) goes only when nothing in it has changed for a day.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DEAD_AFTER = 24 * 3600.0  # seconds without a change, where locks cannot be asked
+_NAME = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{16}\.tmp$")
+
+
+def _machine() -> str:
+    """Name the running kernel: within it, locks are seen by all processes, those in containers too."""
+    try:
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        identity = socket.gethostname()
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
+MACHINE = _machine()
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, removed at the end unless it was renamed; leftovers of earlier
+    ones for that name are removed first.
+    """
+    remove_leftovers(path.parent, path.name)
+    folder, handle = _make(path)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary folders in `folder` (those for `name` alone, if given) of dead processes."""
+    pattern = "*" if name is None else glob.escape(name)
+    for leftover in folder.glob(f".{pattern}.*.tmp"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            with suppress(OSError):  # another process is removing it
+                _remove_if_dead(leftover)
+
+
+def _make(path: Path) -> tuple[Path, int]:
+    while True:
+        folder = path.with_name(f".{path.name}.{MACHINE}-{secrets.token_hex(8)}.tmp")
+        folder.mkdir()
+        # Between these lines another process may take it for a leftover, lock it and remove it.
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            if _lock(handle) is not False and folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Return whether the lock is ours now; None where the disk has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_if_dead(leftover: Path) -> None:
+    handle = os.open(leftover, os.O_RDONLY)
+    try:
+        told = _NAME.search(leftover.name)
+        ours = told is not None and told[1] == MACHINE
+        free = _lock(handle)
+        if (ours and free) or (free is not False and _age(leftover) > DEAD_AFTER):
+            shutil.rmtree(leftover, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _age(folder: Path) -> float:
+    """Return the seconds since the last change of anything in a folder."""
+    return time.time() - max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
