@@ -19,6 +19,7 @@ from tglo.data.manifest import read_manifest
 from tglo.generation import generate as generation
 from tglo.generation import image_files
 from tglo.generation.generate import Planned, generate_images, plan_images
+from tglo.models.text import PromptTally
 from tglo.settings import SamplingOptions
 
 SAMPLING = SamplingOptions(2, 2.0)
@@ -149,7 +150,7 @@ def test_a_batch_that_another_process_is_moving_is_no_error(
 
     def raced(source: Any, target: Any) -> None:
         replace(source, target)
-        if ".batch" in str(source):
+        if Path(source).parent.suffix == ".batch":
             raise FileNotFoundError(source)
 
     monkeypatch.setattr(os, "replace", raced)
@@ -188,6 +189,7 @@ class Short:
 
     def __init__(self, room: int) -> None:
         self.room = room
+        self.prompts = PromptTally()
         self.asked: list[int] = []
 
     def generate(self, prompts: list[str], *rest: Any, **options: Any) -> list[Image.Image]:

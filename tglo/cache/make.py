@@ -98,7 +98,7 @@ def build(
     family = models.load(
         model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
     )
-    return build_cache(
+    report = build_cache(
         rows,
         output,
         family,
@@ -110,6 +110,8 @@ def build(
         max_bad_fraction=max_bad_fraction,
         markers=markers,
     )
+    family.prompts.report()
+    return report
 
 
 def _rows(manifest: Path, columns: tuple[str, str]) -> Manifest:

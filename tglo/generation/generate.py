@@ -21,9 +21,10 @@ from tqdm import tqdm
 from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
-from tglo.files import claim_folder
+from tglo.files import claim_folder, locked
 from tglo.generation.image_files import collect, publish_images
 from tglo.generation.prompts import read_prompts
+from tglo.leftovers import remove_leftovers
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
 from tglo.settings import IMAGES, SamplingOptions, check_limits
@@ -97,7 +98,8 @@ def generate_images(
     missing when this returns.
 
     Raises ValueError for no prompts, a count below 1, a folder with images of other settings
-    (naming what differs), and what tglo.models.load raises.
+    (naming what differs) or in use by another process with this share, FloatingPointError instead
+    of an image that is not finite, DiskFull, and what tglo.models.load raises.
     """
     texts = read_prompts(prompts) if isinstance(prompts, Path) else list(prompts)
     if not texts or count < 1 or batch_size < 0:
@@ -108,8 +110,9 @@ def generate_images(
     check_limits({"count": count, "batch_size": batch_size, "seed": seed}, IMAGES)
     options.check()
     planned = plan_images(texts, count)
+    path = models.resolve(model)
     settings = {
-        "model": model_digest(models.resolve(model)),
+        "model": model_digest(path, models.family_of(path)),
         "lora": "none" if lora is None else file_digest(lora),
         **options.as_text(),
         "seed": str(seed),
@@ -118,35 +121,44 @@ def generate_images(
     if prefix:
         settings["prefix"] = prefix
     claim_folder(output / SETTINGS, settings)
-    folder = output / "images"
-    folder.mkdir(exist_ok=True)
-    collect(folder)
-    missing = _missing(planned, folder)
-    place = process_device(device)
-    sizes = _BatchSize(batch_size, grows=place.type == "cuda")
-    # Whole batches go to a process, so that what is computed together does not depend on how many.
-    unit = batch_size or (1 if sizes.grows else FIRST_BATCH)
-    shares = {image: number // unit % world_size for number, image in enumerate(planned)}
-    mine = [image for image in missing if shares[image] == rank]
-    if missing:
-        (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
-    if mine:
-        family = models.load(model, dtype=DTYPES[dtype], device=place)
-        if lora is not None:
-            family.load_lora(lora)
-        with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
-            for made in _make(family, mine, prefix, seed, sizes, folder, options):
-                bar.update(made)
-    while missing := _missing(missing, folder):
-        if not wait:
-            return output / MANIFEST
-        time.sleep(POLL_SECONDS)
+    share = f"-{rank}-of-{world_size}" if world_size > 1 else ""
+    busy = f"{output} is in use by another process that makes its images; wait for it, or stop it"
+    with locked(output / f".generate{share}.lock", busy):
+        folder = output / "images"
+        folder.mkdir(exist_ok=True)
+        remove_leftovers(folder)
+        collect(folder)
+        missing = _missing(planned, folder)
+        place = process_device(device)
+        sizes = _BatchSize(batch_size, grows=place.type == "cuda")
+        # Whole batches go to a process, so that what is computed together does not depend on how many.
+        unit = batch_size or (1 if sizes.grows else FIRST_BATCH)
+        shares = {image: number // unit % world_size for number, image in enumerate(planned)}
+        mine = [image for image in missing if shares[image] == rank]
+        if missing:
+            (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
+        if mine:
+            family = models.load(model, dtype=DTYPES[dtype], device=place)
+            if lora is not None:
+                family.load_lora(lora)
+            with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
+                for made in _make(family, mine, prefix, seed, sizes, folder, options):
+                    bar.update(made)
+            family.prompts.report()
+        while missing := _missing(missing, folder):
+            if not wait:
+                return output / MANIFEST
+            time.sleep(POLL_SECONDS)
+        _write_manifest(output / MANIFEST, planned)
+    return output / MANIFEST
+
+
+def _write_manifest(path: Path, planned: Sequence[Planned]) -> None:
     rows = []
     for line, image in enumerate(planned, start=2):
-        path = f"images/{image.name}"
-        rows.append(Row(sample_id(image.prompt, path), image.prompt, path, None, line))
-    write_manifest(output / MANIFEST, rows)
-    return output / MANIFEST
+        name = f"images/{image.name}"
+        rows.append(Row(sample_id(image.prompt, name), image.prompt, name, None, line))
+    write_manifest(path, rows)
 
 
 def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:

@@ -8,6 +8,7 @@ an accelerator that is training has no room for two more copies of the model.
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,39 @@ from typing import Any
 import torch
 from peft.utils import get_peft_model_state_dict
 
-from tglo.files import writing_folder
+from tglo.files import disk_space, write_json, writing_folder
+from tglo.models import folder as folders
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Model, Tensors
 
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data")
+log = logging.getLogger(__name__)
 # Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a
 # badly conditioned model amplifies: up to 3e-4 was seen where float64 differs by 2e-5.
 _TOLERANCE = 1e-4
 _MERGED_TOLERANCE = 1e-3
+
+
+def check_export(model: Model, folder: Path, *, whole: bool) -> None:
+    """Before hours of training: raise ValueError unless `save_pipeline` (whole) or `save_lora` will have all
+    they need, and warn of optional parts that it will leave out, or of too little space.
+    """
+    folders.check(model.path, type(model))
+    if not whole:
+        return
+    missing = folders.left_out(model.path, type(model))
+    if missing:
+        log.warning(
+            "%s lists %s, but has no such folder with safetensors weights; the export will do "
+            "without", model.path, ", ".join(missing),
+        )  # fmt: skip
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free, needed = shutil.disk_usage(there).free, _bytes(model)
+    if free < needed:
+        log.warning(
+            "the export to %s needs %.1f MB and %.1f MB are free; free space before the run ends",
+            folder, needed / 1e6, free / 1e6,
+        )  # fmt: skip
 
 
 class ExportError(RuntimeError):
@@ -38,10 +62,11 @@ def save_pipeline(
 
     The denoiser is the trained one, with its LoRA merged in (in float32) where there is one; all
     other parts are the original folder's files. state_dict: the weights to save where the module's
-    own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, or
+    own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, DiskFull, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    with writing_folder(folder, overwrite=overwrite) as temporary:
+    space = disk_space(folder, _bytes(model))
+    with space, writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(model, state_dict)
         merged = trained
         if lora.has(trained):
@@ -111,19 +136,53 @@ def load_lora(model: Model, folder: Path) -> None:
     before = lora.adapters(model.denoiser)
     if not folder.exists():
         raise ValueError(f"{folder} does not exist; give the folder or file of a LoRA")
-    model.attach_lora(folder, model.denoiser)
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ValueError(f"{folder} holds no safetensors file; pickles are never loaded")
+    with folders.understood(folder, "LoRA of this model"):
+        model.attach_lora(folder, model.denoiser)
     if lora.adapters(model.denoiser) == before:
         raise ValueError(f"the LoRA in {folder} has no weights for this model's denoiser")
 
 
 def _copy_other_parts(model: Model, target: Path) -> None:
-    index = model.path / "model_index.json"
-    if index.is_file():
-        shutil.copy(index, target)
-    ignored = shutil.ignore_patterns(*_PICKLES)
-    for name in model.parts():
-        if name != model.denoiser_part:
-            shutil.copytree(model.path / name, target / name, ignore=ignored)
+    """Copy the files of all parts that the family knows, by their content; links stay behind."""
+    for file in _other_files(model):
+        copied = target / file.relative_to(model.path)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copied)
+    if (model.path / folders.INDEX).is_file():
+        write_json(target / folders.INDEX, _index(model))
+
+
+def _index(model: Model) -> dict[str, Any]:
+    """Return the index of the export: as it was, without the parts that are not in it."""
+    kind, index = type(model), folders.read_index(model.path)
+    there = folders.present_parts(model.path, kind)
+    for name, entry in list(index.items()):
+        if isinstance(entry, list) and not name.startswith("_") and name not in there:
+            if name in kind.optional_parts():
+                index[name] = [None, None]
+            else:
+                del index[name]
+    return index
+
+
+def _other_files(model: Model) -> list[Path]:
+    """Return the files of the folder that an export takes along: weights and texts, nothing that is run."""
+    return [
+        file
+        for name in folders.present_parts(model.path, type(model))
+        for file in folders.part_files(model.path, name)
+        if name != model.denoiser_part and file.suffix in (".safetensors", *folders.TEXTS)
+    ]
+
+
+def _bytes(model: Model) -> int:
+    """Return about how many bytes an export of the whole model takes."""
+    others = sum(file.stat().st_size for file in _other_files(model))
+    # Of the folder's own weights, because those of the module may be sharded or gathered.
+    return others + sum(p.stat().st_size for p in folders.weights(model.path / model.denoiser_part))
 
 
 def _in_float32(denoiser: Any) -> Any:

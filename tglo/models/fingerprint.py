@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tglo.files import sha256_file
 from tglo.models.families.model import Model
+from tglo.models.folder import present_parts, read_config
 
 # Besides the weights: what turns a prompt into token ids.
 _VOCABULARY = ("vocab.json", "merges.txt", "spiece.model", "chat_template.jinja")
@@ -49,13 +50,12 @@ def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
     return {part: _part_digest(folder / part) for part in parts}
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(folder: Path, family: type[Model]) -> str:
     """Return a hexadecimal digest of all that a model's images depend on: its parts and its scheduler."""
     digest = hashlib.sha256()
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not part.name.startswith("."):
-            digest.update(f"{part.name}\0{_part_digest(part)}\0".encode())
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    for part in sorted(present_parts(folder, family)):
+        digest.update(f"{part}\0{_part_digest(folder / part)}\0".encode())
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     ours = {key: value for key, value in scheduler.items() if key != "_diffusers_version"}
     digest.update(json.dumps(ours, sort_keys=True).encode())
     return digest.hexdigest()
@@ -73,7 +73,7 @@ def _part_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name in ("config.json", "tokenizer.json"):
-            config = json.loads(path.read_text())
+            config = read_config(path)
             ours = {key: value for key, value in config.items() if _counts(key)}
             digest.update(json.dumps(ours, sort_keys=True).encode())
         elif path.suffix == ".safetensors" or path.name in _VOCABULARY:

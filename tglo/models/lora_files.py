@@ -9,8 +9,9 @@ from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.utils import convert_state_dict_to_diffusers, logging
-from safetensors.torch import save_file
+from safetensors import safe_open
 
+from tglo.files import write_tensors
 from tglo.models import lora
 
 
@@ -27,6 +28,11 @@ def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: s
             f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
         },
     )
+    # Again, because safetensors writes several entries of metadata in any order.
+    with safe_open(folder / LORA_WEIGHT_NAME_SAFE, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        metadata = file.metadata()
+    write_tensors(folder / LORA_WEIGHT_NAME_SAFE, weights, metadata)
 
 
 def attach_by_pipeline(folder: Path, pipeline_class: Any, parts: Mapping[str, Any]) -> None:
@@ -39,7 +45,9 @@ def attach_by_pipeline(folder: Path, pipeline_class: Any, parts: Mapping[str, An
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        pipeline_class(**{**dict.fromkeys(names), **parts}).load_lora_weights(folder)
+        pipeline_class(**{**dict.fromkeys(names), **parts}).load_lora_weights(
+            folder, use_safetensors=True, local_files_only=True
+        )
     finally:
         logging.set_verbosity(verbosity)
 
@@ -48,11 +56,11 @@ def write_for_denoiser(folder: Path, denoiser: Any) -> None:
     """Write a denoiser's LoRA as its own `load_lora_adapter(folder, prefix=None)` takes it.
 
     diffusers' `save_lora_adapter` does the same with bytes that change: it writes sets in an order of the
-    process's own, and safetensors writes several entries of metadata in any order. So here is one.
+    process's own.
     """
     settings = _sorted_sets(lora.config(denoiser).to_dict())
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
-    save_file(lora.state_dict(denoiser), folder / LORA_WEIGHT_NAME_SAFE, metadata=metadata)
+    write_tensors(folder / LORA_WEIGHT_NAME_SAFE, lora.state_dict(denoiser), metadata)
 
 
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:

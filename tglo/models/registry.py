@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from tglo.models import folder
 from tglo.models.families import meissonic
 from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
@@ -59,7 +59,8 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     Everything else is a hub id, also where a local folder has that name: a folder that happens to
     be there must not change which weights are used. Only safetensors weights are taken, and code
     that a model brings along is never run. Raises ValueError when there is no such model, its
-    pipeline class is unknown, or it brings code.
+    pipeline class is unknown, it brings code, or its folder lacks something or reaches out of itself
+    (tglo.models.folder).
     """
     name, path = str(path_or_hub_id), local_path(path_or_hub_id)
     if path is not None:
@@ -67,7 +68,7 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
             raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
     else:
         path = _download(name, revision)
-    family_of(path)
+    folder.check(path, family_of(path))
     return path
 
 
@@ -101,7 +102,7 @@ def family_of(path: Path) -> type[Family]:
     """Return the family of a local folder; ValueError where `resolve` raises one."""
     if meissonic.is_folder(path):
         return Meissonic
-    index = json.loads((path / "model_index.json").read_text())
+    index = folder.read_index(path)
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list):
             continue

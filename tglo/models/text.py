@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from tglo.models.folder import read_config
+
 log = logging.getLogger(__name__)
+_LEAST_SHARE = 0.9  # of a text encoder's vocabulary: some are padded, by 1% at most
 
 
 class TextPart(NamedTuple):
@@ -22,28 +27,93 @@ class TextPart(NamedTuple):
     """The text around a prompt, which takes the place of {}; the prompt alone by default."""
 
 
-def tokenize(
-    part: TextPart, tokenizer: Any, prompts: Sequence[str], *, count: bool, report: bool
-) -> tuple[Tensor, Tensor, int]:
-    """Return token ids and attention mask (B, length) on the CPU, and how many prompts were cut.
+class PromptTally:
+    """Counts, over all prompts that pass, those that were cut and those that cannot be told from another.
 
-    count: whether to look for prompts that are too long (else 0); report: whether to warn of them.
+    cut: digests of the prompts that were cut; alike: of those that have the tokens of an earlier one.
     """
-    limit, truncated = part.length or tokenizer.model_max_length, 0
-    template = part.template or "{}"
+
+    def __init__(self) -> None:
+        self.cut: set[bytes] = set()
+        self.alike: set[bytes] = set()
+        self._first: dict[bytes, bytes] = {}  # digest of tokens -> of the first prompt with them
+        self._seen: set[bytes] = set()
+        self._limit = 0
+        self._example = ""
+
+    def add(self, prompts: Sequence[str], ids: Tensor, lengths: Sequence[int]) -> None:
+        """Count prompts: ids (B, length), and how many tokens each has without the cut."""
+        self._limit = ids.shape[1]
+        for prompt, row, length in zip(prompts, ids, lengths, strict=True):
+            digest = _digest(prompt.encode("utf-8", "surrogatepass"))
+            if digest in self._seen:
+                continue
+            self._seen.add(digest)
+            if length > self._limit:
+                self.cut.add(digest)
+            if self._first.setdefault(_digest(row.numpy().tobytes()), digest) != digest:
+                self.alike.add(digest)
+                self._example = self._example or prompt
+
+    def report(self) -> None:
+        """Warn, in a line each, of prompts that were cut and of those that are alike."""
+        if self.cut:
+            log.warning(
+                "%d of %d prompts are longer than %d tokens and were cut there",
+                len(self.cut), len(self._seen), self._limit,
+            )  # fmt: skip
+        if self.alike:
+            log.warning(
+                "%d of %d prompts have the same tokens as another one, so the model cannot tell "
+                "them from it; the first is %r",
+                len(self.alike), len(self._seen), self._example[:200],
+            )  # fmt: skip
+
+
+def tokenize(
+    part: TextPart, tokenizer: Any, prompts: Sequence[str], tally: PromptTally | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return token ids and attention mask (B, length) on the CPU.
+
+    tally: counts the prompts.
+    """
+    limit, template = part.length or tokenizer.model_max_length, part.template or "{}"
     texts = [template.replace("{}", prompt) for prompt in prompts]
-    if count:
-        # verbose=False: transformers would warn about the length that is being measured here.
-        whole = tokenizer(texts, verbose=False)["input_ids"]
-        truncated = sum(len(ids) > limit for ids in whole)
-    if truncated and report:
-        log.warning(
-            "%d prompts of this batch are longer than %d tokens and are cut there; "
-            "further ones are only counted, in truncated_prompts",
-            truncated,
-            limit,
-        )
     tokens = tokenizer(
         texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
     )
-    return tokens.input_ids, tokens.attention_mask, truncated
+    if tally is not None:
+        # verbose=False: transformers would warn about the length that is being measured here.
+        whole = tokenizer(texts, verbose=False)["input_ids"]
+        tally.add(prompts, tokens.input_ids, [len(ids) for ids in whole])
+    return tokens.input_ids, tokens.attention_mask
+
+
+def check_vocabulary(part: TextPart, tokenizer: Any, path: Path) -> None:
+    """Raise ValueError unless a model folder's tokenizer and text encoder know the same tokens, and as many
+    of a prompt.
+    """
+    config = read_config(path / part.encoder / "config.json")
+    config = {**(config.get("text_config") or {}), **config}
+    places, limit = config.get("max_position_embeddings"), part.length or tokenizer.model_max_length
+    if places is not None and not (isinstance(limit, int) and 1 <= limit <= places):
+        raise ValueError(
+            f"{path / part.tokenizer} cuts prompts at {limit} tokens, and {path / part.encoder} has "
+            f"places for {places}; set model_max_length in tokenizer_config.json to what the model "
+            "was trained with, or download it again"
+        )
+    size = config.get("vocab_size")
+    if size is None:
+        return
+    numbers = set(tokenizer.get_vocab().values())
+    special = [number for number in tokenizer.all_special_ids if number >= size]
+    if max(numbers, default=-1) >= size or special or len(numbers) < _LEAST_SHARE * size:
+        raise ValueError(
+            f"{path / part.tokenizer} does not fit {path / part.encoder}: it has {len(numbers)} "
+            f"tokens up to number {max(numbers, default=-1)}, the text encoder has {size}. Take "
+            "both from the same model, or download the tokenizer again"
+        )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=8).digest()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tglo.cache.verify import Verification
 from tglo.damaged import reading
-from tglo.files import read_json, write_json
+from tglo.files import need_free, read_json, write_json
 from tglo.objectives.micro_batch import BatchIds
 from tglo.train import export as exporting
 from tglo.train import processes, resume
@@ -158,6 +158,7 @@ def export_run(folder: Path, output: Path) -> Path:
     source = folder / "config.json"
     if not source.is_file():
         raise ValueError(f"{folder} is not a run's output folder: it has no config.json")
+    need_free(output)
     with reading(source, "run's configuration", "give the output folder of a run"):
         config = parse_config(read_json(source), str(source))
     config = replace(config, output=replace(config.output, folder=folder))  # wherever it lies now

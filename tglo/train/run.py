@@ -244,4 +244,6 @@ def _family(
     # DeepSpeed flattens weights and takes contiguous ones only.
     channels_last = "off" if wants_deepspeed(config) else config.engine.channels_last
     set_channels_last(family.denoiser, channels_last)
+    if config.output.export and processes.rank() == 0:
+        family.check_export(config.output.folder / "export", whole=model.train != "lora")
     return family

@@ -415,7 +415,7 @@ def test_meissonic_has_the_published_names(folders: dict[str, Path]) -> None:
 def test_a_meissonic_folder_needs_all_its_parts(tmp_path: Path) -> None:
     folder = tiny.build_meissonic(tmp_path / "m")
     (folder / "vqvae").rename(folder / "vae")
-    with pytest.raises(ValueError, match="lacks vqvae: a Meissonic folder has transformer"):
+    with pytest.raises(ValueError, match="lacks vqvae: a meissonic folder has transformer"):
         models.load(folder)
 
 

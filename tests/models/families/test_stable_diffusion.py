@@ -74,17 +74,21 @@ def test_sdxl_without_forced_zeros_starts_from_the_empty_prompt(
         assert torch.equal(tensor, family.text([""])[name]) and tensor.any()
 
 
-def test_long_prompts_are_counted_and_reported_once(
+def test_long_and_equal_prompts_are_reported_in_a_line_each(
     load: Callable[..., models.Family], caplog: pytest.LogCaptureFixture
 ) -> None:
     family = load("sdxl")
     with caplog.at_level(logging.WARNING, logger="tglo"):
         family.text(["short", "x" * 76, "x" * 75])
-        family.text(["y" * 300])
-    assert family.truncated_prompts == 2
+        family.text(["y" * 300, "SHORT", "x" * 76])
+        family.text(["short", "y" * 301])
+        assert not caplog.records
+        family.prompts.report()
+    assert family.truncated_prompts == 3
     assert [record.message for record in caplog.records] == [
-        "1 prompts of this batch are longer than 77 tokens and are cut there; further ones are "
-        "only counted, in truncated_prompts"
+        "3 of 6 prompts are longer than 77 tokens and were cut there",
+        "2 of 6 prompts have the same tokens as another one, so the model cannot tell them from it; "
+        "the first is 'SHORT'",
     ]
 
 

@@ -40,6 +40,10 @@ class Family(Model):
         """Sample images of the prompts, one seed each; see tglo.models.sampling.generate."""
         return sampling.generate(self, prompts, seeds, options, **more)
 
+    def check_export(self, folder: Path | str, *, whole: bool) -> None:
+        """Raise ValueError now for what would stop an export later; see tglo.models.export.check_export."""
+        export.check_export(self, Path(folder), whole=whole)
+
     def save(self, folder: Path | str, **options: Any) -> Path:
         """Export a whole diffusers folder (LoRA merged); see tglo.models.export.save_pipeline."""
         return export.save_pipeline(self, Path(folder), **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +11,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from tglo.models import lora, lora_files
+from tglo.models import folder, lora, lora_files
 from tglo.models.autoencoder import Codec, LatentCodec
-from tglo.models.text import TextPart, tokenize
+from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
 from tglo.noise.schedule import Density, Schedule, uniform
 
 # The other format is pickle, which can run code.
@@ -53,17 +52,22 @@ class Loaded(ABC):
         encoders: bool = True,
     ) -> None:
         self.path = Path(path)
-        config = json.loads((self.path / self.vae_part / "config.json").read_text())
+        config = folder.read_config(self.path / self.vae_part / "config.json")
         self.codec = self.codec_class(config)
-        parts = self._load_parts(dtype, encoders)
+        with folder.understood(self.path, f"{self.name} model folder"):
+            parts = self._load_parts(dtype, encoders)
         self.denoiser: Any = parts[self.denoiser_part]
         self.scheduler: Any = parts["scheduler"]
-        self.schedule: Any = self._training_schedule()
+        with folder.understood(self.path / "scheduler", "scheduler of a diffusers model"):
+            self.schedule: Any = self._training_schedule()
         self.vae: Any = parts[self.vae_part]
         self.tokenizers: list[Any] = [parts[part.tokenizer] for part in self.text_parts]
         self.text_encoders: list[Any] = [parts[part.encoder] for part in self.text_parts]
-        self.truncated_prompts = 0
-        self._check_parts()
+        self.prompts = PromptTally()
+        with folder.understood(self.path, f"{self.name} model folder"):
+            self._check_parts()
+            for part, tokenizer in zip(self.text_parts, self.tokenizers, strict=True):
+                check_vocabulary(part, tokenizer, self.path)
         self.device = torch.device("cpu")
         for encoder in (self.vae, *self.text_encoders):
             if encoder is not None:
@@ -108,10 +112,30 @@ class Loaded(ABC):
         """Pixels per latent (or token) along a side."""
         return self.codec.spatial_scale
 
-    def parts(self) -> list[str]:
-        """Return the folder's parts, by the names of their subfolders."""
-        index = json.loads((self.path / "model_index.json").read_text())
-        return [n for n, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+    @classmethod
+    def needed_parts(cls) -> dict[str, str]:
+        """Return the subfolders that a model folder must have, and what each holds: "model" (with weights),
+        "tokenizer" or "scheduler".
+        """
+        texts: dict[str, str] = {}
+        for part in cls.text_parts:
+            texts |= {part.tokenizer: "tokenizer", part.encoder: "model"}
+        return {
+            cls.denoiser_part: "model",
+            cls.vae_part: "model",
+            **texts,
+            "scheduler": "scheduler",
+        }
+
+    @classmethod
+    def optional_parts(cls) -> tuple[str, ...]:
+        """Return the subfolders that it may have, which are copied to an export and not used."""
+        return tuple(name for name, value in cls.unused_parts.items() if value is None)
+
+    @property
+    def truncated_prompts(self) -> int:
+        """How many different prompts were cut."""
+        return len(self.prompts.cut)
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; see the family's codec."""
@@ -121,18 +145,12 @@ class Loaded(ABC):
     def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
         """Return token ids and attention mask (B, length) for the text encoder with that number.
 
-        Prompts beyond the encoder's length are cut, counted in truncated_prompts and reported once.
+        Prompts beyond the encoder's length are cut, and counted in `prompts`.
         """
         if self.text_encoders[part] is None:
             self.need_encoders()
-        ids, mask, truncated = tokenize(
-            self.text_parts[part],
-            self.tokenizers[part],
-            prompts,
-            count=part == 0,
-            report=not self.truncated_prompts,
-        )
-        self.truncated_prompts += truncated
+        tally = self.prompts if part == 0 else None
+        ids, mask = tokenize(self.text_parts[part], self.tokenizers[part], prompts, tally)
         return ids.to(self.device), mask.to(self.device)
 
     def load_denoiser(

@@ -4,7 +4,6 @@ vqvae, text_encoder, tokenizer and scheduler, with a model_index.json or without
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +15,9 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.masked import MaskedFamily
 from tglo.models.families.model import Tensors
+from tglo.models.folder import read_config
 from tglo.models.modules.meissonic_transformer import Transformer2DModel
 from tglo.models.text import TextPart
-
-PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
 
 
 def is_folder(path: Path) -> bool:
@@ -27,7 +25,7 @@ def is_folder(path: Path) -> bool:
     file = path / "transformer" / "config.json"
     if not file.is_file():
         return False
-    config = json.loads(file.read_text())
+    config = read_config(file)
     ours = {"codebook_size", "joint_attention_dim", "axes_dims_rope"} <= config.keys()
     return config.get("_class_name") == "Transformer2DModel" and ours
 
@@ -41,23 +39,12 @@ class Meissonic(MaskedFamily):
     # A folder need not state the text encoder's 77 places.
     text_parts = (TextPart("tokenizer", "text_encoder", length=77),)
 
-    def __init__(self, path: Path | str, **options: Any) -> None:
-        missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {', '.join(missing)}: a Meissonic folder has {', '.join(PARTS)}"
-            )
-        super().__init__(path, **options)
-
     def arguments(self, pooled: Tensor, timesteps: Tensor) -> Tensors:
         """See MaskedFamily.arguments. The original is trained on 1000 x the share of hidden tokens, before
         that is rounded to a number of tokens, and sampled with the number of the step; this is
         trained on 1000 x the share that is hidden, and sampled as the original.
         """
         return {"pooled_projections": pooled, "timestep": timesteps}
-
-    def parts(self) -> list[str]:
-        return list(PARTS)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -66,7 +53,7 @@ class Meissonic(MaskedFamily):
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
         """Load each part by its class, whatever class the folder names."""
-        config = json.loads((self.path / "scheduler" / "scheduler_config.json").read_text())
+        config = read_config(self.path / "scheduler" / "scheduler_config.json")
         parts: dict[str, Any] = {
             **self._own_parts(dtype),
             "tokenizer": CLIPTokenizer.from_pretrained(

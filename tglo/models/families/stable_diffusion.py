@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from tglo.models.families.base import Family
 from tglo.models.families.model import Denoiser, Tensors
+from tglo.models.folder import read_config, understood
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import TextPart
 
@@ -122,8 +122,9 @@ class StableDiffusion(Family):
         unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
         if not unet.is_file() or not vae.is_file():
             return None
-        scale = cls.codec_class(json.loads(vae.read_text())).spatial_scale
-        return UNetSkeleton(json.loads(unet.read_text()), scale, cls.lora_targets)
+        with understood(vae, "VAE configuration"):
+            scale = cls.codec_class(read_config(vae)).spatial_scale
+        return UNetSkeleton(read_config(unet), scale, cls.lora_targets)
 
 
 class StableDiffusionXL(StableDiffusion):
