@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.helpers import example, perturb
 from tglo import models
+from tglo.files import DiskFull
 from tglo.models import export, lora
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -226,6 +227,34 @@ def test_export_leaves_modes_and_pickles_alone(
     folder = family.save(tmp_path / "second")
     assert family.denoiser.training
     assert not (folder / "vae" / "diffusion_pytorch_model.bin").exists()
+
+
+def test_two_exports_are_equal_bytes(load: Callable[..., models.Family], tmp_path: Path) -> None:
+    """LoRA exports write two entries of metadata, which safetensors puts in any order."""
+    contents = []
+    for number in range(4):
+        family = load("sd15")
+        family.add_lora(2, 4.0)
+        perturb(family.denoiser)
+        folders = (
+            family.save(tmp_path / f"{number}"),
+            family.save_lora(tmp_path / f"lora{number}"),
+        )
+        files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        contents.append([path.read_bytes() for path in files])
+    assert all(content == contents[0] for content in contents)
+
+
+def test_a_full_disk_is_told_with_what_the_export_needs(
+    load: Callable[..., models.Family], small_disk: Path
+) -> None:
+    family = load("sd15")
+    (small_disk / "other").write_bytes(bytes(2_900_000))
+    with pytest.raises(DiskFull, match=r"/out needs \d\.\d MB and could not be written"):
+        family.save(small_disk / "out")
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
+    (small_disk / "other").unlink()
+    models.load(family.save(small_disk / "out"))
 
 
 def test_a_whole_model_has_no_lora_to_export(

@@ -14,7 +14,7 @@ from tglo.evaluate import figures, html, tables
 from tglo.evaluate.results import Results, results
 from tglo.evaluate.samples import ModelSamples, check_models, generate, score
 from tglo.evaluate.settings import Evaluation
-from tglo.files import write_bytes, write_json
+from tglo.files import locked, write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
 from tglo.redaction import redacted_plain
 from tglo.rewards import load_scorer
@@ -32,7 +32,8 @@ def evaluate(
     Processes share the sampling; process 0 scores. What is there already is kept: the same call goes
     on after an interruption, to the same numbers, and a call with more models, prompts, scorers or a
     larger count makes what is missing. ValueError for settings that cannot be, before anything is
-    sampled, and for images or scores in `output` that belong to other settings.
+    sampled, for images or scores in `output` that belong to other settings, and while another
+    evaluation fills `output`; DiskFull.
     """
     settings.check()
     sets = [load_prompts(name, path) for name, path in settings.prompts.items()]
@@ -49,19 +50,22 @@ def evaluate(
         "evaluate: %d models, %d prompts, %d images", len(settings.names), len(prompts),
         len(settings.names) * len(prompts) * settings.count,
     )  # fmt: skip
-    samples = generate(settings, prompts, output, rank=rank, world_size=world_size)
     if rank != 0:
+        generate(settings, prompts, output, rank=rank, world_size=world_size)
         return None
-    score(settings, samples, output)
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": _plain(settings),
-        "prompt_sets": results(settings, sets, samples),
-    }
-    write_bytes(output / "samples.csv", _samples_csv(sets, samples, settings).encode())
-    _write_report(settings, sets, samples, content, output)
-    write_json(output / "evaluation.json", content)
+    busy = f"{output} is in use by another evaluation; wait for it, stop it, or give another folder"
+    with locked(output / ".evaluate.lock", busy):
+        samples = generate(settings, prompts, output, rank=rank, world_size=world_size)
+        score(settings, samples, output)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": _plain(settings),
+            "prompt_sets": results(settings, sets, samples),
+        }
+        write_bytes(output / "samples.csv", _samples_csv(sets, samples, settings).encode())
+        _write_report(settings, sets, samples, content, output)
+        write_json(output / "evaluation.json", content)
     return content
 
 

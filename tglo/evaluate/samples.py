@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tglo import models
+from tglo.damaged import reading
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
@@ -141,10 +143,14 @@ def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
 def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
     """Return the diversity (P,) of each prompt's images; values that `path` holds for them are kept."""
     manifest = samples.manifests[name]
-    content = read_json(path) if path.exists() else {"format": FORMAT, "values": {}}
+    content: Any = {"format": FORMAT, "values": {}}
+    if path.exists():
+        content = read_json(path, "diversity of images", "remove it")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no diversity of this kind; remove it")
-    known: dict[str, float] = content["values"]
+    with reading(path, "diversity of images", "remove it"):
+        known = {digest: float(value) for digest, value in content["values"].items()}
+        content["values"] = known
     saved = time.monotonic()
 
     def measure(prompt: int) -> tuple[str, float]:

@@ -6,15 +6,16 @@ from there to their places may be interrupted; the next process finishes it.
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
-from tglo.files import flush, publish_folder
+from tglo.files import DiskFull, flush, writing_folder
 
 _COMPLETE = ".batch"
 
@@ -22,15 +23,17 @@ _COMPLETE = ".batch"
 def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
     """Write images, by file name, as PNG into `folder`; after a crash all of them are there or none.
 
-    Another process may write other images into the folder at the same time.
+    Another process may write other images into the folder at the same time, or the same ones.
+    DiskFull tells the bytes that they need.
     """
-    first = next(iter(images))
-    staged = folder / f".{first}.tmp"
-    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process
-    staged.mkdir()
-    for name, image in images.items():
-        image.save(staged / name, format="PNG")
-    publish_folder(staged, folder / f".{first}{_COMPLETE}")
+    files = {name: _png(image) for name, image in images.items()}
+    batch = folder / f".{next(iter(images))}.{secrets.token_hex(8)}{_COMPLETE}"
+    try:
+        with writing_folder(batch) as staged:
+            for name, data in files.items():
+                (staged / name).write_bytes(data)
+    except DiskFull as error:  # users do not know the hidden folder
+        raise DiskFull(folder / next(iter(images)), sum(map(len, files.values()))) from error
     collect(folder)
 
 
@@ -43,3 +46,9 @@ def collect(folder: Path) -> None:
                     os.replace(batch / name, folder / name)
             flush(folder)  # the new names must be on the disk before the old ones go
             batch.rmdir()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

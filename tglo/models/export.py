@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft.utils import get_peft_model_state_dict
 
-from tglo.files import disk_space, write_json, writing_folder
+from tglo.files import write_json, writing_folder
 from tglo.models import folder as folders
 from tglo.models import lora
 from tglo.models.execution.modes import evaluating
@@ -65,8 +65,8 @@ def save_pipeline(
     own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, DiskFull, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    space = disk_space(folder, _bytes(model))
-    with space, writing_folder(folder, overwrite=overwrite) as temporary:
+    needed = _bytes(model)
+    with writing_folder(folder, overwrite=overwrite, needed=needed) as temporary:
         trained = _trained(model, state_dict)
         merged = trained
         if lora.has(trained):

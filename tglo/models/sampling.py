@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -11,9 +12,12 @@ from tqdm import tqdm
 
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
+from tglo.models.finite import require_finite
 from tglo.models.samplers import Predict
 from tglo.settings import SamplingOptions
 
+Check = Callable[[Tensor, str], None]
+"""(values (B, ...), their name): raises FloatingPointError unless all are finite."""
 _KNOWN_PROMPTS = 512  # embeddings kept at a time; SDXL's take 0.3 MB each in half precision
 
 
@@ -36,7 +40,8 @@ def generate(
     fixes: it holds for the first step and falls to 0 at the last. 0 fixes the surest; the default is the
     pipelines', 2. denoiser: sample another module, such as an average or a reference; its train or
     eval mode is left as it was. Raises ValueError for lists of different lengths, sizes the VAE
-    cannot make, and a choice_temperature below 0 or for a model without tokens.
+    cannot make, and a choice_temperature below 0 or for a model without tokens; FloatingPointError
+    instead of an image that is not finite.
     """
     model.need_encoders()
     denoiser = model.denoiser if denoiser is None else denoiser
@@ -59,12 +64,16 @@ def generate(
             conditions = model.conditions(text, image_sizes(rows, *options.size, model.device))
             if model.guidance_in_model:
                 conditions["guidance"] = torch.full((rows,), options.guidance, device=model.device)
-            predict = _guided(model, denoiser, conditions, guidance)
+            check = partial(require_finite, model, denoiser)
+            check = partial(check, prompts=prompts[batch], seeds=seeds[batch])
+            predict = _guided(model, denoiser, conditions, guidance, check)
             scheduler.set_timesteps(device=model.device, **model.step_options(options))
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
             shape = model.latent_shape(*options.size)
             latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
+            check(latents, "the latents")
             pixels = model.codec.decode(model.vae, latents)
+            check(pixels, "the pixels")
             images += to_images(pixels)
             bar.update(count)
     return images
@@ -77,21 +86,23 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def _guided(
-    model: Model, denoiser: Denoiser, conditions: Tensors, guidance: float | None
+    model: Model, denoiser: Denoiser, conditions: Tensors, guidance: float | None, check: Check
 ) -> Predict:
     """Return the denoiser as a guided prediction; the rows of conditions of the empty prompts come first.
 
-    guidance: None for one pass without them.
+    guidance: None for one pass without them. check: of logits, because tokens are finite in any case.
     """
 
     def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
         rows = noisy if guidance is None else torch.cat([noisy, noisy])
         timesteps = timestep.to(torch.float32).expand(len(rows))
         prediction = model.call(denoiser, rows, timesteps, conditions).float()
-        if guidance is None:
-            return prediction
-        empty, prompted = prediction.chunk(2)
-        return model.guide(empty, prompted, guidance)
+        if guidance is not None:
+            empty, prompted = prediction.chunk(2)
+            prediction = model.guide(empty, prompted, guidance)
+        if not noisy.is_floating_point():
+            check(prediction.amax(1), "the logits")  # one of -inf is a token that is ruled out
+        return prediction
 
     return predict
 

@@ -46,7 +46,7 @@ class PromptTally:
         self._limit = ids.shape[1]
         for prompt, row, length in zip(prompts, ids, lengths, strict=True):
             digest = _digest(prompt.encode("utf-8", "surrogatepass"))
-            if digest in self._seen:
+            if digest in self._seen or not prompt:  # the empty one is guidance's
                 continue
             self._seen.add(digest)
             if length > self._limit:

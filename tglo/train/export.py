@@ -23,7 +23,8 @@ log = logging.getLogger("tglo")
 def validate(run: Run, step: int) -> None:
     """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
-    Averaged weights are used where there are any. Under ZeRO 3 every rank samples, with the live
+    Averaged weights are used where there are any. Images that are not finite are reported, and the
+    run goes on. Under ZeRO 3 every rank samples, with the live
     weights, since a forward pass gathers them from all ranks.
     """
     sharded = run.config.engine.zero_stage == 3
@@ -36,12 +37,16 @@ def validate(run: Run, step: int) -> None:
         # Sampling has other sizes than training: compiling for them would take longer.
         uncompiled = torch.compiler.set_stance("force_eager")
         with averaged, uncompiled, run.engine.autocast():
-            return run.family.generate(
-                [prefix + prompt for prompt in output.validation_prompts],
-                list(range(len(output.validation_prompts))),
-                SamplingOptions(output.validation_steps, output.validation_guidance),
-                denoiser=run.engine.module,
-            )
+            try:
+                return run.family.generate(
+                    [prefix + prompt for prompt in output.validation_prompts],
+                    list(range(len(output.validation_prompts))),
+                    SamplingOptions(output.validation_steps, output.validation_guidance),
+                    denoiser=run.engine.module,
+                )
+            except FloatingPointError as error:  # the guard, not a picture, ends a run
+                log.warning("no validation images after step %d: %s", step, error)
+                return []
 
     if sharded:  # a forward pass communicates, so no error of one rank alone can be waited for
         images = sample()

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from tglo.files import locked
+from tglo.leftovers import remove_leftovers
 from tglo.stopping import Stopped
 from tglo.train import processes
 
@@ -26,6 +27,7 @@ def held(folder: Path) -> Iterator[None]:
             "or set output.folder to another folder"
         )
         processes.on_main(lambda: stack.enter_context(locked(folder / ".lock", busy)))
+        processes.on_main(lambda: remove_leftovers(folder))
         yield
 
 
