@@ -182,3 +182,37 @@ def test_a_point_kept_under_an_older_key_goes_on_under_the_new(
     (new,) = sweep(config, {"objective.kto.positive_weight": [2.0]}, output)
     assert new["metrics"] == old["metrics"]
     assert new["values"] == {"objective.kto.positive_weight": 2.0}
+
+
+def test_what_can_only_fail_at_the_end_is_refused_at_the_start(
+    make_config: Make, tmp_path: Path
+) -> None:
+    sampling = Sampling(tmp_path / "prompts.txt", "ink", count=1, device="cpu")
+    sampling.prompts.write_text("a temple\n")
+    grid = {"objective.beta": [1]}
+    with pytest.raises(
+        ValueError, match=r"output\.export is off, .* turn it on, or give no scorer"
+    ):
+        config = make_config(output={"export": False})
+        sweep(config, grid, tmp_path / "sweep", sampling=sampling)
+    with pytest.raises(ValueError, match="did you mean 'ink'"):
+        sweep(make_config(), grid, tmp_path / "sweep", sampling=replace(sampling, scorer="inc"))
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "{}", '{"sampling": {}, "row": [1]}'])
+def test_a_result_of_another_form_is_named(make_config: Make, tmp_path: Path, content: str) -> None:
+    config = make_config(optimizer={"steps": 1}, output={"export": False})
+    (output, grid) = tmp_path / "sweep", {"objective.beta": [1]}
+    (expected,) = sweep(config, grid, output)
+    result = output / "beta-1/result.json"
+    result.write_text(content)
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*: remove it"):
+        sweep(config, grid, output)
+    result.unlink()
+    assert sweep(config, grid, output) == [expected]
+    (output / "beta-1/metrics.jsonl").write_text(content)
+    if content != "{}":
+        result.unlink()
+        with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged .*: remove .*beta-1"):
+            sweep(config, grid, output)

@@ -30,6 +30,7 @@ from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Evaluation
 from tglo.files import read_json, write_json
 from tglo.generation.generate import generate_images
+from tglo.models import lora_files
 from tglo.rewards import load_scorer, score_manifest
 
 FORMAT = f"tglo.diversity, {diversity.SIDE} pixels"
@@ -70,6 +71,8 @@ def check_models(settings: Evaluation) -> None:
                 f"model {name}: {lora} is neither a diffusers model folder nor a LoRA: it has no "
                 "model_index.json and no .safetensors file"
             )
+        if lora is not None:
+            lora_files.check(lora)
 
 
 def generate(

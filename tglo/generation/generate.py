@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
-from tglo.files import claim_folder, locked
+from tglo.files import claim_folder, disk_space, locked
 from tglo.generation.image_files import collect, publish_images
 from tglo.generation.prompts import read_prompts
 from tglo.leftovers import remove_leftovers
@@ -120,10 +120,11 @@ def generate_images(
     }
     if prefix:
         settings["prefix"] = prefix
-    claim_folder(output / SETTINGS, settings)
+    with disk_space(output):
+        claim_folder(output / SETTINGS, settings)
     share = f"-{rank}-of-{world_size}" if world_size > 1 else ""
     busy = f"{output} is in use by another process that makes its images; wait for it, or stop it"
-    with locked(output / f".generate{share}.lock", busy):
+    with disk_space(output), locked(output / f".generate{share}.lock", busy):
         folder = output / "images"
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)

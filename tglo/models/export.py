@@ -18,7 +18,7 @@ from peft.utils import get_peft_model_state_dict
 
 from tglo.files import write_json, writing_folder
 from tglo.models import folder as folders
-from tglo.models import lora
+from tglo.models import lora, lora_files
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Model, Tensors
 
@@ -134,11 +134,7 @@ def _trained(model: Model, state_dict: Tensors | None) -> Any:
 def load_lora(model: Model, folder: Path) -> None:
     """Load a LoRA into the denoiser; ValueError when it changes no layer of it."""
     before = lora.adapters(model.denoiser)
-    if not folder.exists():
-        raise ValueError(f"{folder} does not exist; give the folder or file of a LoRA")
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise ValueError(f"{folder} holds no safetensors file; pickles are never loaded")
+    lora_files.check(folder)
     with folders.understood(folder, "LoRA of this model"):
         model.attach_lora(folder, model.denoiser)
     if lora.adapters(model.denoiser) == before:

@@ -11,8 +11,23 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from diffusers.utils import convert_state_dict_to_diffusers, logging
 from safetensors import safe_open
 
+from tglo.damaged import reading
 from tglo.files import write_tensors
 from tglo.models import lora
+
+
+def check(path: Path) -> None:
+    """Raise ValueError unless a LoRA's folder (or file) is there with whole safetensors files."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the folder or file of a LoRA")
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or files[0].suffix != ".safetensors":
+        raise ValueError(
+            f"{path} is no LoRA: it holds no safetensors file, and pickles are never loaded"
+        )
+    for file in files:
+        with reading(file, "LoRA", "export or download it again"), safe_open(file, "pt"):
+            pass
 
 
 def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: str) -> None:

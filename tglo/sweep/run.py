@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tglo.damaged import reading
 from tglo.files import read_json, write_json
 from tglo.objectives import OBJECTIVES
 from tglo.stopping import Stopped
@@ -39,8 +40,9 @@ def sweep(
     output gets a folder for each run, and sweep.json, sweep.csv, sweep.md and sweep.png. With
     `sampling`, base and trained models are sampled and scored. launch: a command that each training
     is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
-    are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, before
-    anything is trained; RuntimeError when a started process fails, Stopped when a signal stops a run.
+    are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, or a
+    scorer that is not there, before anything is trained; RuntimeError when a started process fails,
+    Stopped when a signal stops a run.
     """
     grid = points(config, variations, output)
     objective = OBJECTIVES[config.objective.name]
@@ -48,6 +50,11 @@ def sweep(
         log.info('objective.reference = "cached" would spare every run its reference')
     base: dict[str, float] | None = None
     if sampling is not None:
+        if not config.output.export:
+            raise ValueError(
+                "output.export is off, and a sweep samples the exported models; turn it on, or give "
+                "no scorer"
+            )
         sampling.check()
         folder = _samples_folder(output / "base", sampling)
         base = sample_scores(config.model.path, sampling, folder)
@@ -68,13 +75,17 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
     if wanted and prefix:
         wanted["prefix"] = prefix
     if (folder / RESULT).is_file():
-        kept = read_json(folder / RESULT)
-        if kept["sampling"] == wanted:
-            return {**kept["row"], "values": point.values}  # by their keys of today
+        remedy = "remove it: what is missing is made again"
+        kept = read_json(folder / RESULT, "result of a sweep's run", remedy)
+        with reading(folder / RESULT, "result of a sweep's run", remedy):
+            if kept["sampling"] == wanted:
+                return {**kept["row"], "values": point.values}  # by their keys of today
     else:
         _train(point, launch)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    row: dict[str, Any] = {"values": point.values, "metrics": json.loads(lines[-1])}
+    metrics = folder / "metrics.jsonl"
+    with reading(metrics, "record of a run", f"remove {folder}, and this point is trained again"):
+        last = dict(json.loads(metrics.read_text().splitlines()[-1]))
+    row: dict[str, Any] = {"values": point.values, "metrics": last}
     if sampling is not None:
         lora = point.config.model.train == "lora"
         row["scores"] = sample_scores(

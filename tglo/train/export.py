@@ -24,8 +24,8 @@ def validate(run: Run, step: int) -> None:
     """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
     Averaged weights are used where there are any. Images that are not finite are reported, and the
-    run goes on. Under ZeRO 3 every rank samples, with the live
-    weights, since a forward pass gathers them from all ranks.
+    run goes on. Under ZeRO 3 every rank samples, with the live weights, since a forward pass gathers
+    them from all ranks.
     """
     sharded = run.config.engine.zero_stage == 3
     output, prefix = run.config.output, run.config.objective.prompt_prefix
@@ -56,8 +56,8 @@ def validate(run: Run, step: int) -> None:
 
 
 def _write(images: Sequence[Image], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
+        folder.mkdir(parents=True, exist_ok=True)
         content = BytesIO()
         image.save(content, "png")
         write_bytes(folder / f"{number:03d}.png", content.getvalue())
