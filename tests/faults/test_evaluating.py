@@ -136,6 +136,18 @@ def test_a_record_of_another_form_is_an_error_in_a_line(
         evaluate(settings, tmp_path)
 
 
+def test_a_meissonic_folder_without_an_index_is_a_model(
+    settings: Evaluation, tmp_path: Path
+) -> None:
+    folders = {name: str(tiny.build_meissonic(tmp_path / name)) for name in ("base", "tgo")}
+    options = SamplingOptions(1, 1.0, height=16, width=16)
+    alone = replace(
+        settings, base=folders["base"], models={"tgo": folders["tgo"]}, count=1, options=options
+    )
+    content = evaluate(alone, tmp_path / "out")
+    assert content is not None and set(content["prompt_sets"]["p"]["models"]) == {"base", "tgo"}
+
+
 def test_the_command_says_it_in_a_line(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

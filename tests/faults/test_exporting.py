@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +114,21 @@ def test_validation_images_that_are_not_finite_are_told_and_the_run_goes_on(
     assert len(told) == 2 and "after step 1: " in told[0]
     assert "decoder.conv_in.bias of" in told[0]
     assert not list((config.output.folder / "samples").rglob("*.png"))
+
+
+def test_of_two_exports_at_once_one_is_refused(make: Make, tmp_path: Path) -> None:
+    config = make(optimizer={"steps": 1})
+    train(config)
+    output = tmp_path / "again"
+    command = [sys.executable, "-m", "tglo.cli", "export", str(config.output.folder)]
+    started = [
+        subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    ended = sorted(zip((process.returncode for process in started), errors, strict=True))
+    assert [status for status, _ in ended] == [0, 1]
+    told = ended[1][1].splitlines()[-1]
+    assert "is in use by another run" in told or f"{output} exists" in told
+    assert (output / "pytorch_lora_weights.safetensors").is_file()
+    assert not list(tmp_path.glob(".*.tmp"))

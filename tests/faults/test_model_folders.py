@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tglo import cli, models
+from tglo.cache.make import build
 from tglo.damaged import DamagedFile
 from tglo.models import folder
+from tglo.models.registry import skeleton_of
 
 UNET = "diffusion_pytorch_model"
 
@@ -172,6 +175,33 @@ def test_38_vocab_and_merges_will_do(model: Path) -> None:
     (model / "tokenizer/vocab.json").write_text(json.dumps(content["vocab"]))
     (model / "tokenizer/merges.txt").write_text("#version: 0.2\n")
     assert torch.equal(models.load(model).text(["a cat"])["prompt_embeds"], expected)
+
+
+def test_38_a_vocabulary_whose_merges_were_cut_off_is_refused(model: Path) -> None:
+    file = model / "tokenizer/tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"word{number}": len(vocabulary) + number for number in range(1000)}
+    file.write_text(json.dumps(content))
+    edit(model / "text_encoder/config.json", vocab_size=len(vocabulary))
+    with pytest.raises(ValueError, match="has 1514 tokens and only 0 merges that make them"):
+        models.load(model, encoders=False)
+
+
+def test_38_prompts_that_are_cut_or_alike_are_told_when_they_are_cached(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["prompt,image"]
+    for number, prompt in enumerate(["a cat", "A CAT", "a dog", "x" * 100]):
+        Image.new("RGB", (16, 16), (50 * number,) * 3).save(tmp_path / f"{number}.png")
+        lines.append(f"{prompt},{number}.png")
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    build(str(model), tmp_path / "m.csv", tmp_path / "cache", resolution=16, device="cpu")
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 4 prompts are longer than 77 tokens and were cut there",
+        "1 of 4 prompts have the same tokens as another one, so the model cannot tell them from it; "
+        "the first is 'a cat'",
+    ]
 
 
 @pytest.mark.parametrize("size", [400, 1000])
@@ -407,6 +437,23 @@ def test_an_entry_of_another_form_is_an_error_in_a_line(
     assert not told.startswith(("tglo: KeyError", "tglo: TypeError")), told
 
 
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("unet/config.json", {"block_out_channels": "many"}),
+        ("unet/config.json", {"down_block_types": 3}),
+        ("unet/config.json", {"sample_size": []}),
+        ("vae/config.json", {"block_out_channels": 3}),
+    ],
+)
+def test_a_plan_of_a_damaged_folder_names_the_file(
+    model: Path, capsys: pytest.CaptureFixture[str], name: str, entries: dict[str, Any]
+) -> None:
+    edit(model / name, **entries)
+    with pytest.raises(DamagedFile, match=rf"{name} is damaged or no"):
+        skeleton_of(f"path:{model}").build(torch.float32)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x08" + bytes(7) + b"[1, 2, 3", bytes(200)])
 def test_a_lora_of_another_form_is_an_error_in_a_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
@@ -415,7 +462,7 @@ def test_a_lora_of_another_form_is_an_error_in_a_line(
     (tmp_path / "lora/pytorch_lora_weights.safetensors").write_bytes(content)
     assert generate(model, tmp_path, "--lora", str(tmp_path / "lora")) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert f"{tmp_path}/lora is damaged or no LoRA of this model" in told
+    assert f"{tmp_path}/lora/pytorch_lora_weights.safetensors is damaged or no LoRA" in told
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{", '{"unet.r": "x"}', '{"unet.r": {"a": []}}'])

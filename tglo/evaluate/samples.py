@@ -138,7 +138,7 @@ def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
         return settings.base, None
     value = settings.models[name]
     path = models.local_path(value)
-    if path is None or (path / "model_index.json").is_file():
+    if path is None or models.is_folder(path):
         return value, None
     return settings.base, path
 

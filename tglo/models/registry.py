@@ -64,12 +64,17 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     """
     name, path = str(path_or_hub_id), local_path(path_or_hub_id)
     if path is not None:
-        if not (path / "model_index.json").is_file() and not meissonic.is_folder(path):
+        if not is_folder(path):
             raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
     else:
         path = _download(name, revision)
     folder.check(path, family_of(path))
     return path
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a local folder is meant to be a model."""
+    return (path / folder.INDEX).is_file() or meissonic.is_folder(path)
 
 
 def local_path(path_or_hub_id: str | Path) -> Path | None:

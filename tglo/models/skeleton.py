@@ -21,6 +21,8 @@ class Skeleton(ABC):
     spatial_scale: int
     """Pixels per latent along a side."""
     lora_targets: tuple[str, ...]
+    source: str = "the configuration"
+    """Where the configuration is from, for errors."""
 
     @property
     @abstractmethod

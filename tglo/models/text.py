@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from tglo.models.folder import read_config
 
 log = logging.getLogger(__name__)
+_SINGLE_TOKENS = 512
 _LEAST_SHARE = 0.9  # of a text encoder's vocabulary: some are padded, by 1% at most
 
 
@@ -105,6 +107,7 @@ def check_vocabulary(part: TextPart, tokenizer: Any, path: Path) -> None:
     size = config.get("vocab_size")
     if size is None:
         return
+    _check_merges(tokenizer, path / part.tokenizer)
     numbers = set(tokenizer.get_vocab().values())
     special = [number for number in tokenizer.all_special_ids if number >= size]
     if max(numbers, default=-1) >= size or special or len(numbers) < _LEAST_SHARE * size:
@@ -112,6 +115,21 @@ def check_vocabulary(part: TextPart, tokenizer: Any, path: Path) -> None:
             f"{path / part.tokenizer} does not fit {path / part.encoder}: it has {len(numbers)} "
             f"tokens up to number {max(numbers, default=-1)}, the text encoder has {size}. Take "
             "both from the same model, or download the tokenizer again"
+        )
+
+
+def _check_merges(tokenizer: Any, folder: Path) -> None:
+    """Raise ValueError for a byte-pair vocabulary most of whose tokens no merge makes: merges were cut off."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = json.loads(backend.to_str())["model"] if backend is not None else {}
+    if model.get("type") != "BPE":
+        return
+    tokens, merges = len(model["vocab"]), len(model["merges"])
+    # Each merge makes a token; CLIP's other 512 are single bytes, inside a word and at its end.
+    if tokens - merges > _SINGLE_TOKENS + (1 - _LEAST_SHARE) * tokens:
+        raise ValueError(
+            f"{folder} has {tokens} tokens and only {merges} merges that make them, so prompts would "
+            "fall into pieces that the model does not know; download the tokenizer again"
         )
 
 

@@ -10,9 +10,10 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from tglo.damaged import reading
 from tglo.models.families.base import Family
 from tglo.models.families.model import Denoiser, Tensors
-from tglo.models.folder import read_config, understood
+from tglo.models.folder import REMEDY, read_config, understood
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import TextPart
 
@@ -124,7 +125,9 @@ class StableDiffusion(Family):
             return None
         with understood(vae, "VAE configuration"):
             scale = cls.codec_class(read_config(vae)).spatial_scale
-        return UNetSkeleton(read_config(unet), scale, cls.lora_targets)
+        with understood(unet, "UNet configuration"):
+            found = UNetSkeleton(read_config(unet), scale, cls.lora_targets, str(unet))
+            return found if found.default_size and found.size_step else None
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -175,7 +178,7 @@ class UNetSkeleton(Skeleton):
 
     @property
     def default_size(self) -> tuple[int, int]:
-        side = self.config["sample_size"] * self.spatial_scale
+        side = int(self.config["sample_size"]) * self.spatial_scale
         return side, side
 
     @property
@@ -183,7 +186,8 @@ class UNetSkeleton(Skeleton):
         return self.spatial_scale * _lowest(self.config)
 
     def make(self) -> nn.Module:
-        return UNet2DConditionModel.from_config(self.config)
+        with reading(self.source, "UNet configuration", REMEDY):
+            return UNet2DConditionModel.from_config(self.config)
 
     def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
         config = denoiser.config
