@@ -20,7 +20,7 @@ def damage(parameter: torch.Tensor, value: float = float("nan")) -> None:
         parameter.view(-1)[0] = value
 
 
-@pytest.mark.parametrize("part", ["denoiser", "vae", "text_encoder"])
+@pytest.mark.parametrize("part", ["denoiser", "vae", "vae's last", "text_encoder"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_damaged_weights_are_named(
     load: Callable[..., models.Family], part: str, value: float
@@ -29,13 +29,14 @@ def test_damaged_weights_are_named(
     damaged, named = {
         "denoiser": (family.denoiser.conv_in.bias, r"conv_in\.bias of .*/unet"),
         "vae": (family.vae.decoder.conv_in.bias, r"decoder\.conv_in\.bias of .*/vae"),
+        "vae's last": (family.vae.decoder.conv_out.bias, r"decoder\.conv_out\.bias of .*/vae"),
         "text_encoder": (
             family.text_encoders[0].get_input_embeddings().weight[512],  # of the start
             r"embeddings\.token_embedding\.weight of .*/text_encoder",
         ),
     }[part]
     damage(damaged, value)
-    what = "the pixels" if part == "vae" else "the latents"
+    what = "the pixels" if part.startswith("vae") else "the latents"
     with pytest.raises(
         FloatingPointError,
         match=rf"{what} of 2 of 2 images .* 'a cat' with seed 7: {named} is not finite.* download",

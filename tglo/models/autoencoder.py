@@ -45,7 +45,9 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Turn scaled latents or tokens (B, ...) into pixels (B, 3, H, W) in [-1, 1], float32."""
+        """Turn scaled latents or tokens (B, ...) into pixels (B, 3, H, W) in [-1, 1], float32;
+        NaN where they are not finite.
+        """
 
     def _entry(self, name: str) -> Any:
         if name not in self.config:
@@ -114,7 +116,7 @@ class LatentCodec(Codec):
             decoded = [
                 vae.decode(chunk, return_dict=False)[0].float() for chunk in self._chunks(latents)
             ]
-        pixels = torch.cat(decoded).clamp_(-1, 1)
+        pixels = bounded(torch.cat(decoded), -1, 1)
         return pixels.squeeze(2) if self.video else pixels
 
     def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,12 @@ class TokenCodec(Codec):
                 )[0].float()
                 for chunk in self._chunks(latents)
             ]
-        return torch.cat(decoded).clamp_(0, 1) * 2 - 1
+        return bounded(torch.cat(decoded), 0, 1) * 2 - 1
+
+
+def bounded(pixels: Tensor, low: float, high: float) -> Tensor:
+    """Return pixels within bounds, and NaN where they are not finite: inf must not become white."""
+    return pixels.clamp(low, high).masked_fill_(~pixels.isfinite(), torch.nan)
 
 
 def own_precision(vae: Any) -> AbstractContextManager[None]:
