@@ -99,7 +99,7 @@ def test_check_knows_its_scores_in_any_order():
         (lambda c: c.update(version=99), "format version 99"),
         (lambda c: c.pop("scale"), r"lacks or adds \['scale'\]"),
         (lambda c: c.update(scale=0.0), "scale that is not positive"),
-        (lambda c: c.update(value="3"), "not finite"),
+        (lambda c: c.update(value="3"), "value is '3', not a finite number"),
         (lambda c: c.update(source="web"), "unknown score_scale"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_torn_file_is_refused(tmp_path):
     path = tmp_path / "threshold.json"
     estimate([1.0, 2.0]).save(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"threshold\.json is damaged or no JSON file"):
+    with pytest.raises(ValueError, match=r"threshold\.json is damaged or no threshold file"):
         Threshold.load(path)
 
 
@@ -159,7 +159,7 @@ def test_summary_warns_of_weights_that_run_away():
 
 def test_summary_warns_when_labels_have_one_side():
     scores = [1.0] * 8 + [2.0]
-    assert "every sample is positive" in str(describe(scores, estimate(scores)))
+    assert "every label is positive" in str(describe(scores, estimate(scores)))
 
 
 def test_summary_warns_when_the_threshold_separates_prompts():
@@ -172,3 +172,30 @@ def test_summary_warns_when_the_threshold_separates_prompts():
     assert describe(scores, own, prompts=prompts).degenerate_share == 0.0
     with pytest.raises(ValueError, match="pass prompts"):
         describe(scores, own)
+
+
+def test_the_remedy_for_labels_of_one_side_works():
+    scores = [1.0] * 8 + [2.0, 3.0]
+    summary = describe(scores, estimate(scores))
+    assert "WARNING   every label is positive" in str(summary)
+    assert "choose a percentile of 78 or more" in str(summary)
+    assert describe(scores, estimate(scores, 77)).negatives == 0
+    assert describe(scores, estimate(scores, 78)).negatives == 8
+    scores = [1.0, 2.0, 3.0]
+    assert "choose a percentile of 1 or more" in str(describe(scores, estimate(scores, 0)))
+    assert describe(scores, estimate(scores, 1)).negatives == 1
+
+
+def test_labels_of_a_proxys_threshold_may_have_one_side():
+    proxy = estimate([1.0, 2.0, 3.0], source="proxy")
+    assert "every label is negative: no objective" in str(describe([0.0, 1.0], proxy))
+    assert "choose a higher percentile" in str(describe([5.0, 6.0], proxy))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4])
+def test_the_summary_never_claims_a_weight_below_one(spread):
+    scores = np.array([0.5] * 19 + [0.9]) + spread * np.arange(20)
+    text = str(describe(scores, estimate(scores, 60)))
+    assert "below" not in text
+    most = "nine of ten weights are 1," if not spread else "nine of ten weights are at most 1 + 0.0"
+    assert most in text

@@ -49,6 +49,10 @@ class Objective(ABC):
     """The batch holds pairs of one prompt that share timestep and noise."""
     positives_only: ClassVar[bool] = False
     """Samples below the threshold are left out of the training set."""
+    needs_positives: ClassVar[bool] = False
+    """Learns from samples at or above the threshold: there must be some."""
+    needs_negatives: ClassVar[bool] = False
+    """Learns from samples below the threshold: there must be some."""
     saturates: ClassVar[bool] = True
     """A sigmoid of r: samples of large |r| teach little."""
     default_beta: ClassVar[float] = 1.0

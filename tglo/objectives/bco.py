@@ -18,6 +18,7 @@ class BCO(Objective):
     in TRL's trainer; kept without the temperature, which may change. A checkpoint keeps it.
     """
 
+    needs_positives = needs_negatives = True
     _sum_and_count: Tensor
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:

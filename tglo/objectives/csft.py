@@ -28,6 +28,7 @@ class CSFT(Objective):
     """
 
     needs_reference = False
+    needs_positives = True  # of the good marker, which the trained model is sampled with
     saturates = False
     constants_type = CSFTConstants
     constants: CSFTConstants

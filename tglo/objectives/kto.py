@@ -35,6 +35,7 @@ class KTO(Objective):
     in the released code, whose beta of 1000 on -(e_theta - e_ref) is 1 / T.
     """
 
+    needs_positives = needs_negatives = True
     constants_type = KTOConstants
     constants: KTOConstants
 

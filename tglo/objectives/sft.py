@@ -15,6 +15,7 @@ class SFT(Objective):
 
     needs_reference = False
     positives_only = True
+    needs_positives = True
     saturates = False
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:

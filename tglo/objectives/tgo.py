@@ -12,6 +12,8 @@ from tglo.objectives.micro_batch import MicroBatch
 class TGO(Objective):
     """Threshold-guided optimization (arXiv 2605.04653): (1 + c |s - tau|) softplus(-z r)."""
 
+    needs_positives = needs_negatives = True
+
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         settings = self.settings
         return batch.tgo_loss(self.beta, temperature, settings.confidence, settings.backend)

@@ -18,9 +18,12 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tglo.damaged import reading
 from tglo.files import read_json, write_json
 from tglo.threshold.statistics import (
     as_scores,
+    contrast_from,
+    one_label_share,
     percentile_of,
     rows_by_prompt,
     scale_of,
@@ -32,6 +35,7 @@ SCORE_SCALES = ("none", "std", "mad", "iqr")
 SOURCES = ("scores", "proxy")
 FORMAT = "tglo.threshold"
 VERSION = 1
+_FILE, _REMEDY = "threshold file", "write it again with `tglo threshold`"
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,13 @@ class Threshold:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Threshold:
-        """Read a file that `save` wrote; ValueError when it is something else or torn."""
-        content = read_json(path)
+        """Read a file that `save` wrote; ValueError when it is missing, something else or torn."""
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"there is no threshold file {path} (data.threshold): write it with `tglo threshold`, or "
+                "leave data.threshold out, and the threshold is estimated from the manifest"
+            )
+        content = read_json(path, _FILE, _REMEDY)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a threshold file; write one with `tglo threshold`")
         if content.get("version") != VERSION:
@@ -99,23 +108,29 @@ class Threshold:
         if wrong:
             raise ValueError(f"{path} lacks or adds {sorted(wrong)}; estimate it again")
         threshold = cls(**given)
-        threshold._validate(path)
+        with reading(path, _FILE, _REMEDY):
+            threshold._validate()
         return threshold
 
-    def _validate(self, path: str | os.PathLike[str]) -> None:
-        numbers = [self.value, self.percentile, self.scale, *self.per_prompt.values()]
-        numbers += [] if self.kappa is None else [self.kappa]
-        if (
-            not all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-            or self.scale <= 0
-        ):
-            raise ValueError(
-                f"{path} holds a number that is not finite, or a scale that is not positive"
-            )
+    def _validate(self) -> None:
+        """Raise an error of any class unless all fields are what `estimate` makes."""
+        numbers = {"value": self.value, "percentile": self.percentile, "scale": self.scale}
+        numbers |= {f"per_prompt of {p!r}": tau for p, tau in self.per_prompt.items()}
+        if self.kappa is not None:
+            numbers["kappa"] = self.kappa
+        for name, number in numbers.items():
+            if type(number) not in (int, float) or not math.isfinite(number):
+                raise ValueError(f"{name} is {number!r}, not a finite number")
+        if self.scale <= 0:
+            raise ValueError(f"scale is {self.scale}, a scale that is not positive")
+        if not 0 <= self.percentile <= 100:
+            raise ValueError(f"percentile is {self.percentile}, not in [0, 100]")
+        if type(self.count) is not int or self.count < 1:
+            raise ValueError(f"count is {self.count!r}")
         if self.score_scale not in SCORE_SCALES or self.source not in SOURCES:
-            raise ValueError(
-                f"{path}: unknown score_scale {self.score_scale!r} or source {self.source!r}"
-            )
+            raise ValueError(f"unknown score_scale {self.score_scale!r} or source {self.source!r}")
+        if not isinstance(self.scores_sha256, str):
+            raise ValueError(f"scores_sha256 is {self.scores_sha256!r}")
 
 
 def estimate(
@@ -186,6 +201,7 @@ def describe(
     if prompts is not None:
         _check_prompts(prompts, values.size)
         tau = threshold.for_prompts(prompts)
+    own = not threshold.per_prompt and threshold.source == "scores"
     positive = values >= tau
     weight = 1 + confidence * (np.abs(values - tau) / threshold.scale)
     return Summary(
@@ -201,7 +217,8 @@ def describe(
         weight_max=float(weight.max()),
         score_scale=threshold.score_scale,
         confidence=float(confidence),
-        degenerate_share=None if prompts is None else _degenerate_share(positive, prompts),
+        degenerate_share=None if prompts is None else one_label_share(positive, prompts),
+        contrast_from=contrast_from(values) if own else None,
     )
 
 
@@ -236,9 +253,3 @@ def _per_prompt(
         # The module's formula around `own`: exact for ties, whatever offset the scores have.
         result[prompt] = own + (tau - own) * (kappa / (len(rows) + kappa))
     return result
-
-
-def _degenerate_share(positive: NDArray[np.bool_], prompts: Sequence[str]) -> float:
-    several = [positive[rows] for rows in rows_by_prompt(prompts).values() if len(rows) > 1]
-    one_label = sum(len(labels) for labels in several if labels.all() or not labels.any())
-    return one_label / sum(map(len, several)) if several else 0.0

@@ -77,6 +77,19 @@ def scale_of(values: NDArray[np.float64], score_scale: str) -> float:
     return scale
 
 
+def contrast_from(values: NDArray[np.float64]) -> int:
+    """Return the first whole percentile above the least score, unless all scores are equal."""
+    least = int((values == values.min()).sum())
+    return math.floor(100 * (least - 1) / max(1, values.size - 1)) + 1
+
+
+def one_label_share(positive: NDArray[np.bool_], prompts: Sequence[str]) -> float:
+    """Return the share of rows whose prompt has one label only, among rows of prompts with several."""
+    several = [positive[rows] for rows in rows_by_prompt(prompts).values() if len(rows) > 1]
+    one_label = sum(len(labels) for labels in several if labels.all() or not labels.any())
+    return one_label / sum(map(len, several)) if several else 0.0
+
+
 def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
     """Return the row numbers of each prompt, ascending."""
     groups: dict[str, list[int]] = {}

@@ -23,19 +23,34 @@ class Summary:
     confidence: float
     # The share of rows whose prompt has one label only, among rows whose prompt has several rows.
     degenerate_share: float | None
+    # A percentile that gives negatives, as all higher ones do; None where that is not known.
+    contrast_from: int | None = None
+
+    def degenerate(self) -> str | None:
+        """Say what to do about labels that are all equal; None if they are not."""
+        if self.positives and self.negatives:
+            return None
+        if not self.positives:
+            return (
+                "every label is negative: no objective that learns from the threshold can train on "
+                "this. Choose a lower percentile, or scores like these for the proxy."
+            )
+        least = self.contrast_from
+        higher = "higher percentile" if least is None else f"percentile of {least} or more"
+        return (
+            "every label is positive: tgo, kto and bco refuse this, since nothing is contrasted; sft "
+            f"trains on every sample. To contrast, choose a {higher}."
+        )
 
     def warnings(self) -> list[str]:
         """Return sentences that a person should read before the training starts."""
         notes = []
-        if not self.positives or not self.negatives:
-            only = "positive" if self.positives else "negative"
-            notes.append(
-                f"every sample is {only}: nothing is contrasted. Choose another percentile."
-            )
         if self.confidence > 0 and self.weight_p90 < 1.5:
             advice = "a larger confidence" if self.score_scale != "none" else 'score_scale "std"'
+            above = self.weight_p90 - 1
+            most = f"are at most 1 + {above:.2g}" if above > 0 else "are 1"
             notes.append(
-                f"nine of ten weights are below {self.weight_p90:.3g}, so the confidence weight "
+                f"nine of ten weights {most}, so the confidence weight "
                 "does next to nothing (usual for scores of small spread, HPSv2.1 for one). "
                 f"Use {advice} if it should."
             )
@@ -66,4 +81,6 @@ class Summary:
         if self.degenerate_share is not None:
             share = self.degenerate_share
             lines.append(f"prompts   {share:.1%} of the rows are in prompts with a single label")
+        degenerate = self.degenerate()
+        lines += [] if degenerate is None else [f"WARNING   {degenerate}"]
         return "\n".join(lines + [f"note      {note}" for note in self.warnings()])

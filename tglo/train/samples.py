@@ -14,6 +14,7 @@ from tglo.data.manifest import Manifest
 from tglo.data.pairs import form_pairs
 from tglo.objectives import Labels, Objective
 from tglo.threshold.frozen import Threshold
+from tglo.threshold.split import check_split
 from tglo.threshold.statistics import quantiles_within
 from tglo.train.batches import Samples
 from tglo.train.config import TrainConfig
@@ -38,6 +39,13 @@ def choose(
     columns = scores, threshold.for_prompts(prompts), quantiles_within(scores, prompts)
     labels = Labels(*map(torch.from_numpy, columns))
     kept = _cached(manifest, cache)
+    check_split(
+        config.objective.name,
+        int(labels.positive[kept].sum()),
+        len(kept),
+        needs_positives=objective.needs_positives,
+        needs_negatives=objective.needs_negatives,
+    )
     if objective.positives_only:
         kept = kept[labels.positive[kept].numpy()]
     rows, labels = manifest.select(kept.tolist()), labels[kept]
