@@ -1,7 +1,8 @@
 """The manifest: one row per scored image. Reading it refuses whatever training could not use.
 
-Formats: CSV, JSON lines, Parquet (image: a path), a folder of `datasets.save_to_disk` (image: a
-path or an Image column), webdataset tars (`dir/shard-{000..003}.tar`, or a folder of tars).
+Formats: CSV (also with semicolons or tabs), JSON lines, Parquet (image: a path), a folder of
+`datasets.save_to_disk` (image: a path or an Image column), webdataset tars
+(`dir/shard-{000..003}.tar`, or a folder of tars).
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tglo.data.containers import MAX_BYTES, ImageStore, why_refused
+from tglo.data.containers import MAX_BYTES, ImageStore, split_reference
 from tglo.data.errors import ManifestError
-from tglo.data.manifest_files import WRITTEN, read_rows, write_rows
-from tglo.data.manifest_rows import Columns, RawRow
+from tglo.data.manifest_checks import problem_of
+from tglo.data.manifest_files import read_rows
+from tglo.data.manifest_rows import Columns
+from tglo.data.manifest_writing import WRITTEN, encode_rows
+from tglo.data.roots import Root
+from tglo.files import write_bytes
 
 SHOWN = 10  # refused rows that an error lists
 
@@ -108,15 +113,28 @@ class Manifest:
         """Return a manifest of other rows over the same images."""
         return Manifest(tuple(rows), self.root, self.path, self._store)
 
-    def check_output(self, path: str | os.PathLike[str]) -> None:
-        """Raise ManifestError unless this manifest can be written to path. Call it before a long scoring."""
-        path = Path(path)
+    def check_output(self, path: str | os.PathLike[str], *, elsewhere: bool = False) -> None:
+        """Raise ManifestError unless this manifest can be written to path. Call it before a long scoring.
+
+        elsewhere: allow any folder, if all images are found from there with `root`.
+        """
+        path, root = Path(path), self._store.root
         if path.suffix.lower() not in WRITTEN:
             raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
-        if os.path.realpath(path.parent) != self.root:
+        folder = os.path.realpath(path.parent)
+        if not elsewhere and folder not in (root.folder, root.beside):
             raise ManifestError(
                 f"{path} is not in {self.root}, which its images are relative to; write it there"
             )
+        if folder == root.beside or root.beside == root.folder:
+            return
+        for row in self.rows:
+            if root.is_beside(split_reference(row.image)[0]):
+                raise ManifestError(
+                    f"image {row.image!r} is relative to {root.beside} and not to the root "
+                    f"{root.folder}, and would not be found from {path}; write into {root.beside}, or "
+                    "name images by their absolute paths"
+                )
 
     @cached_property
     def sha256(self) -> str:
@@ -143,7 +161,8 @@ def read_manifest(
 ) -> Manifest:
     """Read a manifest of any format.
 
-    root: the folder that image paths start from and must stay in; the manifest's own by default.
+    root: the folder that images must lie in, links followed; the manifest's own by default. Relative
+        paths start there, or in the manifest's folder where the root has no such file.
     require_scores=False: a missing or NaN score becomes None.
 
     Raises ManifestError (a ValueError) for a missing file or column (naming what exists), no rows,
@@ -151,12 +170,12 @@ def read_manifest(
     """
     columns = Columns(prompt_column, image_column, score_column, require_scores)
     folder, raw_rows = read_rows(Path(path), columns)
-    real_root = os.path.realpath(folder if root is None else root)
+    place = _place(folder, root)
     rows: list[Row] = []
     refused: list[str] = []
     count = 0
     for raw in raw_rows:
-        reason = _why_refused(raw, real_root, require_scores)
+        reason = problem_of(raw, place.folder, require_scores)
         if reason is None:
             known = raw.score is not None and not math.isnan(raw.score)
             score = float(raw.score) if known else None
@@ -168,26 +187,46 @@ def read_manifest(
                 refused.append(f"line {raw.line}: {reason}")
     if count:
         more = f" (the first {SHOWN})" if count > SHOWN else ""
+        outside = any("outside the data folder" in reason for reason in refused)
+        hint = ", or give the folder of images that lie elsewhere as --root (data.root)"
         raise ManifestError(
             f"{count} of {count + len(rows)} rows of {path} are refused{more}: "
             + "; ".join(refused)
-            + ". Correct or remove them"
+            + f". Correct or remove them{hint if outside else ''}"
         )
     if not rows:
         raise ManifestError(f"{path} has no rows: there is nothing to train on")
     _check_collisions(rows, path)
-    return Manifest(tuple(rows), real_root, str(path), ImageStore(real_root))
+    return Manifest(tuple(rows), place.folder, str(path), ImageStore(place))
+
+
+def _place(folder: Path, root: str | os.PathLike[str] | None) -> Root:
+    if root is not None and not os.path.isdir(root):
+        raise ManifestError(f"the root {root} (--root, data.root) is not a folder")
+    beside = os.path.realpath(folder)
+    return Root(beside if root is None else os.path.realpath(root), beside)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row]) -> None:
-    """Write rows as .csv, .jsonl or .parquet (by suffix), atomically.
+    """Write rows as .csv, .tsv, .jsonl or .parquet (by suffix), atomically.
 
     Columns: prompt, image, score, then the rows' extra columns. Images stay as written, relative
     to their root: a Manifest is written there or refused, and bare rows that go elsewhere are read
-    back with `root`. Raises ManifestError for another suffix too.
+    back with `root`. Raises ManifestError for another suffix too, and what `check_rows` raises.
     """
     if isinstance(rows, Manifest):
         rows.check_output(path)
+    write_bytes(path, _encoded(path, rows))
+
+
+def check_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Raise ManifestError for an extra column that takes a name of the rows' own, or that holds what
+    the format of path cannot. Call it before a long scoring.
+    """
+    _encoded(path, rows)
+
+
+def _encoded(path: str | os.PathLike[str], rows: Iterable[Row]) -> bytes:
     rows = list(rows)
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
     clash = {"prompt", "image", "score"} & set(extra)
@@ -196,44 +235,10 @@ def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row])
             f"extra columns {sorted(clash)} would overwrite the rows' own; rename them"
         )
     cells = [(row.prompt, row.image, row.score, *map(row.extra.get, extra)) for row in rows]
-    write_rows(Path(path), ["prompt", "image", "score", *extra], cells)
+    return encode_rows(Path(path), ["prompt", "image", "score", *extra], cells)
 
 
-def _why_refused(raw: RawRow, root: str, require_scores: bool) -> str | None:
-    if raw.problem:
-        return raw.problem
-    if not isinstance(raw.prompt, str):
-        return f"the prompt is {_shown(raw.prompt)}, not text"
-    if not isinstance(raw.image, str):
-        return f"the image is {_shown(raw.image)}, not a path"
-    if not (raw.prompt.isascii() and raw.image.isascii()):
-        try:
-            (raw.prompt + raw.image).encode()
-        except UnicodeEncodeError:
-            return "the prompt or the image path is not valid Unicode"
-    path = why_refused(raw.image, root)
-    if path is not None:
-        return f"the image path {raw.image!r} {path}"
-    score = raw.score
-    if score is None:
-        return "the score is missing" if require_scores else None
-    if isinstance(score, bool) or not isinstance(score, (int, float)):
-        return f"the score is {_shown(score)}, not a number"
-    if abs(score) > 1e300:
-        return "the score is infinite" if abs(score) == math.inf else "the score is beyond 1e300"
-    if math.isnan(score):
-        return "the score is NaN" if require_scores else None
-    return None
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _check_collisions(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+def _check_collisions(rows: Sequence[Row], path: object) -> None:
     if len({row.sample_id for row in rows}) == len(rows):
         return
     seen: dict[int, Row] = {}  # the same image may be scored twice; two images never share an id

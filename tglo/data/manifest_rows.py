@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tglo.data.errors import ManifestError
+from tglo.data.errors import ManifestError, reading_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,11 @@ class Columns:
             if name in existing:
                 continue
             near = difflib.get_close_matches(name, existing, n=1, cutoff=0.4)
-            hint = f", e.g. {role}_column={near[0]!r}" if near else ""
+            hint = f"={near[0]!r}?" if near else ""
             raise ManifestError(
                 f"{source} has no column {name!r} for the {role}; its columns are "
-                f"{list(existing)}. Name the right one with {role}_column{hint}"
+                f"{list(existing)}. Name the right one with --{role}-column "
+                f"({role}_column{hint})"
             )
         if len(set(existing)) != len(existing):
             raise ManifestError(f"{source} has two columns of one name: {list(existing)}")
@@ -65,12 +71,55 @@ def number(text: str | None) -> Any:
         return text
 
 
-def arrow_rows(table: Any, columns: Columns, images: list[Any], line: int) -> Iterator[RawRow]:
-    """Yield the rows of an Arrow table or batch; `images` holds their paths or references."""
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; ValueError for whatever it cannot be, also when it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether an Arrow type holds text, in whatever way: plain, views, or a pandas categorical."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        return holds_text(kind.value_type)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def arrow_rows(
+    path: Path, table: Any, columns: Columns, images: list[Any] | None, line: int
+) -> Iterator[RawRow]:
+    """Yield the rows of an Arrow table or batch of the file `path`.
+
+    images: what stands for the cells of the image column, if not the cells themselves.
+    """
     names = table.schema.names
-    values = [images if n == columns.image else table.column(n).to_pylist() for n in names]
+    values = []
+    for name in names:
+        if name == columns.image and images is not None:
+            values.append(images)
+            continue
+        with reading_manifest(path, "manifest", f"mend its column {name!r}, or leave it out"):
+            values.append(_cells(table.column(name)))
     for i, cells in enumerate(zip(*values, strict=True)):
         row = columns.row(line + i, dict(zip(names, cells, strict=True)))
         if isinstance(row.score, Decimal):
             row.score = float(row.score)
         yield row
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return an Arrow column as Python values; times that Python's cannot hold as text."""
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(column.type):
+        return list(column.to_pylist())
+    try:
+        if column.type.unit == "ns":
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        return list(column.to_pylist())
+    except (pa.ArrowInvalid, OverflowError, ValueError):
+        return list(column.cast(pa.string()).to_pylist())
