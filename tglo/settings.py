@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -119,6 +120,20 @@ class SamplingOptions:
         chance = self.choice_temperature
         more = "" if chance is None else f", choice temperature {chance:g}"
         return f"{self.steps} steps, guidance {self.guidance:g}{more}"
+
+
+@dataclass(frozen=True)
+class ManifestOptions:
+    """How a manifest is read, as the keywords of `tglo.data.manifest.read_manifest`."""
+
+    prompt_column: str = "prompt"
+    """The manifest's column of prompts, as data.prompt_column."""
+    image_column: str = "image"
+    """The manifest's column of images, as data.image_column."""
+    score_column: str = "score"
+    """The manifest's column of scores, as data.score_column."""
+    root: Path | None = None
+    """Folder that the images lie in, if not the manifest's, as data.root."""
 
 
 @dataclass(frozen=True)

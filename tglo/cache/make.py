@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,7 +30,15 @@ from tglo.models import fingerprint
 from tglo.models.execution.attention import check_place, set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
-from tglo.settings import COUNT, FRACTION, SEED, SIDE, ReferenceOptions, check_limits
+from tglo.settings import (
+    COUNT,
+    FRACTION,
+    SEED,
+    SIDE,
+    ManifestOptions,
+    ReferenceOptions,
+    check_limits,
+)
 
 log = logging.getLogger("tglo")
 
@@ -39,7 +48,7 @@ def is_made_of(
     manifest: Path,
     resolution: int,
     buckets: bool = True,
-    columns: tuple[str, str] = ("prompt", "image"),
+    reading: ManifestOptions = ManifestOptions(),
 ) -> bool:
     """Return whether `cache` is a complete cache of this manifest and its images at this resolution, so
     that it need not be built; False also for a damaged one. The images' files are looked at, not read.
@@ -49,7 +58,7 @@ def is_made_of(
         found = LatentCache(cache)
     except (CacheError, DamagedFile):
         return False
-    rows = _rows(manifest, columns)
+    rows = _rows(manifest, reading)
     if not found.has_digests:
         found.check({"resolution": str(resolution), "samples": rows.identity})
         return True
@@ -83,13 +92,13 @@ def build(
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
     revision: str | None = None,
-    columns: tuple[str, str] = ("prompt", "image"),
+    reading: ManifestOptions = ManifestOptions(),
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
-    rows = _rows(manifest, columns)
+    rows = _rows(manifest, reading)
     rank, world_size = process()
     check_limits(
         {"resolution": resolution, "batch_size": batch_size, "max_bad_fraction": max_bad_fraction},
@@ -114,9 +123,8 @@ def build(
     return report
 
 
-def _rows(manifest: Path, columns: tuple[str, str]) -> Manifest:
-    prompt, image = columns
-    return read_manifest(manifest, prompt_column=prompt, image_column=image, require_scores=False)
+def _rows(manifest: Path, reading: ManifestOptions) -> Manifest:
+    return read_manifest(manifest, **asdict(reading), require_scores=False)
 
 
 def build_reference(

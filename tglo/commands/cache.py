@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import OmitArgPrefixes
 
-from tglo.settings import Precision, ReferenceOptions
+from tglo.settings import ManifestOptions, Precision, ReferenceOptions
 
 if TYPE_CHECKING:
     from tglo.train import TrainConfig
@@ -25,8 +25,7 @@ def cache(
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
     revision: str | None = None,
-    prompt_column: str = "prompt",
-    image_column: str = "image",
+    reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
@@ -58,8 +57,7 @@ def cache(
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
         revision: Hub revision of the model (branch, tag or commit).
-        prompt_column: The manifest's column of prompts, as data.prompt_column.
-        image_column: The manifest's column of images, as data.image_column.
+        reading: How the manifest is read.
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
@@ -71,10 +69,9 @@ def cache(
     from tglo.cache.drawer import DrawRule
     from tglo.cache.make import build, build_reference, is_made_of, wait_for_latents
 
-    columns = prompt_column, image_column
 
     def is_made() -> bool:
-        return is_made_of(output, manifest, resolution, buckets, columns)
+        return is_made_of(output, manifest, resolution, buckets, reading)
 
     complete = reference and not markers and is_made()
     if not complete:
@@ -90,7 +87,7 @@ def cache(
             max_bad_fraction=max_bad_fraction,
             markers=markers,
             revision=revision,
-            columns=columns,
+            reading=reading,
         )
         print(report)
         complete = report.complete
@@ -120,8 +117,9 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "model": model.path or None,
         "revision": model.revision,
         "manifest": data.manifest if data.manifest != Path() else None,
-        "prompt_column": data.prompt_column,
-        "image_column": data.image_column,
+        "reading": ManifestOptions(
+            data.prompt_column, data.image_column, data.score_column, data.root
+        ),
         "output": data.cache if data.cache != Path() else None,
         "markers": objective.markers,
         "device": engine.device,

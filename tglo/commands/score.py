@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
-from tglo.settings import Precision
+from tglo.settings import ManifestOptions, Precision
 
 
 def score(
@@ -17,6 +17,8 @@ def score(
     batch_size: int = 32,
     mixture: str = "",
     mixture_scale: Literal["none", "std"] = "none",
+    max_bad_fraction: float = 0.01,
+    reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
     device: str = "auto",
     dtype: Precision = "fp32",
 ) -> None:
@@ -26,16 +28,19 @@ def score(
     --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
 
     Args:
-        manifest: CSV, JSONL or parquet with prompt and image columns.
+        manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set or tars.
         scorer: Name of a built-in scorer (hpsv2, pickscore, imagereward, clip, aesthetic; ink,
             colourfulness, sharpness, compressibility), or module:function taking (images, prompts).
             NAME=PLACE,PART=PLACE names a model's files; the hub has the others. Give it once for
             each scorer.
-        output: Where to write, in the manifest's folder; its name with -scored by default.
+        output: Where to write; beside the manifest, its name with -scored, by default. What lies
+            elsewhere is read with the --root that is printed.
         batch_size: Images at once.
         mixture: Weights NAME=WEIGHT,... of the scorers; the weighted sum is the score to train on.
             The first scorer's by default.
         mixture_scale: Divide a scorer's deviation from its mean by its std before it is weighted.
+        max_bad_fraction: Share of unreadable images whose rows may be left out.
+        reading: How the manifest is read; its scores are replaced.
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """
@@ -48,6 +53,8 @@ def score(
         batch_size,
         mixture=mixture,
         mixture_scale=mixture_scale,
+        reading=reading,
+        max_bad_fraction=max_bad_fraction,
         device=device,
         dtype=dtype,
     )

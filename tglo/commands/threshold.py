@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
+
+from tglo.settings import ManifestOptions
 
 
 def threshold(
@@ -17,6 +19,7 @@ def threshold(
     kappa: float = 10.0,
     confidence: float = 5.0,
     proxy: Path | None = None,
+    reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
 ) -> None:
     """Estimate the threshold of a scored manifest, show what it does, and freeze it.
 
@@ -29,12 +32,16 @@ def threshold(
         kappa: Strength of that shrinkage, in samples.
         confidence: Constant c of the weight 1 + c |s - tau|, for the summary.
         proxy: Scored manifest of images by the reference model to estimate from instead.
+        reading: How both manifests are read.
     """
+    from dataclasses import asdict
+
     from tglo.data.manifest import read_manifest
     from tglo.threshold.frozen import describe, estimate
 
-    training = read_manifest(manifest)
-    source = training if proxy is None else read_manifest(proxy)
+    options = asdict(reading)
+    training = read_manifest(manifest, **options)
+    source = training if proxy is None else read_manifest(proxy, **options)
     frozen = estimate(
         source.scores(),
         percentile,

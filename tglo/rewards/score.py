@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from tglo.damaged import reading
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 from tglo.files import read_json, write_json
+
+log = logging.getLogger("tglo")
 
 Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
@@ -43,6 +47,7 @@ def score_manifest(
     batch_size: int = 32,
     *,
     partial: str | os.PathLike[str] | None = None,
+    max_bad_fraction: float = 0.0,
     progress: bool = True,
 ) -> Manifest:
     """Return the manifest with every row's score set to scorer(images, prompts).
@@ -50,24 +55,28 @@ def score_manifest(
     scorer: one scorer, or several by name. Each of several gets an extra column of its name, which
         replaces an old one, and the first is the score. An image is decoded once for all of them.
     partial: a JSON file that keeps the scores so far, written atomically every half minute, at the
-        end, and on a failure. A later call with the same scorers continues from there; an image that
+        end, and on a failure or an interruption. A later call with the same scorers continues from there; an image that
         has changed is scored again.
+    max_bad_fraction: the share of images that may be unreadable. Their rows are left out, with a
+        warning that lists them.
 
     Row order, sample ids and other columns stay; `write_manifest` stores the result, and `.scores()`
     is the (N,) float64 array. The same image for the same prompt is scored once.
 
     Raises ManifestError for a score that is NaN or inf (naming the row) and, once all others are
-    scored, for images that cannot be read (naming the rows); TypeError or ValueError for a scorer
+    scored, for more images that cannot be read (naming the rows); TypeError or ValueError for a scorer
     that returns anything but one number per image.
     """
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
     known = PartialScores(partial, scorers)
     rows = list({row.sample_id: row for row in manifest.rows}.values())
-    unreadable: list[str] = []
+    unreadable: dict[int, str] = {}
     batch: list[_Opened] = []
     try:
         with (
@@ -78,7 +87,8 @@ def score_manifest(
             for entry in opened:
                 bar.update()
                 if entry.problem is not None:
-                    unreadable.append(f"line {entry.row.line}: {entry.row.image}: {entry.problem}")
+                    text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
+                    unreadable[entry.row.sample_id] = text
                 elif entry.image is not None:
                     batch.append(entry)
                 if len(batch) == batch_size:
@@ -89,19 +99,35 @@ def score_manifest(
     finally:
         known.save()
     if unreadable:
-        raise ManifestError(
-            f"{len(unreadable)} of {len(rows)} images of {manifest.path} cannot be scored: "
-            + "; ".join(unreadable[:10])
-            + ". Repair their files or remove their rows; the others are scored"
-            + ("" if partial is None else f", see {partial}")
-        )
+        _judge(list(unreadable.values()), len(rows), manifest, max_bad_fraction, partial)
     named = isinstance(scorer, Mapping)
     scored = []
     for row in manifest.rows:
+        if row.sample_id in unreadable:
+            continue
         values = known.scores[row.sample_id][0]
         columns = dict(zip(scorers, values, strict=True)) if named else {}
         scored.append(replace(row, score=values[0], extra={**row.extra, **columns}))
     return manifest.with_rows(scored)
+
+
+def _judge(
+    unreadable: list[str],
+    count: int,
+    manifest: Manifest,
+    max_bad_fraction: float,
+    partial: str | os.PathLike[str] | None,
+) -> None:
+    """Warn of images that cannot be read, or raise ManifestError when they are too many."""
+    found = f"{len(unreadable)} of {count} images of {manifest.path} cannot be scored"
+    if len(unreadable) > max_bad_fraction * count or len(unreadable) == count:
+        raise ManifestError(
+            f"{found}, more than max_bad_fraction = {max_bad_fraction:g} allows: "
+            + "; ".join(unreadable[:10])
+            + ". Repair their files, remove their rows, or allow more; the others are scored"
+            + ("" if partial is None else f", see {partial}")
+        )
+    log.warning("%s; their rows are left out:\n%s", found, "\n".join(unreadable))
 
 
 def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
@@ -167,15 +193,24 @@ class PartialScores:
         self.scores: dict[int, tuple[list[float], str]] = {}
         self._saved = time.monotonic()
         if self.path is not None and self.path.exists():
-            content = read_json(self.path)
-            problem = ""
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
-                problem = "no partial scores of this version"
-            elif content["scorers"] != self.scorers:
-                problem = f"scores of {content['scorers']}, not of {self.scorers}"
-            if problem:
-                raise ValueError(f"{self.path} holds {problem}: remove it or give another file")
-            self.scores = {int(i): (list(s), sha) for i, (s, sha) in content["scores"].items()}
+            self._load(self.path)
+
+    def _load(self, path: Path) -> None:
+        described = "file of partial scores", "remove it, and its images are scored again"
+        with reading(path, *described):
+            content = read_json(path, *described)
+            found = content.get("format"), content.get("scorers")
+        if found[0] != FORMAT or found[1] != self.scorers:
+            other = "no partial scores of this version"
+            if found[0] == FORMAT:
+                other = f"scores of {found[1]}, not of {self.scorers}"
+            raise ValueError(f"{path} holds {other}: remove it or give another file")
+        with reading(path, *described):
+            for sample, (numbers, sha256) in content["scores"].items():
+                scores = [float(number) for number in numbers]
+                if len(scores) != len(self.scorers) or not np.isfinite(scores).all():
+                    raise ValueError(f"the scores of sample {sample} are {numbers}")
+                self.scores[int(sample)] = (scores, sha256)
 
     def save(self, *, if_due: bool = False) -> None:
         """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago."""

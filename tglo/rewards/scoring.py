@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from tglo.data.manifest import read_manifest, write_manifest
+from tglo.data.errors import ManifestError
+from tglo.data.manifest import check_rows, read_manifest, write_manifest
+from tglo.data.manifest_writing import WRITTEN
 from tglo.devices import process
 from tglo.rewards import (
     load_scorer,
@@ -19,7 +23,9 @@ from tglo.rewards import (
     search_working_folder,
 )
 from tglo.rewards.mixture import Scale
-from tglo.settings import COUNT, check_limits
+from tglo.settings import COUNT, ManifestOptions, check_limits
+
+log = logging.getLogger("tglo")
 
 
 def score_file(
@@ -30,6 +36,8 @@ def score_file(
     *,
     mixture: str = "",
     mixture_scale: Scale = "none",
+    reading: ManifestOptions = ManifestOptions(),
+    max_bad_fraction: float = 0.0,
     device: str = "auto",
     dtype: str = "fp32",
 ) -> Path:
@@ -39,8 +47,11 @@ def score_file(
         score an image when it is decoded. A column has its scorer's name.
     mixture: NAME=WEIGHT,... of these scorers, whose weighted sum is the score column; the first
         scorer's numbers by default. mixture_scale: see `tglo.rewards.mix`.
-    output: beside the manifest as NAME-scored by default (scored.csv inside a folder). An
-        interrupted call goes on where it was.
+    reading: how the manifest is read. The result has the columns prompt, image and score.
+    max_bad_fraction: see `score_manifest`.
+    output: beside the manifest as NAME-scored by default (scored.csv inside a folder). Image paths
+        stay as they are, and with them sample ids: where the output is elsewhere, it is read with
+        the `root` that is logged. An interrupted call goes on where it was.
 
     Raises ValueError for two scorers of one name, a mixture of others, or more than one process, and
     what `load_scorer`, `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last
@@ -57,15 +68,17 @@ def score_file(
     if not texts:
         raise ValueError("give at least one scorer")
     weights = parse_mixture(mixture, texts) if mixture else {}
-    if output is None:
-        beside = manifest.with_name(f"{manifest.stem}-scored{manifest.suffix}")
-        output = manifest / "scored.csv" if manifest.is_dir() else beside
+    output = output or _default_output(manifest)
     search_working_folder()
-    rows = read_manifest(manifest, require_scores=False)
-    rows.check_output(output)
+    rows = read_manifest(manifest, **asdict(reading), require_scores=False)
+    rows.check_output(output, elsewhere=True)
+    check_rows(output, rows)
+    _make_writable(output.parent)
     loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
     partial = output.with_name(f".{output.name}.partial")
-    scored = score_manifest(rows, loaded, batch_size=batch_size, partial=partial)
+    scored = score_manifest(
+        rows, loaded, batch_size, partial=partial, max_bad_fraction=max_bad_fraction
+    )
     if weights:
         columns = {
             name: np.array([row.extra[name] for row in scored], dtype=np.float64)
@@ -75,6 +88,29 @@ def score_file(
         scored = scored.with_rows(
             replace(row, score=score) for row, score in zip(scored, mixed, strict=True)
         )
-    write_manifest(output, scored)
+    write_manifest(output, scored.rows)
     partial.unlink(missing_ok=True)
+    if os.path.realpath(output.parent) != rows.root:
+        log.info("the images of %s are found with --root %s", output, rows.root)
     return output
+
+
+def _default_output(manifest: Path) -> Path:
+    if manifest.is_dir():
+        return manifest / "scored.csv"
+    suffix = manifest.suffix if manifest.suffix.lower() in WRITTEN else ".csv"
+    return manifest.with_name(f"{manifest.stem}-scored{suffix}")
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the output's folder. ManifestError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ManifestError(
+            f"nothing can be written in {folder}; give --output FILE in another folder (with --root its "
+            "images are found from there)"
+        )

@@ -60,6 +60,9 @@ class DataConfig:
     prompt_column: str = "prompt"
     image_column: str = "image"
     score_column: str = "score"
+    root: Path | None = None
+    """Folder that the images lie in, if not the manifest's; relative paths start there, or beside the
+    manifest where this folder has no such file."""
     caption_dropout: float = 0.1
     """Share of draws trained on the empty prompt, for classifier-free guidance."""
     reference_cache: Path | None = None

@@ -77,6 +77,7 @@ class _Data:
             prompt_column=data.prompt_column,
             image_column=data.image_column,
             score_column=data.score_column,
+            root=data.root,
         )
         self.threshold = _threshold(config, self.manifest)
         self.cache = LatentCache(data.cache)
