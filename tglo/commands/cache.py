@@ -69,7 +69,6 @@ def cache(
     from tglo.cache.drawer import DrawRule
     from tglo.cache.make import build, build_reference, is_made_of, wait_for_latents
 
-
     def is_made() -> bool:
         return is_made_of(output, manifest, resolution, buckets, reading)
 

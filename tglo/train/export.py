@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from tglo.files import DiskFull, write_bytes
+from tglo.files import write_bytes
 from tglo.settings import SamplingOptions
 from tglo.train import processes
 from tglo.train.run import Run
@@ -70,21 +70,8 @@ def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
     def write() -> None:
         family = run.family
         save = family.save_lora if run.config.model.train == "lora" else family.save
-        try:
-            save(folder, state_dict=weights, overwrite=overwrite)
-        except DiskFull as error:
-            raise DiskFull(folder, _needed(run, weights)) from error
+        save(folder, state_dict=weights, overwrite=overwrite)
 
     processes.on_main(write)
     log.info("exported to %s", folder)
     return folder
-
-
-def _needed(run: Run, weights: dict[str, Tensor]) -> int:
-    """Return about how many bytes an export has: of a whole folder also the parts that are copied."""
-    trained = sum(weight.nbytes for weight in weights.values())
-    if run.config.model.train == "lora":
-        return trained
-    parts = [p for p in run.family.parts() if p != run.family.denoiser_part]
-    files = (file for part in parts for file in (run.family.path / part).rglob("*"))
-    return trained + sum(file.stat().st_size for file in files if file.is_file())
