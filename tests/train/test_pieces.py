@@ -158,8 +158,11 @@ def test_a_second_run_on_one_folder_is_refused_until_the_first_is_dead(tmp_path:
         process.wait()
 
 
-def test_sigterm_sets_a_flag_and_the_old_handler_returns() -> None:
+def test_sigterm_sets_a_flag_and_the_old_handler_returns(request: pytest.FixtureRequest) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    # A shell ignores Ctrl-C for tests that it starts in the background.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     with StopSignal() as stop:
         with pytest.raises(Stopped):  # nothing to save yet
             os.kill(os.getpid(), signal.SIGTERM)
