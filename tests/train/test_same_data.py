@@ -38,7 +38,7 @@ CHANGES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], str]] = {
         lambda rows: [[p, i, str(-float(s))] for p, i, s in rows],
         r"the scores, the threshold \(0\.\d+ then, -0\.\d+ now\)",
     ),
-    "fewer": (lambda rows: rows[:-2], r"the manifest's rows \(12 then, 10 now\), the threshold"),
+    "fewer": (lambda rows: rows[:-2], r"the manifest's rows \(12 then, 10 now\)"),
     "order": (lambda rows: rows[::-1], r"the order of the manifest's rows\."),
 }
 
