@@ -150,7 +150,7 @@ def forward(
                 if weights is not None:
                     third = partials + 2 * programs
                     b_mean = _row_sum(third, i_rows, valid, parts, SAMPLES, PARTS)
-                    b_mean = tl.where(b_mean > 0.0, 1.0 / b_mean, 0.0)
+                    b_mean = tl.where(b_mean == 0.0, 0.0, 1.0 / b_mean)  # a NaN stays one
                     # For the coefficients below; the same threads read them there.
                     tl.store(coefficient + i_rows, b_mean, mask=valid)
                 b_e = _row_sum(partials, i_rows, valid, parts, SAMPLES, PARTS) * b_mean
@@ -163,8 +163,8 @@ def forward(
                 else:
                     b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0).to(tl.float64)
                     b_d = b_e - b_other
-                    if weights is not None:
-                        b_d = tl.where(b_mean > 0.0, b_d, 0.0)
+                    if weights is not None:  # no weight: b_e is 0, or NaN of infinite ones
+                        b_d = tl.where(b_mean == 0.0, b_e, b_d)
                 tl.store(policy_error + i_rows, b_e, mask=valid)
                 tl.store(reference_error + i_rows, b_other, mask=valid)
                 o_omega = i_rows * timestep_weight_stride

@@ -45,12 +45,12 @@ struct LossCall {
 TGLO_HOST_DEVICE inline double finish_row(
     const LossCall& call, int64_t row, const PartialSums& sum, bool write) {
   const double count = call.masked ? sum.weight : static_cast<double>(call.elements);
-  const double scale = count > 0.0 ? 1.0 / count : 0.0;
+  const double scale = count == 0.0 ? 0.0 : 1.0 / count;  // a NaN stays one: it is how bad weights show
   const double policy_error = sum.policy_error * scale;
   double difference = sum.error_difference * scale, reference_error;
   if (call.cached_error.data) {
     reference_error = call.cached_error[row];
-    difference = count > 0.0 ? policy_error - reference_error : 0.0;
+    difference = count == 0.0 ? 0.0 : policy_error - reference_error;
   } else {
     // A mean of squares: not below 0, which the rounding of the two sums could make it.
     reference_error = policy_error - difference;
@@ -79,7 +79,7 @@ TGLO_HOST_DEVICE inline SampleLoss finish_sample(
 TGLO_HOST_DEVICE inline double row_coefficient(
     const LossCall& call, int64_t row, double slope, double weight) {
   const double count = call.masked ? weight : static_cast<double>(call.elements);
-  if (!(count > 0.0)) return 0.0;
+  if (count == 0.0) return 0.0;
   return call.share() * prediction_coefficient(slope, call.omega(row), call.parameters, call.draws, count);
 }
 

@@ -158,7 +158,9 @@ def test_what_a_mask_hides_counts_for_nothing(backend: str, cached: bool) -> Non
 
 def test_a_mask_of_ones_changes_nothing() -> None:
     case = make_case(MASKED, torch.bfloat16)
-    masked = case._replace(options={**case.options, "mask": torch.ones(5, 19, dtype=torch.bool)})
+    masked = case._replace(
+        options={**case.options, "mask": torch.ones(1, 1, 5, 19, dtype=torch.bool)}
+    )
     a, b = outcome(case, tgo_loss, backend="cpu"), outcome(masked, tgo_loss, backend="cpu")
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

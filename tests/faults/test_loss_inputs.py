@@ -1,20 +1,27 @@
-"""Bad input to the losses: faults 12 to 18, and every argument that can be wrong."""
+"""Bad input to the losses: faults 12 to 18 (13 is in test_loss_dtypes.py), and every argument that can be wrong."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
 
-from tests.ops.loss_cases import HALF_AND_SINGLE, Case, make_case, outcome, widened
-from tglo import prediction_error, sft_loss, tgo_loss, tgo_loss_from_log_probs
+from tests.faults.loss_calls import plain, wrong
+from tests.ops.loss_cases import HALF_AND_SINGLE, make_case, outcome, widened
+from tglo import (
+    TGOLoss,
+    log_ratio,
+    loss_and_grad,
+    policy_error,
+    prediction_error,
+    sft_loss,
+    tgo_loss,
+    tgo_loss_from_log_probs,
+)
 
 BACKENDS = ("auto", "reference")
-
-
-def plain() -> Case:
-    return make_case((4, 3, 5), torch.float32)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -43,15 +50,41 @@ def test_12_layouts_give_the_contiguous_result(layout: str, backend: str) -> Non
     torch.testing.assert_close(result.gradient, expected.gradient, rtol=1e-5, atol=1e-8)
 
 
-def test_13_mixed_dtypes_are_promoted_and_integers_refused() -> None:
-    case = plain()
-    half = case._replace(target=case.target.half(), reference_pred=case.reference_pred.bfloat16())
-    same = half._replace(target=half.target.float(), reference_pred=half.reference_pred.float())
-    assert torch.equal(outcome(half, tgo_loss).loss, outcome(same, tgo_loss).loss)
-    with pytest.raises(TypeError, match=r"target has dtype torch\.int64; pass bfloat16"):
-        case._replace(target=case.target.long()).call(tgo_loss)
-    with pytest.raises(TypeError, match=r"scores has dtype torch\.bool; pass real numbers"):
-        case._replace(scores=case.scores > 0).call(tgo_loss)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", ["strided", "channels_last"])
+def test_12_layouts_of_the_other_functions(layout: str, backend: str) -> None:
+    case = make_case((4, 3, 5, 6), torch.float32)
+    mask = torch.rand(4, 1, 5, 6) + 0.1
+
+    def laid_out(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()
+        if layout == "channels_last":
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return torch.stack([tensor, tensor.new_full(tensor.shape, torch.nan)], -1)[..., 0]
+
+    def results(policy: Any, target: Any, other: Any, vector: Any) -> list[torch.Tensor]:
+        """vector: how scores, cached errors and weights lie in memory."""
+        scores, weight = vector(case.scores), vector(torch.rand(4) * 0 + 0.5)
+        options = {"backend": backend, "timestep_weight": weight}
+        error = prediction_error(other, target, mask, backend=backend)
+        _, gradient = loss_and_grad(
+            policy, target, scores, scores, reference_error=vector(error), mask=mask, **options
+        )
+        return [
+            error,
+            gradient,
+            log_ratio(policy, target, reference_pred=other, mask=mask, **options),
+            policy_error(policy, target, mask, backend=backend),
+            sft_loss(policy, target, scores, 0.2, **options),
+        ]
+
+    plain = case.policy_pred.detach(), case.target, case.reference_pred
+    expected = results(*plain, lambda vector: vector)
+    found = results(
+        *map(laid_out, plain), lambda vector: torch.stack([vector, vector * torch.nan], -1)[:, 0]
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -67,6 +100,16 @@ def test_14_batch_of_zero(dtype: torch.dtype, cached: bool, backend: str) -> Non
         assert case.policy_pred.grad is not None and case.policy_pred.grad.shape == (0, 3, 5)
     assert prediction_error(case.policy_pred, case.target).shape == (0,)
     assert sft_loss(case.policy_pred, case.target, case.scores, 0.5).item() == 0.0
+    _, gradient = case.call(loss_and_grad, cached=cached, backend=backend)
+    assert gradient.shape == (0, 3, 5) and gradient.dtype == dtype
+    options = {"reference_pred": case.reference_pred, "backend": backend}
+    ratio = log_ratio(case.policy_pred, case.target, **options)
+    ratio.sum().backward()
+    assert ratio.shape == (0,)
+    log_prob = torch.zeros(0, requires_grad=True)
+    loss = tgo_loss_from_log_probs(log_prob, torch.zeros(0), case.scores, 0.5)
+    loss.backward()
+    assert loss == 0 and log_prob.grad is not None
 
 
 @pytest.mark.parametrize("name", ["target", "reference_pred", "reference_error", "scores"])
@@ -84,6 +127,16 @@ def test_16_devices_that_differ_are_both_named(name: str) -> None:
         scores = scores.to("meta")
     with pytest.raises(ValueError, match=f"{name} is on meta but policy_pred is on cpu; move it"):
         tgo_loss(policy, target, scores, 0.5, **elsewhere)
+
+
+def test_16_a_mask_a_scale_and_log_probs_elsewhere() -> None:
+    case = plain()
+    with pytest.raises(ValueError, match="mask is on meta but policy_pred is on cpu; move it"):
+        case.call(tgo_loss, mask=torch.ones(4, 1, 1, device="meta"))
+    with pytest.raises(ValueError, match="loss_scale is on meta but policy_pred is on cpu"):
+        case.call(loss_and_grad, loss_scale=torch.ones((), device="meta"))
+    with pytest.raises(ValueError, match="reference_log_prob is on meta but"):
+        tgo_loss_from_log_probs(torch.zeros(4), torch.zeros(4, device="meta"), torch.zeros(4), 0.5)
 
 
 @pytest.mark.parametrize("name", ["threshold", "timestep_weight"])
@@ -106,9 +159,13 @@ def test_17_policy_as_its_own_reference(backend: str) -> None:
     truth = outcome(widened(equal), tgo_loss)
     torch.testing.assert_close(result.gradient.double(), truth.gradient, rtol=1e-6, atol=0)
     torch.testing.assert_close(result.loss.double(), truth.loss, rtol=1e-7, atol=0)
-    log_prob = torch.zeros(3)
-    with pytest.raises(ValueError, match="the very tensor passed as policy_log_prob"):
-        tgo_loss_from_log_probs(log_prob, log_prob, torch.zeros(3), 0.5)
+    detached = case._replace(reference_pred=case.policy_pred.detach())
+    with pytest.raises(ValueError, match="in the same memory as policy_pred"):
+        detached.call(tgo_loss, backend=backend)
+    log_prob = torch.zeros(3, requires_grad=True)
+    for other, message in ((log_prob, "the very tensor"), (log_prob.detach(), "same memory")):
+        with pytest.raises(ValueError, match=message):
+            tgo_loss_from_log_probs(log_prob, other, torch.zeros(3), 0.5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -145,18 +202,27 @@ def test_18_saturated_sigmoid(dtype: torch.dtype, backend: str) -> None:
     assert gradient[0].abs().max() == 0 and gradient[3].abs().max() == 0
 
 
-def wrong(case: Case, **change: Any) -> Any:
-    """The call with one argument replaced; `None` for reference_pred leaves it out."""
-    options: dict[str, Any] = {"reference_pred": case.reference_pred, **case.options}
-    tensors = {
-        "policy_pred": case.policy_pred,
-        "target": case.target,
-        "scores": case.scores,
-        "threshold": case.threshold,
-    }
-    for name, value in change.items():
-        (tensors if name in tensors else options)[name] = value
-    return tgo_loss(*tensors.values(), **options)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
+def test_18_saturated_in_one_launch_and_from_log_probs(dtype: torch.dtype, backend: str) -> None:
+    case = make_case((4, 64), dtype)
+    shift = torch.tensor([1e4, 1e4, -1e4, -1e4], dtype=torch.float64)
+    scores = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    error = prediction_error(case.policy_pred, case.target) + 1e-3 * shift
+    arguments = case.policy_pred.detach(), case.target, scores, 0.5
+    options = {"reference_error": error, "reduction": "sum", "backend": backend}
+    loss, gradient = loss_and_grad(*arguments, **options)
+    apart, slope = tgo_loss(case.policy_pred, *arguments[1:], **options), None
+    (slope,) = torch.autograd.grad(apart, case.policy_pred)
+    assert loss.isfinite() and torch.equal(loss, apart)
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(gradient, slope, rtol=2 * torch.finfo(dtype).eps, atol=1e-30)
+
+    log_prob = torch.zeros(4, dtype=dtype, requires_grad=True)
+    total = tgo_loss_from_log_probs(log_prob, -shift, scores, 0.5, reduction="sum")
+    total.backward()
+    assert total == 7e4 and log_prob.grad is not None  # (1 + 5 * 0.5) * 1e4, twice
+    assert log_prob.grad.tolist() == [0.0, 3.5, -3.5, 0.0]
 
 
 SHAPES = {
@@ -164,7 +230,10 @@ SHAPES = {
     "reference_pred": (torch.zeros(4, 3, 1), r"reference_pred has shape \(4, 3, 1\) but"),
     "scores": (torch.zeros(3), r"scores has shape \(3,\); it must be \(4,\): one number per"),
     "threshold": (torch.zeros(2), r"threshold has shape \(2,\); it must be \(4,\)"),
-    "timestep_weight": (torch.zeros(4, 1), r"timestep_weight has shape \(4, 1\); it must be"),
+    "timestep_weight": (
+        torch.zeros(4, 1, 1),
+        r"timestep_weight has shape \(4, 1, 1\); it must be \(4,\): .*; timestep_weight.flatten\(\) is",
+    ),
     "policy_pred": (torch.tensor(1.0), "policy_pred is 0-dimensional"),
 }
 
@@ -214,6 +283,23 @@ def test_numbers(name: str) -> None:
     value, message = NUMBERS[name]
     with pytest.raises(ValueError, match=message):
         wrong(plain(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["beta", "temperature", "confidence", "threshold", "timestep_weight"]
+)
+def test_numbers_beyond_float64(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{name} is beyond float64, whose largest number is 1.8e308"
+    ):
+        wrong(plain(), **{name: 10**400})
+    if name in ("beta", "temperature"):
+        with pytest.raises(ValueError, match=f"{name} is 0.0; it must be a finite number above 0"):
+            wrong(plain(), **{name: Fraction(1, 10**400)})
+        with pytest.raises(ValueError, match=f"{name} is beyond float64"):
+            TGOLoss(0.5, **{name: 10**400})
+    with pytest.raises(ValueError, match="loss_scale is beyond float64"):
+        plain().call(loss_and_grad, loss_scale=10**400)
 
 
 def test_draws_that_do_not_divide() -> None:

@@ -78,9 +78,9 @@ def make_masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
     return {
         "pixels": weights(rows, 1, height, width) > 0.4,
         "weighted pixels": weights(rows, 1, height, width),
-        "one for all": weights(height, width),
+        "one for all": weights(1, 1, height, width),
         "columns": weights(rows, 1, 1, width),
-        "lines": weights(1, height, 1),
+        "lines": weights(1, 1, height, 1),
         "channels": weights(rows, channels, 1, 1),
         "channels and columns": weights(rows, channels, 1, width),
         "elements": weights(rows, channels, height, width),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tglo import ops
 from tglo.losses import checks
+from tglo.losses.masks import mask_weights
 from tglo.losses.results import Reduction
 from tglo.ops.dtypes import constant, number, promote
 
@@ -59,15 +60,15 @@ def predictions(
     checks.check_like_policy("target", target, policy_pred)
     checks.check_reference(policy_pred, reference_pred, reference_error)
     checks.check_timestep_weight(timestep_weight, rows, device)
-    checks.check_mask(mask, policy_pred)
     checks.check_number("temperature", temperature, above=0)
     policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
+    weights = None if mask is None else mask_weights(mask, policy_pred)
     return ops.Predictions(
         policy_pred,
         target,
         reference_pred,
         None if reference_error is None else constant(reference_error),
-        mask,
+        weights,
         draws,
         float(temperature),
         1.0 if timestep_weight is None else number(timestep_weight),

@@ -1,4 +1,4 @@
-"""Validation of the arguments of the losses: cheap, without reading a tensor's values."""
+"""Validation of the arguments of the losses: cheap, without reading a tensor's values (values.py does)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from tglo.losses import values
+
+PREDICTIONS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
+NUMBERS = PREDICTIONS | {
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+}
+_STRIDED = torch.strided
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -19,14 +27,14 @@ def check_reduction(reduction: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) is float or isinstance(value, Real)  # the abstract class takes long to ask
+    return isinstance(value, Real)
 
 
 def check_number(
     name: str, value: float, *, above: float | None = None, at_least: float | None = None
 ) -> None:
-    if not _is_number(value):
-        raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
+    if type(value) is not float:
+        value = _as_float(name, value)
     if (
         not -math.inf < value < math.inf  # math.isfinite does not take torch.compile's numbers
         or (above is not None and not value > above)
@@ -35,6 +43,17 @@ def check_number(
         limit = "" if above is None else f" above {above:g}"
         limit += "" if at_least is None else f" of at least {at_least:g}"
         raise ValueError(f"{name} is {value}; it must be a finite number{limit}")
+
+
+def _as_float(name: str, value: object) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(
+            f"{name} is beyond float64, whose largest number is 1.8e308; pass a smaller one"
+        ) from None
 
 
 def check_draws(draws: int, rows: int) -> None:
@@ -52,7 +71,21 @@ def check_draws(draws: int, rows: int) -> None:
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a torch.Tensor")
+    if value.layout is not _STRIDED or value.is_nested:
+        kind = "nested" if value.is_nested else str(value.layout)
+        raise TypeError(
+            f"{name} is a {kind} tensor; pass an ordinary one: {name}.to_dense(), or of a nested one "
+            f"{name}.to_padded_tensor(0.0) with a mask"
+        )
     return value
+
+
+def check_real(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in NUMBERS:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; pass real numbers in float32, float64, a half precision "
+            "or integers"
+        )
 
 
 def check_device(
@@ -68,7 +101,7 @@ def check_device(
 
 def check_floating(name: str, value: object) -> Tensor:
     value = check_tensor(name, value)
-    if not value.is_floating_point():
+    if value.dtype not in PREDICTIONS:
         raise TypeError(
             f"{name} has dtype {value.dtype}; pass bfloat16, float16, float32 or float64"
         )
@@ -99,8 +132,10 @@ def check_like_policy(name: str, value: object, policy_pred: Tensor) -> None:
             f"{name} has shape {tuple(value.shape)} but policy_pred has "
             f"{tuple(policy_pred.shape)}; the shapes must be equal (nothing is broadcast)"
         )
-    check_device(name, value, policy_pred.device)
-    check_constant(name, value)
+    if value.device != policy_pred.device:
+        check_device(name, value, policy_pred.device)
+    if value.requires_grad:
+        check_constant(name, value)
 
 
 def check_constant(name: str, tensor: Tensor) -> None:
@@ -111,27 +146,38 @@ def check_constant(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_vector(name: str, value: object, length: int, unit: str, device: torch.device) -> None:
-    """Check for a real-valued tensor of shape (length,) on `device`."""
+def check_vector(
+    name: str,
+    value: object,
+    length: int,
+    unit: str,
+    device: torch.device,
+    other: str = "policy_pred",
+) -> None:
+    """Check for a real-valued tensor of shape (length,) on `device`, that of the argument `other`."""
     value = check_tensor(name, value)
-    if value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
+    if value.dtype not in NUMBERS:
+        check_real(name, value)
     if value.ndim != 1 or value.shape[0] != length:
+        remedy = f"; {name}.flatten() is" if value.numel() == length else ""
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be ({length},): one number per {unit}"
+            f"{remedy}"
         )
-    check_device(name, value, device)
+    if value.device != device:
+        check_device(name, value, device, other)
 
 
 def check_scores(scores: object, threshold: object, batch: int, device: torch.device) -> None:
     check_vector("scores", scores, batch, "sample", device)
     if isinstance(threshold, Tensor):
         if threshold.ndim == 0:
+            check_real("threshold", check_tensor("threshold", threshold))
             check_device("threshold", threshold, device)
         else:
             check_vector("threshold", threshold, batch, "sample", device)
-    elif _is_number(threshold):
-        check_number("threshold", float(threshold))  # type: ignore[arg-type]
+    elif type(threshold) is float or _is_number(threshold):
+        check_number("threshold", threshold)  # type: ignore[arg-type]
     else:
         raise TypeError(
             f"threshold is a {type(threshold).__name__}; pass a number, a 0-d tensor or a tensor "
@@ -147,13 +193,10 @@ def check_reference(policy_pred: Tensor, reference_pred: object, reference_error
             f"{given} of reference_pred and reference_error given; pass exactly one: the "
             "reference's prediction, or its cached error (one number per draw)"
         )
-    if reference_pred is policy_pred:
-        raise ValueError(
-            "reference_pred is the very tensor passed as policy_pred, so the log-ratio would be 0 "
-            "for ever; pass the frozen reference's prediction"
-        )
     if reference_pred is not None:
-        check_like_policy("reference_pred", reference_pred, policy_pred)
+        if reference_pred is not policy_pred:  # which has a gradient, and another message
+            check_like_policy("reference_pred", reference_pred, policy_pred)
+        values.check_other_memory("reference_pred", reference_pred, policy_pred, "policy_pred")  # type: ignore[arg-type]
     else:
         check_vector(
             "reference_error", reference_error, policy_pred.shape[0], "draw", policy_pred.device
@@ -163,29 +206,14 @@ def check_reference(policy_pred: Tensor, reference_pred: object, reference_error
 def check_timestep_weight(value: object, rows: int, device: torch.device) -> None:
     if isinstance(value, Tensor):
         check_vector("timestep_weight", value, rows, "draw", device)
+        values.check_weights("timestep_weight", value)
     elif value is not None:
         check_number("timestep_weight", value, at_least=0)  # type: ignore[arg-type]
 
 
-def check_mask(value: object, policy_pred: Tensor) -> None:
-    """Check for weights, bool or real, that broadcast to the prediction."""
-    if value is None:
-        return
-    value = check_tensor("mask", value)
-    if value.is_complex():
-        raise TypeError(f"mask has dtype {value.dtype}; pass bool or non-negative weights")
-    sizes = zip(reversed(value.shape), reversed(policy_pred.shape), strict=False)
-    if value.ndim > policy_pred.ndim or any(m not in (1, n) for m, n in sizes):
-        raise ValueError(
-            f"mask has shape {tuple(value.shape)}, which does not broadcast to policy_pred's "
-            f"{tuple(policy_pred.shape)}; for a mask per sample and pixel pass (B, 1, H, W)"
-        )
-    check_device("mask", value, policy_pred.device)
-
-
 def check_loss_scale(value: object, device: torch.device) -> None:
     if isinstance(value, Tensor):
-        if value.ndim != 0 or not value.is_floating_point():
+        if value.ndim != 0 or value.dtype not in PREDICTIONS:
             raise ValueError(
                 f"loss_scale is a {value.dtype} tensor of shape {tuple(value.shape)}; pass a "
                 "number or a 0-dimensional floating-point tensor"

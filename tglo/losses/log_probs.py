@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tglo.losses import checks
+from tglo.losses import checks, values
 from tglo.losses.arguments import scoring
 from tglo.losses.results import Reduction, TGOStats, statistics
 from tglo.reference import LogRatio
@@ -33,12 +33,11 @@ def tgo_loss_from_log_probs(
     batch, device = policy_log_prob.shape[0], policy_log_prob.device
     checks.check_vector("policy_log_prob", policy_log_prob, batch, "sample", device)
     checks.check_vector("reference_log_prob", reference_log_prob, batch, "sample", device)
-    if reference_log_prob is policy_log_prob:
-        raise ValueError(
-            "reference_log_prob is the very tensor passed as policy_log_prob, so the log-ratio "
-            "would be 0 for ever; pass the frozen reference's log-probabilities"
-        )
-    checks.check_constant("reference_log_prob", reference_log_prob)
+    if reference_log_prob is not policy_log_prob:  # which has a gradient, and another message
+        checks.check_constant("reference_log_prob", reference_log_prob)
+    values.check_other_memory(
+        "reference_log_prob", reference_log_prob, policy_log_prob, "policy_log_prob"
+    )
     scored = scoring(scores, threshold, batch, device, beta, confidence, reduction)
 
     policy, other = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)

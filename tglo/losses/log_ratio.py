@@ -13,6 +13,7 @@ from torch import Tensor
 from tglo import ops, reference
 from tglo.losses import checks
 from tglo.losses.arguments import RatioOptions, predictions
+from tglo.losses.masks import mask_weights
 from tglo.ops.dtypes import promote
 from tglo.reference import LogRatio
 
@@ -67,8 +68,14 @@ def log_ratio_of_errors(
     """Compute the log-ratio from the errors themselves, (B,) each, one draw a sample.
 
     policy_error is a differentiable error, such as `tglo.token_error`; reference_error gets no
-    gradient. Exactly 0 where they are equal.
+    gradient. Exactly 0 where they are equal. Errors raised are those of `tglo.tgo_loss`.
     """
+    checks.check_prediction("policy_error", policy_error)
+    rows, device = policy_error.shape[0], policy_error.device
+    checks.check_vector("policy_error", policy_error, rows, "sample", device)
+    checks.check_vector("reference_error", reference_error, rows, "sample", device, "policy_error")
+    checks.check_number("temperature", temperature, above=0)
+    checks.check_timestep_weight(timestep_weight, rows, device)
     policy, other = policy_error.double(), reference_error.detach().double()
     weight = 1.0 if timestep_weight is None else timestep_weight
     ratio = reference.log_ratio(policy - other, temperature=temperature, timestep_weight=weight)
@@ -83,6 +90,6 @@ def policy_error(
     """
     checks.check_prediction("policy_pred", policy_pred)
     checks.check_like_policy("target", target, policy_pred)
-    checks.check_mask(mask, policy_pred)
     policy_pred, target, _ = promote(policy_pred, target, None)
-    return ops.prediction_error(policy_pred, target, mask, backend=backend)
+    weights = mask_weights(mask, policy_pred)
+    return ops.prediction_error(policy_pred, target, weights, backend=backend)

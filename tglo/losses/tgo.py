@@ -9,6 +9,7 @@ from torch import Tensor
 from tglo import ops
 from tglo.losses import checks
 from tglo.losses.arguments import LossOptions, loss_arguments
+from tglo.losses.masks import mask_weights
 from tglo.losses.results import TGOStats, statistics
 from tglo.ops.dtypes import number, promote
 
@@ -57,27 +58,31 @@ def tgo_loss(
         policy_pred: (B * draws, ...) floating point; row i belongs to sample i // draws. The only
             argument that gets a gradient.
         target: like policy_pred: the noise, velocity or sample that training regresses on.
-        scores: (B,) real. A NaN score is not detected here (that would wait for the device); it
-            gives a NaN loss.
+        scores: (B,) real, in float64 inside: integers are exact up to 2^53. A NaN score is not
+            detected here (that would wait for the device); it gives a NaN loss.
         threshold: a number, a 0-d tensor, or (B,) for a threshold per sample.
         return_stats: also return `TGOStats`.
         backend: "auto", or one of `tglo.ops.BACKENDS` to insist on it.
 
     Options:
         reference_pred: like policy_pred, without a gradient; the reference's prediction for the
-            same draws.
+            same draws, in memory of its own: policy_pred.detach() is refused.
         reference_error: (B * draws,), the reference's cached mean square error, preferably float64
             (`prediction_error` computes it). Exactly one of reference_pred and reference_error.
         beta = 1.0, temperature = 1e-3: strength of the implicit reward and variance of the Gaussian
             that stands for a step; above 0.
         confidence = 5.0: c >= 0, in units of 1 / score.
-        timestep_weight = None: omega, a number or (B * draws,); None is 1.
-        mask = None: non-negative weights m of the elements, bool or real, broadcast to policy_pred
-            (such as (B, 1, H, W) for inpainting or padding): e = sum m (p - y)^2 / sum m. What lies
-            under a 0 is not looked at. A row of zeros has e_theta - e_ref = 0 and no gradient.
+        timestep_weight = None: omega >= 0, a number or (B * draws,); None is 1. What is negative,
+            infinite or NaN raises on the CPU; on a GPU, where looking would wait, NaN gives a NaN
+            loss and infinity a NaN gradient.
+        mask = None: non-negative weights m of the elements, bool or real (in float32), with
+            policy_pred's number of dimensions, broadcast to it (such as (B, 1, H, W) for inpainting
+            or padding): e = sum m (p - y)^2 / sum m. What lies under a 0 is not looked at. A row of
+            zeros has e_theta - e_ref = 0 and no gradient. Weights that are negative, infinite or
+            NaN raise on the CPU and make their row's loss NaN on a GPU.
         draws = 1: number of draws (timestep and noise) per sample; they average inside the sigmoid.
         reduction = "mean": "mean" or "sum" over samples, or "none". The mean of an empty batch is 0
-            with a zero gradient.
+            with a zero gradient, with a mask and without.
 
     Predictions of several dtypes are promoted to the one that holds them all (torch.promote_types);
     sums, scores, thresholds and weights are kept in float64. float64 predictions are computed by
@@ -141,6 +146,6 @@ def prediction_error(
     """
     checks.check_prediction("prediction", prediction)
     checks.check_like_policy("target", target, prediction)
-    checks.check_mask(mask, prediction)
     prediction, target, _ = promote(prediction.detach(), target, None)
-    return ops.prediction_error(prediction, target, mask, backend=backend).detach()
+    weights = mask_weights(mask, prediction)
+    return ops.prediction_error(prediction, target, weights, backend=backend).detach()

@@ -12,6 +12,7 @@ from tglo.losses.checks import (
     check_tensor,
     check_vector,
 )
+from tglo.losses.values import check_other_memory
 
 
 def _floating_beside(hidden: Tensor, name: str, value: object) -> Tensor:
@@ -91,11 +92,8 @@ def check_token_reference(
             f"reference_weight or reference_bias given with {name}; they belong to reference_hidden"
         )
     if name == "reference_hidden":
-        if form is hidden and weight is None:
-            raise ValueError(
-                "reference_hidden is the very tensor passed as hidden, so the log-ratio would be 0 "
-                "for ever; pass the frozen reference's hidden states"
-            )
+        if weight is None:
+            check_other_memory(name, check_tensor(name, form), hidden, "hidden")
         value = check_hidden(name, form)
         check_device(name, value, hidden.device, "hidden")
         if value.shape[:2] != hidden.shape[:2]:

@@ -203,6 +203,9 @@ def tgo_token_loss(
                 reference_bias = bias.detach()
         other = TokenInputs(reference_hidden, reference_weight, reference_bias, targets, mask)
         other = _checked(other, max_masked, prefix="reference_")
+        # Both, or the ratio would have the precision of float32.
+        if torch.float64 in (inputs.hidden.dtype, other.hidden.dtype):
+            inputs, other = _in_float64(inputs), _in_float64(other)
         with torch.no_grad():
             reference_log_prob = token_ops.token_log_prob(other, max_masked, backend)
     log_prob = token_ops.token_log_prob(inputs, max_masked, backend)
@@ -228,3 +231,7 @@ def _checked(inputs: TokenInputs, max_masked: int | None, prefix: str = "") -> T
     if bias is not None and bias.dtype == torch.float64:
         dtype = torch.float64
     return inputs._replace(hidden=hidden.to(dtype), weight=weight.to(dtype))
+
+
+def _in_float64(inputs: TokenInputs) -> TokenInputs:
+    return inputs._replace(hidden=inputs.hidden.double(), weight=inputs.weight.double())

@@ -135,10 +135,11 @@ def choose(op: str, tensor: Tensor, requested: str) -> str:
     if torch.compiler.is_compiling():
         return backend_for(op, device, dtype, requested)
     key = op, device, dtype, requested
-    if key not in _chosen:
-        _chosen[key] = backend_for(op, device, dtype, requested)
-        _announce(op, device.type, dtype, requested, _chosen[key])
-    return _chosen[key]
+    chosen = _chosen.get(key)  # one look: hashing the key takes longer than all else here
+    if chosen is None:
+        chosen = _chosen[key] = backend_for(op, device, dtype, requested)
+        _announce(op, device.type, dtype, requested, chosen)
+    return chosen
 
 
 def _announce(op: str, device: str, dtype: torch.dtype, requested: str, chosen: str) -> None:

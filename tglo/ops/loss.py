@@ -88,7 +88,7 @@ def tgo_loss(predictions: Predictions, scoring: Scoring, backend: str) -> refere
     (policy, target, *others, mask), numbers = kernel_arguments(predictions, scoring)
     triton = chosen == "triton"
     run = operator("tgo_loss", triton)
-    loss, score, coefficient, *errors = run(policy.detach(), target, *others, mask, *numbers)
+    loss, score, coefficient, *errors = run(_detached(policy), target, *others, mask, *numbers)
     settings = triton, numbers[0], predictions.draws
     loss = _tie(policy, loss, coefficient, target, mask, settings)
     return reference.TGOResult(loss, score, *errors)
@@ -105,7 +105,7 @@ def tgo_loss_and_grad(
     scaled = isinstance(loss_scale, Tensor)
     scale = (loss_scale, 1.0) if scaled else (None, loss_scale)
     run = operator("tgo_loss_and_grad", chosen == "triton")
-    loss, score, gradient, *errors = run(policy.detach(), *others, *scale, *numbers)
+    loss, score, gradient, *errors = run(_detached(policy), *others, *scale, *numbers)
     return gradient, reference.TGOResult(loss, score, *errors)
 
 
@@ -172,6 +172,10 @@ def prediction_error(
         per_row = _per_row(reference.error_coefficient(_elements(prediction, mask)), prediction)
         error = _tie(prediction, error, per_row, target, weights, (triton, inner, 1))
     return error  # type: ignore[no-any-return]
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def _elements(prediction: Tensor, mask: Tensor | None) -> Tensor | float:
