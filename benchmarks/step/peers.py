@@ -106,7 +106,7 @@ class PeerStep:
 
     def checked_step(self) -> tuple[float, float]:
         """Make one update with tglo's draws, and return its loss and its gradient's norm."""
-        draw = self.sampler.batch(self.count, 0, 0)[1]
+        draw = int(self.sampler.batch(self.count, 0, 0)[1][0])
         return self._step(Clock(), self.samples.draw(self.rows(), draw, self.schedule))
 
     def _step(self, clock: Clock, draw: NoiseDraw | None) -> tuple[float, float]:

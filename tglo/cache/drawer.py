@@ -41,7 +41,7 @@ class DrawRule:
     """The rule that draws follow.
 
     seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
-    or 0 for a new one each epoch; stratified: a sample's draws cover the schedule (needs draws).
+    or 0 for a new one each time; stratified: a sample's draws cover the schedule (needs draws).
     """
 
     seed: int
@@ -49,9 +49,9 @@ class DrawRule:
     draws: int = 0
     stratified: bool = False
 
-    def draw_index(self, epoch: int) -> int:
-        """The number of the draw that an epoch takes of each sample."""
-        return epoch % self.draws if self.draws else epoch
+    def draw_index(self, times: Tensor) -> Tensor:
+        """The numbers of the draws of samples that have come so many times before."""
+        return times % self.draws if self.draws else times
 
     @property
     def strata(self) -> int:

@@ -96,8 +96,10 @@ class ReferenceErrors:
                 "theirs"
             )
 
-    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw_index: int) -> Tensor:
-        """Return the errors of one draw in [0, draws), (B,) float64; CacheError for an unknown sample."""
+    def of(self, sample_ids: Sequence[int] | NDArray[np.int64], draw_index: int | Tensor) -> Tensor:
+        """Return the errors of a draw in [0, draws), one for all or (B,) int64: (B,) float64. CacheError
+        for an unknown sample.
+        """
         return self._errors[torch.from_numpy(self._find(sample_ids)), draw_index]
 
     def _find(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """From a position in the run to a micro batch on the device: which rows, and which draw of them.
 
-Everything is a pure function of (seed, sample, draw), where the draw follows from the epoch: a
-resumed run, or one on another number of processes, sees the same timesteps, noise, latents and
+Everything is a pure function of (seed, sample, draw), where the draw is how often the sample has come
+before: a resumed run, or one on another number of processes, sees the same timesteps, noise, latents and
 dropped captions (tglo.cache.drawer).
 """
 
@@ -94,10 +94,11 @@ class Batches:
         return read
 
     def _read(self, step: int, micro: int) -> _Read:
-        numbers, epoch = self.sampler.batch(step + self.shift, micro, self.rank)
-        draw_index, samples = self.drawer.rule.draw_index(int(epoch)), self.samples
-        units = samples.units[np.asarray(numbers, dtype=np.int64)]
+        numbers, draws = self.sampler.batch(step + self.shift, micro, self.rank)
+        samples = self.samples
+        units = samples.units[numbers]
         order = units.T.reshape(-1)  # of pairs all winners, then all losers
+        draw_index = self.drawer.rule.draw_index(torch.from_numpy(np.tile(draws, units.shape[1])))
         first = np.tile(units[:, 0], units.shape[1])  # a pair shares the winner's draw
         ids = [samples.ids[row] for row in order]
         labels, errors = samples.labels[torch.from_numpy(order)], None

@@ -107,6 +107,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     if processes.rank() == 0:
         scores, prompts = data.manifest.scores(), data.manifest.prompts()
         log.info("%s", describe(scores, threshold, config.objective.confidence, prompts))
+        data.sampler.report(config.optimizer.steps)
 
     family = processes.together(lambda: _family(config, device, data.cache, data.errors))
     copy = frozen_copy(family.denoiser) if mode == "copy" else None
