@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,9 +19,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published sets, of which 2 (of HPSv2: 2 of each style) are expected here."""
     counts = {"pickapic": 2, "parti": 2, "hpsv2": 8}
     for name, count in counts.items():
-        monkeypatch.setitem(
-            prompts.PUBLISHED, name, prompts.Published(count, prompts.PUBLISHED[name].read)
-        )
+        published = dataclasses.replace(prompts.PUBLISHED[name], count=count)
+        monkeypatch.setitem(prompts.PUBLISHED, name, published)
     monkeypatch.setattr(prompts, "HPSV2_EACH", 2)
 
 
@@ -63,14 +63,30 @@ def test_hpsv2_takes_its_four_files(small: None, tmp_path: Path) -> None:
     assert loaded.categories == tuple(s for s in prompts.HPSV2_STYLES for _ in range(2))
 
 
-def test_pickapic_takes_distinct_captions(small: None, tmp_path: Path) -> None:
+def test_hpsv2_counts_every_entry(small: None, tmp_path: Path) -> None:
+    """Published averages go over all entries, those that repeat a prompt too."""
+    for style in prompts.HPSV2_STYLES:
+        (tmp_path / f"{style}.json").write_text(json.dumps(["a cat", f"{style} 2"]))
+    loaded = load_prompts("hpsv2", tmp_path)
+    assert len(loaded.prompts) == len(loaded.categories) == 8
+    assert loaded.prompts.count("a cat") == 4
+    assert loaded.categories[::2] == prompts.HPSV2_STYLES
+
+
+def test_pickapic_takes_distinct_captions(
+    small: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number, captions in enumerate((["a cat", "a dog"], ["a dog"])):
         table = pa.table({"caption": captions, "jpg_0": [b"image"] * len(captions)})
         parquet.write_table(table, tmp_path / f"test-{number}.parquet")
     assert load_prompts("pickapic", tmp_path) == PromptSet("pickapic", ("a cat", "a dog"))
     (tmp_path / "test.csv").write_text("caption,label_0\na cat,1\na cat,0\na dog,1\na cow,1\n")
-    with pytest.raises(ValueError, match="has 3 prompts, 1 more than the 2 of pickapic"):
-        load_prompts("pickapic", tmp_path / "test.csv")
+    assert not caplog.messages
+    assert len(load_prompts("pickapic", tmp_path / "test.csv").prompts) == 3
+    assert "has 3 prompts, 1 more than the 2 of pickapic" in caplog.text
+    parquet.write_table(pa.table({"caption": [""]}), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="has 0 prompts, 2 fewer than the 2 of pickapic"):
+        load_prompts("pickapic", tmp_path / "none.parquet")
     parquet.write_table(pa.table({"prompt": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="no column 'caption'"):
         load_prompts("pickapic", tmp_path / "other.parquet")

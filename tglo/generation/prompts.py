@@ -2,24 +2,29 @@
 
     name       prompts  file
     pickapic       424  test split of yuvalkirstain/pickapic_v2: a Parquet file or a folder of them
-                        (or CSV, JSON lines) with the column caption; its distinct captions
+                        (or CSV, JSON lines) with the column caption; its distinct captions (copies
+                        of the split differ: one has 487)
     parti        1,632  PartiPrompts.tsv of github.com/google-research/parti; Category
     hpsv2        3,200  folder with anime.json, concept-art.json, paintings.json and photo.json of
-                        the data set zhwang/HPDv2, 800 each; the file's name is the category
+                        the data set zhwang/HPDv2, 800 each; the file's name is the category. 28 of
+                        them repeat another's prompt and count all the same
 
 The counts are those of arXiv 2605.04653. A set of another size is refused under these names, so that
-no number is compared with a published one that was measured on something else.
+no number is compared with a published one that was measured on something else; of pickapic, of which
+there is no one file, the log warns instead.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("tglo")
 HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
 HPSV2_EACH = 800
 COLUMNS = ("prompt", "caption", "text")
@@ -27,7 +32,9 @@ COLUMNS = ("prompt", "caption", "text")
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Distinct prompts under a name; categories has one for each prompt, or is empty."""
+    """Prompts under a name, distinct unless the set is published with repeated ones; categories has one
+    for each prompt, or is empty.
+    """
 
     name: str
     prompts: tuple[str, ...]
@@ -36,31 +43,46 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class Published:
-    """A published set: how many prompts it has, and (path) -> (prompt, category) pairs."""
+    """A published set: how many prompts it has, (path) -> (prompt, category) pairs, and whether its copies
+    differ in number.
+    """
 
     count: int
     read: Callable[[Path], list[tuple[str, str]]]
+    varies: bool = False
 
 
 def load_prompts(name: str, path: Path) -> PromptSet:
     """Load the set `name`: one of PUBLISHED, of which the count is checked, or a file of your own.
 
-    A prompt that a file repeats is taken once. Raises ValueError for a missing file or column, a
-    file without prompts, and a published set of another count.
+    A prompt that a file of your own repeats is taken once; a published set is taken entry by entry, as
+    its published averages are. Raises ValueError for a missing file or column, a file without
+    prompts, and a published set of another count; of one whose copies differ the log warns.
     """
     published = PUBLISHED.get(name)
-    pairs = read_pairs(path) if published is None else published.read(path)
-    if published is not None and len(pairs) != published.count:
-        raise ValueError(
-            f"{path} has {len(pairs)} prompts, {abs(published.count - len(pairs))} "
-            f"{'fewer' if len(pairs) < published.count else 'more'} than the {published.count} of "
-            f"{name}; get the published file, or give yours another name than {name}"
-        )
-    distinct: dict[str, str] = {}
-    for prompt, category in pairs:
-        distinct.setdefault(prompt, category)
-    categories = tuple(distinct.values()) if all(distinct.values()) else ()
-    return PromptSet(name, tuple(distinct), categories)
+    if published is None:
+        distinct: dict[str, str] = {}
+        for prompt, category in read_pairs(path):
+            distinct.setdefault(prompt, category)
+        pairs = list(distinct.items())
+    else:
+        pairs = published.read(path)
+        _check_count(name, path, published, len(pairs))
+    prompts, categories = zip(*pairs, strict=True)
+    return PromptSet(name, prompts, categories if all(categories) else ())
+
+
+def _check_count(name: str, path: Path, published: Published, found: int) -> None:
+    if found == published.count:
+        return
+    more = "fewer" if found < published.count else "more"
+    text = (
+        f"{path} has {found} prompts, {abs(published.count - found)} {more} than the "
+        f"{published.count} of {name}"
+    )
+    if found == 0 or not published.varies:
+        raise ValueError(f"{text}; get the published file, or give yours another name than {name}")
+    log.warning("%s in arXiv 2605.04653: copies differ, so compare only numbers of one copy", text)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -149,7 +171,7 @@ def _hpsv2(path: Path) -> list[tuple[str, str]]:
 
 
 PUBLISHED = {
-    "pickapic": Published(424, _pickapic),
+    "pickapic": Published(424, _pickapic, varies=True),
     "parti": Published(1632, _parti),
     "hpsv2": Published(4 * HPSV2_EACH, _hpsv2),
 }
