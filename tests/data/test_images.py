@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import io
+import resource
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
+from tglo.data.errors import ImageError
 from tglo.data.images import cover_and_crop, decode_image, to_tensor
 
 RANDOM = np.random.default_rng(0)
@@ -76,6 +80,30 @@ def test_no_resampling_where_only_the_crop_is_needed():
     assert crop == (0, 4) and torch.equal(pixels, expected)
 
 
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 4000)])
+def test_a_thin_image_takes_no_gigabytes(size):
+    """A row of 5,000 pixels would be 5,120,000 pixels wide and 1,024 high: 11 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels, crop, original = fit_to_bucket(smooth_image(*size), (1024, 1024))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert pixels.shape == (3, 1024, 1024) and original == size
+    assert max(crop) == (round(max(size) * 1024 / min(size)) - 1024) // 2 and min(crop) == 0
+    assert grown < 200_000  # KiB
+
+
+@pytest.mark.parametrize("size", [(40, 1300), (900, 30), (33, 32 * 40)])
+def test_the_crop_of_a_thin_image_is_that_of_the_whole(size):
+    image = random_image(*size)
+    found, crop, _ = cover_and_crop(image, (32, 32))
+    scale = 32 / min(size)
+    height, width = (max(32, round(side * scale)) for side in size)
+    whole = image.resize((width, height), Image.Resampling.LANCZOS)
+    top, left = crop
+    expected = np.asarray(whole.crop((left, top, left + 32, top + 32)), dtype=int)
+    assert width * height > 16 * 32 * 32
+    assert np.abs(np.asarray(found, dtype=int) - expected).max() <= 1
+
+
 def test_downscaling_is_antialiased():
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -122,6 +150,60 @@ def test_jpeg_and_webp_decode():
     for kind in ("JPEG", "WEBP"):
         image = decode_image(encoded(smooth_image(16, 24), kind))
         assert image.size == (24, 16) and image.mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black", "black")]
+    image = decode_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert image.size == (16, 16) and np.asarray(image).min() > 250
+
+
+def test_avif_decodes():
+    image = decode_image(encoded(smooth_image(32, 48), "AVIF", quality=95))
+    assert image.size == (48, 32) and image.mode == "RGB"
+    expected = np.asarray(smooth_image(32, 48), dtype=int)
+    assert np.abs(np.asarray(image, dtype=int) - expected).mean() < 4
+
+
+def test_formats_that_are_not_read_are_named():
+    box = b"\0\0\0\x18ftyp%s" + bytes(64)
+    with pytest.raises(ImageError, match="HEIC is not read; convert it to PNG, JPEG, WebP or AVIF"):
+        decode_image(box % b"heic")
+    if not features.check("avif"):
+        with pytest.raises(ImageError, match="AVIF, which this Pillow was built without"):
+            decode_image(box % b"avif")
+    with pytest.raises(ImageError, match="no known image format"):
+        decode_image(b"%PDF-1.4")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_text_in_a_png_may_be_long(compressed, after):
+    """Prompts and workflows are written there; the pixels are what they are."""
+    image = random_image(8, 8)
+    text = PngInfo()
+    long = b"x" * 2**21
+    kind, content = (b"zTXt", b"\0" + zlib.compress(long)) if compressed else (b"tEXt", long)
+    text.add(kind, b"workflow\0" + content, after_idat=after)
+    text.add_itxt("prompt", "y" * 2**21, zip=compressed)
+    decoded = decode_image(encoded(image, pnginfo=text))
+    assert np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+def test_the_orientation_survives_long_text():
+    text, exif = PngInfo(), Image.Exif()
+    text.add_text("workflow", "x" * 2**21, zip=True)
+    exif[0x0112] = 6
+    assert decode_image(encoded(smooth_image(16, 32), exif=exif, pnginfo=text)).size == (16, 32)
+
+
+def test_a_cut_png_with_long_text_is_still_refused():
+    text = PngInfo()
+    text.add_text("workflow", "x" * 2**21, zip=True)
+    data = encoded(random_image(64, 64), pnginfo=text)
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(data[:-3000])
 
 
 def test_a_bucket_has_a_size():
