@@ -27,6 +27,7 @@ PACKAGES = (
     ("triton", ">=3.6", "torch.compile and the Triton kernels on a GPU", ""),
     ("diffusers", ">=0.42,<0.43", "model families", "train"),
     ("transformers", ">=5.17,<6", "text encoders and reward models", "train"),
+    ("ftfy", ">=6.3,<7", "prompts of the rewards hpsv2 and clip", "rewards"),
     ("peft", ">=0.21,<0.22", "LoRA", "train"),
     ("deepspeed", ">=0.19.8,<0.20", "training on several processes", "train"),
     ("xformers", ">=0.0.35", "another attention on a GPU; optional", "xformers"),

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import html
+import re
+
+import ftfy
 import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizer
@@ -9,6 +13,45 @@ from tests.rewards import published
 from tests.rewards.original_preprocessing import crop_of_shorter_side
 from tests.rewards.originals import LinearHead
 from tglo.rewards import load_scorer
+from tglo.rewards.clip import clean
+
+
+# What OpenAI's and open_clip's simple_tokenizer.py do before they lower the case.
+def original_clean(text: str) -> str:
+    text = ftfy.fix_text(text)
+    text = html.unescape(html.unescape(text))
+    return re.sub(r"\s+", " ", text.strip()).strip()
+
+
+PROMPTS = [
+    "plain words",
+    " it\u2019s \u201ca\u201d b &amp;amp; c\n",
+    "\uff41 \uff23\uff21\uff34",  # fullwidth
+    "a \ufb01ne \ufb02ower",  # ligatures
+    "bell\x07 and \x1b[31mred\x1b[0m",  # control characters
+    "caf\u00c3\u00a9 \u00e2\u20ac\u201dnight",  # UTF-8 that was read as Latin 1
+    "&lt;b&gt; &#39;x&#39; &eacute; <a &amp; b>",
+    "tabs\tand\r\nlines  two blanks\u00a0\u3000wide",
+    "e\u0301 decomposed",
+    "\ufeffmark \u2026 \u2014 \U0001f600",
+    "",
+    "   ",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_prompts_are_cleaned_as_by_the_originals(prompt):
+    assert clean([prompt]) == [original_clean(prompt)]
+
+
+def test_what_the_cleaning_is_for():
+    assert clean(PROMPTS[1:6]) == [
+        'it\'s "a" b & c',
+        "a CAT",
+        "a fine flower",
+        "bell and red",
+        "caf\u00e9 \u2014night",
+    ]
 
 
 def test_the_clip_score_is_a_hundred_times_the_cosine(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ftfy
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,9 +20,6 @@ from tglo.rewards.weights import WEIGHTS, Part, clip_model, clip_tokenizer, load
 
 VIT_L = "openai/clip-vit-large-patch14"
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the base of PickScore and HPSv2
-
-_QUOTES = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u02bc"), "'")
-_QUOTES |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"')
 
 
 class ClipReward(RewardModel):
@@ -145,12 +143,12 @@ class Aesthetic(ClipReward):
 
 
 def clean(prompts: list[str]) -> list[str]:
-    """Clean prompts as the tokenizers of openai/CLIP and open_clip do.
-
-    HTML entities are replaced twice and typographic quotes by plain ones. The tokenizers' repair of
-    wrongly decoded text (ftfy) is left out.
+    """Clean prompts as the tokenizers of openai/CLIP and open_clip do: ftfy repairs wrongly decoded text,
+    plain characters take the place of typographic quotes, ligatures, fullwidth forms and control
+    characters, HTML entities are replaced twice, and white space is one blank.
     """
-    return [html.unescape(html.unescape(p.translate(_QUOTES))).strip() for p in prompts]
+    plain = (html.unescape(html.unescape(ftfy.fix_text(prompt))) for prompt in prompts)
+    return [" ".join(text.split()) for text in plain]
 
 
 def _unit(features: Tensor) -> Tensor:
