@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from tests.data.test_manifest import add, png
-from tglo.data.errors import ManifestError
+from tglo.data.errors import ImageError, ManifestError
 from tglo.data.manifest import read_manifest
 
 
@@ -73,3 +73,18 @@ def test_the_members_of_a_key_may_lie_apart(tmp_path):
 def test_files_without_a_key_are_no_samples(tmp_path):
     names = ("README", ".DS_Store", "._1.png", "a/._1.txt", "1.png", "1.txt")
     assert [row.image for row in read(pack(tmp_path / "x.tar", *names))] == ["x.tar#1.png"]
+
+
+def test_the_cap_on_bytes_holds_inside_of_tars_and_arrow_files(tmp_path):
+    manifest = read(pack(tmp_path / "x.tar", "1.png", "1.txt"))
+    with pytest.raises(ImageError, match=r"bytes are above the cap of 10 \(max_bytes\)"):
+        manifest.open_image(manifest.rows[0], max_bytes=10)
+    datasets = pytest.importorskip("datasets")
+    kinds = {"prompt": datasets.Value("string"), "image": datasets.Image()}
+    table = {"prompt": ["a"], "image": [{"bytes": png(9), "path": None}]}
+    saved = datasets.Dataset.from_dict(table, features=datasets.Features(kinds))
+    saved.save_to_disk(tmp_path / "saved")
+    manifest = read(tmp_path / "saved")
+    assert manifest.open_image(manifest.rows[0]) == png(9)
+    with pytest.raises(ImageError, match=r"bytes are above the cap of 10 \(max_bytes\)"):
+        manifest.open_image(manifest.rows[0], max_bytes=10)
