@@ -25,13 +25,13 @@ from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tglo.cache.build import build_cache
 from tglo.cache.format import fingerprint_of
 from tglo.cache.latents import LatentCache
-from tglo.cache.sealed import write_sealed
 from tglo.data.containers import ImageStore
 from tglo.data.errors import CacheError, ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import read_manifest
 from tglo.data.roots import Root
 from tglo.data.sampler import BatchSampler
+from tglo.files.sealed import write_sealed
 from tglo.threshold.frozen import describe, estimate
 
 SETTINGS = {"resolution": 32, "shard_size": 6, "batch_size": 4, "progress": False}

@@ -25,12 +25,11 @@ from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceErrors
 from tglo.cache.reference_build import build_reference_errors
-from tglo.cache.sealed import write_sealed
 from tglo.cache.verify import Verification
-from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest
-from tglo.files import DiskFull, write_json
+from tglo.files import DamagedFile, DiskFull, write_json
+from tglo.files.sealed import write_sealed
 
 REFUSED = (CacheError, DamagedFile)
 

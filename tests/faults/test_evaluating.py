@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tglo import cli, models
-from tglo.damaged import DamagedFile
 from tglo.evaluate.run import evaluate
 from tglo.evaluate.settings import Evaluation
-from tglo.files import DiskFull, locked
+from tglo.files import DamagedFile, DiskFull, locked
 from tglo.settings import SamplingOptions
 
 

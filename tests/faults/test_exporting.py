@@ -22,8 +22,9 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
     sdxl,
     write_toml,
 )
-from tglo import cli, leftovers
+from tglo import cli
 from tglo.cache.make import build
+from tglo.files import leftovers
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tglo import cli, models
 from tglo.cache.make import build
-from tglo.damaged import DamagedFile
+from tglo.files import DamagedFile
 from tglo.models import folder
 from tglo.models.registry import skeleton_of
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from tglo import files
-from tglo.damaged import DamagedFile, reading
+from tglo.files import DamagedFile, reading, writing
 
 OLD, NEW = {"a": "old", "inner/b": "old"}, {"a": "new", "inner/c": "new"}
 
@@ -46,10 +46,10 @@ class Disk:
 
             return changed
 
-        monkeypatch.setattr(files.os, "open", named)
-        monkeypatch.setattr(files.os, "fsync", record(fsync, "flush"))
-        monkeypatch.setattr(files.os, "replace", record(replace, "rename"))
-        monkeypatch.setattr(files.shutil, "rmtree", record(rmtree, "remove"))
+        monkeypatch.setattr(writing.os, "open", named)
+        monkeypatch.setattr(writing.os, "fsync", record(fsync, "flush"))
+        monkeypatch.setattr(writing.os, "replace", record(replace, "rename"))
+        monkeypatch.setattr(writing.shutil, "rmtree", record(rmtree, "remove"))
 
 
 def fill(folder: Path, content: dict[str, str]) -> None:
@@ -152,7 +152,7 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_name(
             raise OSError("No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(writing.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         with files.writing_folder(tmp_path / "x", overwrite=True) as temporary:
             fill(temporary, NEW)

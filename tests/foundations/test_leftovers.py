@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tglo import leftovers
-from tglo.files import writing_folder
-from tglo.leftovers import remove_leftovers
+from tglo.files import claim_folder, leftovers, remove_leftovers, writing_folder
+from tglo.files.leftovers import temporary_file
 
 WRITER = """
 import sys, time
@@ -91,3 +90,13 @@ def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> N
             (first / "a").write_text("first")
     assert (tmp_path / "export/a").read_text() == "first"
     assert os.listdir(tmp_path) == ["export"]
+
+
+def test_a_file_of_a_dead_process_goes_when_its_folder_is_claimed(tmp_path: Path) -> None:
+    with temporary_file(tmp_path / "alive.json") as alive:
+        dead = tmp_path / f".dead.json.{leftovers.MACHINE}-0123456789abcdef.tmp"
+        dead.write_text("half")
+        alive.write_text("whole")
+        claim_folder(tmp_path / "settings.json", {"a": "1"})
+        assert alive.read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -23,8 +23,8 @@ from tests.train.test_loop import final_weights, metrics
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build, build_reference, wait_for_latents
 from tglo.cache.reference_build import ReferenceReport
-from tglo.cache.sealed import write_sealed
 from tglo.files import sha256_file
+from tglo.files.sealed import write_sealed
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.train.test_checkpoint import found_step, save, write
-from tglo.damaged import DamagedFile
-from tglo.files import sha256_file
+from tglo.files import DamagedFile, sha256_file
 from tglo.train import checkpoint_manifest as manifest
 from tglo.train.checkpoint import Checkpoints, newest
 from tglo.train.checkpoint_manifest import FILE, Entry, read

@@ -12,8 +12,8 @@ from safetensors.numpy import load
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS, Quarantined
 from tglo.cache.shards import check_file, checked_entries, parse_name, read_last
-from tglo.damaged import reading
 from tglo.data.buckets import Size
+from tglo.files import reading
 
 KIND, REMEDY = "latent cache", "run `tglo cache` again"
 _SAMPLES = ("sample_id", "shard", "bucket", "position", "original", "crop", "text")

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS
-from tglo.cache.sealed import write_sealed
 from tglo.cache.shards import entry, write_tensors
 from tglo.cache.work import Finished
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
+from tglo.files import write_sealed
 
 
 def complete_cache(

@@ -21,10 +21,10 @@ from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
 from tglo.cache.sources import Sources
-from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
+from tglo.files import DamagedFile
 from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint
 from tglo.models.execution.attention import check_place, set_backend

@@ -33,8 +33,8 @@ from tglo.cache.shards import (
     checked_entries,
     read_last,
 )
-from tglo.damaged import reading
 from tglo.data.errors import CacheError
+from tglo.files import reading
 
 FORMAT = "tglo.reference"
 VERSIONS = (1, 2)

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import FORMAT, LAST, VERSIONS, ReferenceErrors
-from tglo.cache.sealed import write_sealed
 from tglo.cache.shards import Shard, entry
 from tglo.cache.work import Finished, Job, Made, ShardReport, make_shards
-from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
+from tglo.files import DamagedFile, write_sealed
 
 ErrorsOf = Callable[[list[int], Tensor], Tensor]
 """(sample ids of one bucket, their draw indices (B,) int64) -> mean square errors (B,) float64."""

@@ -21,10 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tglo.cache.format import FINGERPRINT
-from tglo.cache.sealed import read_sealed, write_sealed
-from tglo.damaged import DamagedFile
 from tglo.data.errors import CacheError
-from tglo.files import claim_folder, differences, disk_space, flush, sha256_file
+from tglo.files import (
+    DamagedFile,
+    claim_folder,
+    differences,
+    disk_space,
+    flush,
+    read_sealed,
+    sha256_file,
+    write_sealed,
+)
 
 COMMANDS = {"tglo.cache": "tglo cache", "tglo.reference": "tglo cache --reference"}
 KINDS = {"tglo.cache": "latent cache", "tglo.reference": "cache of reference errors"}
@@ -193,7 +200,8 @@ def read_last(path: Path, form: str, versions: Sequence[int]) -> dict[str, Any]:
     if not path.is_file():
         state = "is not complete" if (folder / FINGERPRINT).is_file() else "is not a cache"
         raise CacheError(f"{folder} {state} (no {path.name}); run `{command}`, it resumes")
-    content = read_sealed(path, KINDS[form], f"run `{command}` again")
+    remedy = f"run `{command}` again"
+    content = read_sealed(path, KINDS[form], remedy, lambda found: found.get("version") == 1)
     if content.get("format") != form:
         raise CacheError(
             f"{path} does not belong to a {KINDS[form]}: give the folder that `{command}` made"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tglo.damaged import DamagedFile, reading
+from tglo.files import DamagedFile, reading
 
 
 class ManifestError(ValueError):
@@ -25,7 +25,7 @@ class CacheError(ValueError):
 def reading_manifest(
     path: str | os.PathLike[str], kind: str, remedy: str = "copy it again"
 ) -> Iterator[None]:
-    """`tglo.damaged.reading` for a file of a manifest: what its parser raises becomes a ManifestError.
+    """`tglo.files.damaged.reading` for a file of a manifest: what its parser raises becomes a ManifestError.
 
     The body does nothing but parse. A missing file is a ManifestError too.
     """

@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tglo import models
-from tglo.damaged import reading
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
 from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Evaluation
-from tglo.files import read_json, write_json
+from tglo.files import read_json, reading, write_json
 from tglo.generation.generate import generate_images
 from tglo.models import lora_files
 from tglo.rewards import load_scorer, score_manifest

@@ -21,10 +21,9 @@ from tqdm import tqdm
 from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
-from tglo.files import claim_folder, disk_space, locked
+from tglo.files import claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, publish_images
 from tglo.generation.prompts import read_prompts
-from tglo.leftovers import remove_leftovers
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
 from tglo.settings import IMAGES, SamplingOptions, check_limits

@@ -15,8 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from safetensors import safe_open
 
-from tglo.damaged import reading
-from tglo.files import read_json
+from tglo.files import read_json, reading
 
 INDEX = "model_index.json"
 REMEDY = "download or export the model again"

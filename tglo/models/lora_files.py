@@ -11,8 +11,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from diffusers.utils import convert_state_dict_to_diffusers, logging
 from safetensors import safe_open
 
-from tglo.damaged import reading
-from tglo.files import write_tensors
+from tglo.files import reading, write_tensors
 from tglo.models import lora
 
 

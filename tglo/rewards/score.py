@@ -17,12 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from tglo.damaged import reading
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.files import read_json, write_json
+from tglo.files import read_json, reading, write_json
 
 log = logging.getLogger("tglo")
 

@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tglo.damaged import reading
-from tglo.files import read_json, write_json
+from tglo.files import read_json, reading, write_json
 from tglo.objectives import OBJECTIVES
 from tglo.stopping import Stopped
 from tglo.sweep import report

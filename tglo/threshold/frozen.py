@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tglo.damaged import reading
-from tglo.files import read_json, write_json
+from tglo.files import read_json, reading, write_json
 from tglo.threshold.statistics import (
     as_scores,
     contrast_from,

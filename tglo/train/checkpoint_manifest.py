@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from tglo import __version__
-from tglo.damaged import DamagedFile, reading
-from tglo.files import sha256_file
+from tglo.files import DamagedFile, reading, sha256_file
 
 FILE = "manifest.json"
 KIND, REMEDY = "checkpoint", "go on from an older one"

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from tglo.damaged import reading
+from tglo.files import reading
 from tglo.redaction import redacted_plain, refuse_url
 from tglo.settings import nearest
 from tglo.train.config import TrainConfig

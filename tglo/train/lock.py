@@ -9,8 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tglo.files import locked
-from tglo.leftovers import remove_leftovers
+from tglo.files import locked, remove_leftovers
 from tglo.stopping import Stopped
 from tglo.train import processes
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tglo.cache.verify import Verification
-from tglo.damaged import reading
-from tglo.files import need_free, read_json, write_json
+from tglo.files import need_free, read_json, reading, write_json
 from tglo.objectives.micro_batch import BatchIds
 from tglo.train import export as exporting
 from tglo.train import processes, resume

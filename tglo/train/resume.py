@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from tglo.damaged import DamagedFile
+from tglo.files import DamagedFile
 from tglo.train import processes
 from tglo.train.config_files import to_plain, with_moved_keys
 from tglo.train.earlier import set_aside

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tglo.damaged import reading
+from tglo.files import reading
 
 SECTIONS = ("model", "data", "objective", "optimizer", "engine")
 

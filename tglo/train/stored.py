@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tglo.damaged import DamagedFile, read_tensors
-from tglo.files import read_json
+from tglo.files import DamagedFile, read_json, read_tensors
 
 KIND, REMEDY = (
     "part of this run's checkpoint",

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.train.conftest import write_toml
 from tests.train.test_checkpoint_manifest import reseal
 from tests.train.test_distributed import WORKER, finish, start
-from tglo.damaged import DamagedFile
+from tglo.files import DamagedFile
 from tglo.train import TrainConfig
 from tglo.train.checkpoint import newest
 from tglo.train.engines.deepspeed_files import check_tree

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.train.test_loop import assert_same, final_weights, metrics
-from tglo.damaged import DamagedFile
+from tglo.files import DamagedFile
 from tglo.train import TrainConfig, train
 from tglo.train.config import OptimizerConfig
 from tglo.train.engines.optimizers import (

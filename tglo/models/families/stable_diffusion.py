@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from tglo.damaged import reading
+from tglo.files import reading
 from tglo.models.families.base import Family
 from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.folder import REMEDY, read_config, understood

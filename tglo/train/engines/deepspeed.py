@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tglo.damaged import reading
 from tglo.devices import DTYPES
+from tglo.files import reading
 from tglo.train import processes, stored
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tglo.damaged import reading
-from tglo.files import flush
+from tglo.files import flush, reading
 from tglo.train import stored
 
 

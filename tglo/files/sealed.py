@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tglo.damaged import reading
-from tglo.files import write_json
+from tglo.files.damaged import reading
+from tglo.files.writing import write_json
 
 _SEAL = "seal"
 
@@ -24,13 +24,21 @@ def seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_sealed(path: Path, kind: str, remedy: str) -> dict[str, Any]:
-    """Read JSON content; DamagedFile unless it has its own checksum. Format 1 had none."""
+def read_sealed(
+    path: Path,
+    kind: str,
+    remedy: str,
+    may_lack_it: Callable[[dict[str, Any]], bool] = lambda content: False,
+) -> dict[str, Any]:
+    """Read JSON content; DamagedFile unless it has its own checksum.
+
+    may_lack_it: says of content without a checksum whether it is of a version that had none.
+    """
     with reading(path, kind, remedy):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise TypeError
         found = content.pop(_SEAL, None)
-        if found != seal(content) and not (found is None and content.get("version") == 1):
+        if found != seal(content) and not (found is None and may_lack_it(content)):
             raise ValueError("its content differs from its checksum")
         return content

@@ -6,10 +6,12 @@ another kind or one that lacks an entry, becomes "PATH is damaged or no KIND (ca
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +41,14 @@ def reading(path: str | os.PathLike[str], kind: str, remedy: str) -> Iterator[No
         elif isinstance(error, (AttributeError, IndexError, TypeError)):
             cause = "its content has another form"
         raise DamagedFile(f"{path} is damaged or no {kind} ({cause}): {remedy}") from error
+
+
+def read_json(
+    path: str | os.PathLike[str], kind: str = "JSON file", remedy: str = "make it again"
+) -> Any:
+    """Read JSON; DamagedFile, a ValueError, when it is torn or is not JSON at all."""
+    with reading(path, kind, remedy):
+        return json.loads(Path(path).read_bytes())
 
 
 def read_tensors(

@@ -1,7 +1,8 @@
-"""Temporary folders beside their final place, which no kill leaves there for ever.
+"""Temporary files and folders beside their final place, which no kill leaves there for ever.
 
 Each is named `.NAME.MACHINE-TOKEN.tmp` and locked by the process that fills it; the lock ends with
-that process. Whoever writes to the same name next removes what dead processes left. On a shared disk
+that process. Whoever fills a folder for the same name next, or claims the folder that it lies in,
+removes what dead processes left. On a shared disk
 the lock of another machine may not be seen, so what another machine made (or this one before it was
 started again) goes only when nothing in it has changed for a day.
 """
@@ -17,7 +18,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     ones for that name are removed first.
     """
     remove_leftovers(path.parent, path.name)
-    folder, handle = _make(path)
+    folder, handle = _make(path, Path.mkdir)
     try:
         yield folder
     finally:
@@ -51,24 +52,37 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a new file beside `path`, removed at the end unless it was renamed."""
+    file, handle = _make(path, lambda new: new.touch(exist_ok=False))
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary folders in `folder` (those for `name` alone, if given) of dead processes."""
+    """Remove the temporary files and folders in `folder` (those for `name` alone, if given) of dead
+    processes.
+    """
     pattern = "*" if name is None else glob.escape(name)
     for leftover in folder.glob(f".{pattern}.*.tmp"):
-        if leftover.is_dir() and not leftover.is_symlink():
+        if not leftover.is_symlink():
             with suppress(OSError):  # another process is removing it
                 _remove_if_dead(leftover)
 
 
-def _make(path: Path) -> tuple[Path, int]:
+def _make(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
-        folder = path.with_name(f".{path.name}.{MACHINE}-{secrets.token_hex(8)}.tmp")
-        folder.mkdir()
+        made = path.with_name(f".{path.name}.{MACHINE}-{secrets.token_hex(8)}.tmp")
+        create(made)
         # Between these lines another process may take it for a leftover, lock it and remove it.
         with suppress(FileNotFoundError):
-            handle = os.open(folder, os.O_RDONLY)
-            if _lock(handle) is not False and folder.exists():
-                return folder, handle
+            handle = os.open(made, os.O_RDONLY)
+            if _lock(handle) is not False and made.exists():
+                return made, handle
             os.close(handle)
 
 
@@ -90,11 +104,14 @@ def _remove_if_dead(leftover: Path) -> None:
         ours = told is not None and told[1] == MACHINE
         free = _lock(handle)
         if (ours and free) or (free is not False and _age(leftover) > DEAD_AFTER):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
     finally:
         os.close(handle)
 
 
-def _age(folder: Path) -> float:
-    """Return the seconds since the last change of anything in a folder."""
-    return time.time() - max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
+def _age(path: Path) -> float:
+    """Return the seconds since the last change of a file, or of anything in a folder."""
+    return time.time() - max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))

@@ -11,17 +11,13 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from tglo.damaged import reading
-from tglo.leftovers import temporary_folder
+from tglo.files.leftovers import temporary_file, temporary_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,15 +67,11 @@ def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Ite
     needed: bytes, for the message of a DiskFull.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with disk_space(path, needed):
-            yield temporary
-            flush(temporary)
-            os.replace(temporary, path)
-            flush(path.parent)  # the rename itself lives in the folder
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_space(path, needed), temporary_file(path) as temporary:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)  # the rename itself lives in the folder
 
 
 @contextmanager
@@ -178,72 +170,6 @@ def _sort_metadata(path: Path) -> None:
             if len(text) <= size:  # padded with spaces, as the format allows
                 file.seek(8)
                 file.write(text.ljust(size))
-
-
-def read_json(
-    path: str | os.PathLike[str], kind: str = "JSON file", remedy: str = "make it again"
-) -> Any:
-    """Read JSON; DamagedFile, a ValueError, when it is torn or is not JSON at all."""
-    with reading(path, kind, remedy):
-        return json.loads(Path(path).read_bytes())
-
-
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path` inside the block; ValueError(busy) if another process has it.
-
-    The lock ends with its process, also after a kill; the file stays.
-    """
-    lock = FileLock(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(busy) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False) -> None:
-    """Bind the folder of the file `path` to settings: write them there, or compare them with it.
-
-    settings: JSON values by name. alone: refuse a folder that holds other files but no settings.
-    Raises ValueError naming each setting that differs, with both values.
-    """
-    folder = path.parent
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    foreign = alone and any(not entry.name.startswith(".") for entry in folder.iterdir())
-    if not path.is_file():  # asked after the listing: another rank may be claiming it right now
-        if foreign:
-            raise ValueError(
-                f"{folder} holds files but no {path.name}; give an empty or a new folder"
-            )
-        write_json(path, dict(settings))
-        return
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} does not hold settings; give another folder")
-    # What only the folder has differs too: a cache with markers is not one without.
-    extra = {name: "nothing" for name in found if name not in settings}
-    differing = differences(found, {**settings, **extra})
-    if differing:
-        raise ValueError(
-            f"{folder} belongs to other settings: {differing}. Give another folder, "
-            "go back to those settings, or remove that folder"
-        )
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Name each wanted setting that was found otherwise, with both values; "" if there is none."""
-    return "; ".join(
-        f"{name} is {found.get(name, 'nothing')!r} there and {value!r} here"
-        for name, value in wanted.items()
-        if found.get(name, "nothing") != value
-    )
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -1,0 +1,75 @@
+"""Folders that belong to someone: to a process by a lock, to settings by a file that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tglo.files.damaged import read_json
+from tglo.files.leftovers import remove_leftovers
+from tglo.files.writing import write_json
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path` inside the block; ValueError(busy) if another process has it.
+
+    The lock ends with its process, also after a kill; the file stays.
+    """
+    lock = FileLock(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False) -> None:
+    """Bind the folder of the file `path` to settings: write them there, or compare them with it.
+
+    What killed processes left there half-written is removed.
+
+    settings: JSON values by name. alone: refuse a folder that holds other files but no settings.
+    Raises ValueError naming each setting that differs, with both values.
+    """
+    folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    foreign = alone and any(not entry.name.startswith(".") for entry in folder.iterdir())
+    if not path.is_file():  # asked after the listing: another rank may be claiming it right now
+        if foreign:
+            raise ValueError(
+                f"{folder} holds files but no {path.name}; give an empty or a new folder"
+            )
+        write_json(path, dict(settings))
+        return
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} does not hold settings; give another folder")
+    # What only the folder has differs too: a cache with markers is not one without.
+    extra = {name: "nothing" for name in found if name not in settings}
+    differing = differences(found, {**settings, **extra})
+    if differing:
+        raise ValueError(
+            f"{folder} belongs to other settings: {differing}. Give another folder, "
+            "go back to those settings, or remove that folder"
+        )
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Name each wanted setting that was found otherwise, with both values; "" if there is none."""
+    return "; ".join(
+        f"{name} is {found.get(name, 'nothing')!r} there and {value!r} here"
+        for name, value in wanted.items()
+        if found.get(name, "nothing") != value
+    )
