@@ -11,6 +11,7 @@ from typing import Any
 from examples.study import data, plan, runs
 from examples.study.plan import Size
 from tglo.files import read_json, sha256_file, write_json
+from tglo.models import family_of
 from tglo.models.fingerprint import model_digest
 from tglo.shapes import BASE, reader, scenes
 
@@ -30,7 +31,7 @@ def fingerprint(size: Size) -> dict[str, str]:
         **{key: str(value) for key, value in plan.DEFAULTS.items()},
         "caption_dropout": str(data.CAPTION_DROPOUT),
         "objectives": json.dumps({name: m.objective for name, m in plan.METHODS.items()}),
-        "base": model_digest(BASE),
+        "base": model_digest(BASE, family_of(BASE)),
         **{name: sha256_file(path)[:16] for name, path in reader.FILES.items()},
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],
     }

@@ -92,7 +92,7 @@ def test_one_line_and_the_older_checkpoint(
     work = getattr(target, name)
 
     def write(*arguments: Any, **named: Any) -> Any:
-        once = newest(small_disk / "run" / "checkpoints") is not None
+        once = any((small_disk / "run" / "checkpoints").glob("step-????????/manifest.json"))
         if once or name == "_write_settings":
             fill(small_disk)
         if once and owner.endswith("MetricsFile"):

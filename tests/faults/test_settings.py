@@ -48,7 +48,9 @@ def kinds_of_keys(kind: type, prefix: str = "") -> Iterator[tuple[str, set[type]
 
 KINDS = dict(kinds_of_keys(TrainConfig))
 NUMBERS = [key for key, kinds in KINDS.items() if kinds & {int, float}]
-WORDS = [k for k, kinds in KINDS.items() if kinds & {str, Path} and not k.endswith("_marker")]
+# An empty path is the current folder, which data.root may well be.
+MAY_BE_EMPTY = ("_marker", "data.root")
+WORDS = [k for k, kinds in KINDS.items() if kinds & {str, Path} and not k.endswith(MAY_BE_EMPTY)]
 
 
 def config_with(key: str, value: Any) -> TrainConfig:

@@ -182,7 +182,7 @@ def test_cache_is_stopped_between_shards_and_goes_on(
     command = ["cache", "--model", str(sd15), "--manifest", str(manifest), "--output",
                str(tmp_path / "cache"), "--resolution", "16", "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr("tglo.cache.build.encode_latents", kill_self)
+        patch.setattr("tglo.cache.images.encode_latents", kill_self)
         assert cli.main(command) == 143
     assert capsys.readouterr().err.endswith(GOES_ON)
     assert not leftovers(tmp_path) and not (tmp_path / "cache" / "cache.json").exists()
