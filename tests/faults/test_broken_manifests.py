@@ -114,7 +114,9 @@ def test_bytes_that_are_no_manifest(tmp_path, suffix, content):
 def test_a_malformed_threshold_file(tmp_path, change, cause):
     path = tmp_path / "t.json"
     estimate([1.0, 2.0]).save(path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    content = {**json.loads(path.read_text()), **change}
+    del content["seal"]  # as an edit by hand does
+    path.write_text(json.dumps(content))
     message = (
         rf"t\.json is damaged or no threshold file \(.*{cause}.*\): write it again with `tglo th"
     )

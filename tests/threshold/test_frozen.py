@@ -107,10 +107,44 @@ def test_a_foreign_file_is_refused(tmp_path, change, message):
     path = tmp_path / "threshold.json"
     estimate([1.0, 2.0]).save(path)
     content = json.loads(path.read_text())
+    del content["seal"]
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         Threshold.load(path)
+
+
+def test_a_changed_byte_is_refused_wherever_it_is(tmp_path):
+    path = tmp_path / "threshold.json"
+    scores = [1.25, 2.5, 4.75, 7.0]
+    whole = estimate(scores, prompts=["a", "a", "b", "b"], kappa=1.0, score_scale="std")
+    whole.save(path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            found = Threshold.load(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+        else:  # white space, or a number's last digit where a float has fewer
+            assert found == whole
+
+
+def test_a_changed_value_is_refused_with_what_to_do(tmp_path, caplog):
+    path = tmp_path / "threshold.json"
+    estimate([1.0, 2.0]).save(path)
+    path.write_text(path.read_text().replace('"value": 1.5', '"value": 1.75'))
+    message = (
+        r"threshold\.json is damaged .*checksum\): write it again with `tglo threshold`, or "
+        r'remove its line "seal" if you changed it on purpose'
+    )
+    with pytest.raises(ValueError, match=message):
+        Threshold.load(path)
+    lines = [line for line in path.read_text().splitlines(True) if '"seal"' not in line]
+    path.write_text("".join(lines))
+    assert Threshold.load(path).value == 1.75
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "threshold.json has no checksum: it is trusted as it is" in caplog.text
 
 
 def test_a_torn_file_is_refused(tmp_path):

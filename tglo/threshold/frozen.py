@@ -10,15 +10,18 @@ All statistics are float64, so scores may be large or far from zero (times 1e8, 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tglo.files import read_json, reading, write_json
+from tglo.files import read_sealed, reading, write_sealed
 from tglo.threshold.statistics import (
     as_scores,
     contrast_from,
@@ -35,6 +38,9 @@ SOURCES = ("scores", "proxy")
 FORMAT = "tglo.threshold"
 VERSION = 1
 _FILE, _REMEDY = "threshold file", "write it again with `tglo threshold`"
+_EDITED = ', or remove its line "seal" if you changed it on purpose'
+
+log = logging.getLogger("tglo")
 
 
 @dataclass(frozen=True)
@@ -83,19 +89,30 @@ class Threshold:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON atomically; floats keep every bit."""
-        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        """Write JSON with its own checksum atomically; floats keep every bit."""
+        write_sealed(Path(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Threshold:
-        """Read a file that `save` wrote; ValueError when it is missing, something else or torn."""
+        """Read a file that `save` wrote; ValueError when it is missing, something else or changed.
+
+        One without a checksum, of an earlier version or made by hand, is read with a warning.
+        """
         if not os.path.isfile(path):
             raise ValueError(
                 f"there is no threshold file {path} (data.threshold): write it with `tglo threshold`, or "
                 "leave data.threshold out, and the threshold is estimated from the manifest"
             )
-        content = read_json(path, _FILE, _REMEDY)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+
+        def without_checksum(found: dict[str, Any]) -> bool:
+            if found.get("format") == FORMAT:
+                log.warning(
+                    "%s has no checksum: it is trusted as it is; `tglo threshold` writes one", path
+                )
+            return True  # what else it may be is told below
+
+        content = read_sealed(Path(path), _FILE, _REMEDY + _EDITED, without_checksum)
+        if content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a threshold file; write one with `tglo threshold`")
         if content.get("version") != VERSION:
             raise ValueError(
