@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tglo.evaluate import run as run_module
 from tglo.evaluate import samples as samples_module
 from tglo.evaluate.run import evaluate
 from tglo.evaluate.settings import Evaluation
-from tglo.files import read_json
+from tglo.files import read_json, write_sealed
 from tglo.settings import SamplingOptions
 
 SCORERS = {"ink": "ink", "colourfulness": "colourfulness"}
@@ -267,13 +268,52 @@ def test_files_of_something_else_are_refused_by_name(settings: Evaluation, tmp_p
     evaluate(alone, tmp_path)
     scores = tmp_path / "scores/base/ink.json"
     kept = scores.read_text()
-    scores.write_text(kept.replace("programmatic:ink", "programmatic:sharpness"))
+    content = read_json(scores)
+    del content["seal"]
+    write_sealed(scores, {**content, "scorers": ["sharpness"]})
     with pytest.raises(ValueError, match=r"ink\.json holds scores of .*sharpness"):
         evaluate(alone, tmp_path)
     scores.write_text(kept)
     (tmp_path / "diversity/base.json").write_text('{"format": "another"}')
     with pytest.raises(ValueError, match=r"base\.json holds no diversity of this kind"):
         evaluate(alone, tmp_path)
+
+
+@pytest.mark.parametrize("record", ["scores/base/ink.json", "diversity/base.json"])
+def test_a_changed_number_is_refused_and_made_again(
+    settings: Evaluation, tmp_path: Path, record: str
+) -> None:
+    alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
+    before = evaluate(alone, tmp_path)
+    path = tmp_path / record
+    content = read_json(path)
+    values = content.get("scores") or content["values"]
+    first = min(values)
+    values[first] = 0.5 if isinstance(values[first], float) else [[0.5], values[first][1]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{record} is damaged .*checksum\): remove it, and it"):
+        evaluate(alone, tmp_path)
+    path.unlink()
+    assert evaluate(alone, tmp_path) == before
+
+
+def test_an_evaluation_of_the_version_without_checksums_goes_on(
+    settings: Evaluation, tmp_path: Path
+) -> None:
+    alone = replace(settings, models={}, trained_on={}, scorers={"ink": "ink"})
+    before = evaluate(alone, tmp_path)
+    sealed = {}
+    for record in ("scores/base/ink.json", "diversity/base.json"):
+        path = tmp_path / record
+        sealed[path] = path.read_bytes()
+        content = read_json(path)
+        del content["seal"]
+        earlier = (
+            content["format"].replace("scores.3", "scores.2").replace("diversity.2", "diversity")
+        )
+        path.write_text(json.dumps({**content, "format": earlier}))
+    assert evaluate(alone, tmp_path) == before
+    assert {path: path.read_bytes() for path in sealed} == sealed
 
 
 def test_a_changed_image_is_scored_again(settings: Evaluation, tmp_path: Path) -> None:

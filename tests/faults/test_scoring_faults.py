@@ -17,6 +17,7 @@ from tglo.cli import main
 from tglo.data.errors import ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Row, read_manifest, write_manifest
+from tglo.files.sealed import seal
 from tglo.rewards import score_manifest
 from tglo.rewards.scoring import score_file
 
@@ -200,8 +201,42 @@ def test_what_was_scored_before_a_signal_is_kept(tmp_path, number):
 def test_a_malformed_file_of_partial_scores(tmp_path, change):
     manifest, partial = make_manifest(tmp_path, 2), tmp_path / "partial.json"
     score_manifest(manifest, Counting(), partial=partial, progress=False)
-    partial.write_text(json.dumps(change(json.loads(partial.read_text()))))
+    content = json.loads(partial.read_text())
+    del content["seal"]
+    content = change(content)
+    if isinstance(content, dict):
+        content["seal"] = seal(content)
+    partial.write_text(json.dumps(content))
     with pytest.raises(
         ValueError, match=r"partial\.json is damaged or no file of partial .*remove it"
     ):
         score_manifest(manifest, Counting(), partial=partial, progress=False)
+
+
+def test_a_changed_partial_score_is_refused_and_scored_again(tmp_path):
+    manifest, partial = make_manifest(tmp_path, 3), tmp_path / "partial.json"
+    whole = score_manifest(manifest, Counting(), partial=partial, progress=False)
+    content = json.loads(partial.read_text())
+    content["scores"][str(manifest.rows[1].sample_id)][0][0] += 1.0
+    partial.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"partial\.json is damaged .*checksum\): remove it, and its images are"
+    ):
+        score_manifest(manifest, Counting(), partial=partial, progress=False)
+    partial.unlink()
+    again = score_manifest(manifest, Counting(), partial=partial, progress=False)
+    assert again.scores().tolist() == whole.scores().tolist()
+
+
+def test_partial_scores_of_the_version_without_a_checksum_go_on(tmp_path):
+    manifest, partial = make_manifest(tmp_path, 3), tmp_path / "partial.json"
+    score_manifest(manifest, Counting(), partial=partial, progress=False)
+    content = json.loads(partial.read_text())
+    del content["seal"]
+    partial.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"partial\.json is damaged"):  # this version has one
+        score_manifest(manifest, Counting(), partial=partial, progress=False)
+    partial.write_text(json.dumps({**content, "format": "tglo.scores.2"}))
+    rest = Counting()
+    score_manifest(manifest, rest, partial=partial, progress=False)
+    assert rest.count == 0 and "seal" in json.loads(partial.read_text())

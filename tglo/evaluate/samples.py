@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +26,14 @@ from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
 from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Evaluation
-from tglo.files import read_json, reading, write_json
+from tglo.files import read_sealed, reading, write_sealed
 from tglo.generation.generate import generate_images
 from tglo.models import lora_files
 from tglo.rewards import load_scorer, score_manifest
 
-FORMAT = f"tglo.diversity, {diversity.SIDE} pixels"
+FORMAT = f"tglo.diversity.2, {diversity.SIDE} pixels"
+UNSEALED = f"tglo.diversity, {diversity.SIDE} pixels"  # the same without a checksum
+_DIVERSITY = "diversity of images", "remove it, and it is measured again"
 SAVE_SECONDS = 30.0
 Floats = NDArray[np.float64]
 
@@ -145,14 +146,8 @@ def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
 def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
     """Return the diversity (P,) of each prompt's images; values that `path` holds for them are kept."""
     manifest = samples.manifests[name]
-    content: Any = {"format": FORMAT, "values": {}}
-    if path.exists():
-        content = read_json(path, "diversity of images", "remove it")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no diversity of this kind; remove it")
-    with reading(path, "diversity of images", "remove it"):
-        known = {digest: float(value) for digest, value in content["values"].items()}
-        content["values"] = known
+    known = _known_diversity(path) if path.exists() else {}
+    content = {"format": FORMAT, "values": known}
     saved = time.monotonic()
 
     def measure(prompt: int) -> tuple[str, float]:
@@ -169,7 +164,16 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
             known[digest] = value
             values.append(value)
             if time.monotonic() - saved > SAVE_SECONDS:
-                write_json(path, content)
+                write_sealed(path, content)
                 saved = time.monotonic()
-    write_json(path, content)
+    write_sealed(path, content)
     return np.array(values, dtype=np.float64)
+
+
+def _known_diversity(path: Path) -> dict[str, float]:
+    """Read the diversity of images by their digest."""
+    content = read_sealed(path, *_DIVERSITY, lambda found: found.get("format") != FORMAT)
+    if content.get("format") not in (FORMAT, UNSEALED):
+        raise ValueError(f"{path} holds no diversity of this kind; remove it")
+    with reading(path, *_DIVERSITY):
+        return {digest: float(value) for digest, value in content["values"].items()}

@@ -21,14 +21,15 @@ from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.files import read_json, reading, write_json
+from tglo.files import read_sealed, reading, write_sealed
 
 log = logging.getLogger("tglo")
 
 Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
 
-FORMAT = "tglo.scores.2"  # of the file of partial scores
+FORMAT = "tglo.scores.3"  # of the file of partial scores
+UNSEALED = "tglo.scores.2"  # the same without a checksum
 SAVE_SECONDS = 30.0  # the least time between two savings
 
 
@@ -196,13 +197,12 @@ class PartialScores:
 
     def _load(self, path: Path) -> None:
         described = "file of partial scores", "remove it, and its images are scored again"
-        with reading(path, *described):
-            content = read_json(path, *described)
-            found = content.get("format"), content.get("scorers")
-        if found[0] != FORMAT or found[1] != self.scorers:
+        content = read_sealed(path, *described, lambda found: found.get("format") != FORMAT)
+        known = content.get("format") in (FORMAT, UNSEALED)
+        if not known or content.get("scorers") != self.scorers:
             other = "no partial scores of this version"
-            if found[0] == FORMAT:
-                other = f"scores of {found[1]}, not of {self.scorers}"
+            if known:
+                other = f"scores of {content.get('scorers')}, not of {self.scorers}"
             raise ValueError(f"{path} holds {other}: remove it or give another file")
         with reading(path, *described):
             for sample, (numbers, sha256) in content["scores"].items():
@@ -216,5 +216,5 @@ class PartialScores:
         if self.path is None or (if_due and time.monotonic() - self._saved < SAVE_SECONDS):
             return
         scores = {str(i): list(entry) for i, entry in self.scores.items()}
-        write_json(self.path, {"format": FORMAT, "scorers": self.scorers, "scores": scores})
+        write_sealed(self.path, {"format": FORMAT, "scorers": self.scorers, "scores": scores})
         self._saved = time.monotonic()
