@@ -141,6 +141,46 @@ def test_files_without_prompts_are_refused(
         read_pairs(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        *((f"a{suffix}", b"\xff\xfe\xfa", "can't decode byte 0xff")
+          for suffix in (".txt", ".json", ".jsonl", ".csv", ".tsv")),
+        ("a.json", b"[" * 100_000, "it is nested too deeply"),
+        ("a.jsonl", b"[" * 100_000, "it is nested too deeply"),
+        ("a.json", b'["a cat", "\\ud800"]', r"prompt 2 has half a surrogate pair, '\\ud800'"),
+        ("a.json", b'[{"text": "a", "category": "\\udc00"}]', "prompt 1 has half a surrogate pair"),
+        ("a.jsonl", b'{"prompt": "\\ud800"}', "prompt 1 has half a surrogate pair"),
+        ("a.txt", "a cat\n".encode("utf-16-le"), "prompt 1 has a NUL character"),
+        ("a.csv", b"prompt\na\0cat\n", "NUL"),
+        ("a.json", b'["a\\u0000cat"]', "prompt 1 has a NUL character"),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_prompts_are_a_sentence_with_the_path(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"^no prompts can be read from {path}: .*{message}"):
+        read_prompts(path)
+
+
+def test_bytes_that_are_no_published_set_are_a_sentence(small: None, tmp_path: Path) -> None:
+    path = tmp_path / "PartiPrompts.tsv"
+    path.write_bytes(b"Prompt\tCategory\n\xff\tAnimals\n")
+    with pytest.raises(ValueError, match=rf"no prompts can be read from {path}: .*byte 0xff"):
+        load_prompts("parti", path)
+    path = tmp_path / "test.parquet"
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
+    )
+    parquet.write_table(pa.table({"caption": broken}), path)
+    with pytest.raises(ValueError, match=rf"{path} gives no column 'caption': .*byte 0xff"):
+        load_prompts("pickapic", path)
+    parquet.write_table(pa.table({"caption": ["a cat", None, "a dog"]}), path)
+    assert load_prompts("pickapic", path).prompts == ("a cat", "a dog")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("mine", "parti", "pickapic"):
         with pytest.raises(ValueError, match=r"absent\.txt does not exist"):

@@ -19,7 +19,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     """
     _need(path)
     suffix = path.suffix.lower()
-    try:
+    with _reading(path):
         if suffix == ".json":
             content = json.loads(path.read_text("utf-8"))
             if not isinstance(content, list):
@@ -114,9 +115,8 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
                 pairs = _pairs(csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t"))
         else:
             pairs = [(line.strip(), "") for line in path.read_text("utf-8-sig").split("\n")]
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"no prompts can be read from {path}: {error}") from None
-    pairs = [pair for pair in pairs if pair[0]]
+        pairs = [pair for pair in pairs if pair[0]]
+        _check_texts(pairs)
     if not pairs:
         raise ValueError(f"{path} has no prompts; write one on each line")
     return pairs
@@ -140,20 +140,22 @@ def _parquet_captions(path: Path) -> list[str]:
 
     try:
         captions = parquet.read_table(path, columns=["caption"])["caption"].to_pylist()
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, KeyError, UnicodeError) as error:
         raise ValueError(f"{path} gives no column 'caption': {error}") from None
-    return [str(caption).strip() for caption in captions]
+    return [str(caption).strip() for caption in captions if caption is not None]
 
 
 def _parti(path: Path) -> list[tuple[str, str]]:
     _need(path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with _reading(path), path.open(encoding="utf-8", newline="") as file:
         # A quotation mark in this file is part of the prompt.
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = {"Prompt", "Category"} - set(rows.fieldnames or ())
         if missing:
-            raise ValueError(f"{path} has no column {sorted(missing)}; give PartiPrompts.tsv")
-        return [(row["Prompt"].strip(), (row["Category"] or "").strip()) for row in rows]
+            raise ValueError(f"it has no column {sorted(missing)}; give PartiPrompts.tsv")
+        pairs = [((row["Prompt"] or "").strip(), (row["Category"] or "").strip()) for row in rows]
+        _check_texts(pairs)
+        return pairs
 
 
 def _hpsv2(path: Path) -> list[tuple[str, str]]:
@@ -180,6 +182,32 @@ PUBLISHED = {
 def _need(path: Path) -> None:
     if not path.exists():
         raise ValueError(f"the file of prompts {path} does not exist")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what parsing a file raises into ValueError with its path."""
+    try:
+        yield
+    except (ValueError, csv.Error, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        cause = "it is nested too deeply" if deep else error
+        raise ValueError(f"no prompts can be read from {path}: {cause}") from None
+
+
+def _check_texts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError for texts that are none: with a NUL, as in UTF-16, or half a character."""
+    for number, pair in enumerate(pairs, start=1):
+        for text in pair:
+            if "\0" in text:
+                raise ValueError(
+                    f"prompt {number} has a NUL character, {text[:40]!r}; remove it, or save the "
+                    "file as UTF-8 if it is UTF-16"
+                )
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(
+                    f"prompt {number} has half a surrogate pair, {text[:40]!r}; mend that text"
+                )
 
 
 def _pairs(entries: Iterable[Any]) -> list[tuple[str, str]]:
