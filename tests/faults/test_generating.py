@@ -97,6 +97,21 @@ def test_two_processes_publish_the_same_batch(tmp_path: Path) -> None:
     ]
 
 
+def test_torn_images_are_made_again(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {**OPTIONS, "batch_size": 1}
+    generate_images(model, PROMPTS, tmp_path, **arguments)
+    whole = files(tmp_path)
+    empty, torn, zeros = sorted((tmp_path / "images").iterdir())
+    empty.write_bytes(b"")
+    torn.write_bytes(torn.read_bytes()[:-5])
+    zeros.write_bytes(bytes(zeros.stat().st_size))
+    generate_images(model, PROMPTS, tmp_path, **arguments)
+    assert files(tmp_path) == whole
+    assert f"3 images of {tmp_path / 'images'} are torn and made again: {empty.name}" in caplog.text
+
+
 def test_a_full_disk_is_a_line_and_the_command_goes_on_when_space_is_freed(
     model: str, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

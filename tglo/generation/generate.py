@@ -8,6 +8,7 @@ makes the images of its numbers, and the one that finds all of them there writes
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections import Counter
@@ -22,12 +23,13 @@ from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
 from tglo.files import claim_folder, disk_space, locked, remove_leftovers
-from tglo.generation.image_files import collect, publish_images
+from tglo.generation.image_files import collect, is_whole, publish_images
 from tglo.generation.prompts import read_prompts
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
 from tglo.settings import IMAGES, SamplingOptions, check_limits
 
+log = logging.getLogger("tglo")
 MANIFEST = "manifest.csv"
 SETTINGS = "generation.json"
 FIRST_BATCH = 4  # images at once where the size is found; on a CPU it stays
@@ -90,7 +92,7 @@ def generate_images(
     tglo.models.sampling.generate. prefix: text that the model is given before each prompt, as a model
     of objective "csft" needs its good marker; names, seeds and manifest come from the prompts without
     it. batch_size: images at once; 0 finds it on a GPU (doubled until memory is short, halved then)
-    and takes 4 on a CPU. Images that are there are kept, so an interrupted call goes on; at a fixed
+    and takes 4 on a CPU. Images that are there whole are kept, so an interrupted call goes on; at a fixed
     batch size, and on a CPU, it ends with the same bits as one that was never interrupted, whatever
     the number of processes. rank, world_size: this process makes the images of its share. The
     manifest is written by the process that finds all images there, so without ``wait`` it may be
@@ -137,6 +139,14 @@ def generate_images(
         mine = [image for image in missing if shares[image] == rank]
         if missing:
             (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
+        torn = [image.name for image in mine if (folder / image.name).exists()]
+        if torn:
+            log.warning(
+                "%d images of %s are torn and made again: %s",
+                len(torn),
+                folder,
+                ", ".join(torn[:10]),
+            )
         if mine:
             family = models.load(model, dtype=DTYPES[dtype], device=place)
             if lora is not None:
@@ -163,7 +173,7 @@ def _write_manifest(path: Path, planned: Sequence[Planned]) -> None:
 
 def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
     there = set(os.listdir(folder))
-    return [image for image in images if image.name not in there]
+    return [i for i in images if i.name not in there or not is_whole(folder / i.name)]
 
 
 def _make(

@@ -18,6 +18,7 @@ from PIL import Image
 from tglo.files import DiskFull, flush, writing_folder
 
 _COMPLETE = ".batch"
+_END = b"\0\0\0\0IEND\xae\x42\x60\x82"  # the last chunk of every PNG
 
 
 def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
@@ -46,6 +47,16 @@ def collect(folder: Path) -> None:
                     os.replace(batch / name, folder / name)
             flush(folder)  # the new names must be on the disk before the old ones go
             batch.rmdir()
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a PNG is there to its last chunk; what lies before that is not looked at."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            return file.read() == _END
+    except OSError:  # missing, or shorter
+        return False
 
 
 def _png(image: Image.Image) -> bytes:
