@@ -55,6 +55,15 @@ def test_a_sample_with_a_dot_in_its_name_does_not_vanish(tmp_path, names):
         read(pack(tmp_path / "x.tar", *names))
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "avif", "AVIF"])
+def test_images_of_every_suffix_are_found(tmp_path, suffix):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, f"1.{suffix}", png(9))
+        add(tar, "1.txt", b"a cat")
+    assert [row.image for row in read(path)] == [f"x.tar#1.{suffix}"]
+
+
 def test_two_members_of_one_name_are_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"x\.tar holds '1\.png' twice"):
         read(pack(tmp_path / "x.tar", "1.png", "1.txt", "2.png", "2.txt", "1.png"))

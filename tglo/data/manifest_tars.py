@@ -16,7 +16,7 @@ from tglo.data.manifest_rows import Columns, RawRow, number, parse_json
 
 log = logging.getLogger("tglo")
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif")
 TEXT_SUFFIXES = ("txt", "json", "score", "cls")
 MAX_TEXT_BYTES = 2**20  # the most that a .txt, .json, .score or .cls member may have
 
@@ -82,7 +82,7 @@ class _Sample:
 def read_tars(files: list[Path], columns: Columns) -> Iterator[RawRow]:
     """Yield the samples of webdataset tars.
 
-    The image is KEY.jpg, .png or .webp, the prompt .txt or .json, the score .score, .cls or .json.
+    The image is KEY.jpg, .png, .webp or .avif, the prompt .txt or .json, the score .score, .cls or .json.
     As in webdataset a key ends at the first dot of the file's name, and a name that starts with a dot
     or has none belongs to no sample.
     """
