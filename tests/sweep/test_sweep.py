@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,22 @@ def test_what_can_only_fail_at_the_end_is_refused_at_the_start(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_changed_result_is_refused(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(optimizer={"steps": 1}, output={"export": False})
+    (output, grid) = tmp_path / "sweep", {"objective.beta": [1]}
+    (expected,) = sweep(config, grid, output)
+    result = output / "beta-1/result.json"
+    content = json.loads(result.read_text())
+    content["row"]["metrics"]["loss"] += 1.0
+    result.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*checksum\): remove it"):
+        sweep(config, grid, output)
+    del content["seal"]
+    content["row"] = expected
+    result.write_text(json.dumps(content))  # as an earlier version wrote it
+    assert sweep(config, grid, output) == [expected]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "{}", '{"sampling": {}, "row": [1]}'])
 def test_a_result_of_another_form_is_named(make_config: Make, tmp_path: Path, content: str) -> None:
     config = make_config(optimizer={"steps": 1}, output={"export": False})
@@ -211,8 +228,7 @@ def test_a_result_of_another_form_is_named(make_config: Make, tmp_path: Path, co
         sweep(config, grid, output)
     result.unlink()
     assert sweep(config, grid, output) == [expected]
-    (output / "beta-1/metrics.jsonl").write_text(content)
-    if content != "{}":
-        result.unlink()
-        with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged .*: remove .*beta-1"):
-            sweep(config, grid, output)
+    result.unlink()
+    (output / "beta-1/metrics.jsonl").write_text(f'{{"step": 0}}\n{content}')  # of an earlier step
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged .*: remove .*beta-1"):
+        sweep(config, grid, output)

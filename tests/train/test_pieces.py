@@ -101,6 +101,26 @@ def test_resumed_metrics_have_each_step_once(tmp_path: Path) -> None:
     assert [(x["step"], x["loss"]) for x in lines] == [(10, 1.0), (20, 1.0), (30, 2.0)]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"\xff\xfe\xfa",
+        b'{"step": 15, "lo',
+        b"[" * 100_000,
+        b"[1]",
+        b'{"step": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_damaged_lines_of_metrics_are_dropped_and_told(
+    tmp_path: Path, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10, "loss": 1.0}\n' + damaged + b'\n{"step": 20, "loss": 2.0}')
+    MetricsFile(path, 20).write(30, {"loss": 3.0})  # the last line had lost its end
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30]
+    assert caplog.messages == [f"{path}: 1 of 3 lines are damaged and dropped"]
+
+
 def test_a_tracker_that_raises_or_hangs_does_not_stop_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

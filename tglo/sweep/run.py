@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tglo.files import read_json, reading, write_json
+from tglo.files import read_json, read_sealed, reading, write_json, write_sealed
 from tglo.objectives import OBJECTIVES
 from tglo.stopping import Stopped
 from tglo.sweep import report
@@ -75,7 +75,8 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
         wanted["prefix"] = prefix
     if (folder / RESULT).is_file():
         remedy = "remove it: what is missing is made again"
-        kept = read_json(folder / RESULT, "result of a sweep's run", remedy)
+        # Earlier versions wrote it without a checksum.
+        kept = read_sealed(folder / RESULT, "result of a sweep's run", remedy, lambda _: True)
         with reading(folder / RESULT, "result of a sweep's run", remedy):
             if kept["sampling"] == wanted:
                 return {**kept["row"], "values": point.values}  # by their keys of today
@@ -83,7 +84,9 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
         _train(point, launch)
     metrics = folder / "metrics.jsonl"
     with reading(metrics, "record of a run", f"remove {folder}, and this point is trained again"):
-        last = dict(json.loads(metrics.read_text().splitlines()[-1]))
+        last = dict(json.loads(metrics.read_bytes().splitlines()[-1]))
+        if last["step"] != point.config.optimizer.steps:  # the last line was damaged, and dropped
+            raise ValueError(f"its last line is of step {last['step']}")
     row: dict[str, Any] = {"values": point.values, "metrics": last}
     if sampling is not None:
         lora = point.config.model.train == "lora"
@@ -94,7 +97,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
             lora=folder / "export" if lora else None,
             prefix=prefix,
         )
-    write_json(folder / RESULT, {"sampling": wanted, "row": row})
+    write_sealed(folder / RESULT, {"sampling": wanted, "row": row})
     return row
 
 

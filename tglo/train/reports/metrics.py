@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from tglo.files import disk_space, write_bytes
 from tglo.losses.tgo import TGOStats
 from tglo.train import processes
 
+log = logging.getLogger("tglo")
 SATURATED = 4.0
 
 
@@ -95,13 +98,26 @@ class Clock:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one line per logging interval, complete whatever the trackers do."""
+    """`metrics.jsonl`: one line per logging interval, complete whatever the trackers do.
+
+    Nothing is computed from it, so a damaged one is no reason not to train: lines that cannot be read
+    are dropped with a warning.
+    """
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
-        if path.exists():  # lines after the checkpoint belong to steps that are done again
-            kept = [x for x in path.read_text().splitlines(True) if _step_of(x) <= first_step]
-            write_bytes(path, "".join(kept).encode())
+        if path.exists():
+            lines = [line for line in path.read_bytes().splitlines() if line]
+            steps = [_step_of(line) for line in lines]
+            # Lines after the checkpoint belong to steps that are done again.
+            kept = [
+                line + b"\n"
+                for line, step in zip(lines, steps, strict=True)
+                if step is not None and step <= first_step
+            ]
+            write_bytes(path, b"".join(kept))
+            if damaged := steps.count(None):
+                log.warning("%s: %d of %d lines are damaged and dropped", path, damaged, len(lines))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line, or nothing: DiskFull."""
@@ -116,8 +132,10 @@ class MetricsFile:
             raise
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float | None:
+    """Return the step of a line, or None if it is torn or otherwise damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line torn by a crash
-        return float("inf")
+        step = float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return step if math.isfinite(step) else None
