@@ -141,12 +141,8 @@ def generate_images(
             (output / MANIFEST).unlink(missing_ok=True)  # of fewer images
         torn = [image.name for image in mine if (folder / image.name).exists()]
         if torn:
-            log.warning(
-                "%d images of %s are torn and made again: %s",
-                len(torn),
-                folder,
-                ", ".join(torn[:10]),
-            )
+            told = ", ".join(torn[:10])
+            log.warning("%d images of %s are torn and made again: %s", len(torn), folder, told)
         if mine:
             family = models.load(model, dtype=DTYPES[dtype], device=place)
             if lora is not None:
@@ -172,8 +168,11 @@ def _write_manifest(path: Path, planned: Sequence[Planned]) -> None:
 
 
 def _missing(images: Sequence[Planned], folder: Path) -> list[Planned]:
-    there = set(os.listdir(folder))
-    return [i for i in images if i.name not in there or not is_whole(folder / i.name)]
+    named = set(os.listdir(folder))
+    there = {
+        image.name for image in images if image.name in named and is_whole(folder / image.name)
+    }
+    return [image for image in images if image.name not in there]
 
 
 def _make(

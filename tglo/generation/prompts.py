@@ -154,6 +154,7 @@ def _parti(path: Path) -> list[tuple[str, str]]:
         if missing:
             raise ValueError(f"it has no column {sorted(missing)}; give PartiPrompts.tsv")
         pairs = [((row["Prompt"] or "").strip(), (row["Category"] or "").strip()) for row in rows]
+        pairs = [pair for pair in pairs if pair[0]]
         _check_texts(pairs)
         return pairs
 

@@ -100,7 +100,7 @@ class Clock:
 class MetricsFile:
     """`metrics.jsonl`: one line per logging interval, complete whatever the trackers do.
 
-    Nothing is computed from it, so a damaged one is no reason not to train: lines that cannot be read
+    No step is computed from it, so a damaged one is no reason not to train: lines that cannot be read
     are dropped with a warning.
     """
 
