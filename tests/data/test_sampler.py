@@ -162,7 +162,10 @@ def test_epochs_and_seeds_differ_and_the_draw_is_the_epoch():
 
 
 def test_the_order_is_pinned():
-    """A resume under another numpy must find the same order: these are Philox's raw bits."""
+    """A resume under another numpy must find the same order: these are Philox's raw bits.
+
+    An order that is to be another needs another ORDER_VERSION.
+    """
     one = sampler([0] * 13, 2, 2, 2, seed=3)
     assert [[b.tolist() for b in step] for step in epoch_batches(one)] == [
         [[6, 1], [11, 8], [5, 2], [7, 10]],

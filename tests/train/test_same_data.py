@@ -13,9 +13,12 @@ import pytest
 
 from tests.train.test_loop import assert_same, final_weights
 from tests.train.test_resume import more
+from tglo.cache.latents import LatentCache
 from tglo.cache.make import build
+from tglo.data.sampler import ORDER_VERSION
 from tglo.train import TrainConfig, train
 from tglo.train.loop import export_run
+from tglo.train.run import _Data
 from tglo.train.same_data import changes, order_of
 
 Make = Callable[..., TrainConfig]
@@ -80,6 +83,54 @@ def test_a_cache_of_other_images_and_another_threshold_are_refused(
     assert export_run(config.output.folder, exported).is_dir()  # data do not matter there
 
 
+def test_what_else_is_in_the_cache_does_not_count(
+    make_config: Make,
+    sd15: Path,
+    manifest: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = Path(shutil.copytree(manifest.parent, tmp_path / "images"))
+    cache, wider = tmp_path / "cache", images / "wider.csv"
+
+    def build_from(path: Path) -> None:
+        build(str(sd15), path, cache, resolution=16, device="cpu")
+
+    build_from(images / "scored.csv")
+    config = make_config(data={"manifest": str(images / "scored.csv"), "cache": str(cache)})
+    train(config)
+    shutil.copy(images / "3.png", images / "new.png")
+    wider.write_text((images / "scored.csv").read_text() + "a bird,new.png,0.5\n")
+    build_from(wider)
+    caplog.clear()
+    train(more(config, steps=5, accept_changes=False))
+    assert "although these changed" not in caplog.text
+    shutil.copy(images / "6.png", images / "0.png")  # another of the same size
+    build_from(wider)
+    with pytest.raises(ValueError, match=r"step-00000005: the cached latents\. Go back"):
+        train(more(config, steps=6))
+
+
+@pytest.mark.parametrize("name", ["tgo", "csft"])
+def test_embeddings_that_are_read_count(
+    name: str, make_config: Make, sd15: Path, manifest: Path, tmp_path: Path
+) -> None:
+    """csft reads those of the marked prompts, others those of the prompts, both the empty one."""
+    folder, markers = tmp_path / "cache", ("good: ", "bad: ")
+    build(str(sd15), manifest, folder, resolution=16, device="cpu", markers=markers)
+    constants = {"good_marker": markers[0], "bad_marker": markers[1]} if name == "csft" else {}
+    config = make_config(
+        data={"manifest": str(manifest), "cache": str(folder)},
+        objective={"name": name, name: constants} if constants else {"name": name},
+    )
+    data, cache = _Data(config), LatentCache(folder)
+    prompts = data.samples.captions or data.manifest.prompts()
+    assert all(prompt.startswith(markers) for prompt in prompts) == (name == "csft")
+    content = cache.content(prompts=[*prompts, ""])
+    assert data.digests | content == data.digests
+    assert cache.content()["embeddings"] != content["embeddings"]
+
+
 def test_changes_in_words() -> None:
     then = {"count": 2, "rows": "a", "scores": "b", "order": "c", "threshold": "d"}
     then |= {"threshold_value": 0.5, "latents": "e", "embeddings": "f"}
@@ -91,7 +142,9 @@ def test_changes_in_words() -> None:
     )
 
 
-def test_order_is_told_by_rows_buckets_batch_and_seed() -> None:
+def test_order_is_told_by_rows_buckets_batch_seed_and_sampler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ids, one, two = [3, 1, 2, 4], [(16, 16)] * 4, [(16, 16), (16, 24)] * 2
     first = order_of(ids, two, (2, 1, 1), 0)
     assert first == order_of(ids, two, (2, 1, 1), 0)
@@ -102,5 +155,7 @@ def test_order_is_told_by_rows_buckets_batch_and_seed() -> None:
         order_of(ids, two, (2, 1, 1), 1),
     ):
         assert other != first
+    monkeypatch.setattr("tglo.train.same_data.ORDER_VERSION", ORDER_VERSION + 1)
+    assert order_of(ids, two, (2, 1, 1), 0) != first
     # With one bucket a step's rows depend on the global batch alone.
     assert order_of(ids, one, (2, 1, 1), 0) == order_of(ids, one, (1, 2, 1), 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger("tglo")
 Rows = NDArray[np.int64]
+ORDER_VERSION = 1  # raised when a step comes to have other rows
 
 
 class BatchSampler:

@@ -133,8 +133,8 @@ def _find_place(run: Run, state: SavedState) -> None:
     begin = math.ceil(state.epoch)
     run.batches.shift = begin * run.steps_per_epoch - state.step
     _warn(
-        "rows, batch size or seed changed: going on with the first sample of epoch %d; %.0f%% of the "
-        "one before is left out",
+        "rows, batch size, seed or sampler changed: going on with the first sample of epoch %d; "
+        "%.0f%% of the one before is left out",
         begin,
         100 * (begin - state.epoch),
     )

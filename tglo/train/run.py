@@ -97,7 +97,7 @@ class _Data:
         batch = (self.sampler.micro_batch, optimizer.accumulation, processes.world_size())
         ids = [self.samples.ids[row] for row in units.reshape(-1)]
         self.order = order_of(ids, buckets, batch, config.seed)
-        self.digests = digests(self.manifest, self.threshold, self.cache)
+        self.digests = digests(self.manifest, self.threshold, self.cache, self.samples)
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Run:

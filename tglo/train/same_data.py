@@ -13,11 +13,18 @@ import numpy as np
 
 from tglo.cache.latents import LatentCache
 from tglo.data.manifest import Manifest
+from tglo.data.sampler import ORDER_VERSION
 from tglo.threshold.frozen import Threshold
+from tglo.train.batches import Samples
 
 
-def digests(manifest: Manifest, threshold: Threshold, cache: LatentCache) -> dict[str, Any]:
-    """Return digests of rows, scores, their order, threshold and cache, as JSON by name."""
+def digests(
+    manifest: Manifest, threshold: Threshold, cache: LatentCache, samples: Samples
+) -> dict[str, Any]:
+    """Return digests of rows, scores, their order, threshold and cache, as JSON by name.
+
+    Of the cache only what the samples read counts: it may hold, and get, others.
+    """
     ids, scores = manifest.sample_ids(), manifest.scores()
     order = np.lexsort((scores, ids))
     parts = ids[order].astype("<i8").tobytes(), scores[order].astype("<f8").tobytes()
@@ -30,7 +37,7 @@ def digests(manifest: Manifest, threshold: Threshold, cache: LatentCache) -> dic
         "order": manifest.sha256,
         "threshold": _sha256(json.dumps(cut, sort_keys=True).encode()),
         "threshold_value": threshold.value,
-        **cache.content(),
+        **cache.content(samples.ids, _read_prompts(manifest, samples)),
     }
 
 
@@ -61,12 +68,22 @@ def order_of(
 ) -> str:
     """Return a digest of what decides which samples a step has.
 
-    ids: of what the sampler shuffles, in its order. batch: rows or pairs of a micro batch, micro
+    ids: of what the sampler (of this version) shuffles, in its order. batch: rows or pairs of a micro batch, micro
     batches and processes. With one bucket only their product matters.
     """
     sizes = batch if len(set(buckets)) > 1 else (math.prod(batch),)
-    numbers = [np.array(part, dtype="<i8").tobytes() for part in (ids, buckets, (*sizes, seed))]
+    parts = (ids, buckets, (*sizes, seed, ORDER_VERSION))
+    numbers = [np.array(part, dtype="<i8").tobytes() for part in parts]
     return _sha256(b"".join(numbers))
+
+
+def _read_prompts(manifest: Manifest, samples: Samples) -> list[str]:
+    """Return the prompts whose embeddings are read; the empty one stands for dropped captions."""
+    captions = samples.captions
+    if captions is None:
+        known = set(samples.ids)
+        captions = [row.prompt for row in manifest.rows if row.sample_id in known]
+    return sorted({"", *captions})
 
 
 def _sha256(data: bytes) -> str:
