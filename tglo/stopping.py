@@ -24,9 +24,10 @@ def stopped_by_sigterm() -> Iterator[None]:
     """Raise Stopped in the main thread when SIGTERM comes.
 
     Launcher and scheduler may both send one: a second one soon after the first does not interrupt
-    the clean-up. A later one does, in case a library has swallowed the exception.
+    the clean-up. A later one does, in case a library has swallowed the exception. An error that
+    leaves the block after that is taken for the stop's own: Stopped is raised from it.
     """
-    last = -float("inf")
+    last = never = -float("inf")
 
     def stop(_: int, __: FrameType | None) -> None:
         nonlocal last
@@ -45,5 +46,10 @@ def stopped_by_sigterm() -> Iterator[None]:
     except Stopped:
         before = signal.SIG_IGN  # the process is about to end by itself
         raise
+    except BaseException as error:
+        if last == never:
+            raise
+        before = signal.SIG_IGN
+        raise Stopped from error
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -260,6 +260,23 @@ def test_a_second_sigterm_does_not_interrupt_the_clean_up(
     assert cleaned
 
 
+def test_a_library_that_swallows_the_stop_fails_with_the_stop(
+    restored: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As diffusers does while it loads weights: every exception there is a file that it cannot read."""
+
+    def work(_: list[str]) -> None:
+        try:
+            kill_self()
+        except BaseException as error:
+            raise OSError("Unable to load weights") from error
+
+    monkeypatch.setattr(cli, "_run", work)
+    assert cli.main(["evaluate"]) == 143
+    assert capsys.readouterr().err == GOES_ON
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
 def test_the_callers_handler_is_back_afterwards(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
