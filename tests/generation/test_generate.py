@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,30 @@ def test_waiting_ends_when_the_others_images_are_there(
         model, PROMPTS, tmp_path, rank=0, world_size=2, batch_size=1, wait=True, **OPTIONS
     )
     assert len(read_manifest(manifest, require_scores=False)) == 3
+
+
+def test_waiting_ends_when_no_other_process_makes_an_image(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process does not keep the others for ever."""
+    options: dict[str, Any] = {"batch_size": 1, **OPTIONS}
+    generate_images(model, PROMPTS, tmp_path, rank=0, world_size=2, **options)
+    os.utime(tmp_path / "images", (1, 1))  # long ago: only what is waited counts
+    slept = []
+    sleep = time.sleep
+
+    def counted(seconds: float) -> None:
+        slept.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(generation.time, "sleep", counted)
+    monkeypatch.setattr(generation, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(generation, "PATIENCE_SECONDS", 0.1)
+    with pytest.raises(RuntimeError, match="images lacks 1 images of other.* failed or was never"):
+        generate_images(model, PROMPTS, tmp_path, rank=0, world_size=2, wait=True, **options)
+    assert len(slept) >= 2
+    # The same command with one process makes it itself.
+    assert generate_images(model, PROMPTS, tmp_path, wait=True, **options).is_file()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tglo.cache.sources import Sources
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
-from tglo.files import DamagedFile
+from tglo.files import DamagedFile, Patience
 from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint
 from tglo.models.execution.attention import check_place, set_backend
@@ -216,9 +216,10 @@ def wait_for_latents(
     """Wait until other processes have finished their shards of the latent cache.
 
     is_made: whether it is complete for what this process needs; asked again when cache.json was written.
-    CacheError when nothing in the folder has changed for `patience` seconds.
+    CacheError when nothing in the folder has changed for `patience` seconds of waiting.
     """
     seen: object = None
+    waiting = Patience(cache, patience)
     while True:
         last = cache / LAST
         now = last.stat().st_mtime_ns if last.is_file() else None
@@ -227,8 +228,7 @@ def wait_for_latents(
         if seen is None:
             log.info("waiting for other processes to finish %s", cache)
         seen = now or 0
-        newest = cache.stat().st_mtime  # of the last file that was made or renamed in it
-        if time.time() - newest > patience:
+        if waiting.ended():
             raise CacheError(
                 f"{cache} is not complete and has not changed for {patience:.0f} s: another process "
                 "failed or was never started; run `tglo cache` again, it makes what is missing"

@@ -3,6 +3,7 @@
 from tglo.files.damaged import DamagedFile, read_json, read_tensors, reading
 from tglo.files.folders import claim_folder, differences, locked
 from tglo.files.leftovers import remove_leftovers
+from tglo.files.patience import Patience
 from tglo.files.sealed import read_sealed, write_sealed
 from tglo.files.writing import (
     DiskFull,
@@ -21,6 +22,7 @@ from tglo.files.writing import (
 __all__ = [
     "DamagedFile",
     "DiskFull",
+    "Patience",
     "claim_folder",
     "differences",
     "disk_space",

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tglo import models
 from tglo.data.manifest import Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
-from tglo.files import claim_folder, disk_space, locked, remove_leftovers
+from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, is_whole, publish_images
 from tglo.generation.prompts import read_prompts
 from tglo.models.families.base import Family
@@ -35,6 +35,7 @@ SETTINGS = "generation.json"
 FIRST_BATCH = 4  # images at once where the size is found; on a CPU it stays
 LARGEST_BATCH = 64
 POLL_SECONDS = 2.0
+PATIENCE_SECONDS = 1800.0  # without a new image of the other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def generate_images(
 
     Raises ValueError for no prompts, a count below 1, a folder with images of other settings
     (naming what differs) or in use by another process with this share, FloatingPointError instead
-    of an image that is not finite, DiskFull, and what tglo.models.load raises.
+    of an image that is not finite, DiskFull, what tglo.models.load raises, and RuntimeError when
+    the other processes have made no image for half an hour.
     """
     texts = read_prompts(prompts) if isinstance(prompts, Path) else list(prompts)
     if not texts or count < 1 or batch_size < 0:
@@ -151,12 +153,25 @@ def generate_images(
                 for made in _make(family, mine, prefix, seed, sizes, folder, options):
                     bar.update(made)
             family.prompts.report()
-        while missing := _missing(missing, folder):
-            if not wait:
-                return output / MANIFEST
-            time.sleep(POLL_SECONDS)
+        if wait:
+            _wait_for(missing, folder)
+        elif _missing(missing, folder):
+            return output / MANIFEST
         _write_manifest(output / MANIFEST, planned)
     return output / MANIFEST
+
+
+def _wait_for(images: Sequence[Planned], folder: Path) -> None:
+    """Wait until other processes have made these; RuntimeError when they no longer make any."""
+    patience = Patience(folder, PATIENCE_SECONDS)
+    while missing := _missing(images, folder):
+        if patience.ended():
+            raise RuntimeError(
+                f"{folder} lacks {len(missing)} images of other processes and has not changed for "
+                f"{patience.seconds:.0f} s: one of them failed or was never started; the same command "
+                "goes on"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _write_manifest(path: Path, planned: Sequence[Planned]) -> None:
