@@ -13,7 +13,9 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from tglo.train import TrainConfig, train
+from tglo.train import export as exporting
 from tglo.train.checkpoint import newest
+from tglo.train.run import Run
 
 Make = Callable[..., TrainConfig]
 
@@ -178,6 +180,39 @@ def test_validation_images_come_from_the_same_seeds(make_config: Make) -> None:
         "step-00000004/000.png",
         "step-00000004/001.png",
     ]
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_run_that_ended_before_its_validation_makes_up_for_it(
+    at: int, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections: dict[str, dict[str, object]] = {
+        "output": {
+            "validation_prompts": ["a temple", "a flower"],
+            "validation_every": 2,
+            "validation_steps": 1,
+            "save_every": 1,
+        },
+        "optimizer": {"ema_decay": 0.5},
+    }
+    straight = train(make_config(folder="straight", **sections)).folder / "samples"
+    validate = exporting.validate
+
+    def killed(run: Run, step: int) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+        validate(run, step)
+
+    config = make_config(**sections)
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    samples = train(config).folder / "samples"
+    names = [path.relative_to(straight) for path in sorted(straight.rglob("*.png"))]
+    assert len(names) == 4
+    assert [path.relative_to(samples) for path in sorted(samples.rglob("*.png"))] == names
+    assert all((samples / name).read_bytes() == (straight / name).read_bytes() for name in names)
 
 
 def test_a_finished_run_started_again_only_reports(make_config: Make) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tglo.files import flush
 
-CHECKPOINTS = "checkpoints"
-PARTS = ("export", "samples", "tensorboard", "metrics.jsonl", "config.json", CHECKPOINTS)
+CHECKPOINTS, SAMPLES = "checkpoints", "samples"
+PARTS = ("export", SAMPLES, "tensorboard", "metrics.jsonl", "config.json", CHECKPOINTS)
 """The checkpoints come last: if a kill leaves them here, the earlier run still goes on from them."""
 
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from tglo.files import write_bytes
+from tglo.files import writing_folder
 from tglo.settings import SamplingOptions
 from tglo.train import processes
+from tglo.train.earlier import SAMPLES
 from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
+
+
+def is_due(run: Run, step: int) -> bool:
+    """Return whether the validation prompts are sampled after `step` updates."""
+    output = run.config.output
+    return bool(output.validation_prompts) and step > 0 and step % output.validation_every == 0
+
+
+def make_up(run: Run, step: int) -> None:
+    """Validate where the run goes on, if it ended between that step's checkpoint and its images."""
+    if is_due(run, step):
+        there = processes.on_main(lambda: _folder(run, step).exists())
+        if not processes.gather(there)[0]:
+            validate(run, step)
 
 
 def validate(run: Run, step: int) -> None:
@@ -52,15 +66,19 @@ def validate(run: Run, step: int) -> None:
         images = sample()
     else:
         images = processes.together(sample)
-    processes.on_main(lambda: _write(images, output.folder / "samples" / f"step-{step:08d}"))
+    processes.on_main(lambda: _write(images, _folder(run, step)))
+
+
+def _folder(run: Run, step: int) -> Path:
+    return run.config.output.folder / SAMPLES / f"step-{step:08d}"
 
 
 def _write(images: Sequence[Image], folder: Path) -> None:
-    for number, image in enumerate(images):
-        folder.mkdir(parents=True, exist_ok=True)
-        content = BytesIO()
-        image.save(content, "png")
-        write_bytes(folder / f"{number:03d}.png", content.getvalue())
+    if not images:
+        return
+    with writing_folder(folder, overwrite=True) as temporary:
+        for number, image in enumerate(images):
+            image.save(temporary / f"{number:03d}.png")
 
 
 def export(run: Run, folder: Path, overwrite: bool = True) -> Path:

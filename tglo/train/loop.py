@@ -62,6 +62,7 @@ def train(config: TrainConfig) -> TrainResult:
         guard = Guard(run.engine, config.engine.find_bad_gradients)
         stop.defer()
         try:
+            exporting.make_up(run, step)
             stopping = False
             while step < total and not stopping:
                 stopping, norm = _step(run, step, guard, health, clock, stop)
@@ -71,7 +72,7 @@ def train(config: TrainConfig) -> TrainResult:
                 output = config.output
                 report = last or step % output.log_every == 0
                 save = last or step % output.save_every == 0
-                validate = output.validation_prompts and step % output.validation_every == 0
+                validate = exporting.is_due(run, step)
                 if report or save or validate:
                     guard.settle()
                 if report:
@@ -81,7 +82,7 @@ def train(config: TrainConfig) -> TrainResult:
                         processes.together(verifying.wait)
                         verifying = None
                     resume.save(run, step)
-                if validate and not stopping:
+                if validate and (step == total or not stopping):
                     exporting.validate(run, step)
         finally:
             run.batches.close()

@@ -176,12 +176,8 @@ def _metrics(output: Path) -> Result:
 
 
 def unlike(found: Result, truth: Result, exact: bool = True) -> str:
-    """Name what differs, is missing or (if exact) is more than in the truth; "" if nothing is.
-
-    A run that is interrupted at a step of validation need not make that step's samples.
-    """
-    needed = [name for name in truth if not name.startswith("samples/")]
-    missing = [f"{name} is missing" for name in needed if name not in found]
+    """Name what differs, is missing or (if exact) is more than in the truth; "" if nothing is."""
+    missing = [f"{name} is missing" for name in truth if name not in found]
     more = [f"{name} is left over" for name in found if name not in truth] if exact else []
     other = [
         f"{name} differs{_keys(found[name], truth[name])}"
