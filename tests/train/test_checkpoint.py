@@ -178,6 +178,13 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     assert found_step(tmp_path) == step + 1
 
 
+def test_a_kill_before_an_old_one_was_removed_is_made_up_for(tmp_path: Path) -> None:
+    """Also where no other checkpoint is written, because the run is at its end."""
+    last = save(tmp_path, 1, 2, 3, keep=3)
+    Checkpoints(tmp_path, keep=2).go_on_from(last)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+
+
 def test_disk_full_keeps_the_old_one_and_says_so(small_disk: Path) -> None:
     """Fault 3, on a real full disk."""
     save(small_disk, 1)

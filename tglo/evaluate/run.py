@@ -14,7 +14,7 @@ from tglo.evaluate import figures, html, tables
 from tglo.evaluate.results import Results, results
 from tglo.evaluate.samples import ModelSamples, check_models, generate, score
 from tglo.evaluate.settings import Evaluation
-from tglo.files import disk_space, locked, write_bytes, write_json
+from tglo.files import disk_space, locked, remove_leftovers, write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
 from tglo.redaction import redacted_plain
 from tglo.rewards import load_scorer
@@ -55,6 +55,8 @@ def evaluate(
         return None
     busy = f"{output} is in use by another evaluation; wait for it, stop it, or give another folder"
     with disk_space(output), locked(output / ".evaluate.lock", busy):
+        for folder in (output, output / "diversity", *output.glob("scores/*")):
+            remove_leftovers(folder)
         samples = generate(settings, prompts, output, rank=rank, world_size=world_size)
         score(settings, samples, output)
         content = {

@@ -14,6 +14,7 @@ from tglo.data.errors import ManifestError
 from tglo.data.manifest import check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
 from tglo.devices import process
+from tglo.files import remove_leftovers
 from tglo.rewards import (
     load_scorer,
     mix,
@@ -76,6 +77,8 @@ def score_file(
     _make_writable(output.parent)
     loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
     partial = output.with_name(f".{output.name}.partial")
+    for path in (output, partial):  # by name: the folder is the user's
+        remove_leftovers(path.parent, path.name)
     scored = score_manifest(
         rows, loaded, batch_size, partial=partial, max_bad_fraction=max_bad_fraction
     )

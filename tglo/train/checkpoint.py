@@ -105,8 +105,11 @@ class Checkpoints:
             log.warning("ignoring checkpoint %s: %s", folder, problem)
 
     def go_on_from(self, folder: Path) -> None:
-        """Let `latest` name the checkpoint that a run goes on from; collective."""
+        """Let `latest` name the checkpoint that a run goes on from, and remove those that are not kept
+        beside it, as a kill may have prevented; collective.
+        """
         processes.on_main(lambda: self._point_to(folder))
+        processes.on_main(lambda: self._prune(folder))
 
     def _found(self) -> list[Path]:
         for leftover in self.root.glob("step-*.tmp"):
@@ -114,9 +117,7 @@ class Checkpoints:
         return _folders(self.root)
 
     def _fresh(self, temporary: Path) -> None:
-        # What a kill left takes space, and no one reads it.
-        for leftover in (*self.root.glob("step-*.tmp"), *self.root.glob(".step-*.old")):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_unfinished(self.root)
         temporary.mkdir(parents=True)
 
     def _point_to(self, folder: Path) -> None:
@@ -125,7 +126,7 @@ class Checkpoints:
             write_bytes(latest, line)
 
     def _prune(self, newest: Path) -> None:
-        """Remove what is older than the newest `keep`: `newest`, which was just written, and those
+        """Remove what is older than the newest `keep`: `newest`, which is known to be whole, and those
         before it that are whole by presence and sizes.
 
         What has a higher number is not of this run, which would have gone on from it: it was found
@@ -139,8 +140,14 @@ class Checkpoints:
         for folder in older:
             beyond = not kept or _step(folder) < _step(kept[-1])
             if beyond and (folder / manifest.FILE).is_file():
-                # Renamed first: what a kill leaves of it is found by `_fresh`.
+                # Renamed first: `remove_unfinished` finds what a kill leaves of it.
                 shutil.rmtree(folder.replace(folder.with_name(f".{folder.name}.old")), True)
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what kills left of checkpoints that were written, replaced or removed: no one reads it."""
+    for leftover in (*root.glob("step-*.tmp"), *root.glob(".step-*.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:

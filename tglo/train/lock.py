@@ -12,13 +12,16 @@ from typing import Any
 from tglo.files import locked, remove_leftovers
 from tglo.stopping import Stopped
 from tglo.train import processes
+from tglo.train.checkpoint import remove_unfinished
+from tglo.train.earlier import CHECKPOINTS, SAMPLES
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold `folder` for this run; ValueError on every rank if another run has it.
 
-    The lock belongs to rank 0's process and ends with it, also after a kill.
+    The lock belongs to rank 0's process and ends with it, also after a kill. What earlier processes
+    left half-written is removed.
     """
     with ExitStack() as stack:
         busy = (
@@ -26,8 +29,14 @@ def held(folder: Path) -> Iterator[None]:
             "or set output.folder to another folder"
         )
         processes.on_main(lambda: stack.enter_context(locked(folder / ".lock", busy)))
-        processes.on_main(lambda: remove_leftovers(folder))
+        processes.on_main(lambda: _tidy(folder))
         yield
+
+
+def _tidy(folder: Path) -> None:
+    for place in (folder, folder / CHECKPOINTS, folder / SAMPLES):
+        remove_leftovers(place)
+    remove_unfinished(folder / CHECKPOINTS)
 
 
 class StopSignal:
