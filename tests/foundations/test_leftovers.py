@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tglo.files import claim_folder, leftovers, remove_leftovers, writing_folder
-from tglo.files.leftovers import temporary_file
+from tglo.files.leftovers import temporary_file, temporary_folder
 
 WRITER = """
 import sys, time
@@ -100,3 +100,16 @@ def test_a_file_of_a_dead_process_goes_when_its_folder_is_claimed(tmp_path: Path
         claim_folder(tmp_path / "settings.json", {"a": "1"})
         assert alive.read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_signal_between_making_and_locking_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leftovers.fcntl, "flock", stopped)
+    for temporary in (temporary_file, temporary_folder):
+        with pytest.raises(KeyboardInterrupt), temporary(tmp_path / "x"):
+            pass
+    assert not [*tmp_path.iterdir()]

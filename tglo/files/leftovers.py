@@ -77,13 +77,24 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 def _make(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
         made = path.with_name(f".{path.name}.{MACHINE}-{secrets.token_hex(8)}.tmp")
-        create(made)
-        # Between these lines another process may take it for a leftover, lock it and remove it.
-        with suppress(FileNotFoundError):
-            handle = os.open(made, os.O_RDONLY)
-            if _lock(handle) is not False and made.exists():
-                return made, handle
-            os.close(handle)
+        try:
+            create(made)
+            # Between these lines another process may take it for a leftover, lock it and remove it.
+            with suppress(FileNotFoundError):
+                handle = os.open(made, os.O_RDONLY)
+                if _lock(handle) is not False and made.exists():
+                    return made, handle
+                os.close(handle)
+        except BaseException:  # a signal, too
+            _remove(made)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _lock(handle: int) -> bool | None:
@@ -104,10 +115,7 @@ def _remove_if_dead(leftover: Path) -> None:
         ours = told is not None and told[1] == MACHINE
         free = _lock(handle)
         if (ours and free) or (free is not False and _age(leftover) > DEAD_AFTER):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
+            _remove(leftover)
     finally:
         os.close(handle)
 
