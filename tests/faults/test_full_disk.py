@@ -33,7 +33,7 @@ WRITERS = {
     "tglo.train.ema.Ema.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.reference_policy.Reference.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.checkpoint_manifest.write": r"checkpoints/step-00000004 needs \d\.\d MB",
-    "tglo.train.export._write": r"samples/step-00000002/000\.png needs 0\.0 MB",
+    "tglo.train.export._write": r"samples/step-00000002 needs 0\.0 MB",
     "tglo.models.families.base.Family.save": r"run/export needs \d\.\d MB",
 }
 

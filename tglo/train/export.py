@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -76,9 +77,16 @@ def _folder(run: Run, step: int) -> Path:
 def _write(images: Sequence[Image], folder: Path) -> None:
     if not images:
         return
-    with writing_folder(folder, overwrite=True) as temporary:
-        for number, image in enumerate(images):
-            image.save(temporary / f"{number:03d}.png")
+    files = [_png(image) for image in images]
+    with writing_folder(folder, overwrite=True, needed=sum(map(len, files))) as temporary:
+        for number, content in enumerate(files):
+            (temporary / f"{number:03d}.png").write_bytes(content)
+
+
+def _png(image: Image) -> bytes:
+    content = BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
 
 
 def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
