@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.train.test_loop import assert_same, final_weights
 from tests.train.test_resume import more
@@ -129,6 +130,38 @@ def test_embeddings_that_are_read_count(
     content = cache.content(prompts=[*prompts, ""])
     assert data.digests | content == data.digests
     assert cache.content()["embeddings"] != content["embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("train_what", "objective", "refused"),
+    [("lora", "tgo", True), ("lora", "sft", True), ("full", "tgo", True), ("full", "sft", False)],
+)
+def test_other_weights_under_a_lora_or_as_the_reference_are_refused(
+    train_what: str, objective: str, refused: bool, make_config: Make, sd15: Path, tmp_path: Path
+) -> None:
+    """Also where the files of the same path were overwritten by others with the same shapes."""
+    model = shutil.copytree(sd15, tmp_path / "model")
+    sections: dict[str, dict[str, object]] = {
+        "model": {"path": str(model), "train": train_what},
+        "objective": {"name": objective},
+        "output": {"export": False},
+    }
+    config = make_config(**sections)
+    train(config)
+    moved = replace(config.model, path=str(shutil.copytree(model, tmp_path / "moved")))
+    assert train(more(replace(config, model=moved), steps=5)).steps == 5
+    (weights,) = (model / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["conv_in.bias"] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    if not refused:
+        assert train(more(config, steps=6)).steps == 6
+        return
+    with pytest.raises(
+        ValueError, match=r"step-00000005: the base model's weights or sch.*accept-"
+    ):
+        train(more(config, steps=6))
+    assert train(more(config, steps=6, accept_changes=True)).steps == 6
 
 
 def test_changes_in_words() -> None:

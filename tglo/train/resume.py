@@ -56,7 +56,7 @@ def save(run: Run, step: int) -> Path:
         engine=run.engine.name,
         world_size=processes.world_size(),
         config=to_plain(run.config),
-        data=run.digests,
+        data={**run.digests, **run.base.digests()},
         order=run.order,
         epoch=run.epoch(step),
         shift=run.batches.shift,
@@ -194,7 +194,7 @@ def _refuse_other_data(run: Run, folder: Path, state: SavedState) -> None:
     if state.data is None:
         _warn("%s does not say which data it was trained on: not compared with these", folder)
         return
-    changed = changes(state.data, run.digests)
+    changed = changes(state.data, {**run.digests, **run.base.digests()})
     if not changed:
         return
     if run.config.output.accept_changes:

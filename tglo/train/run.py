@@ -25,6 +25,7 @@ from tglo.models.families.base import Family
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.threshold.frozen import Threshold, describe, estimate
 from tglo.train import auto_checkpointing, processes
+from tglo.train.base_model import BaseModel
 from tglo.train.batches import Batches, Samples
 from tglo.train.checkpoint import Checkpoints
 from tglo.train.config import TrainConfig, reference_mode
@@ -56,6 +57,7 @@ class Run:
     threshold: Threshold
     digests: dict[str, Any]
     """Of the data, see `same_data`."""
+    base: BaseModel
     order: str
     """Digest of what decides which samples a step has."""
     steps_per_epoch: int
@@ -110,6 +112,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         data.sampler.report(config.optimizer.steps)
 
     family = processes.together(lambda: _family(config, device, data.cache, data.errors))
+    base = BaseModel(config, family)
     copy = frozen_copy(family.denoiser) if mode == "copy" else None
     model = config.model
     if model.train == "lora":
@@ -142,6 +145,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         checkpoints=Checkpoints(config.output.folder / CHECKPOINTS, config.output.keep),
         threshold=threshold,
         digests=data.digests,
+        base=base,
         order=data.order,
         steps_per_epoch=data.sampler.steps_per_epoch,
     )

@@ -60,6 +60,8 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
             values = "its scale, or its values for single prompts"
         words.append(f"the threshold ({values})")
     words += [f"the cached {name}" for name in ("latents", "embeddings") if name in differing]
+    if "base" in differing and "base" in then:  # not where only the objective needs it now
+        words.append("the base model's weights or schedule (model.path)")
     return ", ".join(words)
 
 
@@ -68,8 +70,8 @@ def order_of(
 ) -> str:
     """Return a digest of what decides which samples a step has.
 
-    ids: of what the sampler (of this version) shuffles, in its order. batch: rows or pairs of a micro batch, micro
-    batches and processes. With one bucket only their product matters.
+    ids: of what the sampler, in its present version, shuffles, in its order. batch: rows or pairs of
+    a micro batch, micro batches and processes. With one bucket only their product matters.
     """
     sizes = batch if len(set(buckets)) > 1 else (math.prod(batch),)
     parts = (ids, buckets, (*sizes, seed, ORDER_VERSION))
