@@ -7,13 +7,21 @@ from typing import Any
 
 HIDDEN = "***"
 _SECRETS = (
-    (re.compile(r"(?<=://)[^\s/?#@'\"]+(?=@)"), HIDDEN),  # https://user:password@host
+    (re.compile(r"(?<=://)[^\s/?#'\"]+(?=@)"), HIDDEN),  # https://user:password@host
     (
         re.compile(r"([?&](?:\w*token|api_?key|password|secret)=)[^\s&#'\"]+", re.IGNORECASE),
         rf"\1{HIDDEN}",
     ),
-    # As Hugging Face, GitHub, GitLab and OpenAI begin theirs.
-    (re.compile(r"\b(hf_|gh[oprsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"), rf"\1{HIDDEN}"),
+    # As Hugging Face, GitHub, GitLab, OpenAI and Anthropic write theirs. Folders are named hf_... and sk-...
+    # as well, so the rest must be as long as a token's and have a digit.
+    (
+        re.compile(
+            r"(?<![\w-])(hf_|gh[oprsu]_|github_pat_|glpat-|sk-(?:proj-|ant-|svcacct-)?)"
+            r"(?=\w*\d)(?:[A-Za-z0-9]{30,}|(?<=glpat-)[\w-]{20,}|(?<=t_)\w{40,}|(?<=[jt]-)[\w-]{40,})"
+            r"(?![\w-])"
+        ),
+        rf"\1{HIDDEN}",
+    ),
 )
 
 

@@ -40,6 +40,11 @@ URL = f"https://someone:{TOKEN}@huggingface.co/owner/model"
         ("ghp_0123456789abcdefghijklmnopqrstuvwxyz", "ghp_***"),
         ("a@b.org, ./hf_models/x, sk-8, 12:30@noon, //host/a@b", None),
         ("https://host/a@b", None),
+        ("https://user:p@ss@host/x", "https://***@host/x"),
+        ("glpat-abc_1-defghijklmnopq1", "glpat-***"),
+        ("sk-proj-" + "a1-_b" * 12, "sk-proj-***"),
+        ("/models/hf_stable-diffusion-v1-5, /data/hf_datasets_pickapic_v2/train.csv", None),
+        ("runs/sk-something-long-name-1, /data/sk-learn-experiments-run1/cache", None),
     ],
 )
 def test_what_is_taken_out(text: str, without: str | None) -> None:

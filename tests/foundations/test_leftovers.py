@@ -113,3 +113,11 @@ def test_a_signal_between_making_and_locking_leaves_nothing(
         with pytest.raises(KeyboardInterrupt), temporary(tmp_path / "x"):
             pass
     assert not [*tmp_path.iterdir()]
+
+
+def test_what_another_program_named_is_not_touched(tmp_path: Path) -> None:
+    theirs = tmp_path / ".vim.backup.tmp"
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
+    remove_leftovers(tmp_path)
+    assert theirs.is_dir()

@@ -54,6 +54,17 @@ def test_auto_temperature_brings_the_spread_of_r_to_one_and_freezes() -> None:
     assert again.value == temperature.value
 
 
+def test_a_fixed_temperature_is_the_configurations_and_auto_stays_frozen() -> None:
+    before = Temperature("auto", 1e-3, steps=40)
+    before.observe(0, 1.0)
+    fixed = Temperature(2e-3, 1e-3, steps=40)
+    fixed.restore(before.state())
+    assert fixed.value == 2e-3
+    longer = Temperature("auto", 1e-3, steps=4000)
+    longer.restore(before.state())
+    assert longer.value == before.value and longer.until == before.until == 10
+
+
 def test_saturation_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     temperature = Temperature("default", default=0.001, steps=100)
     with caplog.at_level(logging.WARNING, "tglo"):

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -192,3 +194,15 @@ def test_order_is_told_by_rows_buckets_batch_seed_and_sampler(
     assert order_of(ids, two, (2, 1, 1), 0) != first
     # With one bucket a step's rows depend on the global batch alone.
     assert order_of(ids, one, (2, 1, 1), 0) == order_of(ids, one, (1, 2, 1), 0)
+
+
+def test_ranks_that_have_read_other_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine reads its own disk."""
+    from tglo.train import processes
+    from tglo.train.run import _refuse_ranks_apart
+
+    data: Any = SimpleNamespace(order="a", digests={"rows": "b"})
+    _refuse_ranks_apart(data)
+    monkeypatch.setattr(processes, "gather", lambda mine: [mine, ("a", {"rows": "c"}), mine])
+    with pytest.raises(ValueError, match=r"ranks \[1\] have read another manifest"):
+        _refuse_ranks_apart(data)

@@ -30,7 +30,7 @@ def reading(path: str | os.PathLike[str], kind: str, remedy: str) -> Iterator[No
     """
     try:
         yield
-    except (DamagedFile, OSError):
+    except (DamagedFile, OSError, MemoryError):
         raise
     except Exception as error:  # parsers have classes of their own
         cause = " ".join(str(error).split())

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEAD_AFTER = 24 * 3600.0  # seconds without a change, where locks cannot be asked
-_NAME = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{16}\.tmp$")
+_NAME = re.compile(r"\.(?:([0-9a-f]{8})-)?[0-9a-f]{16}\.tmp$")  # earlier ones name no machine
 
 
 def _machine() -> str:
@@ -69,7 +69,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """
     pattern = "*" if name is None else glob.escape(name)
     for leftover in folder.glob(f".{pattern}.*.tmp"):
-        if not leftover.is_symlink():
+        if _NAME.search(leftover.name) and not leftover.is_symlink():
             with suppress(OSError):  # another process is removing it
                 _remove_if_dead(leftover)
 

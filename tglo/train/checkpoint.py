@@ -81,8 +81,7 @@ class Checkpoints:
                 "the same command goes on from the newest of them"
             ) from error
         self.refused.pop(final, None)
-        processes.on_main(lambda: self._point_to(final))
-        processes.on_main(lambda: self._prune(final))
+        self.go_on_from(final)
         return final
 
     def whole(self) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -108,8 +107,14 @@ class Checkpoints:
         """Let `latest` name the checkpoint that a run goes on from, and remove those that are not kept
         beside it, as a kill may have prevented; collective.
         """
-        processes.on_main(lambda: self._point_to(folder))
-        processes.on_main(lambda: self._prune(folder))
+        processes.on_main(lambda: self._tidy(folder))
+
+    def _tidy(self, folder: Path) -> None:
+        try:
+            self._point_to(folder)
+            self._prune(folder)
+        except OSError as error:  # the checkpoint itself is written, so the run goes on
+            log.warning("the checkpoints beside %s could not be tidied up: %s", folder, error)
 
     def _found(self) -> list[Path]:
         for leftover in self.root.glob("step-*.tmp"):

@@ -75,16 +75,17 @@ def load(run: Run, *, to_export: bool = False) -> int:
     be (data do not matter `to_export`).
     """
     for folder, plain in run.checkpoints.whole():
+        base = {} if to_export else run.base.digests()  # collective: not inside the try
         try:
             state = SavedState.parse(folder, plain)
             _refuse_other_settings(run, folder, state)
             if not to_export:
-                _refuse_other_data(run, folder, state)
+                _refuse_other_data(run, folder, state, {**run.digests, **base})
             _check(run, folder, state)
         except DamagedFile as error:
             run.checkpoints.refuse(folder, str(error))
         else:
-            return _restore(run, folder, state)
+            return _restore(run, folder, state, to_export)
     for problem in run.checkpoints.refused.values():
         raise ValueError(
             f"none of the checkpoints in {run.checkpoints.root} can be used ({problem}); put a whole "
@@ -100,32 +101,37 @@ def renew_reference(run: Run) -> None:
     run.objective.restore({})
 
 
-def _restore(run: Run, folder: Path, state: SavedState) -> int:
+def _restore(run: Run, folder: Path, state: SavedState, to_export: bool) -> int:
     before = with_moved_keys(state.config)
     _warn_of_changes(run, before)
     run.engine.load(folder)
     run.temperature.restore(state.temperature)
     run.objective.restore(state.objective)
-    if run.ema is not None and _had_ema(state):
-        run.ema.load(folder)
-    elif run.ema is not None:
-        run.ema.start()
+    ema, reference = run.ema, run.reference
+    if ema is not None and _had_ema(state):
+        processes.together(lambda: ema.load(folder))
+    elif ema is not None:
+        ema.start()
         log.info("%s has no moving average: it starts from the weights of now", folder)
     if _renewed(run) and _renewed_before(state):
-        assert run.reference is not None
-        run.reference.load(folder)
+        assert reference is not None
+        processes.together(lambda: reference.load(folder))
     run.noise_floor = state.noise_floor
     _find_place(run, state)
-    run.checkpoints.go_on_from(folder)
+    if not to_export:
+        run.checkpoints.go_on_from(folder)
     log.info("going on from %s", folder)
     return state.step
 
 
 def _find_place(run: Run, state: SavedState) -> None:
-    """Go on in the order of samples where the checkpoint stopped, or with the next epoch if the order
-    has become another: no draw is used twice.
+    """Go on in the order of samples where the checkpoint stopped, or at the start of the next epoch if
+    that order has changed. With several buckets a rare one may be ahead of the epoch, so that a few of
+    its draws come again.
     """
     if state.epoch is None:  # of an earlier version
+        if len(run.batches.sampler.counts) > 1:
+            _warn("samples of several sizes come in another order than in earlier versions")
         return
     if state.order == run.order:
         run.batches.shift = state.shift
@@ -155,7 +161,8 @@ def _check(run: Run, folder: Path, state: SavedState) -> None:
             return str(error)
         return None
 
-    problems = [text for text in processes.gather(problem()) if text is not None]
+    told = processes.together(problem)
+    problems = [text for text in processes.gather(told) if text is not None]
     if problems:
         raise DamagedFile(problems[0])
 
@@ -190,11 +197,11 @@ def _refuse_other_settings(run: Run, folder: Path, state: SavedState) -> None:
             )
 
 
-def _refuse_other_data(run: Run, folder: Path, state: SavedState) -> None:
+def _refuse_other_data(run: Run, folder: Path, state: SavedState, here: dict[str, Any]) -> None:
     if state.data is None:
         _warn("%s does not say which data it was trained on: not compared with these", folder)
         return
-    changed = changes(state.data, {**run.digests, **run.base.digests()})
+    changed = changes(state.data, here)
     if not changed:
         return
     if run.config.output.accept_changes:

@@ -102,9 +102,21 @@ class _Data:
         self.digests = digests(self.manifest, self.threshold, self.cache, self.samples)
 
 
+def _refuse_ranks_apart(data: _Data) -> None:
+    """Raise ValueError unless every rank has read the same: each reads its own disk."""
+    read = processes.gather((data.order, data.digests))
+    apart = [rank for rank, theirs in enumerate(read) if theirs != read[0]]
+    if apart:
+        raise ValueError(
+            f"ranks {apart} have read another manifest, threshold or cache than rank 0: copy the same "
+            "files to every machine, or give a folder that all of them share"
+        )
+
+
 def prepare(config: TrainConfig, device: torch.device) -> Run:
     """Read the data, load the model, wrap it. Errors are raised on every rank."""
     data = processes.together(lambda: _Data(config))
+    _refuse_ranks_apart(data)
     threshold, objective, mode = data.threshold, data.objective, reference_mode(config)
     if processes.rank() == 0:
         scores, prompts = data.manifest.scores(), data.manifest.prompts()

@@ -62,10 +62,21 @@ class Temperature:
 
     def state(self) -> dict[str, float]:
         """The numbers that a checkpoint keeps."""
-        return {"value": self.value, "square": self._square, "seen": self._seen}
+        return {
+            "value": self.value,
+            "square": self._square,
+            "seen": self._seen,
+            "until": self.until,
+        }
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; a fixed temperature is what the configuration says now.
+
+        The calibration ends where it was to end at first: a longer run does not unfreeze it.
+        """
+        if not self.auto:
+            return
+        self.until = int(state.get("until", self.until))
         self.value = state["value"]
         self._square = state["square"]
         self._seen = int(state["seen"])
