@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -226,3 +229,30 @@ def test_a_damaged_file_is_told_with_cause_and_remedy(
     path.unlink()
     with pytest.raises(FileNotFoundError):
         files.read_json(path)
+
+
+def test_a_folder_in_use_is_refused_and_free_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "new" / ".lock"
+    for _ in range(2):
+        with (
+            files.locked(path, "in use"),
+            pytest.raises(ValueError, match="in use"),
+            files.locked(path, "in use"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_on_a_disk_without_locks_a_folder_is_used_with_a_warning(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING, "tglo"), files.locked(tmp_path / ".lock", "in use"):
+            assert f"the disk of {tmp_path} has no locks" in caplog.text

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tglo.files.damaged import read_json
-from tglo.files.leftovers import remove_leftovers
+from tglo.files.leftovers import lock, remove_leftovers
 from tglo.files.writing import write_json
+
+log = logging.getLogger("tglo")
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path` inside the block; ValueError(busy) if another process has it.
 
-    The lock ends with its process, also after a kill; the file stays.
+    The lock ends with its process, also after a kill; the file stays. On a disk without locks the
+    block runs unguarded, and a warning says so.
     """
-    lock = FileLock(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(busy) from None
-    try:
+        ours = lock(handle)
+        if ours is False:
+            raise ValueError(busy)
+        if ours is None:
+            log.warning(
+                "the disk of %s has no locks: nothing keeps a second command out of that folder",
+                path.parent,
+            )
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # closing is not enough: children forked meanwhile have it open
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
 
 def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False) -> None:

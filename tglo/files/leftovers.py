@@ -39,11 +39,12 @@ MACHINE = _machine()
 
 
 @contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path, new: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `path`, removed at the end unless it was renamed; leftovers of earlier
-    ones for that name are removed first.
+    ones for that name are removed first, unless the name is new.
     """
-    remove_leftovers(path.parent, path.name)
+    if not new:
+        remove_leftovers(path.parent, path.name)
     folder, handle = _make(path, Path.mkdir)
     try:
         yield folder
@@ -82,7 +83,7 @@ def _make(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
             # Between these lines another process may take it for a leftover, lock it and remove it.
             with suppress(FileNotFoundError):
                 handle = os.open(made, os.O_RDONLY)
-                if _lock(handle) is not False and made.exists():
+                if lock(handle) is not False and made.exists():
                     return made, handle
                 os.close(handle)
         except BaseException:  # a signal, too
@@ -97,7 +98,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lock(handle: int) -> bool | None:
+def lock(handle: int) -> bool | None:
     """Return whether the lock is ours now; None where the disk has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +114,7 @@ def _remove_if_dead(leftover: Path) -> None:
     try:
         told = _NAME.search(leftover.name)
         ours = told is not None and told[1] == MACHINE
-        free = _lock(handle)
+        free = lock(handle)
         if (ours and free) or (free is not False and _age(leftover) > DEAD_AFTER):
             _remove(leftover)
     finally:

@@ -76,18 +76,22 @@ def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Ite
 
 @contextmanager
 def writing_folder(
-    path: str | os.PathLike[str], *, overwrite: bool = False, needed: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    needed: int | None = None,
+    new: bool = False,
 ) -> Iterator[Path]:
     """Yield a temporary folder to fill: published as `path`, or removed if the body fails.
 
     What a killed process left of an earlier call for `path` is removed. FileExistsError when there
     is something at `path`, at the start or at the end, and overwrite is not set; DiskFull, with the
-    bytes needed.
+    bytes needed. new: no call had this name before, so nothing of one is looked for.
     """
     path = Path(os.path.abspath(path))
     need_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_space(path, needed), temporary_folder(path) as temporary:
+    with disk_space(path, needed), temporary_folder(path, new) as temporary:
         yield temporary
         need_free(path, overwrite)
         publish_folder(temporary, path)

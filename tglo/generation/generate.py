@@ -164,7 +164,8 @@ def generate_images(
 def _wait_for(images: Sequence[Planned], folder: Path) -> None:
     """Wait until other processes have made these; RuntimeError when they no longer make any."""
     patience = Patience(folder, PATIENCE_SECONDS)
-    while missing := _missing(images, folder):
+    missing = images
+    while missing := _missing(missing, folder):  # what is there stays: only the rest is asked for
         if patience.ended():
             raise RuntimeError(
                 f"{folder} lacks {len(missing)} images of other processes and has not changed for "

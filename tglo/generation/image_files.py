@@ -30,23 +30,27 @@ def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
     files = {name: _png(image) for name, image in images.items()}
     batch = folder / f".{next(iter(images))}.{secrets.token_hex(8)}{_COMPLETE}"
     try:
-        with writing_folder(batch) as staged:
+        with writing_folder(batch, new=True) as staged:
             for name, data in files.items():
                 (staged / name).write_bytes(data)
     except DiskFull as error:  # users do not know the hidden folder
         raise DiskFull(folder / next(iter(images)), sum(map(len, files.values()))) from error
-    collect(folder)
+    _move(batch, folder)
 
 
 def collect(folder: Path) -> None:
-    """Move the images of complete batches to their places."""
+    """Move the images of the complete batches that killed processes left to their places."""
     for batch in folder.glob(f".*{_COMPLETE}"):
-        with suppress(FileNotFoundError):  # another process is moving the same ones
-            for name in os.listdir(batch):
-                with suppress(FileNotFoundError):
-                    os.replace(batch / name, folder / name)
-            flush(folder)  # the new names must be on the disk before the old ones go
-            batch.rmdir()
+        _move(batch, folder)
+
+
+def _move(batch: Path, folder: Path) -> None:
+    with suppress(FileNotFoundError):  # another process is moving the same ones
+        for name in os.listdir(batch):
+            with suppress(FileNotFoundError):
+                os.replace(batch / name, folder / name)
+        flush(folder)  # the new names must be on the disk before the old ones go
+        batch.rmdir()
 
 
 def is_whole(path: Path) -> bool:
