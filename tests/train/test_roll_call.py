@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch.distributed as dist
 
 from tests.train.test_distributed import free_port
 from tglo.train import processes
@@ -25,6 +26,12 @@ processes.join("gloo", torch.device("cpu"), timedelta(seconds=60))
 if rank == 1 and ending == "before the first collective":
     die()
 print(processes.gather(rank), flush=True)
+if ending == "store gone":
+    if rank == 0:
+        die()
+    import time
+    time.sleep(1)
+    processes.gather(rank)
 if ending == "collective on rank 0":
     processes.on_main(lambda: processes.gather(0))
 if ending.endswith("on rank 1"):
@@ -122,3 +129,21 @@ def test_the_patience_is_a_positive_number(text: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TGLO_START_TIMEOUT", text)
     with pytest.raises(ValueError, match=f"TGLO_START_TIMEOUT is '{text}'; it must be a positive"):
         patience()
+
+
+def test_a_rank_has_one_note_for_all_its_meetings() -> None:
+    store = dist.HashStore()
+    first, second = RollCall(store, 0, 2), RollCall(store, 1, 2)
+    first.meet()
+    assert first.absent() == "rank 1"
+    for _ in range(3):
+        second.meet()
+    assert first.absent() == ""
+    assert second.absent() == "rank 0"
+    assert store.num_keys() == 2
+
+
+def test_a_store_that_has_gone_is_told_as_a_rank_that_has() -> None:
+    for status, output in start("store gone", 0, 1)[1:]:
+        assert status == 1
+        assert "rank 0, or the launcher of 2 did not come to where rank 1 waits" in output

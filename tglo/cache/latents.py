@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -95,10 +96,16 @@ class LatentCache:
     def inputs(self, sample_ids: Sequence[int]) -> NDArray[np.int64]:
         """Return what tells each sample's latents, sizes and embeddings from others, (B, 4) int64."""
         places = self._find(sample_ids)
-        order = np.argsort(self._index["text_position"])
-        at, _ = lookup(self._index["text_position"][order], self._index["text"][places])
+        positions, order = self._text_order
+        at, _ = lookup(positions, self._index["text"][places])
         parts = [self._index["digest"][places], self._index["text_digest"][order[at]]]
         return np.concatenate(parts, axis=1)
+
+    @functools.cached_property
+    def _text_order(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        """The positions of all prompts, ascending, and their places in the index."""
+        order = np.argsort(self._index["text_position"])
+        return self._index["text_position"][order], order
 
     def entries(self) -> list[dict[str, Any]]:
         """Return name, size and checksum of every shard."""

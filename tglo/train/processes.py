@@ -74,9 +74,9 @@ def gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    if _roll_call is not None:
-        _roll_call.meet()
     try:
+        if _roll_call is not None:
+            _roll_call.meet()
         dist.all_gather_object(values, value)
     except RuntimeError as error:
         absent = "" if _roll_call is None else _roll_call.absent()

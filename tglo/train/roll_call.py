@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tglo.devices import process
 
 PATIENCE = "TGLO_START_TIMEOUT"
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.1
 
 
 def patience() -> float:
@@ -79,8 +79,8 @@ class RollCall:
         self.store.set(f"{stage}/{self._rank}", "here")
         limit = patience()
         deadline = time.monotonic() + limit
-        while missing := self._without(stage):
-            if time.monotonic() > deadline:
+        while not self.store.check([f"{stage}/{rank}" for rank in range(self._world_size)]):
+            if time.monotonic() > deadline and (missing := self._without(stage)):
                 raise TimeoutError(
                     f"{_ranks(missing)} of {self._world_size} did not {stage} within {limit:g} s, and rank "
                     f"{self._rank} no longer waits. Look at their output and whether their hosts reach "
@@ -91,12 +91,17 @@ class RollCall:
     def meet(self) -> None:
         """Note that this process goes into its next meeting with all others."""
         self._meetings += 1
-        self.store.set(f"meeting {self._meetings}/{self._rank}", "here")
+        self.store.set(f"meeting/{self._rank}", str(self._meetings))
 
     def absent(self) -> str:
         """Name the processes that did not come to this one's last meeting; "" if they did."""
         try:
-            missing = self._without(f"meeting {self._meetings}")
+            never = self._without("meeting")
+            missing = [
+                rank
+                for rank in range(self._world_size)
+                if rank in never or int(self.store.get(f"meeting/{rank}")) < self._meetings
+            ]
         except RuntimeError:  # the store has gone
             return "rank 0, or the launcher"
         return _ranks(missing) if missing else ""
