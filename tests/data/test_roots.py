@@ -123,6 +123,13 @@ def test_a_snapshot_of_the_hub_is_read(snapshot, tmp_path):
     assert images_of(read_manifest(mine, root=snapshot)) == [png(1)]
 
 
+def test_a_hub_cache_may_lie_below_a_folder_of_that_name(snapshot, tmp_path):
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "hub").rename(tmp_path / "snapshots/hub")
+    moved = tmp_path / "snapshots" / snapshot.relative_to(tmp_path)
+    assert images_of(read_manifest(moved / "m.csv")) == [png(0), png(1)]
+
+
 @pytest.mark.parametrize(
     "target", ["hub/secret", "hub/datasets--c--d/blobs/x", "hub/datasets--a--b/x"]
 )

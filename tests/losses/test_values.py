@@ -114,3 +114,10 @@ def test_weights_at_the_limits_are_taken() -> None:
     largest = torch.full((4,), torch.finfo(torch.float32).max)
     same = case._replace(reference_pred=case.policy_pred.detach().clone())
     assert same.call(tgo_loss, timestep_weight=largest).isfinite()
+
+
+def test_weights_whose_sum_is_too_large_are_refused() -> None:
+    case = make_case((4, 6), torch.float32)
+    weight = torch.tensor([1.7e308, 1.7e308, 1, 1], dtype=torch.float64)
+    with pytest.raises(ValueError, match="timestep_weight holds inf; weights must be finite"):
+        case.call(tgo_loss, timestep_weight=weight)

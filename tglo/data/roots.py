@@ -39,7 +39,7 @@ def is_within(real: str, root: str) -> bool:
     """
     if os.path.commonpath([real, root]) == root:
         return True
-    name, snapshots, _ = root.partition("/snapshots/")
+    name, snapshots, _ = root.rpartition("/snapshots/")
     return bool(snapshots) and os.path.dirname(real) == f"{name}/blobs"
 
 

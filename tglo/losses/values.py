@@ -55,7 +55,8 @@ def check_weights(name: str, weights: Tensor) -> bool:
         return False
     # a NaN anywhere makes the sum NaN
     if found and not (min(found) >= 0 and sum(found) < math.inf):
-        wrong = next(x for x in weights.flatten().tolist() if not 0 <= x < math.inf)
+        # None is wrong where only their sum is too large.
+        wrong = next((x for x in weights.flatten().tolist() if not 0 <= x < math.inf), math.inf)
         raise ValueError(f"{name} holds {wrong:g}; weights must be finite and at least 0")
     return True
 
