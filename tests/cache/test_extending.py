@@ -15,6 +15,7 @@ import torch
 
 from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tests.cache.test_latents import SETTINGS, contents
+from tglo.cache import locks
 from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.latents import LatentCache
 from tglo.data.errors import CacheError
@@ -63,7 +64,54 @@ def test_images_overwritten_under_their_names_are_encoded_again(
     assert (report.encoded, report.written, report.kept) == (2, 2, 3)
     check_like_new(manifest, folder)
     assert again(manifest, folder).encoded == 0
-    assert len(list(folder.glob("latents-*.safetensors"))) == 4  # what was replaced is gone
+
+
+def test_what_was_replaced_stays_for_a_day(made: tuple[Manifest, Path]) -> None:
+    """A training that goes on meanwhile reads the shards that it has not opened yet."""
+    manifest, folder = made
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))  # written long ago
+    running = LatentCache(folder)
+    expected = LatentCache(folder).batch(running.sample_ids()[:1])
+    for offset in (100, 200):
+        for row in manifest.rows:
+            make_image(offset + row.line).save(folder.parent / row.image)
+        assert again(manifest, folder).encoded == 20
+    found = running.batch(running.sample_ids()[:1])
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    current = {entry["file"] for entry in LatentCache(folder).entries()}
+    old = {path.name for path in folder.glob("latents-*.safetensors")} - current
+    assert len(old) == 8
+    for name in old:
+        os.utime(folder / name, (1, 1))
+    again(manifest, folder)
+    assert {path.name for path in folder.glob("latents-*.safetensors")} <= current
+    check_like_new(manifest, folder)
+
+
+def test_a_lock_that_is_waited_for_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "TOLD_AFTER", 0.1)
+    child = script(HOLDING_ALL, tmp_path)
+    assert child.stdout is not None and child.stdout.readline() == "held\n"
+    with locks.Locks(tmp_path) as ours, ours.folder():
+        told = [record.getMessage() for record in caplog.records]
+    assert child.wait() == 0
+    assert len(told) == 1 and told[0].startswith(
+        f"waiting for another command, which holds {tmp_path / '.lock'};"
+    )
+
+
+HOLDING_ALL = """
+import sys, time
+from pathlib import Path
+from tglo.cache.locks import Locks
+
+with Locks(Path(sys.argv[1])) as locks, locks.folder():
+    print("held", flush=True)
+    time.sleep(1)
+"""
 
 
 def test_of_the_same_size_and_time_a_file_is_not_read(made: tuple[Manifest, Path]) -> None:
@@ -339,7 +387,9 @@ def test_what_a_killed_process_left_in_the_work_of_others_stays(
     manifest, folder = made
     (folder / ".latents-00001.safetensors.0123.tmp").write_bytes(b"half a shard")
     (folder / ".latents-00777.safetensors.0123.tmp").write_bytes(b"half a shard")
-    (folder / "latents-00001-0123456789ab.safetensors").write_bytes(b"superseded")
+    superseded = folder / "latents-00001-0123456789ab.safetensors"
+    superseded.write_bytes(b"superseded")
+    os.utime(superseded, (1, 1))
     (folder / "mine.safetensors").write_bytes(b"of someone else")
     child = script(HOLDING, folder)
     assert child.stdout is not None and child.stdout.readline() == "held\n"

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tglo.cache.locks import Locks
 from tglo.cache.shards import clear, parse_name, read_record, shard_name
+from tglo.files.leftovers import DEAD_AFTER
 
 _UNFINISHED = re.compile(r"\.([a-z]+)-(\d{5,})[.-].*\.tmp")
 _OF_THE_FOLDER = ("cache.json", "reference.json", "fingerprint.json", "index.safetensors")
 
 
 def collect_garbage(
-    folder: Path, named: Collection[str], kinds: Sequence[str], locks: Locks
+    folder: Path,
+    before: Collection[str],
+    named: Collection[str],
+    kinds: Sequence[str],
+    locks: Locks,
 ) -> None:
-    """Remove files that were superseded, and unfinished ones of killed processes.
+    """Remove files that were superseded a day ago, and unfinished ones of killed processes.
 
-    named: the files that the folder's last file names. The folder's lock must be held; what belongs to
-    a shard that another process is making stays.
+    A training that opened the folder earlier reads its shards when it needs them, so what is
+    superseded now is given the present time, and goes with the first command a day later.
+
+    before, named: the files that the folder's last file named, and names. The folder's lock must be
+    held; what belongs to a shard that another process is making stays.
     """
+    for file in {*before} - {*named}:
+        with suppress(OSError):  # removed by hand, or of another user
+            os.utime(folder / file)
     for entry in os.listdir(folder):
         unfinished = _UNFINISHED.fullmatch(entry)
         if unfinished is not None and unfinished[1] in kinds:
@@ -35,7 +48,9 @@ def collect_garbage(
 
 
 def _remove(folder: Path, file: str, kinds: Sequence[str], locks: Locks) -> None:
-    """Remove a file unless it is none of ours, or a record names it: of rows that may come back."""
+    """Remove a file unless it is young, none of ours, or a record names it: of rows that may come back."""
+    if time.time() - (folder / file).lstat().st_mtime < DEAD_AFTER:
+        return
     if re.fullmatch(r"index(-[0-9a-f]{12})?\.safetensors", file):
         (folder / file).unlink(missing_ok=True)
         return

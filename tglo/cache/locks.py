@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +19,34 @@ from tglo.files import disk_space
 
 _KINDS = ("text", "latents", "errors")
 _STRIDE = 10**8  # more than the shards of a kind
+TOLD_AFTER = 10.0  # seconds of waiting
+_POLL_SECONDS = 0.1
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+log = logging.getLogger("tglo")
+
+
+class Waiting:
+    """Says once what is waited for, when that takes long."""
+
+    def __init__(self) -> None:
+        self._since, self._told = time.monotonic(), False
+
+    def on(self, what: str) -> None:
+        """Note that `what` is still waited for."""
+        if not self._told and time.monotonic() - self._since > TOLD_AFTER:
+            self._told = True
+            log.warning("waiting for %s; if it hangs, stop it, and this one goes on", what)
 
 
 class Locks:
     """The locks of one process on a folder; on a disk without locks every one is free."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / ".lock"
-        with disk_space(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._path = folder / ".lock"
+        with disk_space(self._path):
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +69,10 @@ class Locks:
     @contextmanager
     def folder(self) -> Iterator[None]:
         """Wait for the lock of what belongs to the whole folder, and hold it inside the block."""
-        self._take(0, fcntl.LOCK_EX)
+        waiting = Waiting()
+        while not self._take(0, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            waiting.on(f"another command, which holds {self._path}")
+            time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:

@@ -128,7 +128,8 @@ def write_tensors(
 ) -> dict[str, Any]:
     """Publish NAME.safetensors; return its name, size and checksum, as `check_file` takes them.
 
-    A trusted file with other content stays: the new one is called by its checksum then.
+    A trusted file with other content stays: the new one is called by its checksum then. So does one
+    that was superseded: trainings may still read it.
     """
     plain = folder / f"{name}.safetensors"
     temporary = folder / f".{plain.name}.{secrets.token_hex(8)}.tmp"
@@ -137,7 +138,8 @@ def write_tensors(
             save_file(dict(tensors), temporary)
             digest = sha256_file(temporary)
             path = plain
-            if trusted.get(plain.name, digest) != digest:
+            superseded = bool(trusted) and plain.name not in trusted and plain.exists()
+            if superseded or trusted.get(plain.name, digest) != digest:
                 path = folder / f"{name}-{digest[:12]}.safetensors"
             flush(temporary)
             size = temporary.stat().st_size

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.cache.garbage import collect_garbage
-from tglo.cache.locks import Locks
+from tglo.cache.locks import Locks, Waiting
 from tglo.cache.shards import (
     Record,
     Shard,
@@ -135,9 +135,8 @@ def make_shards(
             finished = _finished(folder, plan, jobs, set(mine))
             if finished is not None:
                 finish(finished, trusted)
-                collect_garbage(
-                    folder, trusted_files(folder / last[0], *last[1:]), tuple(jobs), locks
-                )
+                named = trusted_files(folder / last[0], *last[1:])
+                collect_garbage(folder, trusted, named, tuple(jobs), locks)
     if finished is None and world_size == 1:
         raise _changed_meanwhile(folder)
     seconds = time.monotonic() - started
@@ -172,6 +171,7 @@ def _work(
     """Make the parts; yields each, whether it was written, and its record. Those that are locked come
     last.
     """
+    waiting = Waiting()
     while todo:
         busy = []
         for part in todo:
@@ -183,7 +183,10 @@ def _work(
             else:
                 busy.append(part)
         if len(busy) == len(todo):
+            waiting.on(f"another command, which is making {busy[0].name} in {folder}")
             time.sleep(POLL_SECONDS)
+        else:
+            waiting = Waiting()
         todo = busy
 
 
