@@ -256,3 +256,24 @@ def test_on_a_disk_without_locks_a_folder_is_used_with_a_warning(
     for _ in range(2):
         with caplog.at_level(logging.WARNING, "tglo"), files.locked(tmp_path / ".lock", "in use"):
             assert f"the disk of {tmp_path} has no locks" in caplog.text
+
+
+def test_a_used_up_quota_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with (
+        pytest.raises(files.DiskFull, match="the quota on the disk is used up: .*x needs 2.0 MB"),
+        files.disk_space(tmp_path / "x", 2_000_000),
+    ):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    files.flush(tmp_path)
+    (tmp_path / "x").touch()
+    with pytest.raises(OSError, match="Invalid argument"):
+        files.flush(tmp_path / "x")

@@ -126,6 +126,38 @@ def test_waiting_ends_when_no_other_process_makes_an_image(
     assert generate_images(model, PROMPTS, tmp_path, wait=True, **options).is_file()
 
 
+def test_a_finished_image_is_looked_at_once_while_others_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan_images(["a", "b", "c"], 1)
+    looked: list[str] = []
+
+    def watched(path: Path) -> bool:
+        looked.append(path.name)
+        return image_files.is_whole(path)
+
+    def another(seconds: float) -> None:
+        name = planned[len(list(tmp_path.iterdir()))].name
+        image_files.publish_images(tmp_path, {name: Image.new("RGB", (4, 4))})
+
+    monkeypatch.setattr(generation, "is_whole", watched)
+    monkeypatch.setattr(generation.time, "sleep", another)
+    generation._wait_for(planned, tmp_path)
+    assert looked == [image.name for image in planned]
+
+
+def test_publishing_a_batch_does_not_list_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    scandir, listdir = os.scandir, os.listdir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(Path(path)) or listdir(path))
+    image_files.publish_images(tmp_path, {"a.png": Image.new("RGB", (4, 4))})
+    assert (tmp_path / "a.png").is_file()
+    assert listed and tmp_path not in listed
+
+
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Call with n: the n-th change of a name on the disk from now on fails."""

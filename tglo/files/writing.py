@@ -28,20 +28,26 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class DiskFull(OSError):
     """There is no space for a file or folder; what was there before is unharmed.
 
-    needed: bytes that it would take, where they are known.
+    needed: bytes that it would take, where they are known. number: errno.EDQUOT where the disk has
+    space, but none for this user.
     """
 
-    def __init__(self, path: str | os.PathLike[str], needed: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], needed: int | None = None, number: int = errno.ENOSPC
+    ) -> None:
         folder = Path(os.path.abspath(path)).parent
         while not folder.exists():
             folder = folder.parent
         wants = "" if needed is None else f" needs {needed / 1e6:,.1f} MB and"
+        free = f", {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free. Free space on that disk"
+        why = "the disk is full"
+        if number == errno.EDQUOT:
+            why = "the quota on the disk is used up"
+            free = ". Remove files of yours there, or have the quota raised,"
         super().__init__(
-            f"the disk is full: {path}{wants} could not be written, "
-            f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free. Free space on that disk and "
-            "start the same command again"
+            f"{why}: {path}{wants} could not be written{free} and start the same command again"
         )
-        self.errno = errno.ENOSPC
+        self.errno = number
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def disk_space(path: str | os.PathLike[str], needed: int | None = None) -> Itera
         number = getattr(error, "errno", None) or (told and int(told[1] or told[2]))
         if number not in _FULL:
             raise
-        raise DiskFull(path, needed) from error
+        raise DiskFull(path, needed, number) from error
 
 
 @contextmanager
@@ -130,6 +136,9 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some disks cannot flush folders
+            raise
     finally:
         os.close(handle)
 

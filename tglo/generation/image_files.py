@@ -6,6 +6,7 @@ from there to their places may be interrupted; the next process finishes it.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
@@ -34,7 +35,8 @@ def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
             for name, data in files.items():
                 (staged / name).write_bytes(data)
     except DiskFull as error:  # users do not know the hidden folder
-        raise DiskFull(folder / next(iter(images)), sum(map(len, files.values()))) from error
+        needed = sum(map(len, files.values()))
+        raise DiskFull(folder / next(iter(images)), needed, error.errno or errno.ENOSPC) from error
     _move(batch, folder)
 
 
