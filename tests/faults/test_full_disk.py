@@ -26,14 +26,14 @@ from tglo.train.checkpoint import newest
 Make = Callable[..., TrainConfig]
 # What is written when the disk gets full -> what the message says of it.
 WRITERS = {
-    "tglo.train.loop._write_settings": r"run/threshold\.json needs 0\.0 MB",
-    "tglo.train.reports.metrics.MetricsFile.write": r"run/metrics\.jsonl needs 0\.0 MB",
+    "tglo.train.loop._write_settings": r"run/threshold\.json needs 0\.1 MB",
+    "tglo.train.reports.metrics.MetricsFile.write": r"run/metrics\.jsonl needs 0\.1 MB",
     "tglo.train.engines.plain.PlainEngine.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.engines.plain.save_state": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.ema.Ema.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.reference_policy.Reference.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.checkpoint_manifest.write": r"checkpoints/step-00000004 needs \d\.\d MB",
-    "tglo.train.export._write": r"samples/step-00000002 needs 0\.0 MB",
+    "tglo.train.export._write": r"samples/step-00000002 needs 0\.1 MB",
     "tglo.models.families.base.Family.save": r"run/export needs \d\.\d MB",
 }
 

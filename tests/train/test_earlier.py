@@ -37,6 +37,7 @@ def test_a_run_that_begins_anew_keeps_both(
     assert last(anew).name == "step-00000003" and any(not old[n].equal(new[n]) for n in old)
     assert (folder / "checkpoints" / "latest").read_text().strip() == "step-00000003"
     assert_same(final_weights(aside), old)
+    assert (aside / "threshold.json").is_file()
     assert metrics(aside) == old_lines and len(metrics(folder)) == 3
     assert train(more(anew, steps=4, resume=True)).steps == 4  # goes on from the new one
     assert last(anew).name == "step-00000004"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -38,7 +39,8 @@ class DiskFull(OSError):
         folder = Path(os.path.abspath(path)).parent
         while not folder.exists():
             folder = folder.parent
-        wants = "" if needed is None else f" needs {needed / 1e6:,.1f} MB and"
+        # Rounded up: a file of some bytes does not need 0.0 MB.
+        wants = "" if needed is None else f" needs {math.ceil(needed / 1e5) / 10:,.1f} MB and"
         free = f", {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free. Free space on that disk"
         why = "the disk is full"
         if number == errno.EDQUOT:
@@ -106,7 +108,7 @@ def writing_folder(
 def need_free(path: Path, overwrite: bool = False) -> None:
     """Raise FileExistsError when there is something at `path` and it may not be overwritten."""
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another folder or allow overwriting it")
+        raise FileExistsError(f"{path} exists; choose another folder, or remove that one first")
 
 
 def publish_folder(temporary: Path, path: Path) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 from tglo.files import flush
 
 CHECKPOINTS, SAMPLES = "checkpoints", "samples"
-PARTS = ("export", SAMPLES, "tensorboard", "metrics.jsonl", "config.json", CHECKPOINTS)
+PARTS = (
+    *("export", SAMPLES, "tensorboard", "metrics.jsonl"),
+    *("threshold.json", "config.json", CHECKPOINTS),
+)
 """The checkpoints come last: if a kill leaves them here, the earlier run still goes on from them."""
 
 
