@@ -125,6 +125,19 @@ def test_a_tars_images_may_be_scored_elsewhere(tmp_path):
     assert [scored.open_image(row) for row in scored] == [png(n) for n in range(4)]
 
 
+# A person's scores
+
+
+def test_scores_in_the_manifest_itself_are_not_replaced(tmp_path):
+    (tmp_path / "1.png").write_bytes(png(1))
+    write_manifest(tmp_path / "m.csv", [Row(0, "a", "1.png", 4.0, 2)])
+    with pytest.raises(ManifestError, match=r"m\.csv is the manifest itself, whose scores would"):
+        score_file(tmp_path / "m.csv", "no_such_module:scorer", tmp_path / "x" / ".." / "m.csv")
+    write_manifest(tmp_path / "m.csv", [Row(0, "a", "1.png", None, 2)])
+    output = score_file(tmp_path / "m.csv", "ink", tmp_path / "m.csv")
+    assert read_manifest(output).rows[0].score is not None
+
+
 # Columns
 
 

@@ -73,6 +73,12 @@ def score_file(
     search_working_folder()
     rows = read_manifest(manifest, **asdict(reading), require_scores=False)
     rows.check_output(output, elsewhere=True)
+    if os.path.realpath(output) == os.path.realpath(manifest) and any(
+        r.score is not None for r in rows
+    ):
+        raise ManifestError(
+            f"{output} is the manifest itself, whose scores would be lost; give another --output"
+        )
     check_rows(output, rows)
     _make_writable(output.parent)
     loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
