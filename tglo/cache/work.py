@@ -55,7 +55,7 @@ class Job:
 
     keys: the distinct items, in the order of a new folder. split: into the parts for new shards.
     make: these items of a shard, given the shard if it is whole. is_current: whether a shard has the
-    items as they are now; asked of what other processes made, so it may not cost much.
+    items as they are now; asked of what other processes made, so it must be cheap.
     """
 
     keys: Sequence[int]

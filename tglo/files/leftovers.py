@@ -1,10 +1,10 @@
-"""Temporary files and folders beside their final place, which no kill leaves there for ever.
+"""Temporary files and folders beside their final place, and what a kill leaves of them.
 
 Each is named `.NAME.MACHINE-TOKEN.tmp` and locked by the process that fills it; the lock ends with
 that process. Whoever fills a folder for the same name next, or claims the folder that it lies in,
-removes what dead processes left. On a shared disk
-the lock of another machine may not be seen, so what another machine made (or this one before it was
-started again) goes only when nothing in it has changed for a day.
+removes what dead processes left. On a shared disk the lock of another machine may not be seen, so what
+another machine made (or this one before it was started again) goes only when nothing in it has changed
+for a day.
 """
 
 from __future__ import annotations
