@@ -138,6 +138,9 @@ def test_34_weights_that_are_cut_or_absent_are_named_also_where_they_are_not_loa
     weights.write_bytes(data[: len(data) // 2])
     with pytest.raises(DamagedFile, match=rf"vae/{UNET}\.safetensors is damaged"):
         models.load(model, encoders=False)
+    save_file({}, weights)
+    with pytest.raises(DamagedFile, match=rf"vae/{UNET}\.safetensors is damaged .*no tensors"):
+        models.load(model, encoders=False)
     weights.rename(weights.with_name(f"{UNET}.fp16.safetensors"))
     with pytest.raises(ValueError, match=r"vae has no weights that are read.*there are .*fp16"):
         models.load(model, encoders=False)

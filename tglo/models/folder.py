@@ -193,8 +193,9 @@ def weights(part: Path) -> list[Path]:
         single, index = part / f"{name}.safetensors", part / f"{name}{_SHARDS}"
         files = [single] if single.is_file() else _shards(index) if index.is_file() else []
         for file in files:
-            with reading(file, "safetensors file", REMEDY), safe_open(file, "pt"):
-                pass
+            with reading(file, "safetensors file", REMEDY), safe_open(file, "pt") as weights:
+                if not weights.keys():
+                    raise ValueError("it holds no tensors")
         if files:
             return files
     there = sorted(entry.name for entry in part.iterdir() if entry.suffix != ".json")
