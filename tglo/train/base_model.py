@@ -35,7 +35,7 @@ class BaseModel:
         """Return its digest as `same_data.changes` takes it, {} where it does not count; collective."""
         if not self._counts:
             return {}
-        return processes.gather(processes.on_main(self._wait))[0] or {}
+        return processes.from_main(self._wait)
 
     def _wait(self) -> dict[str, str]:
         if self._thread.is_alive():

@@ -89,9 +89,9 @@ class Checkpoints:
 
         Rank 0 verifies; every rank gets the same answers.
         """
-        for folder in processes.gather(processes.on_main(self._found))[0] or []:
+        for folder in processes.from_main(self._found):
             read = partial(_read, folder)
-            state, problem = processes.gather(processes.on_main(read))[0] or (None, "")
+            state, problem = processes.from_main(read)
             if state is None:
                 self.refuse(folder, problem)
             else:

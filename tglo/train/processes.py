@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -128,6 +128,12 @@ def on_main(work: Callable[[], T]) -> T | None:
 def _refuse_alone() -> None:
     if _alone:
         raise RuntimeError("a collective inside on_main, where one rank alone would wait for ever")
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """Run `work` as `on_main` does, and return on every rank what it returned (any picklable object)."""
+    result: Any = gather(on_main(work))[0]
+    return cast(T, result)
 
 
 def reduce_sum(values: torch.Tensor) -> torch.Tensor:

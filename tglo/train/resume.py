@@ -25,7 +25,7 @@ DECIDING = ("model.train", "model.lora_rank", "optimizer.name", "engine.zero_sta
 
 def begin_anew(run: Run) -> int:
     """Set aside what an earlier run left in the output folder; returns 0 updates done."""
-    aside = processes.gather(processes.on_main(lambda: set_aside(run.config.output.folder)))[0]
+    aside = processes.from_main(lambda: set_aside(run.config.output.folder))
     if aside is not None:
         _warn(
             "beginning anew: the earlier run was moved to %s; `tglo export %s --output FOLDER` exports "
