@@ -58,10 +58,13 @@ def tgo_loss(
     scores: Tensor,
     threshold: Tensor | None,
     timestep_weight: Tensor | None,
+    sample_weight: Tensor | None,
     mask: Tensor | None,
     mask_inner: int,
+    over_elements: bool,
     threshold_value: float,
     timestep_weight_value: float,
+    sample_weight_value: float,
     beta: float,
     temperature: float,
     confidence: float,
@@ -87,6 +90,7 @@ def tgo_loss(
             scores.contiguous(),
             threshold,
             timestep_weight,
+            sample_weight,
             mask,
             partials,
             _arrival_counter(device),
@@ -98,9 +102,11 @@ def tgo_loss(
             draws,
             _stride_of(threshold),
             _stride_of(timestep_weight),
+            _stride_of(sample_weight),
             *_mask_numbers(mask, mask_inner),
             threshold_value,
             timestep_weight_value,
+            sample_weight_value,
             beta,
             1.0 / temperature,
             confidence,
@@ -108,6 +114,7 @@ def tgo_loss(
             1.0 / elements,
             1.0 / draws,
             REDUCED=reduced,
+            BY_MASK=mask is not None and not over_elements,
             BLOCK=BLOCK,
             STEPS=STEPS,
             SAMPLES=SAMPLES,
@@ -155,8 +162,8 @@ def tgo_loss_backward(
 
 def tgo_loss_and_grad(*arguments: Any) -> tuple[Tensor, ...]:
     """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
-    tensors, (outer, outer_value), numbers = arguments[:8], arguments[8:10], arguments[10:]
-    policy_pred, target, mask = tensors[0], tensors[1], tensors[7]
+    tensors, (outer, outer_value), numbers = arguments[:9], arguments[9:11], arguments[11:]
+    policy_pred, target, mask = tensors[0], tensors[1], tensors[8]
     loss, implicit_score, coefficient, *errors = tgo_loss(*tensors, *numbers)
     if outer is None:
         outer = torch.full((), outer_value, dtype=torch.float64, device=loss.device)
@@ -167,12 +174,10 @@ def tgo_loss_and_grad(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def prediction_error(
-    prediction: Tensor, target: Tensor, mask: Tensor | None, mask_inner: int
+    prediction: Tensor, target: Tensor, mask: Tensor | None, mask_inner: int, over_elements: bool
 ) -> Tensor:
     """tglo::prediction_error: the sums of `tgo_loss`, so that equal predictions give equal bits."""
     zeros = torch.zeros(prediction.shape[0], dtype=torch.float64, device=prediction.device)
-    result = tgo_loss(
-        *(prediction, target, None, zeros, zeros, None, None, mask, mask_inner),
-        *(0.0, 1.0, 1.0, 1.0, 0.0, 1, 1),
-    )
-    return result[3]
+    tensors = prediction, target, None, zeros, zeros, None, None, None, mask
+    numbers: tuple[Any, ...] = (mask_inner, over_elements, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1, 1)
+    return tgo_loss(*tensors, *numbers)[3]

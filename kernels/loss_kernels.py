@@ -3,7 +3,7 @@
 A program takes one part of one row; a row is one draw's prediction, dense in memory. Sums have a
 fixed order: float32 over the few steps of a part, float64 from there on. The program that arrives
 last, as an integer counter tells it, adds the parts of each row and finishes the loss. No float
-atomics, so results are bitwise equal from run to run. The formulas are those of tglo/reference.py.
+atomics, so results are bitwise equal from run to run. The formulas are those of tglo/reference/.
 
 Index names: i_ an index, o_ offsets, b_ a block of values; P, Q, Y are the policy's prediction, the
 reference's and the target.
@@ -22,15 +22,16 @@ def _log1p(x):
 
 
 @triton.jit
-def _sample_loss(b_r, b_score, b_tau, confidence):
-    """Loss and its slope d loss / d r of samples, float64."""
+def _sample_loss(b_r, b_score, b_tau, confidence, b_sample_weight):
+    """Loss and its slope d loss / d r of samples, float64; 0 where the sample's weight is."""
     b_sign = tl.where(b_score >= b_tau, 1.0, -1.0).to(tl.float64)
-    b_weight = 1.0 + confidence * tl.abs(b_score - b_tau)
+    b_weight = b_sample_weight * (1.0 + confidence * tl.abs(b_score - b_tau))
     b_x = -b_sign * b_r
     b_tail = tl.exp(-tl.abs(b_x))
     b_loss = b_weight * (tl.where(b_x > 0.0, b_x, 0.0) + _log1p(b_tail))
     b_slope = -b_weight * b_sign * tl.where(b_x >= 0.0, 1.0, b_tail) / (1.0 + b_tail)
-    return b_loss, b_slope
+    counted = b_sample_weight != 0.0  # whatever the score is, be it NaN
+    return tl.where(counted, b_loss, 0.0), tl.where(counted, b_slope, 0.0)
 
 
 @triton.jit
@@ -71,6 +72,7 @@ def forward(
     scores,  # [batch]
     threshold,  # [batch] or [1], or None
     timestep_weight,  # [rows] or [1], or None
+    sample_weight,  # [batch] or [1], or None
     weights,  # of the mask, [rows or 1, period] float32, or None
     partials,  # [3, rows, parts] float64: policy's error, difference of errors, weight
     counter,  # [1] int32, 0 before and after
@@ -85,11 +87,13 @@ def forward(
     draws,
     threshold_stride,
     timestep_weight_stride,
+    sample_weight_stride,
     weights_stride,
     inner,
     period,
     threshold_value: tl.float64,
     timestep_weight_value: tl.float64,
+    sample_weight_value: tl.float64,
     beta: tl.float64,
     one_over_temperature: tl.float64,
     confidence: tl.float64,
@@ -97,6 +101,7 @@ def forward(
     one_over_elements: tl.float64,  # quotients are taken on the host: float64 division is a call
     one_over_draws: tl.float64,
     REDUCED: tl.constexpr,
+    BY_MASK: tl.constexpr,  # a row's mean divides by the mask's sum, else by the number of elements
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -119,7 +124,8 @@ def forward(
         b_squared = b_from_target * b_from_target
         if weights is not None:
             b_m = _mask_weights(weights, i_row, o_row, mask, weights_stride, inner, period)
-            b_counted += b_m
+            if BY_MASK:
+                b_counted += b_m
             b_squared = tl.where(b_m == 0.0, 0.0, b_m * b_squared)
         b_error += b_squared
         if Q is not None:
@@ -132,7 +138,7 @@ def forward(
     tl.store(partials + i_program, tl.sum(b_error.to(tl.float64), 0))
     if Q is not None:
         tl.store(partials + programs + i_program, tl.sum(b_difference.to(tl.float64), 0))
-    if weights is not None:
+    if BY_MASK:
         tl.store(partials + 2 * programs + i_program, tl.sum(b_counted.to(tl.float64), 0))
     tl.debug_barrier()  # the sums are written before this program counts as arrived
     arrived = tl.atomic_add(counter, 1, sem="acq_rel")
@@ -147,7 +153,7 @@ def forward(
             for i_draw in range(0, draws):
                 i_rows = i_sample * draws + i_draw
                 b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
-                if weights is not None:
+                if BY_MASK:
                     third = partials + 2 * programs
                     b_mean = _row_sum(third, i_rows, valid, parts, SAMPLES, PARTS)
                     b_mean = tl.where(b_mean == 0.0, 0.0, 1.0 / b_mean)  # a NaN stays one
@@ -163,7 +169,7 @@ def forward(
                 else:
                     b_other = tl.load(cached_error + i_rows, mask=valid, other=0.0).to(tl.float64)
                     b_d = b_e - b_other
-                    if weights is not None:  # no weight: b_e is 0, or NaN of infinite ones
+                    if BY_MASK:  # no weight: b_e is 0, or NaN of infinite ones
                         b_d = tl.where(b_mean == 0.0, b_e, b_d)
                 tl.store(policy_error + i_rows, b_e, mask=valid)
                 tl.store(reference_error + i_rows, b_other, mask=valid)
@@ -175,7 +181,9 @@ def forward(
 
             b_tau = _numbers(threshold, i_sample * threshold_stride, valid, threshold_value)
             b_score = tl.load(scores + i_sample, mask=valid, other=0.0).to(tl.float64)
-            b_loss, b_slope = _sample_loss(b_r, b_score, b_tau, confidence)
+            o_weight = i_sample * sample_weight_stride
+            b_weight = _numbers(sample_weight, o_weight, valid, sample_weight_value)
+            b_loss, b_slope = _sample_loss(b_r, b_score, b_tau, confidence, b_weight)
             if REDUCED:
                 total += tl.where(valid, b_loss, 0.0)
             else:
@@ -186,7 +194,7 @@ def forward(
                 b_omega = _numbers(timestep_weight, o_omega, valid, timestep_weight_value)
                 b_coefficient = -share * b_slope * beta * (b_omega * one_over_temperature)
                 b_mean = tl.zeros([SAMPLES], tl.float64) + one_over_elements
-                if weights is not None:
+                if BY_MASK:
                     b_mean = tl.load(coefficient + i_rows, mask=valid, other=0.0)
                 b_coefficient = b_coefficient * (2.0 * b_mean) * one_over_draws
                 tl.store(coefficient + i_rows, b_coefficient, mask=valid)

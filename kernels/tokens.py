@@ -2,7 +2,7 @@
 
 A program takes one row of a chunk: row i is position order[first + i] of the (batch, tokens)
 positions. Sums have a fixed order, results are bitwise equal from run to run. The formulas are those of
-tglo/reference.py.
+tglo/reference/.
 
 Index names: i_ an index, o_ offsets, b_ a block of values.
 """

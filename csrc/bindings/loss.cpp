@@ -113,13 +113,13 @@ Tensor tgo_loss_backward(
 
 Tensor prediction_error(
     const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& mask,
-    int64_t mask_inner) {
+    int64_t mask_inner, bool over_elements) {
   const Rows rows(prediction);
   rows.check(prediction, target);
   const Mask weights = mask_of(mask, rows, prediction, mask_inner);
   const std::vector<PartialSums> sums = row_sums(rows, weights, prediction, target, std::nullopt);
   Tensor error = new_vector(prediction, rows.rows, ScalarType::Double);
-  const LossCall call = errors_call(rows, weights, error);
+  const LossCall call = errors_call(rows, weights, over_elements, error);
   for (int64_t row = 0; row < rows.rows; ++row) finish_row(call, row, sums[row], true);
   return error;
 }

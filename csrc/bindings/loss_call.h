@@ -10,16 +10,18 @@
   const Tensor &policy, const Tensor &target, const std::optional<Tensor> &reference,                  \
   const std::optional<Tensor> &cached_error, const Tensor &scores,                                     \
   const std::optional<Tensor> &threshold, const std::optional<Tensor> &timestep_weight,                \
-  const std::optional<Tensor> &mask
+  const std::optional<Tensor> &sample_weight, const std::optional<Tensor> &mask
 #define TGLO_LOSS_NUMBERS                                                                              \
-  int64_t mask_inner, double threshold_value, double timestep_weight_value, double beta,               \
-  double temperature, double confidence, int64_t draws, int64_t reduction
+  int64_t mask_inner, bool over_elements, double threshold_value, double timestep_weight_value,         \
+  double sample_weight_value, double beta, double temperature, double confidence, int64_t draws,       \
+  int64_t reduction
 #define TGLO_LOSS_ARGUMENTS TGLO_LOSS_TENSORS, TGLO_LOSS_NUMBERS
 #define TGLO_LOSS_AND_GRAD_ARGUMENTS                                                                   \
   TGLO_LOSS_TENSORS, const std::optional<Tensor> &loss_scale, double loss_scale_value, TGLO_LOSS_NUMBERS
 #define TGLO_LOSS_NAMES                                                                                \
-  policy, target, reference, cached_error, scores, threshold, timestep_weight, mask, mask_inner,       \
-  threshold_value, timestep_weight_value, beta, temperature, confidence, draws, reduction
+  policy, target, reference, cached_error, scores, threshold, timestep_weight, sample_weight, mask,    \
+  mask_inner, over_elements, threshold_value, timestep_weight_value, sample_weight_value, beta,        \
+  temperature, confidence, draws, reduction
 // clang-format on
 
 namespace tglo {
@@ -34,7 +36,7 @@ struct LossInputs {
       const Tensor& policy, const Tensor& target, const std::optional<Tensor>& reference,
       const std::optional<Tensor>& cached_error, const Tensor& scores,
       const std::optional<Tensor>& threshold, const std::optional<Tensor>& timestep_weight,
-      const std::optional<Tensor>& weights, TGLO_LOSS_NUMBERS)
+      const std::optional<Tensor>& sample_weight, const std::optional<Tensor>& weights, TGLO_LOSS_NUMBERS)
       : rows(policy), mask(mask_of(weights, rows, policy, mask_inner)) {
     rows.check(policy, target);
     if (reference) rows.check(policy, *reference);
@@ -47,14 +49,16 @@ struct LossInputs {
     call.scores = numbers_of(scores, policy, call.batch, false, "scores");
     call.threshold = numbers_of(threshold, policy, call.batch, true, "threshold");
     call.timestep_weight = numbers_of(timestep_weight, policy, rows.rows, true, "timestep_weight");
+    call.sample_weight = numbers_of(sample_weight, policy, call.batch, true, "sample_weight");
     call.threshold_value = threshold_value;
     call.timestep_weight_value = timestep_weight_value;
+    call.sample_weight_value = sample_weight_value;
     call.loss_scale_value = 1.0;
     call.parameters = {beta, temperature, confidence};
     call.draws = draws;
     call.elements = rows.elements;
     call.reduction = static_cast<Reduction>(reduction);
-    call.masked = mask.data != nullptr;
+    call.mean_over_mask = mask.data != nullptr && !over_elements;
   }
 };
 
@@ -85,12 +89,12 @@ struct LossOutputs {
 };
 
 // A call that asks for the policy's errors alone: finish_row writes them to `error`, and there is no finish.
-inline LossCall errors_call(const Rows& rows, const Mask& mask, const Tensor& error) {
+inline LossCall errors_call(const Rows& rows, const Mask& mask, bool over_elements, const Tensor& error) {
   LossCall call = {};
   call.batch = rows.rows;
   call.draws = 1;
   call.elements = rows.elements;
-  call.masked = mask.data != nullptr;
+  call.mean_over_mask = mask.data != nullptr && !over_elements;
   call.policy_error = doubles(error);
   return call;
 }

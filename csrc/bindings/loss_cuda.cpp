@@ -50,7 +50,6 @@ CudaLoss describe(const Rows& rows, const Mask& mask, const Tensor& policy, cons
   loss.mask = mask;
   loss.rows = rows.rows;
   loss.call.elements = rows.elements;
-  loss.call.masked = mask.data != nullptr;
   loss.device = policy.get_device_index();
   loss.stream = current_stream(loss.device);
   return loss;
@@ -133,14 +132,14 @@ Tensor tgo_loss_backward(
 // The sums of tgo_loss, so that equal predictions give equal bits.
 Tensor prediction_error(
     const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& mask,
-    int64_t mask_inner) {
+    int64_t mask_inner, bool over_elements) {
   const Rows rows(prediction);
   rows.check(prediction, target);
   Tensor error = new_vector(prediction, rows.rows, ScalarType::Double);
   if (rows.rows == 0) return error;
   const Mask weights = mask_of(mask, rows, prediction, mask_inner);
   CudaLoss loss = describe(rows, weights, prediction, target);
-  loss.call = errors_call(rows, weights, error);
+  loss.call = errors_call(rows, weights, over_elements, error);
   const Memory memory(loss, plan_loss(rows.rows, rows.elements), prediction);
   check_cuda(launch_loss(loss), "launching prediction_error");
   return error;

@@ -14,12 +14,13 @@ struct LossCall {
   Numbers scores;           // [batch]
   Numbers threshold;        // none: threshold_value
   Numbers timestep_weight;  // likewise
+  Numbers sample_weight;    // [batch], likewise
   Numbers loss_scale;       // of the gradient; none: loss_scale_value
-  double threshold_value, timestep_weight_value, loss_scale_value;
+  double threshold_value, timestep_weight_value, sample_weight_value, loss_scale_value;
   LossParameters parameters;
   int64_t batch, draws, elements;
   Reduction reduction;
-  bool masked;
+  bool mean_over_mask;  // a row's mean divides by the mask's sum, else by the number of elements
   // outputs
   float* loss;          // [1], or [batch] without reduction
   double* implicit_score;   // [batch]
@@ -29,6 +30,10 @@ struct LossCall {
 
   TGLO_HOST_DEVICE double omega(int64_t row) const {
     return timestep_weight.data ? timestep_weight[row] : timestep_weight_value;
+  }
+
+  TGLO_HOST_DEVICE double weight(int64_t sample) const {
+    return sample_weight.data ? sample_weight[sample] : sample_weight_value;
   }
 
   TGLO_HOST_DEVICE double scale() const {
@@ -44,7 +49,7 @@ struct LossCall {
 // One row's statistics: writes its errors, returns its share of ell.
 TGLO_HOST_DEVICE inline double finish_row(
     const LossCall& call, int64_t row, const PartialSums& sum, bool write) {
-  const double count = call.masked ? sum.weight : static_cast<double>(call.elements);
+  const double count = call.mean_over_mask ? sum.weight : static_cast<double>(call.elements);
   const double scale = count == 0.0 ? 0.0 : 1.0 / count;  // a NaN stays one: it is how bad weights show
   const double policy_error = sum.policy_error * scale;
   double difference = sum.error_difference * scale, reference_error;
@@ -69,7 +74,7 @@ TGLO_HOST_DEVICE inline SampleLoss finish_sample(
   const double scaled = call.parameters.beta * (ell / static_cast<double>(call.draws));
   const double threshold = call.threshold.data ? call.threshold[sample] : call.threshold_value;
   const SampleLoss result =
-      sample_loss(scaled, call.scores[sample], threshold, call.parameters.confidence);
+      sample_loss(scaled, call.scores[sample], threshold, call.parameters.confidence, call.weight(sample));
   if (write) call.implicit_score[sample] = scaled;
   if (write && call.reduction == Reduction::none) call.loss[sample] = static_cast<float>(result.loss);
   return result;
@@ -78,7 +83,7 @@ TGLO_HOST_DEVICE inline SampleLoss finish_sample(
 // coeff with d loss / d p = coeff m (p - y) for one row, the reduction's share included.
 TGLO_HOST_DEVICE inline double row_coefficient(
     const LossCall& call, int64_t row, double slope, double weight) {
-  const double count = call.masked ? weight : static_cast<double>(call.elements);
+  const double count = call.mean_over_mask ? weight : static_cast<double>(call.elements);
   if (count == 0.0) return 0.0;
   return call.share() * prediction_coefficient(slope, call.omega(row), call.parameters, call.draws, count);
 }

@@ -1,5 +1,5 @@
 // The formulas of the TGO loss: what happens to one sample once the sums over its prediction are known.
-// Host and device share this source. Formulas: arXiv 2605.04653; tglo/reference.py states them in PyTorch.
+// Host and device share this source. Formulas: arXiv 2605.04653; tglo/reference/ states them in PyTorch.
 // Everything here is of batch size, so double costs nothing and keeps scores, thresholds and small differences exact.
 #pragma once
 
@@ -17,8 +17,8 @@ struct LossParameters {
 };
 
 struct SampleLoss {
-  double loss;   // w softplus(-z r)
-  double slope;  // d loss / d r = -w z sigmoid(-z r)
+  double loss;   // v w softplus(-z r), v the weight of the sample
+  double slope;  // d loss / d r = -v w z sigmoid(-z r)
 };
 
 // A tie is positive.
@@ -41,9 +41,10 @@ TGLO_HOST_DEVICE inline double sigmoid(double x) {
 }
 
 TGLO_HOST_DEVICE inline SampleLoss sample_loss(
-    double implicit_score, double score, double threshold, double confidence) {
+    double implicit_score, double score, double threshold, double confidence, double sample_weight) {
+  if (sample_weight == 0.0) return {0.0, 0.0};  // whatever the score is, be it NaN
   const double sign = label_sign(score, threshold);
-  const double weight = confidence_weight(score, threshold, confidence);
+  const double weight = sample_weight * confidence_weight(score, threshold, confidence);
   const double argument = -sign * implicit_score;
   return {weight * softplus(argument), -weight * sign * sigmoid(argument)};
 }

@@ -52,7 +52,6 @@ AT_THE_ROOT = {
     "doctor",
     "philox",
     "redaction",
-    "reference",
     "settings",
     "stopping",
 }

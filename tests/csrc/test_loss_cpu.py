@@ -303,7 +303,7 @@ def test_offsets_pass_32_bits() -> None:
         torch.from_numpy(np.zeros((2, count), dtype=np.int16)).view(torch.bfloat16) for _ in "py"
     ]
     zeros[0][1, -1] = 2.0
-    error = torch.ops.tglo.prediction_error(*zeros, None, 1)
+    error = torch.ops.tglo.prediction_error(*zeros, None, 1, False)
     assert error.tolist() == [0.0, 4.0 / count]
 
 

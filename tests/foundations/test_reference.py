@@ -1,4 +1,4 @@
-"""tglo/reference.py against formulas written down a second time, and against the limits."""
+"""tglo/reference/ against formulas written down a second time, and against the limits."""
 
 from __future__ import annotations
 

@@ -36,17 +36,19 @@ from tglo.kernels import loss as kernels
 
 kernels.BLOCK, kernels.STEPS, kernels.PARTS, kernels.SAMPLES = 64, 2, 2, 4  # many parts, few numbers
 
-def run(case, cached, reduction, threshold=None, weight=None):
+def run(case, cached, reduction, threshold=None, weight=None, sample_weight=None):
+    options = case.options
     p, y, wide = case.policy_pred.detach(), case.target, torch.float64
     mask, inner = None, 1
     if "mask" in case.options:
         mask, inner = layout.memory_mask(case.options["mask"], p)
-    error = kernels.prediction_error(case.reference_pred, y, mask, inner) if cached else None
+    over = options.get("mask_mean") == "elements"
+    error = kernels.prediction_error(case.reference_pred, y, mask, inner, over) if cached else None
     q = None if cached else case.reference_pred
-    options = case.options
-    tensors = p, y, q, error, case.scores, threshold, weight, mask
+    tensors = p, y, q, error, case.scores, threshold, weight, sample_weight, mask
     numbers = (
-        inner, case.threshold, 1.0, options.get("beta", 1.0), 1e-3, options.get("confidence", 5.0), options["draws"],
+        inner, over, case.threshold, 1.0, options.get("sample_weight", 1.0), options.get("beta", 1.0), 1e-3,
+        options.get("confidence", 5.0), options["draws"],
         {"none": 0, "mean": 1, "sum": 2}[reduction])
     out = kernels.tgo_loss(*tensors, *numbers)
     outer = torch.linspace(-1, 2, out[0].numel()).view(out[0].shape)
@@ -81,7 +83,8 @@ for dtype in (torch.bfloat16, torch.float16, torch.float32):
 shape = (4, 3, 5, 7)
 for name, mask in make_masks(shape).items():
     for cached in (False, True):
-        case = make_case(shape, torch.float32, draws=2, mask=mask)
+        mean = "elements" if name in ("pixels", "columns", "rows") else "mask"
+        case = make_case(shape, torch.float32, draws=2, mask=mask, mask_mean=mean)
         (loss, ratio, *_), gradient, outer = run(case, cached, "mean")
         truth = outcome(widened(case), tgo_loss, cached=cached, outer=outer)
         torch.testing.assert_close(ratio, truth.implicit_score, rtol=1e-5, atol=3e-4 if cached else 1e-6)
@@ -104,6 +107,18 @@ plain = outcome(case._replace(threshold=threshold, options={"timestep_weight": w
 torch.testing.assert_close(loss, plain.loss, rtol=1e-5, atol=0)
 torch.testing.assert_close(ratio, plain.implicit_score, rtol=1e-5, atol=1e-7)
 
+# A weight of 0 hides a sample, NaN score and all; one number weighs every sample.
+weight = torch.tensor([2.0, 0.0, 0.5, 1.0])
+scores = case.scores.clone()
+scores[1] = float("nan")
+(loss, _, coefficient, *_), gradient, _ = run(case._replace(scores=scores), False, "none", None, None, weight)
+(plain, _, per_row, *_), _, _ = run(case, False, "none")
+torch.testing.assert_close(loss, plain * weight, rtol=1e-6, atol=0)
+torch.testing.assert_close(coefficient, per_row * weight, rtol=1e-12, atol=0)
+assert loss[1] == 0 and not gradient[1].any()
+half = run(case._replace(options={**case.options, "sample_weight": 0.5}), False, "none")
+torch.testing.assert_close(half[0][0], plain / 2, rtol=1e-6, atol=0)
+
 # Ties are decided in float64, tails are finite, equal predictions give exactly zero.
 tie = case._replace(scores=torch.tensor([0.5, 0.5, 0.5 - 1e-9, 0.5 + 1e-9], dtype=torch.float64))
 assert ((run(tie, False, "none")[0][2]) > 0).tolist() == [True, True, False, True]
@@ -118,7 +133,7 @@ torch.testing.assert_close(out[0].double(), truth.loss, rtol=1e-5, atol=1e-30)
 
 # Empty batch; the same bits twice; poisoned output memory is overwritten.
 empty = make_case((0, 5), torch.float32)
-assert kernels.prediction_error(empty.policy_pred.detach(), empty.target, None, 1).shape == (0,)
+assert kernels.prediction_error(empty.policy_pred.detach(), empty.target, None, 1, False).shape == (0,)
 first, second = run(case, False, "mean"), run(case, False, "mean")
 real = torch.empty
 torch.empty = lambda *a, **k: real(*a, **k).fill_(float("nan"))
@@ -135,7 +150,7 @@ import json
 from tests.kernels import triton_usage
 from tglo.kernels import loss as kernels, loss_kernels
 
-wide = ("cached_error scores threshold timestep_weight partials implicit_score coefficient policy_error "
+wide = ("cached_error scores threshold timestep_weight sample_weight partials implicit_score coefficient policy_error "
         "reference_error").split()
 blocks = dict(BLOCK=kernels.BLOCK, STEPS=kernels.STEPS)
 
@@ -156,8 +171,9 @@ for capability in (80, 90, 100):
         for cached, reduced, tensors in variants:
             constants = dict(blocks, SAMPLES=kernels.SAMPLES, PARTS=kernels.PARTS, REDUCED=reduced)
             constants["Q" if cached else "cached_error"] = None
+            constants["BY_MASK"] = tensors
             if not tensors:  # the mask goes with the tensors
-                constants.update(threshold=None, timestep_weight=None, weights=None)
+                constants.update(threshold=None, timestep_weight=None, sample_weight=None, weights=None)
             print(json.dumps(usage(loss_kernels.forward, element, capability, constants, forward)))
         options = dict(num_warps=kernels.WARPS)
         for constants in (dict(blocks, weights=None), blocks):

@@ -27,8 +27,8 @@ class Case(NamedTuple):
         options = {**self.options, **more}
         if cached:
             wide = self.reference_pred.double(), self.target.double()
-            mask = options.get("mask")
-            options["reference_error"] = reference.prediction_error(*wide, mask)
+            masked = options.get("mask"), options.get("mask_mean", "mask")
+            options["reference_error"] = reference.prediction_error(*wide, *masked)
         else:
             options["reference_pred"] = self.reference_pred
         return loss(self.policy_pred, self.target, self.scores, self.threshold, **options)
@@ -176,7 +176,7 @@ def assert_as_good_as_eager(
     terms = (p - y).square() if cached else ((p - q) * (p + q - 2 * y)).abs()
     strength = case.options.get("beta", 1.0) / case.options.get("temperature", 1e-3)
     weight = torch.as_tensor(case.options.get("timestep_weight", 1.0)).max().item()
-    largest = reference._row_mean(terms, case.options.get("mask")).max().item()
+    largest = reference.row_mean(terms, case.options.get("mask")).max().item()
     rounding = 4 * 2.0**-24 * largest * strength * weight
     largest_weight = 1 + case.options.get("confidence", 5.0)  # scores and threshold lie in [0, 1]
     floors = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ops.loss_cases import HALF_AND_SINGLE, make_case, outcome
+from tests.ops.loss_cases import HALF_AND_SINGLE, make_case, make_masks, outcome, widened
 from tglo import ops, tgo_loss
 from tglo.ops import choice
 
@@ -136,9 +136,11 @@ def test_opcheck(cached: bool) -> None:
     threshold = torch.tensor(0.4, dtype=wide) if cached else None
     mask = torch.rand(6, 5) if cached else None
     scale = torch.tensor(3.0, dtype=wide) if cached else None
+    sample_weight = torch.rand(3) if cached else None
     for reduction in (0, 1, 2):
-        tensors = policy, case.target, other, error, case.scores.double(), threshold, weight, mask
-        numbers = (1, 0.5, 1.0, 1.0, 1e-3, 5.0, 2, reduction)
+        vectors = error, case.scores.double(), threshold, weight, sample_weight
+        tensors = policy, case.target, other, *vectors, mask
+        numbers = (1, cached, 0.5, 1.0, 1.0, 1.0, 1e-3, 5.0, 2, reduction)
         torch.library.opcheck(torch.ops.tglo.tgo_loss.default, (*tensors, *numbers))
         arguments = (*tensors, scale, 2.0, *numbers)
         torch.library.opcheck(torch.ops.tglo.tgo_loss_and_grad.default, arguments)
@@ -146,7 +148,8 @@ def test_opcheck(cached: bool) -> None:
         coefficient = torch.rand(6, dtype=wide)
         backward = (outer, coefficient, policy, case.target, mask, 1, 2)
         torch.library.opcheck(torch.ops.tglo.tgo_loss_backward.default, backward)
-    torch.library.opcheck(torch.ops.tglo.prediction_error.default, (policy, case.target, mask, 1))
+    arguments = policy, case.target, mask, 1, cached
+    torch.library.opcheck(torch.ops.tglo.prediction_error.default, arguments)
 
 
 @needs_extension
@@ -160,20 +163,21 @@ def test_kernels_refuse_what_they_would_misread() -> None:
         (torch.zeros(4, 6, dtype=torch.bfloat16), "dtype"),
     ):
         with pytest.raises(RuntimeError, match=reason):
-            error(p, other, None, 1)
+            error(p, other, None, 1, False)
     with pytest.raises(RuntimeError, match="dense"):
-        error(torch.zeros(4, 12)[:, ::2], torch.zeros(4, 12)[:, ::2], None, 1)
+        error(torch.zeros(4, 12)[:, ::2], torch.zeros(4, 12)[:, ::2], None, 1, False)
     with pytest.raises(RuntimeError, match="bfloat16, float16 or float32"):
-        error(p.double(), p.double(), None, 1)
+        error(p.double(), p.double(), None, 1, False)
     scores = torch.zeros(3, dtype=torch.float64)
     where = "on the predictions' device"
     with pytest.raises(
         RuntimeError, match=f"scores must be float32 or float64 {where} with 4 elements"
     ):
-        torch.ops.tglo.tgo_loss(p, p, p, None, scores, None, None, None, 1, 0, 1, 1, 1, 1, 1, 1)
+        nothing = None, None, None, None
+        torch.ops.tglo.tgo_loss(p, p, p, None, scores, *nothing, 1, False, 0, 1, 1, 1, 1, 1, 1, 1)
     for mask in (torch.ones(4, 5), torch.ones(3, 6), torch.ones(4, 12)[:, ::2], torch.ones(6)):
         with pytest.raises(RuntimeError, match="mask must be contiguous float32 of shape"):
-            error(p, p, mask, 1)
+            error(p, p, mask, 1, False)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -256,3 +260,41 @@ except AttributeError as error:
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert "has no attribute 'nothing'" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_sample_weights_scale_losses_and_gradients(backend: str, reduction: str) -> None:
+    case = make_case((6, 40), torch.float32, draws=2, reduction=reduction)
+    weight = torch.tensor([0.5, 0.0, 3.0])
+    unscored = case.scores.clone()
+    unscored[1] = float("nan")  # not looked at under a weight of 0
+    outer = None if reduction != "none" else torch.ones(3)
+    plain = outcome(case, tgo_loss, backend=backend, reduction="none", outer=torch.ones(3))
+    gradient = plain.gradient * weight.repeat_interleave(2)[:, None]
+    losses = plain.loss * weight
+    share = 1 / 3 if reduction == "mean" else 1.0
+    options = {"backend": backend, "sample_weight": weight}
+    found = outcome(case._replace(scores=unscored), tgo_loss, outer=outer, **options)
+    expected = losses if reduction == "none" else losses.sum() * share
+    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(found.gradient, gradient * share)
+    assert not found.gradient[2:4].any()
+    half = outcome(case, tgo_loss, outer=outer, **{**options, "sample_weight": 0.5})
+    whole = plain.loss if reduction == "none" else plain.loss.sum() * share
+    torch.testing.assert_close(half.loss, whole / 2)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_mean_may_divide_by_all_elements(backend: str, cached: bool) -> None:
+    """As kohya, SimpleTuner and diffusion-pipe do: squares times mask, then the mean."""
+    mask = make_masks((4, 3, 5, 6))["weighted pixels"]
+    case = make_case((4, 3, 5, 6), torch.float32, mask=mask, mask_mean="elements")
+    p, y = case.policy_pred.detach().double(), case.target.double()
+    found = outcome(case, tgo_loss, backend=backend, cached=cached)
+    expected = (mask.double() * (p - y).square()).flatten(1).mean(1)
+    torch.testing.assert_close(found.policy_error, expected, rtol=1e-6, atol=0)
+    truth = outcome(widened(case), tgo_loss, cached=cached)
+    torch.testing.assert_close(found.loss.double(), truth.loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.gradient.double(), truth.gradient, rtol=1e-4, atol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tglo import ops
 from tglo.losses import checks
 from tglo.losses.masks import mask_weights
-from tglo.losses.results import Reduction
+from tglo.losses.results import MaskMean, Reduction
 from tglo.ops.dtypes import constant, number, promote
 
 
@@ -21,6 +21,7 @@ class CallOptions(TypedDict, total=False):
     reference_error: Tensor | None
     timestep_weight: Tensor | float | None
     mask: Tensor | None
+    mask_mean: MaskMean
     draws: int
 
 
@@ -35,6 +36,7 @@ class LossOptions(RatioOptions, total=False):
 
     beta: float
     confidence: float
+    sample_weight: Tensor | float | None
     reduction: Reduction
 
 
@@ -47,6 +49,7 @@ def predictions(
     temperature: float = 1e-3,
     timestep_weight: Tensor | float | None = None,
     mask: Tensor | None = None,
+    mask_mean: MaskMean = "mask",
     draws: int = 1,
     **unknown: object,
 ) -> ops.Predictions:
@@ -61,6 +64,7 @@ def predictions(
     checks.check_reference(policy_pred, reference_pred, reference_error)
     checks.check_timestep_weight(timestep_weight, rows, device)
     checks.check_number("temperature", temperature, above=0)
+    checks.check_mask_mean(mask_mean)
     policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
     weights = None if mask is None else mask_weights(mask, policy_pred)
     return ops.Predictions(
@@ -72,6 +76,7 @@ def predictions(
         draws,
         float(temperature),
         1.0 if timestep_weight is None else number(timestep_weight),
+        mask_mean,
     )
 
 
@@ -83,14 +88,17 @@ def scoring(
     beta: float,
     confidence: float,
     reduction: Reduction,
+    sample_weight: Tensor | float | None = None,
 ) -> ops.Scoring:
     """Check what turns the log-ratios of that many samples on that device into a loss."""
     checks.check_reduction(reduction)
     checks.check_scores(scores, threshold, samples, device)
     checks.check_number("beta", beta, above=0)
     checks.check_number("confidence", confidence, at_least=0)
+    checks.check_sample_weight(sample_weight, samples, device)
+    weight = 1.0 if sample_weight is None else number(sample_weight)
     limit = number(threshold)
-    return ops.Scoring(constant(scores), limit, float(beta), float(confidence), reduction)
+    return ops.Scoring(constant(scores), limit, float(beta), float(confidence), reduction, weight)
 
 
 def loss_arguments(
@@ -101,10 +109,12 @@ def loss_arguments(
     *,
     beta: float = 1.0,
     confidence: float = 5.0,
+    sample_weight: Tensor | float | None = None,
     reduction: Reduction = "mean",
     **options: Unpack[RatioOptions],
 ) -> tuple[ops.Predictions, ops.Scoring]:
     """Check the arguments of `tglo.tgo_loss`."""
     known = predictions(policy_pred, target, **options)
     samples, device = policy_pred.shape[0] // known.draws, policy_pred.device
-    return known, scoring(scores, threshold, samples, device, beta, confidence, reduction)
+    numbers = beta, confidence, reduction, sample_weight
+    return known, scoring(scores, threshold, samples, device, *numbers)

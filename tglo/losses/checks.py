@@ -17,6 +17,7 @@ NUMBERS = PREDICTIONS | {
 }
 _STRIDED = torch.strided
 REDUCTIONS = ("mean", "sum", "none")
+MASK_MEANS = ("mask", "elements")
 
 
 def check_reduction(reduction: str) -> None:
@@ -209,6 +210,27 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
         values.check_weights("timestep_weight", value)
     elif value is not None:
         check_number("timestep_weight", value, at_least=0)  # type: ignore[arg-type]
+
+
+def check_sample_weight(value: object, samples: int, device: torch.device) -> None:
+    if isinstance(value, Tensor) and value.ndim == 0:
+        check_real("sample_weight", check_tensor("sample_weight", value))
+        check_device("sample_weight", value, device)
+    elif isinstance(value, Tensor):
+        check_vector("sample_weight", value, samples, "sample", device)
+    elif value is not None:
+        check_number("sample_weight", value, at_least=0)  # type: ignore[arg-type]
+        return
+    if value is not None:
+        values.check_weights("sample_weight", value)  # type: ignore[arg-type]
+
+
+def check_mask_mean(value: object) -> None:
+    if value not in MASK_MEANS:
+        raise ValueError(
+            f"mask_mean is {value!r}; use 'mask' to divide by the mask's sum, or 'elements' to divide "
+            "by the number of elements"
+        )
 
 
 def check_loss_scale(value: object, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from tglo import ops, reference
 from tglo.losses import checks
 from tglo.losses.arguments import RatioOptions, predictions
 from tglo.losses.masks import mask_weights
+from tglo.losses.results import MaskMean
 from tglo.ops.dtypes import promote
 from tglo.reference import LogRatio
 
@@ -49,7 +50,7 @@ def log_ratio(
     Differentiable in policy_pred (once; `backend="reference"` any number of times), so that any loss
     can be written over it. It is exactly 0 where policy and reference predict the same. float64
     whatever the predictions are: B numbers cost nothing, and a loss may subtract them. The options
-    (reference_pred, reference_error, temperature, timestep_weight, mask, draws) and the errors raised
+    (reference_pred, reference_error, temperature, timestep_weight, mask, mask_mean, draws) and the errors raised
     are those of `tglo.tgo_loss`; with return_errors, the result is a `LogRatio`.
     """
     result = ops.log_ratio(predictions(policy_pred, target, **options), backend)
@@ -83,7 +84,12 @@ def log_ratio_of_errors(
 
 
 def policy_error(
-    policy_pred: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
+    policy_pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    mask_mean: MaskMean = "mask",
+    backend: str = "auto",
 ) -> Tensor:
     """Compute e_theta = mean((policy_pred - target)^2) of every row, (rows, ...) -> (rows,) float64,
     with a gradient to policy_pred. `tglo.prediction_error` is the same without one.
@@ -91,5 +97,6 @@ def policy_error(
     checks.check_prediction("policy_pred", policy_pred)
     checks.check_like_policy("target", target, policy_pred)
     policy_pred, target, _ = promote(policy_pred, target, None)
+    checks.check_mask_mean(mask_mean)
     weights = mask_weights(mask, policy_pred)
-    return ops.prediction_error(policy_pred, target, weights, backend=backend)
+    return ops.prediction_error(policy_pred, target, weights, mask_mean, backend=backend)

@@ -10,6 +10,7 @@ from tglo import ops, reference
 from tglo.ops.dtypes import wide
 
 Reduction = Literal["mean", "sum", "none"]
+MaskMean = Literal["mask", "elements"]
 
 
 class TGOStats(NamedTuple):
@@ -30,7 +31,7 @@ class TGOStats(NamedTuple):
     label: Tensor
     """(B,) bool: score >= threshold."""
     weight: Tensor
-    """(B,) float64: 1 + confidence * |score - threshold|."""
+    """(B,) float64: sample_weight * (1 + confidence * |score - threshold|)."""
 
 
 def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
@@ -41,5 +42,5 @@ def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
         result.policy_error.detach(),
         result.reference_error.detach(),
         reference.label(scores, threshold),
-        reference.confidence_weight(scores, threshold, scoring.confidence),
+        reference.loss_weight(scores, threshold, scoring.confidence, wide(scoring.sample_weight)),
     )

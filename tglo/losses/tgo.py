@@ -10,7 +10,7 @@ from tglo import ops
 from tglo.losses import checks
 from tglo.losses.arguments import LossOptions, loss_arguments
 from tglo.losses.masks import mask_weights
-from tglo.losses.results import TGOStats, statistics
+from tglo.losses.results import MaskMean, TGOStats, statistics
 from tglo.ops.dtypes import number, promote
 
 
@@ -52,7 +52,7 @@ def tgo_loss(
     and -1 elsewhere:
 
         r = beta * mean over draws of -(timestep_weight / temperature) * (e_theta - e_ref)
-        loss = (1 + confidence * |score - threshold|) * softplus(-z r)
+        loss = sample_weight * (1 + confidence * |score - threshold|) * softplus(-z r)
 
     Args:
         policy_pred: (B * draws, ...) floating point; row i belongs to sample i // draws. The only
@@ -72,6 +72,9 @@ def tgo_loss(
         beta = 1.0, temperature = 1e-3: strength of the implicit reward and variance of the Gaussian
             that stands for a step; above 0.
         confidence = 5.0: c >= 0, in units of 1 / score.
+        sample_weight = None: >= 0, a number, a 0-d tensor or (B,), weighs the samples' losses; None is
+            1. "mean" still divides by B. Where it is 0 the score is not looked at, be it NaN. Bad
+            values as in timestep_weight.
         timestep_weight = None: omega >= 0, a number or (B * draws,); None is 1. What is negative,
             infinite or NaN raises on the CPU; on a GPU, where looking would wait, NaN gives a NaN
             loss and infinity a NaN gradient.
@@ -80,6 +83,8 @@ def tgo_loss(
             or padding): e = sum m (p - y)^2 / sum m. What lies under a 0 is not looked at. A row of
             zeros has e_theta - e_ref = 0 and no gradient. Weights that are negative, infinite or
             NaN raise on the CPU and make their row's loss NaN on a GPU.
+        mask_mean = "mask": "elements" divides by the number of a row's elements in place of sum m, as
+            trainers do that multiply the squares by a mask and then take the mean.
         draws = 1: number of draws (timestep and noise) per sample; they average inside the sigmoid.
         reduction = "mean": "mean" or "sum" over samples, or "none". The mean of an empty batch is 0
             with a zero gradient, with a mask and without.
@@ -136,7 +141,12 @@ def loss_and_grad(
 
 
 def prediction_error(
-    prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str = "auto"
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    mask_mean: MaskMean = "mask",
+    backend: str = "auto",
 ) -> Tensor:
     """Compute the mean square error of every row, (rows, ...) -> (rows,) float64, without a gradient.
 
@@ -147,5 +157,6 @@ def prediction_error(
     checks.check_prediction("prediction", prediction)
     checks.check_like_policy("target", target, prediction)
     prediction, target, _ = promote(prediction.detach(), target, None)
+    checks.check_mask_mean(mask_mean)
     weights = mask_weights(mask, prediction)
-    return ops.prediction_error(prediction, target, weights, backend=backend).detach()
+    return ops.prediction_error(prediction, target, weights, mask_mean, backend=backend).detach()

@@ -27,6 +27,7 @@ class Predictions(NamedTuple):
     draws: int
     temperature: float
     timestep_weight: Tensor | float
+    mask_mean: str = "mask"
 
     @property
     def loss_dtype(self) -> torch.dtype:
@@ -41,6 +42,7 @@ class Predictions(NamedTuple):
             reference_pred=self.reference_pred,
             reference_error=None if error is None else wide(error),
             mask=self.mask,
+            mask_mean=self.mask_mean,
             draws=self.draws,
             temperature=self.temperature,
             timestep_weight=wide(self.timestep_weight),
@@ -55,6 +57,7 @@ class Scoring(NamedTuple):
     beta: float
     confidence: float
     reduction: str
+    sample_weight: Tensor | float = 1.0
 
     def by_reference(self, ratio: reference.LogRatio, dtype: torch.dtype) -> reference.TGOResult:
         """Compute the loss in plain PyTorch, reduced and in dtype."""
@@ -64,6 +67,7 @@ class Scoring(NamedTuple):
             wide(self.threshold),
             beta=self.beta,
             confidence=self.confidence,
+            sample_weight=wide(self.sample_weight),
         )
         return result._replace(loss=reference.reduce_loss(result.loss, self.reduction).to(dtype))
 
@@ -81,6 +85,7 @@ def kernel_arguments(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors and the numbers of the operators in tglo/ops/loss.py, in the order of their schemas."""
     threshold, weight, mask = scoring.threshold, predictions.timestep_weight, predictions.mask
+    sample_weight = scoring.sample_weight
     policy, target, other = share_layout(
         predictions.policy_pred, predictions.target, predictions.reference_pred
     )
@@ -93,12 +98,15 @@ def kernel_arguments(
         scoring.scores,
         threshold if isinstance(threshold, Tensor) else None,
         weight if isinstance(weight, Tensor) else None,
+        sample_weight if isinstance(sample_weight, Tensor) else None,
         weights,
     )
     numbers = (
         inner,
+        predictions.mask_mean == "elements",
         0.0 if isinstance(threshold, Tensor) else threshold,
         1.0 if isinstance(weight, Tensor) else weight,
+        1.0 if isinstance(sample_weight, Tensor) else sample_weight,
         scoring.beta,
         predictions.temperature,
         scoring.confidence,

@@ -23,9 +23,10 @@ from tglo.ops.once import gradient_once
 
 _LOSS = (
     "Tensor policy_pred, Tensor target, Tensor? reference_pred, Tensor? reference_error, "
-    "Tensor scores, Tensor? threshold, Tensor? timestep_weight, Tensor? mask, {more}"
-    "int mask_inner, float threshold_value, float timestep_weight_value, float beta, "
-    "float temperature, float confidence, int draws, int reduction"
+    "Tensor scores, Tensor? threshold, Tensor? timestep_weight, Tensor? sample_weight, "
+    "Tensor? mask, {more}int mask_inner, bool over_elements, float threshold_value, "
+    "float timestep_weight_value, float sample_weight_value, float beta, float temperature, "
+    "float confidence, int draws, int reduction"
 )
 _SCHEMAS = {
     "tgo_loss": f"({_LOSS.format(more='')}) -> (Tensor loss, Tensor implicit_score, "
@@ -35,15 +36,16 @@ _SCHEMAS = {
     "tgo_loss_and_grad": f"({_LOSS.format(more='Tensor? loss_scale, float loss_scale_value, ')}) "
     "-> (Tensor loss, Tensor implicit_score, Tensor gradient, Tensor policy_error, "
     "Tensor reference_error)",
-    "prediction_error": "(Tensor prediction, Tensor target, Tensor? mask, int mask_inner) "
-    "-> Tensor",
+    "prediction_error": "(Tensor prediction, Tensor target, Tensor? mask, int mask_inner, "
+    "bool over_elements) -> Tensor",
 }
 """Arguments are taken as `kernel_arguments` prepares them.
 
 Predictions: (rows, ...) of one dtype and one memory layout with dense rows. Vectors of scores,
 thresholds, weights and cached errors: float32 or float64, thresholds, weights and loss_scale also as
 one number without dimensions; computed with in float64. mask: (rows, period) or (1, period) float32; element
-i of a row in memory order has weight mask[row, (i // mask_inner) % period].
+i of a row in memory order has weight mask[row, (i // mask_inner) % period]. A row's mean divides by the
+sum of its mask, or with over_elements by its number of elements.
 """
 
 
@@ -119,10 +121,11 @@ def _gradient_by_reference(
         result.implicit_score,
         scoring.scores,
         wide(scoring.threshold),
-        _elements(policy, mask),
+        _elements(policy, mask, predictions.mask_mean),
         beta=scoring.beta,
         temperature=predictions.temperature,
         confidence=scoring.confidence,
+        sample_weight=wide(scoring.sample_weight),
         timestep_weight=wide(predictions.timestep_weight),
         draws=predictions.draws,
     )
@@ -144,7 +147,7 @@ def log_ratio(predictions: Predictions, backend: str) -> reference.LogRatio:
     _, ratio, _, *errors = run(policy.detach(), target, *others, mask, *numbers)
     if policy.requires_grad and torch.is_grad_enabled():
         per_row = reference.log_ratio_coefficient(
-            _elements(policy, predictions.mask),
+            _elements(policy, predictions.mask, predictions.mask_mean),
             temperature=predictions.temperature,
             timestep_weight=wide(predictions.timestep_weight),
             draws=predictions.draws,
@@ -155,21 +158,27 @@ def log_ratio(predictions: Predictions, backend: str) -> reference.LogRatio:
 
 
 def prediction_error(
-    prediction: Tensor, target: Tensor, mask: Tensor | None, *, backend: str
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    mask_mean: str = "mask",
+    *,
+    backend: str,
 ) -> Tensor:
     """Compute mean((prediction - target)^2) of every row, (rows,) float64, with a gradient to
     prediction; arguments are taken as checked.
     """
     chosen = choose("prediction_error", prediction, backend)
     if chosen == "reference":
-        return reference.prediction_error(prediction, target, mask)
+        return reference.prediction_error(prediction, target, mask, mask_mean)
     prediction, target = share_layout(prediction, target)
     weights, inner = (None, 1) if mask is None else memory_mask(mask, prediction)
     triton = chosen == "triton"
     run = operator("prediction_error", triton)
-    error = run(prediction.detach(), target, weights, inner)
+    error = run(prediction.detach(), target, weights, inner, mask_mean == "elements")
     if prediction.requires_grad and torch.is_grad_enabled():
-        per_row = _per_row(reference.error_coefficient(_elements(prediction, mask)), prediction)
+        divisor = _elements(prediction, mask, mask_mean)
+        per_row = _per_row(reference.error_coefficient(divisor), prediction)
         error = _tie(prediction, error, per_row, target, weights, (triton, inner, 1))
     return error  # type: ignore[no-any-return]
 
@@ -178,9 +187,9 @@ def _detached(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.requires_grad else tensor
 
 
-def _elements(prediction: Tensor, mask: Tensor | None) -> Tensor | float:
+def _elements(prediction: Tensor, mask: Tensor | None, mask_mean: str) -> Tensor | float:
     """Return the divisor of a row's mean: n, or sum m, (rows,) float64."""
-    if mask is None:
+    if mask is None or mask_mean == "elements":
         return prediction.shape[1:].numel()
     return reference.row_weight(prediction, mask)
 
