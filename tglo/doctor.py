@@ -78,18 +78,19 @@ def _python() -> Finding:
 
 
 def _extension() -> Finding:
+    import torch
+
     from tglo.ops import EXTENSION
+    from tglo.ops.extension import REINSTALL_WITH_CUDA
 
     if not EXTENSION.loaded:
         detail = f"{EXTENSION.problem}; the loss runs on plain PyTorch"
         return Finding("extension", "problem", detail, EXTENSION.remedy)
     cuda = ", ".join(f"sm_{number}" for number in EXTENSION.architectures)
-    more = (
-        f"CUDA kernels for {cuda}"
-        if cuda
-        else "no CUDA kernels (there was no nvcc 12.8 or later when it was built)"
-    )
-    return Finding("extension", "ok", f"{EXTENSION.path}: {EXTENSION.instructions} kernels, {more}")
+    more = f"CUDA kernels for {cuda}" if cuda else "no CUDA kernels"
+    detail = f"{EXTENSION.path}: {EXTENSION.instructions} kernels, {more}"
+    wanted = torch.version.cuda is not None and not cuda
+    return Finding("extension", "ok", detail, REINSTALL_WITH_CUDA if wanted else "")
 
 
 def _gpu() -> Finding:

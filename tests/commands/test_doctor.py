@@ -70,6 +70,19 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
     assert by_name()["GPU"] == doctor.Finding("GPU", "problem", "OSError: driver went away")
 
 
+def test_a_cuda_build_of_torch_wants_the_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = ops.EXTENSION._replace(loaded=True, architectures=())
+    monkeypatch.setattr(ops, "EXTENSION", built)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert by_name()["extension"].detail.endswith("no CUDA kernels")
+    assert by_name()["extension"].remedy == ""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "TGLO_CUDA=ON pip install" in by_name()["extension"].remedy
+    monkeypatch.setattr(ops, "EXTENSION", built._replace(architectures=(80, 90)))
+    finding = by_name()["extension"]
+    assert finding.detail.endswith("CUDA kernels for sm_80, sm_90") and finding.remedy == ""
+
+
 def test_forced_backend_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TGLO_BACKEND", "fast")
     assert by_name()["TGLO_BACKEND"].status == "problem"

@@ -55,7 +55,7 @@ def test_doctor_says_what_is_used_and_missing() -> None:
         r"tglo/_C.so was not built; the loss runs on plain PyTorch",
         "tgo_loss on cpu                ok       reference for bfloat16",
         "not found; needed only to compile CUDA code",
-        "-> install torch>=2.11 first, then reinstall tglo",
+        "-> reinstall tglo, on Linux and without TGLO_NO_EXTENSION: pip install",
     ):
         assert " ".join(line.split()) in " ".join(output.split()), output
 

@@ -9,7 +9,7 @@ import os
 import torch
 from torch import Tensor
 
-from tglo.ops.extension import EXTENSION, REINSTALL
+from tglo.ops.extension import EXTENSION, REINSTALL_WITH_CUDA
 
 logger = logging.getLogger("tglo")
 
@@ -51,8 +51,8 @@ def _missing(backend: str) -> str:
             return f"{EXTENSION.problem}; {EXTENSION.remedy}"
         if not EXTENSION.architectures:
             return (
-                "tglo/_C.so was built without CUDA kernels; put nvcc 12.8 or later on PATH and "
-                f"reinstall: {REINSTALL}, or use backend='auto'"
+                f"tglo/_C.so was built without CUDA kernels; {REINSTALL_WITH_CUDA}, "
+                "or use backend='auto'"
             )
     if backend == "triton" and not _HAS_TRITON:
         return "triton is not installed; pip install triton, or use backend='auto'"

@@ -13,8 +13,12 @@ INTERFACE_VERSION = 5
 """Counterpart of `interface_version` in csrc/common/launch.h."""
 
 REINSTALL = (
-    "install torch>=2.11 first, then reinstall tglo: "
+    "reinstall tglo, on Linux and without TGLO_NO_EXTENSION: "
     "pip install --no-deps --force-reinstall --no-cache-dir ."
+)
+REINSTALL_WITH_CUDA = (
+    "put nvcc 12.8 or later on PATH and reinstall tglo: "
+    "TGLO_CUDA=ON pip install --no-deps --force-reinstall --no-cache-dir ."
 )
 
 
