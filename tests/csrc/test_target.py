@@ -178,6 +178,17 @@ def test_torch_is_looked_for_in_the_target_environment(tmp_path: Path) -> None:
     assert status == 0 and json.loads(text)["torch_include"] == str(include)
 
 
+@linux
+def test_torch_of_the_user_alone_is_found(tmp_path: Path) -> None:
+    """pip install --user puts it there, and pip's isolation hides that too."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    include = packaging.fake_torch(tmp_path / f"lib/{version}/site-packages")
+    outside = Path(sys._base_executable)  # an environment has no packages of the user
+    status, text = answer(outside, PYTHONNOUSERSITE="1", PYTHONUSERBASE=str(tmp_path))
+    assert status == 0, text
+    assert json.loads(text)["torch_include"] == str(include)
+
+
 def configure(tmp_path: Path, *flags: str, nvcc: bool = True) -> tuple[int, str]:
     """Run CMake up to the point where it would compile."""
     if sys.platform != "linux" or not shutil.which("cmake") or not shutil.which("ninja"):
