@@ -67,20 +67,23 @@ def decide(environment: Mapping[str, str], system: str = sys.platform) -> Target
         return Target(False, why=f"the extension is built on Linux only, this is {system}")
     include = _torch_include(environment)
     version = _torch_version(include)
-    nvcc, why = "", "TGLO_CUDA is OFF"
-    if cuda != "OFF":
-        nvcc, why = _nvcc(environment)
-        if cuda == "ON" and why:
-            raise Refusal(
-                f"TGLO_CUDA=ON, but {why}.\nPut nvcc {_dotted(OLDEST_NVCC)} or later on PATH, or name it with "
-                "CUDACXX=/path/to/nvcc. TGLO_CUDA=OFF leaves the CUDA kernels out."
-            )
-        if cuda == "AUTO" and nvcc and not _has_cuda(include.parent):
-            nvcc, why = (
-                "",
-                f"{include.parent} is no CUDA build of torch; TGLO_CUDA=ON compiles them all the same",
-            )
+    nvcc, why = _cuda_compiler(cuda, include.parent, environment)
     return Target(True, str(include), _dotted(version), nvcc, why)
+
+
+def _cuda_compiler(cuda: str, torch: Path, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return what compiles the CUDA kernels, or why they are left out. Refusal if they were insisted on."""
+    if cuda == "OFF":
+        return "", "TGLO_CUDA is OFF"
+    if cuda == "AUTO" and not _has_cuda(torch):
+        return "", f"{torch} is no CUDA build; TGLO_CUDA=ON compiles them all the same"
+    nvcc, why = _nvcc(environment)
+    if cuda == "ON" and why:
+        raise Refusal(
+            f"TGLO_CUDA=ON, but {why}.\nPut nvcc {_dotted(OLDEST_NVCC)} or later on PATH, or name it with "
+            "CUDACXX=/path/to/nvcc. TGLO_CUDA=OFF leaves the CUDA kernels out."
+        )
+    return nvcc, why
 
 
 def _cuda(value: str) -> str:

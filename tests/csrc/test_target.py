@@ -37,7 +37,7 @@ def environment(
         ("AUTO", "13.0", "12.8", "cuda", ""),
         ("AUTO", "13.0", "12.6", "cpu", "nvcc 12.6 at .*/nvcc is older than 12.8"),
         ("AUTO", "13.0", None, "cpu", "there is no nvcc on PATH"),
-        ("AUTO", None, "13.0", "cpu", "torch is no CUDA build of torch; TGLO_CUDA=ON compiles"),
+        ("AUTO", None, "13.0", "cpu", "torch is no CUDA build; TGLO_CUDA=ON compiles"),
         ("ON", None, "13.0", "cuda", ""),
         ("on", "13.0", "13.0", "cuda", ""),
         ("OFF", "13.0", "13.0", "cpu", "TGLO_CUDA is OFF"),
