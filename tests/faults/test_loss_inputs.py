@@ -231,8 +231,17 @@ SHAPES = {
     "scores": (torch.zeros(3), r"scores has shape \(3,\); it must be \(4,\): one number per"),
     "threshold": (torch.zeros(2), r"threshold has shape \(2,\); it must be \(4,\)"),
     "timestep_weight": (
-        torch.zeros(4, 1, 1),
-        r"timestep_weight has shape \(4, 1, 1\); it must be \(4,\): .*; timestep_weight.flatten\(\) is",
+        torch.zeros(2, 2),
+        r"timestep_weight has shape \(2, 2\); it must be \(4,\): .*; timestep_weight.flatten\(\) is",
+    ),
+    "sample_weight": (
+        torch.ones(4, 3, 5),
+        r"sample_weight has shape \(4, 3, 5\); it must be \(4,\): one number per sample; weights of "
+        "single elements are a mask, with mask_mean='elements'",
+    ),
+    "scored": (
+        torch.ones(4, 1, dtype=torch.bool),
+        r"scored has shape \(4, 1\); it must be \(4,\): one bool per sample",
     ),
     "policy_pred": (torch.tensor(1.0), "policy_pred is 0-dimensional"),
 }
@@ -315,6 +324,8 @@ TYPES = {
     "temperature": ("auto", "temperature is a str; pass a Python number"),
     "draws": (1.0, "draws is 1.0; pass a positive integer"),
     "timestep_weight": ("min_snr", "timestep_weight is a str; pass a Python number"),
+    "sample_weight": ([1.0] * 4, "sample_weight is a list; pass a Python number"),
+    "scored": (torch.ones(4), r"scored has dtype torch.float32; pass torch.bool, .* ~scores.isnan"),
 }
 
 

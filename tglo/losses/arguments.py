@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tglo import ops
-from tglo.losses import checks
+from tglo.losses import checks, samples
 from tglo.losses.masks import mask_weights
 from tglo.losses.results import MaskMean, Reduction
 from tglo.ops.dtypes import constant, number, promote
@@ -31,12 +31,22 @@ class RatioOptions(CallOptions, total=False):
     temperature: float
 
 
-class LossOptions(RatioOptions, total=False):
+class SampleOptions(TypedDict, total=False):
+    """Keywords that say what a sample counts for."""
+
+    sample_weight: Tensor | float | None
+    scored: Tensor | None
+
+
+class LossCallOptions(CallOptions, SampleOptions, total=False):
+    """Keywords of a call of `tglo.TGOLoss`."""
+
+
+class LossOptions(RatioOptions, SampleOptions, total=False):
     """Keywords of `tglo.tgo_loss` and `tglo.loss_and_grad`."""
 
     beta: float
     confidence: float
-    sample_weight: Tensor | float | None
     reduction: Reduction
 
 
@@ -62,7 +72,9 @@ def predictions(
     checks.check_draws(draws, rows)
     checks.check_like_policy("target", target, policy_pred)
     checks.check_reference(policy_pred, reference_pred, reference_error)
-    checks.check_timestep_weight(timestep_weight, rows, device)
+    if timestep_weight is not None:
+        timestep_weight = samples.flat(timestep_weight)
+        checks.check_timestep_weight(timestep_weight, rows, device)
     checks.check_number("temperature", temperature, above=0)
     checks.check_mask_mean(mask_mean)
     policy_pred, target, reference_pred = promote(policy_pred, target, reference_pred)
@@ -83,22 +95,29 @@ def predictions(
 def scoring(
     scores: Tensor,
     threshold: Tensor | float,
-    samples: int,
+    batch: int,
     device: torch.device,
     beta: float,
     confidence: float,
     reduction: Reduction,
     sample_weight: Tensor | float | None = None,
+    scored: Tensor | None = None,
 ) -> ops.Scoring:
     """Check what turns the log-ratios of that many samples on that device into a loss."""
     checks.check_reduction(reduction)
-    checks.check_scores(scores, threshold, samples, device)
+    checks.check_scores(scores, threshold, batch, device)
     checks.check_number("beta", beta, above=0)
     checks.check_number("confidence", confidence, at_least=0)
-    checks.check_sample_weight(sample_weight, samples, device)
-    weight = 1.0 if sample_weight is None else number(sample_weight)
+    weight: Tensor | float = 1.0
+    if sample_weight is not None:
+        sample_weight = samples.flat(sample_weight)
+        checks.check_sample_weight(sample_weight, batch, device)
+        weight = number(sample_weight)
+    if scored is not None:
+        scored, weight = samples.scored_weight(scored, weight, batch, device)
     limit = number(threshold)
-    return ops.Scoring(constant(scores), limit, float(beta), float(confidence), reduction, weight)
+    known = constant(scores), limit, float(beta), float(confidence), reduction, weight, scored
+    return ops.Scoring(*known)
 
 
 def loss_arguments(
@@ -110,11 +129,12 @@ def loss_arguments(
     beta: float = 1.0,
     confidence: float = 5.0,
     sample_weight: Tensor | float | None = None,
+    scored: Tensor | None = None,
     reduction: Reduction = "mean",
     **options: Unpack[RatioOptions],
 ) -> tuple[ops.Predictions, ops.Scoring]:
     """Check the arguments of `tglo.tgo_loss`."""
     known = predictions(policy_pred, target, **options)
-    samples, device = policy_pred.shape[0] // known.draws, policy_pred.device
-    numbers = beta, confidence, reduction, sample_weight
-    return known, scoring(scores, threshold, samples, device, *numbers)
+    batch, device = policy_pred.shape[0] // known.draws, policy_pred.device
+    numbers = beta, confidence, reduction, sample_weight, scored
+    return known, scoring(scores, threshold, batch, device, *numbers)

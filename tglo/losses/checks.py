@@ -15,6 +15,7 @@ NUMBERS = PREDICTIONS | {
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 }
+SCORES = NUMBERS | {torch.bool}
 _STRIDED = torch.strided
 REDUCTIONS = ("mean", "sum", "none")
 MASK_MEANS = ("mask", "elements")
@@ -57,14 +58,14 @@ def _as_float(name: str, value: object) -> float:
         ) from None
 
 
-def check_draws(draws: int, rows: int) -> None:
+def check_draws(draws: int, rows: int, name: str = "policy_pred") -> None:
     if isinstance(draws, bool) or not isinstance(draws, int):
         raise TypeError(f"draws is {draws!r}; pass a positive integer")
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be at least 1")
     if rows % draws:
         raise ValueError(
-            f"{rows} rows do not divide into samples of draws={draws}; policy_pred must have "
+            f"{rows} rows do not divide into samples of draws={draws}; {name} must have "
             "batch * draws rows, the draws of one sample next to each other"
         )
 
@@ -154,13 +155,16 @@ def check_vector(
     unit: str,
     device: torch.device,
     other: str = "policy_pred",
+    dtypes: frozenset[torch.dtype] = NUMBERS,
 ) -> None:
     """Check for a real-valued tensor of shape (length,) on `device`, that of the argument `other`."""
     value = check_tensor(name, value)
-    if value.dtype not in NUMBERS:
+    if value.dtype not in dtypes:
         check_real(name, value)
     if value.ndim != 1 or value.shape[0] != length:
         remedy = f"; {name}.flatten() is" if value.numel() == length else ""
+        if value.ndim > 1 and not remedy and name.endswith("_weight"):
+            remedy = "; weights of single elements are a mask, with mask_mean='elements'"
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be ({length},): one number per {unit}"
             f"{remedy}"
@@ -170,7 +174,7 @@ def check_vector(
 
 
 def check_scores(scores: object, threshold: object, batch: int, device: torch.device) -> None:
-    check_vector("scores", scores, batch, "sample", device)
+    check_vector("scores", scores, batch, "sample", device, dtypes=SCORES)
     if isinstance(threshold, Tensor):
         if threshold.ndim == 0:
             check_real("threshold", check_tensor("threshold", threshold))

@@ -11,7 +11,7 @@ from typing import Literal, Unpack, overload
 from torch import Tensor
 
 from tglo import ops, reference
-from tglo.losses import checks
+from tglo.losses import checks, samples
 from tglo.losses.arguments import RatioOptions, predictions
 from tglo.losses.masks import mask_weights
 from tglo.losses.results import MaskMean
@@ -76,9 +76,9 @@ def log_ratio_of_errors(
     checks.check_vector("policy_error", policy_error, rows, "sample", device)
     checks.check_vector("reference_error", reference_error, rows, "sample", device, "policy_error")
     checks.check_number("temperature", temperature, above=0)
-    checks.check_timestep_weight(timestep_weight, rows, device)
+    weight = 1.0 if timestep_weight is None else samples.flat(timestep_weight)
+    checks.check_timestep_weight(weight, rows, device)
     policy, other = policy_error.double(), reference_error.detach().double()
-    weight = 1.0 if timestep_weight is None else timestep_weight
     ratio = reference.log_ratio(policy - other, temperature=temperature, timestep_weight=weight)
     return LogRatio(ratio, policy.detach(), other)
 

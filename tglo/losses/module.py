@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tglo import ops
 from tglo.losses import checks
-from tglo.losses.arguments import CallOptions
+from tglo.losses.arguments import LossCallOptions
 from tglo.losses.results import Reduction, TGOStats
 from tglo.losses.tgo import tgo_loss
 
@@ -56,9 +56,11 @@ class TGOLoss(nn.Module):
         threshold: Tensor | float | None = None,
         *,
         return_stats: bool = False,
-        **options: Unpack[CallOptions],
+        **options: Unpack[LossCallOptions],
     ) -> Tensor | tuple[Tensor, TGOStats]:
-        """Compute `tgo_loss`; a threshold here takes the place of the module's."""
+        """Compute `tgo_loss`; a threshold here takes the place of the module's. The options are those of
+        `tgo_loss` that change from call to call: all but the module's own.
+        """
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise ValueError("threshold is None; pass it to TGOLoss or to the call")

@@ -29,9 +29,15 @@ class TGOStats(NamedTuple):
     `reference_error`.
     """
     label: Tensor
-    """(B,) bool: score >= threshold."""
+    """(B,) bool: score >= threshold; False where a sample is not scored."""
     weight: Tensor
-    """(B,) float64: sample_weight * (1 + confidence * |score - threshold|)."""
+    """(B,) float64: sample_weight * (1 + confidence * |score - threshold|); 0 where a sample is not scored."""
+
+
+def label(scores: Tensor, threshold: Tensor | float, scored: Tensor | None) -> Tensor:
+    """Return which samples are scored at or above the threshold, (B,) bool."""
+    positive = reference.label(scores, threshold)
+    return positive if scored is None else positive & scored
 
 
 def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
@@ -41,6 +47,6 @@ def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
         result.implicit_score.detach(),
         result.policy_error.detach(),
         result.reference_error.detach(),
-        reference.label(scores, threshold),
+        label(scores, threshold, scoring.scored),
         reference.loss_weight(scores, threshold, scoring.confidence, wide(scoring.sample_weight)),
     )

@@ -58,8 +58,9 @@ def tgo_loss(
         policy_pred: (B * draws, ...) floating point; row i belongs to sample i // draws. The only
             argument that gets a gradient.
         target: like policy_pred: the noise, velocity or sample that training regresses on.
-        scores: (B,) real, in float64 inside: integers are exact up to 2^53. A NaN score is not
-            detected here (that would wait for the device); it gives a NaN loss.
+        scores: (B,) real, in float64 inside: integers are exact up to 2^53. bool is 1.0 and 0.0, for a
+            threshold of 0.5. A NaN score is not detected here (that would wait for the device); it
+            gives a NaN loss, unless `scored` is False there.
         threshold: a number, a 0-d tensor, or (B,) for a threshold per sample.
         return_stats: also return `TGOStats`.
         backend: "auto", or one of `tglo.ops.BACKENDS` to insist on it.
@@ -74,10 +75,13 @@ def tgo_loss(
         confidence = 5.0: c >= 0, in units of 1 / score.
         sample_weight = None: >= 0, a number, a 0-d tensor or (B,), weighs the samples' losses; None is
             1. "mean" still divides by B. Where it is 0 the score is not looked at, be it NaN. Bad
-            values as in timestep_weight.
-        timestep_weight = None: omega >= 0, a number or (B * draws,); None is 1. What is negative,
-            infinite or NaN raises on the CPU; on a GPU, where looking would wait, NaN gives a NaN
-            loss and infinity a NaN gradient.
+            values and trailing ones as in timestep_weight.
+        scored = None: (B,) bool; None is True. Where it is False the score is not looked at, be it NaN;
+            the loss is 0 and so is the gradient. "mean" divides by the number of scored samples (0
+            with a graph and a zero gradient if there are none); nothing waits for that number.
+        timestep_weight = None: omega >= 0, a number or (B * draws,), also with trailing ones, (B * draws,
+            1, 1, 1); None is 1. What is negative, infinite or NaN raises on the CPU; on a GPU, where
+            looking would wait, NaN gives a NaN loss and infinity a NaN gradient.
         mask = None: non-negative weights m of the elements, bool or real (in float32), with
             policy_pred's number of dimensions, broadcast to it (such as (B, 1, H, W) for inpainting
             or padding): e = sum m (p - y)^2 / sum m. What lies under a 0 is not looked at. A row of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tglo import reference
 from tglo.losses import checks, token_checks
-from tglo.losses.arguments import scoring
+from tglo.losses.arguments import SampleOptions, scoring
 from tglo.losses.results import Reduction, TGOStats, statistics
 from tglo.ops import tokens as token_ops
 from tglo.ops.dtypes import wide
@@ -29,7 +29,7 @@ class TokenOptions(TypedDict, total=False):
     backend: str
 
 
-class TokenLossOptions(TokenOptions, total=False):
+class TokenLossOptions(TokenOptions, SampleOptions, total=False):
     """Keywords of `tgo_token_loss`."""
 
     reference_hidden: Tensor | None
@@ -148,6 +148,8 @@ def tgo_token_loss(
     beta: float = 1.0,
     temperature: float = 1.0,
     confidence: float = 5.0,
+    sample_weight: Tensor | float | None = None,
+    scored: Tensor | None = None,
     reduction: Reduction = "mean",
     max_masked: int | None = None,
     return_stats: bool = False,
@@ -159,12 +161,12 @@ def tgo_token_loss(
     elsewhere:
 
         r = beta * -(e_theta - e_ref) / temperature
-        loss = (1 + confidence * |score - threshold|) * softplus(-z r)
+        loss = sample_weight * (1 + confidence * |score - threshold|) * softplus(-z r)
 
     Args:
         hidden, weight, targets, mask, bias, max_masked, backend: those of `token_log_prob`; the
             policy's hidden, weight and bias get gradients.
-        scores: (B,) real. threshold: a number, a 0-d tensor, or (B,). confidence: c >= 0.
+        scores, threshold, confidence, sample_weight, scored: those of `tgo_loss`.
         reference_hidden: (B, N, D'), the reference's hidden states for the same masked tokens,
             without a gradient. It goes through reference_weight (V, D') and reference_bias; if both
             are left out, through the policy's weight and bias, detached: right where the head is
@@ -194,7 +196,8 @@ def tgo_token_loss(
         reference_error=reference_error,
     )
     checks.check_number("temperature", temperature, above=0)
-    scored = scoring(scores, threshold, len(mask), hidden.device, beta, confidence, reduction)
+    numbers = beta, confidence, reduction, sample_weight, scored
+    known = scoring(scores, threshold, len(mask), hidden.device, *numbers)
 
     if reference_hidden is not None:
         if reference_weight is None:
@@ -216,8 +219,8 @@ def tgo_token_loss(
         reference_error=None if reference_error is None else wide(reference_error),
         temperature=temperature,
     )
-    result = scored.by_reference(ratio, log_prob.dtype)
-    return (result.loss, statistics(result, scored)) if return_stats else result.loss
+    result = known.by_reference(ratio, log_prob.dtype)
+    return (result.loss, statistics(result, known)) if return_stats else result.loss
 
 
 def _checked(inputs: TokenInputs, max_masked: int | None, prefix: str = "") -> TokenInputs:

@@ -58,6 +58,16 @@ class Scoring(NamedTuple):
     confidence: float
     reduction: str
     sample_weight: Tensor | float = 1.0
+    """0 where a sample is not scored."""
+    scored: Tensor | None = None
+    """(B,) bool, or None where every sample is."""
+
+    @property
+    def weights(self) -> Tensor | float:
+        """The samples' weights in the loss that is divided by B where it is a mean."""
+        if self.scored is None or self.reduction != "mean":
+            return self.sample_weight
+        return self.sample_weight * reference.scored_share(self.scored)
 
     def by_reference(self, ratio: reference.LogRatio, dtype: torch.dtype) -> reference.TGOResult:
         """Compute the loss in plain PyTorch, reduced and in dtype."""
@@ -67,7 +77,7 @@ class Scoring(NamedTuple):
             wide(self.threshold),
             beta=self.beta,
             confidence=self.confidence,
-            sample_weight=wide(self.sample_weight),
+            sample_weight=wide(self.weights),
         )
         return result._replace(loss=reference.reduce_loss(result.loss, self.reduction).to(dtype))
 
@@ -85,7 +95,7 @@ def kernel_arguments(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors and the numbers of the operators in tglo/ops/loss.py, in the order of their schemas."""
     threshold, weight, mask = scoring.threshold, predictions.timestep_weight, predictions.mask
-    sample_weight = scoring.sample_weight
+    sample_weight = scoring.weights
     policy, target, other = share_layout(
         predictions.policy_pred, predictions.target, predictions.reference_pred
     )

@@ -125,7 +125,7 @@ def _gradient_by_reference(
         beta=scoring.beta,
         temperature=predictions.temperature,
         confidence=scoring.confidence,
-        sample_weight=wide(scoring.sample_weight),
+        sample_weight=wide(scoring.weights),
         timestep_weight=wide(predictions.timestep_weight),
         draws=predictions.draws,
     )

@@ -27,6 +27,8 @@ from tglo.reference.loss import (
     loss_weight,
     reduce_loss,
     scored,
+    scored_share,
+    scored_weight,
     tgo_loss,
 )
 from tglo.reference.noising import noised
@@ -62,6 +64,8 @@ __all__ = [
     "row_mean",
     "row_weight",
     "scored",
+    "scored_share",
+    "scored_weight",
     "tgo_loss",
     "token_error",
     "token_log_prob",

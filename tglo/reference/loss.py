@@ -35,6 +35,18 @@ def loss_weight(
     return sample_weight * weight if sample_weight else torch.zeros_like(weight)
 
 
+def scored_weight(sample_weight: Tensor | float, scored: Tensor) -> Tensor:
+    """v where a sample is scored and 0 elsewhere, whatever v is there: (B,) float64."""
+    if not isinstance(sample_weight, Tensor):
+        sample_weight = scored.new_full((), sample_weight, dtype=torch.float64)
+    return torch.where(scored, sample_weight.to(torch.float64), 0.0)
+
+
+def scored_share(scored: Tensor) -> Tensor:
+    """B / the number of scored samples, at least 1: what makes the mean over B one over those, 0-d float64."""
+    return len(scored) / scored.sum(dtype=torch.float64).clamp(min=1)
+
+
 def loss_from_log_ratio(
     implicit_score: Tensor,
     scores: Tensor,
