@@ -3,145 +3,60 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from tests.drop_in.miniature import (
+    BLOCKS,
+    BLOCKS_OF_PAGE,
+    PAGE,
+    add_noise,
+    gradient,
+    make_batch,
+    make_step,
+    run,
+)
 from tglo import ops, tgo_loss
 from tglo.threshold.frozen import estimate
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = "".join((DOCS / name).read_text() for name in ("drop-in.md", "masked.md", "wrappers.md"))
-BLOCKS = dict(re.findall(r"<!-- run: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
-KTO_TEMPERATURE = "temperature=1 / args.beta_dpo"
-BLOCKS_OF_PAGE = len(BLOCKS)
-BLOCKS["kto-after"] = BLOCKS["dpo-after"].replace("temperature=args.temperature", KTO_TEMPERATURE)
-# What the call replaces in the scripts, in their names. Diffusion-DPO's train.py has no `.float()`.
-ERRORS = """
-error = functional.mse_loss(model_pred.float(), target.float(), reduction="none").mean((1, 2, 3))
-ref_error = functional.mse_loss(ref_preds.float(), target.float(), reduction="none").mean((1, 2, 3))
-"""
-BLOCKS["dpo-before"] = (
-    ERRORS
-    + """
-winner, loser = (error - ref_error).chunk(2)
-loss = -functional.logsigmoid(-0.5 * args.beta_dpo * (winner - loser)).mean()
-"""
-)
-BLOCKS["kto-before"] = (
-    ERRORS
-    + """
-gain = -error - -ref_error
-baseline = gain.mean().clamp(min=0).detach()  # averaged over all processes
-sign = 2 * batch["labels"] - 1
-loss = (1 - torch.sigmoid(sign * args.beta_dpo * (gain - baseline))).mean()
-"""
-)
-
-
-class Denoiser(nn.Module):
-    """The least that has a denoiser's inputs: latents (B, 4, 8, 8), timesteps (B,), text (B, 3)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Conv2d(4, 8, 3, padding=1)
-        self.condition = nn.Linear(4, 8)
-        self.leave = nn.Conv2d(8, 4, 3, padding=1)
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        condition = self.condition(torch.cat([timesteps[:, None] / 1000, text], 1))
-        return self.leave(functional.silu(self.enter(noisy) + condition[:, :, None, None]))
-
-
-def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    share = (timesteps / 1000).view(-1, 1, 1, 1)
-    return (1 - share).sqrt() * latents + share.sqrt() * noise
-
-
-def make_batch(size: int) -> dict[str, Tensor]:
-    return {
-        "latents": torch.randn(size, 4, 8, 8),
-        "text": torch.randn(size, 3),
-        "scores": torch.rand(size, dtype=torch.float64),
-        "labels": torch.arange(size) % 2,
-        "ids": torch.arange(size),
-    }
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def space() -> dict[str, Any]:
     """The names that a block finds around it."""
     torch.manual_seed(0)
-    policy = Denoiser()
-    reference = copy.deepcopy(policy).requires_grad_(False)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
     loader = [make_batch(4) for _ in range(4)]
-    batch = loader[0]
-    target = torch.randn_like(batch["latents"])
-    timesteps = torch.randint(1000, (4,))
-    inputs = add_noise(batch["latents"], target, timesteps), timesteps, batch["text"]
-    scores = torch.cat([b["scores"] for b in loader]).numpy()
-    return {
-        "torch": torch,
-        "functional": functional,
-        "policy": policy,
-        "reference": reference,
-        "optimizer": torch.optim.AdamW(policy.parameters(), lr=1e-3),
+    scores = torch.cat([batch["scores"] for batch in loader]).numpy()
+    names = make_step(loader[0]["latents"])
+    return names | {
+        "optimizer": torch.optim.AdamW(names["policy"].parameters(), lr=1e-3),
         "loader": loader,
-        "batch": batch,
-        "target": target,
-        "model_pred": policy(*inputs),
-        "ref_preds": reference(*inputs),
+        "batch": loader[0],
         "all_scores": scores,
         "threshold": estimate(scores),
-        "args": SimpleNamespace(beta_dpo=1000.0, temperature=1e-3),
+        "args": SimpleNamespace(temperature=1e-3),
         "add_noise": add_noise,
         "accumulation": 2,
         "device": "cpu",
         "seed": 0,
-        "tgo_loss": tgo_loss,
     }
-
-
-def run(name: str, space: dict[str, Any]) -> dict[str, Any]:
-    exec(compile(BLOCKS[name], f"docs:{name}", "exec"), space)
-    return space
-
-
-def gradient(space: dict[str, Any]) -> list[Tensor]:
-    """Of the block's loss, in every parameter; none may be missing, zero or not finite."""
-    parameters = list(space["policy"].parameters())
-    found = torch.autograd.grad(space["loss"], parameters, retain_graph=True)
-    assert all(g.isfinite().all() and g.abs().max() > 0 for g in found)
-    return list(found)
-
-
-def differences(space: dict[str, Any]) -> Tensor:
-    """e_theta - e_ref of each row in float64, written out."""
-    p, q, y = (space[name].detach().double() for name in ("model_pred", "ref_preds", "target"))
-    return (p - y).square().mean((1, 2, 3)) - (q - y).square().mean((1, 2, 3))
 
 
 def test_every_python_block_is_marked_and_named_once() -> None:
     assert BLOCKS_OF_PAGE == PAGE.count("```python") == PAGE.count("<!-- run: ")
 
 
-def test_the_conversions_of_beta_are_on_the_page() -> None:
-    assert f"`{KTO_TEMPERATURE}`" in PAGE and "`temperature=2 / args.beta_dpo`" in PAGE
-    assert BLOCKS["kto-after"] != BLOCKS["dpo-after"]
-
-
-@pytest.mark.parametrize("name", ["dpo-before", "dpo-after", "kto-before", "kto-after", "mask"])
-def test_loss_blocks_reach_every_parameter(name: str, space: dict[str, Any]) -> None:
-    gradient(run(name, space))
+def test_every_block_is_run() -> None:
+    sources = "".join(
+        path.read_text() for folder in ("docs", "drop_in") for path in TESTS.glob(f"{folder}/*.py")
+    )
+    assert [name for name in BLOCKS if f'run("{name}"' not in sources] == []
 
 
 def test_threshold_block(
@@ -157,26 +72,6 @@ def test_threshold_block(
     assert "positive" in capsys.readouterr().out
 
 
-def test_dpo_statistics_replace_those_of_the_script(space: dict[str, Any]) -> None:
-    stats = run("dpo-after", space)["stats"]
-    error = functional.mse_loss(space["model_pred"], space["target"])
-    torch.testing.assert_close(stats.policy_error.mean().float(), error.detach())
-    right = (differences(space) < 0) == (space["batch"]["scores"] >= space["threshold"].value)
-    assert torch.equal((stats.implicit_score > 0) == stats.label, right)
-
-
-def test_pairs_alone_are_scores_one_and_zero(space: dict[str, Any]) -> None:
-    """Without a confidence the weight is 1, so the loss is softplus of plus or minus r."""
-    inputs = space["model_pred"], space["target"], torch.tensor([1, 1, 0, 0]), 0.5
-    loss, stats = tgo_loss(
-        *inputs, reference_pred=space["ref_preds"], confidence=0, return_stats=True
-    )
-    sign = torch.tensor([1.0, 1, -1, -1])
-    expected = functional.softplus(sign * 1000 * differences(space)).mean()
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
-    assert stats.weight.tolist() == [1.0] * 4
-
-
 def test_plain_loop_trains_and_takes_bfloat16(space: dict[str, Any]) -> None:
     before = copy.deepcopy(space["policy"].state_dict())
     run("predictions", space)
@@ -189,6 +84,7 @@ def test_plain_loop_trains_and_takes_bfloat16(space: dict[str, Any]) -> None:
 
 def test_micro_batches_are_the_joint_batch(space: dict[str, Any]) -> None:
     space["args"].temperature = 0.1
+    space["scores"] = space["batch"]["scores"]
     joint = gradient(run("dpo-after", space))
     parts = [
         tgo_loss(

@@ -18,6 +18,7 @@ from tglo import (
     tgo_loss_from_log_probs,
     tgo_token_loss,
 )
+from tglo.losses.log_ratio import log_ratio_of_errors
 
 BACKENDS = ("auto", "reference")
 SCORED = torch.tensor([True, False, True, True, False])
@@ -178,6 +179,9 @@ def test_weights_with_trailing_ones_are_flattened(ones: tuple[int, ...], backend
     other = {"reference_pred": case.reference_pred, "draws": 2, "backend": backend}
     ratio = log_ratio(*inputs, timestep_weight=shaped[0], **other)
     assert torch.equal(ratio, log_ratio(*inputs, timestep_weight=omega, **other))
+    errors = torch.rand(6), torch.rand(6)
+    ratios = [log_ratio_of_errors(*errors, timestep_weight=w) for w in (shaped[0], omega)]
+    assert torch.equal(ratios[0].log_ratio, ratios[1].log_ratio)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

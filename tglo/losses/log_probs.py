@@ -49,7 +49,10 @@ def tgo_loss_from_log_probs(
     known = scoring(scores, threshold, rows // draws, device, *numbers)
 
     policy, other = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)
-    ratio = LogRatio(reference.average_draws(policy - other, draws), -policy, -other)
+    difference = policy - other
+    if draws > 1:
+        difference = reference.average_draws(difference, draws)
+    ratio = LogRatio(difference, -policy, -other)
     dtype = torch.promote_types(policy_log_prob.dtype, torch.float32)
     result = known.by_reference(ratio, dtype)
     return (result.loss, statistics(result, known)) if return_stats else result.loss

@@ -47,9 +47,7 @@ def sft_loss(
         checks.check_timestep_weight(timestep_weight, rows, device)
 
     positive = label(wide(known.scores), wide(known.threshold), known.scored)
-    weight = positive.double()
-    if sample_weight is not None:
-        weight = weight * wide(known.sample_weight)
+    weight = positive if sample_weight is None else positive * wide(known.sample_weight)
     error = error_of(policy_pred, target, mask, mask_mean=mask_mean, backend=backend)
     omega = 1.0 if timestep_weight is None else wide(timestep_weight)
     per_sample = reference.average_draws(omega * error, draws) * weight
@@ -60,5 +58,7 @@ def sft_loss(
         loss = reference.reduce_loss(per_sample, reduction).to(dtype)
     if not return_stats:
         return loss
-    error, zero = error.detach(), torch.zeros_like(weight)
-    return loss, TGOStats(zero, error, torch.zeros_like(error), positive, weight)
+    error, weight = error.detach(), weight.double()
+    return loss, TGOStats(
+        torch.zeros_like(weight), error, torch.zeros_like(error), positive, weight
+    )
