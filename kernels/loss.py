@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ REGISTERS = 128  # without a limit ptxas aims at more programs per multiprocesso
 
 
 _counters: dict[tuple[torch.device, int], Tensor] = {}
+MOST_STREAMS = 64  # whose counters are kept
 
 
 def _arrival_counter(device: torch.device) -> Tensor:
@@ -28,10 +31,26 @@ def _arrival_counter(device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros(1, dtype=torch.int32, device=device)
-    key = device, torch.cuda.current_stream(device).cuda_stream
-    if key not in _counters:
-        _counters[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _counters[key]
+    stream = torch.cuda.current_stream(device)
+    key = device, stream.cuda_stream
+    counter = _counters.get(key)
+    if counter is None:
+        if len(_counters) == MOST_STREAMS:
+            return torch.zeros(1, dtype=torch.int32, device=device)
+        counter = _from_another_thread(lambda: torch.empty(1, dtype=torch.int32, device=device))
+        stream.wait_stream(torch.cuda.default_stream(device))  # which may still use that memory
+        _counters[key] = counter.zero_()
+    return counter
+
+
+def _from_another_thread(make: Callable[[], Tensor]) -> Tensor:
+    """Return `make()`, called where no pool of a CUDA graph takes the memory.
+
+    Such a pool is given to a thread (torch.compile's mode "reduce-overhead" warms up in one) and refuses
+    what outlives the call.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()
 
 
 def _stride_of(tensor: Tensor | None) -> int:
@@ -76,9 +95,11 @@ def tgo_loss(
     batch = rows // draws
     device, reduced = policy_pred.device, reduction != 0
     loss = torch.empty(() if reduced else (batch,), dtype=torch.float32, device=device)
-    wide = [torch.empty(n, dtype=torch.float64, device=device) for n in (batch, rows, rows, rows)]
+    coefficient = torch.empty(rows, dtype=torch.float64, device=device)
+    statistics = torch.empty(batch + 2 * rows, dtype=torch.float64, device=device)
     if rows == 0:
-        return loss.zero_(), *wide
+        return loss.zero_(), coefficient, statistics
+    implicit_score, *errors = statistics.split((batch, rows, rows))
     elements, parts = policy_pred[0].numel(), _parts(policy_pred)
     partials = torch.empty(3 * rows * parts, dtype=torch.float64, device=device)
     with torch.cuda.device_of(policy_pred):
@@ -95,7 +116,9 @@ def tgo_loss(
             partials,
             _arrival_counter(device),
             loss,
-            *wide,
+            implicit_score,
+            coefficient,
+            *errors,
             rows,
             elements,
             parts,
@@ -122,7 +145,7 @@ def tgo_loss(
             num_warps=WARPS,
             maxnreg=REGISTERS,
         )
-    return loss, *wide
+    return loss, coefficient, statistics
 
 
 def tgo_loss_backward(
@@ -164,13 +187,13 @@ def tgo_loss_and_grad(*arguments: Any) -> tuple[Tensor, ...]:
     """tglo::tgo_loss_and_grad as the two launches above; the CUDA kernel needs one."""
     tensors, (outer, outer_value), numbers = arguments[:9], arguments[9:11], arguments[11:]
     policy_pred, target, mask = tensors[0], tensors[1], tensors[8]
-    loss, implicit_score, coefficient, *errors = tgo_loss(*tensors, *numbers)
+    loss, coefficient, statistics = tgo_loss(*tensors, *numbers)
     if outer is None:
         outer = torch.full((), outer_value, dtype=torch.float64, device=loss.device)
     gradient = tgo_loss_backward(
         outer, coefficient, policy_pred, target, mask, numbers[0], numbers[-2]
     )
-    return loss, implicit_score, gradient, *errors
+    return loss, coefficient, statistics, gradient
 
 
 def prediction_error(
@@ -180,4 +203,5 @@ def prediction_error(
     zeros = torch.zeros(prediction.shape[0], dtype=torch.float64, device=prediction.device)
     tensors = prediction, target, None, zeros, zeros, None, None, None, mask
     numbers: tuple[Any, ...] = (mask_inner, over_elements, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1, 1)
-    return tgo_loss(*tensors, *numbers)[3]
+    rows = len(zeros)
+    return tgo_loss(*tensors, *numbers)[2][rows : 2 * rows]

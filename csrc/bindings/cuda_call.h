@@ -1,4 +1,4 @@
-// Shared by the bindings of the CUDA kernels: errors, torch's stream, counters.
+// Shared by the bindings of the CUDA kernels: errors, torch's stream.
 #pragma once
 
 #include "bindings/tensors.h"
@@ -19,11 +19,7 @@ inline void* current_stream(int32_t device) {
   return stream;
 }
 
-// Raises for an error code of CUDA's, saying what was being done. Defined in loss_cuda.cpp, as the next.
+// Raises for an error code of CUDA's, saying what was being done. Defined in loss_cuda.cpp.
 void check_cuda(int error, const char* what);
-
-// Zeros that a launch leaves as zeros: the same ones for all launches of a stream, since those take turns. A CUDA graph
-// gets its own, zeroed in the graph: it may be replayed on any stream.
-Tensor arrival_counters(const Tensor& like, int64_t count, void* stream);
 
 }  // namespace tglo

@@ -61,9 +61,9 @@ std::vector<PartialSums> row_sums(
 
 // gradient of row r = scale(r) m (p - y)
 template <class Scale>
-Tensor gradient(
-    const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target, const Scale& scale) {
-  Tensor gradient = torch::stable::empty_like(policy);
+void write_gradient(
+    const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target, const Tensor& gradient,
+    const Scale& scale) {
   rows.check(policy, gradient);
   const int64_t size = size_of(rows.type);
   const char *p = bytes(policy), *y = bytes(target);
@@ -73,30 +73,26 @@ Tensor gradient(
     const int64_t at = (row * rows.elements + first) * size;
     run.gradient(rows.type, p + at, y + at, g + at, count, scale(row), of_row(mask, row), first);
   });
-  return gradient;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
+std::tuple<Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
   const LossInputs inputs(TGLO_LOSS_NAMES);
-  LossOutputs outputs(inputs, policy);
-  Tensor coefficient = new_vector(policy, inputs.rows.rows, ScalarType::Double);
-  outputs.call.coefficient = doubles(coefficient);
+  const LossOutputs outputs(inputs, policy);
   finish_batch(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference).data());
-  return {outputs.loss, outputs.implicit_score, coefficient, outputs.policy_error, outputs.reference_error};
+  return {outputs.loss, outputs.coefficient, outputs.statistics};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_AND_GRAD_ARGUMENTS) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_AND_GRAD_ARGUMENTS) {
   const LossInputs inputs(TGLO_LOSS_NAMES);
   LossOutputs outputs(inputs, policy);
   outputs.set_scale(loss_scale, loss_scale_value);
-  std::vector<double> coefficients(static_cast<size_t>(inputs.rows.rows));
-  outputs.call.coefficient = coefficients.data();
   finish_batch(outputs.call, row_sums(inputs.rows, inputs.mask, policy, target, reference).data());
   const double scale = outputs.call.scale();
-  Tensor grad = gradient(inputs.rows, inputs.mask, policy, target, [&](int64_t row) {
-    return scale * coefficients[row];
+  Tensor gradient = new_prediction(policy);
+  write_gradient(inputs.rows, inputs.mask, policy, target, gradient, [&](int64_t row) {
+    return scale * outputs.call.coefficient[row];
   });
-  return {outputs.loss, outputs.implicit_score, grad, outputs.policy_error, outputs.reference_error};
+  return {outputs.loss, outputs.coefficient, outputs.statistics, gradient};
 }
 
 Tensor tgo_loss_backward(
@@ -106,8 +102,26 @@ Tensor tgo_loss_backward(
   rows.check(policy, target);
   const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
   const Numbers outer = outer_of(grad_loss, policy, rows.rows, draws);
-  return gradient(rows, mask_of(mask, rows, policy, mask_inner), policy, target, [&](int64_t row) {
+  Tensor gradient = new_prediction(policy);
+  write_gradient(rows, mask_of(mask, rows, policy, mask_inner), policy, target, gradient, [&](int64_t row) {
     return outer[row / draws] * coefficients[row];
+  });
+  return gradient;
+}
+
+// The gradient was written for a grad_loss of `scale`: written anew if it is another.
+void tgo_loss_rescale(
+    const Tensor& gradient, double scale, const Tensor& grad_loss, const Tensor& coefficient, const Tensor& policy,
+    const Tensor& target, const std::optional<Tensor>& mask, int64_t mask_inner,
+    int64_t /*draws*/) {
+  const Rows rows(policy);
+  rows.check(policy, target);
+  const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
+  const Numbers outer = numbers_of(grad_loss, policy, 1, true, "grad_loss");
+  const double factor = outer[0];
+  if (factor == scale) return;
+  write_gradient(rows, mask_of(mask, rows, policy, mask_inner), policy, target, gradient, [&](int64_t row) {
+    return factor * coefficients[row];
   });
 }
 
@@ -144,6 +158,7 @@ STABLE_TORCH_LIBRARY_IMPL(tglo, CPU, m) {
   m.impl("tgo_loss", TORCH_BOX(&tglo::tgo_loss));
   m.impl("tgo_loss_backward", TORCH_BOX(&tglo::tgo_loss_backward));
   m.impl("tgo_loss_and_grad", TORCH_BOX(&tglo::tgo_loss_and_grad));
+  m.impl("tgo_loss_rescale_", TORCH_BOX(&tglo::tgo_loss_rescale));
   m.impl("prediction_error", TORCH_BOX(&tglo::prediction_error));
 }
 

@@ -62,10 +62,11 @@ struct LossInputs {
   }
 };
 
-// The results that every form of the loss has; the coefficients are the caller's.
+// The results that every form of the loss has. One tensor holds what is seldom looked at: implicit_score [batch],
+// policy_error [rows] and reference_error [rows], one after the other.
 struct LossOutputs {
   LossCall call;
-  Tensor loss, implicit_score, policy_error, reference_error;
+  Tensor loss, coefficient, statistics;
 
   LossOutputs(const LossInputs& inputs, const Tensor& policy)
       : call(inputs.call),
@@ -73,13 +74,13 @@ struct LossOutputs {
             call.reduction == Reduction::none
                 ? new_vector(policy, call.batch, ScalarType::Float)
                 : new_tensor(policy, 0, 1, ScalarType::Float)),
-        implicit_score(new_vector(policy, call.batch, ScalarType::Double)),
-        policy_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)),
-        reference_error(new_vector(policy, inputs.rows.rows, ScalarType::Double)) {
+        coefficient(new_vector(policy, inputs.rows.rows, ScalarType::Double)),
+        statistics(new_vector(policy, call.batch + 2 * inputs.rows.rows, ScalarType::Double)) {
     call.loss = static_cast<float*>(loss.mutable_data_ptr());
-    call.implicit_score = doubles(implicit_score);
-    call.policy_error = doubles(policy_error);
-    call.reference_error = doubles(reference_error);
+    call.coefficient = doubles(coefficient);
+    call.implicit_score = doubles(statistics);
+    call.policy_error = call.implicit_score + call.batch;
+    call.reference_error = call.policy_error + inputs.rows.rows;
   }
 
   void set_scale(const std::optional<Tensor>& scale, double value) {

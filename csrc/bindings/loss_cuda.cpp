@@ -1,8 +1,7 @@
 // Registers the CUDA implementations of the loss's operators (tglo/ops/loss.py).
-#include <map>
-#include <mutex>
+#include <optional>
+#include <string>
 #include <tuple>
-#include <utility>
 
 #include "bindings/cuda_call.h"
 #include "bindings/loss_call.h"
@@ -15,34 +14,14 @@ void check_cuda(int error, const char* what) {
   STD_TORCH_CHECK(error == 0, "tglo: ", what, ": CUDA error ", error, ", ", error_text(error));
 }
 
-Tensor arrival_counters(const Tensor& like, int64_t count, void* stream) {
-  // Never destroyed: at exit CUDA may be gone before static objects are.
-  static auto& kept = *new std::map<std::pair<int, void*>, Tensor>;
-  static auto& mutex = *new std::mutex;
-  const auto zeros = [&] {
-    Tensor counters = new_vector(like, count, ScalarType::Int);
-    check_cuda(
-        zero_counters(static_cast<uint32_t*>(counters.mutable_data_ptr()), count, stream),
-        "zeroing the arrival counters");
-    return counters;
-  };
-  bool capturing = false;
-  check_cuda(is_capturing(stream, &capturing), "asking for a stream capture");
-  if (capturing) return zeros();
-  const std::lock_guard<std::mutex> lock(mutex);
-  const std::pair<int, void*> key(like.get_device_index(), stream);
-  const auto found = kept.find(key);
-  if (found != kept.end() && found->second.numel() >= count) return found->second;
-  Tensor counters = zeros();
-  kept.insert_or_assign(key, counters);
-  return counters;
-}
-
 namespace {
 
 // Needed by every launch besides the call: pointers to the predictions, device and stream.
 CudaLoss describe(const Rows& rows, const Mask& mask, const Tensor& policy, const Tensor& target) {
   STD_TORCH_CHECK(policy.is_cuda(), "tglo: predictions must be on a CUDA device");
+  STD_TORCH_CHECK(
+      !mask.data || rows.elements <= most_masked_elements, "tglo: with a mask a row has at most ", most_masked_elements,
+      " elements on a GPU, not ", rows.elements, "; use backend='reference'");
   CudaLoss loss = {};
   loss.type = rows.type;
   loss.policy = policy.const_data_ptr();
@@ -57,13 +36,17 @@ CudaLoss describe(const Rows& rows, const Mask& mask, const Tensor& policy, cons
 
 // Memory for one launch; kept alive until it is queued, after which the stream's order protects it.
 struct Memory {
-  Tensor workspace, counters;
+  Tensor workspace;
+  std::optional<Tensor> own_counters;  // where the stream has none
 
   Memory(CudaLoss& loss, const Plan& plan, const Tensor& like)
-      : workspace(new_vector(like, plan.workspace, ScalarType::Double)),
-        counters(arrival_counters(like, plan.counters, loss.stream)) {
+      : workspace(new_vector(like, plan.workspace, ScalarType::Double)) {
     loss.workspace = doubles(workspace);
-    loss.counters = static_cast<uint32_t*>(counters.mutable_data_ptr());
+    check_cuda(counters_of(loss.device, loss.stream, &loss.counters), "asking for the stream's counters");
+    if (loss.counters) return;
+    own_counters = new_vector(like, plan.counters, ScalarType::Int);
+    loss.counters = static_cast<uint32_t*>(own_counters->mutable_data_ptr());
+    check_cuda(zero_counters(loss.counters, plan.counters, loss.stream), "zeroing the counters");
   }
 };
 
@@ -73,28 +56,44 @@ void write_zero(const CudaLoss& loss, const Tensor& value) {
     check_cuda(zero_counters(static_cast<uint32_t*>(value.mutable_data_ptr()), 1, loss.stream), "writing the loss");
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
+std::tuple<Tensor, Tensor, Tensor> tgo_loss(TGLO_LOSS_ARGUMENTS) {
   const LossInputs inputs(TGLO_LOSS_NAMES);
-  LossOutputs outputs(inputs, policy);
-  Tensor coefficient = new_vector(policy, inputs.rows.rows, ScalarType::Double);
+  const LossOutputs outputs(inputs, policy);
   CudaLoss loss = describe(inputs.rows, inputs.mask, policy, target);
   loss.reference = reference ? reference->const_data_ptr() : nullptr;
   loss.call = outputs.call;
-  loss.call.coefficient = doubles(coefficient);
   if (inputs.rows.rows == 0) {
     write_zero(loss, outputs.loss);
   } else {
     const Memory memory(loss, plan_loss(loss.rows, loss.call.elements), policy);
     check_cuda(launch_loss(loss), "launching the loss");
   }
-  return {outputs.loss, outputs.implicit_score, coefficient, outputs.policy_error, outputs.reference_error};
+  return {outputs.loss, outputs.coefficient, outputs.statistics};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_AND_GRAD_ARGUMENTS) {
+// 0, or the error of a form that is not tried on this device again; raises for what another form would not mend.
+int loss_and_grad_in_some_form(CudaLoss& loss, const Tensor& like) {
+  int error = 0;
+  const Plan plan = plan_loss_and_grad(loss, &error);
+  check_cuda(error, "planning loss_and_grad");
+  const Memory memory(loss, plan, like);
+  error = launch_loss_and_grad(loss, plan);
+  if (!give_up(loss, plan, error)) check_cuda(error, "launching loss_and_grad");
+  return error;
+}
+
+void note_given_up(const CudaLoss& loss, int error) {
+  const std::string text =
+      "tglo: GPU " + std::to_string(loss.device) + " does not start a form of loss_and_grad (CUDA error " +
+      std::to_string(error) + ", " + error_text(error) + "); from now on the next one runs there, which may be slower";
+  aoti_torch_warn(__func__, "csrc/bindings/loss_cuda.cpp", __LINE__, text.c_str());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_AND_GRAD_ARGUMENTS) {
   const LossInputs inputs(TGLO_LOSS_NAMES);
   LossOutputs outputs(inputs, policy);
   outputs.set_scale(loss_scale, loss_scale_value);
-  Tensor gradient = torch::stable::empty_like(policy);
+  Tensor gradient = new_prediction(policy);
   inputs.rows.check(policy, gradient);
   CudaLoss loss = describe(inputs.rows, inputs.mask, policy, target);
   loss.reference = reference ? reference->const_data_ptr() : nullptr;
@@ -103,13 +102,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tgo_loss_and_grad(TGLO_LOSS_A
   if (inputs.rows.rows == 0) {
     write_zero(loss, outputs.loss);
   } else {
-    int error = 0;
-    const Plan plan = plan_loss_and_grad(loss, &error);
-    check_cuda(error, "planning loss_and_grad");
-    const Memory memory(loss, plan, policy);
-    check_cuda(launch_loss_and_grad(loss, plan), "launching loss_and_grad");
+    while (const int error = loss_and_grad_in_some_form(loss, policy)) note_given_up(loss, error);
   }
-  return {outputs.loss, outputs.implicit_score, gradient, outputs.policy_error, outputs.reference_error};
+  return {outputs.loss, outputs.coefficient, outputs.statistics, gradient};
 }
 
 Tensor tgo_loss_backward(
@@ -119,7 +114,7 @@ Tensor tgo_loss_backward(
   rows.check(policy, target);
   const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
   const Numbers outer = outer_of(grad_loss, policy, rows.rows, draws);
-  Tensor gradient = torch::stable::empty_like(policy);
+  Tensor gradient = new_prediction(policy);
   rows.check(policy, gradient);
   CudaLoss loss = describe(rows, mask_of(mask, rows, policy, mask_inner), policy, target);
   loss.gradient = gradient.mutable_data_ptr();
@@ -127,6 +122,23 @@ Tensor tgo_loss_backward(
   if (rows.rows)
     check_cuda(launch_backward(loss, outer, coefficients), "launching the backward");
   return gradient;
+}
+
+// The gradient was written for a grad_loss of `scale`; the device sees whether it is another, and writes it anew.
+void tgo_loss_rescale(
+    const Tensor& gradient, double scale, const Tensor& grad_loss, const Tensor& coefficient, const Tensor& policy,
+    const Tensor& target, const std::optional<Tensor>& mask, int64_t mask_inner, int64_t draws) {
+  const Rows rows(policy);
+  rows.check(policy, target);
+  rows.check(policy, gradient);
+  const Numbers coefficients = numbers_of(coefficient, policy, rows.rows, false, "coefficient");
+  const Numbers outer = numbers_of(grad_loss, policy, 1, true, "grad_loss");
+  CudaLoss loss = describe(rows, mask_of(mask, rows, policy, mask_inner), policy, target);
+  loss.gradient = gradient.mutable_data_ptr();
+  loss.call.draws = draws;
+  // One number for all rows, whatever its stride was.
+  if (rows.rows)
+    check_cuda(launch_backward(loss, {outer.data, 0, outer.wide}, coefficients, scale), "launching the backward");
 }
 
 // The sums of tgo_loss, so that equal predictions give equal bits.
@@ -154,6 +166,7 @@ STABLE_TORCH_LIBRARY_IMPL(tglo, CUDA, m) {
   m.impl("tgo_loss", TORCH_BOX(&tglo::tgo_loss));
   m.impl("tgo_loss_backward", TORCH_BOX(&tglo::tgo_loss_backward));
   m.impl("tgo_loss_and_grad", TORCH_BOX(&tglo::tgo_loss_and_grad));
+  m.impl("tgo_loss_rescale_", TORCH_BOX(&tglo::tgo_loss_rescale));
   m.impl("prediction_error", TORCH_BOX(&tglo::prediction_error));
 }
 

@@ -82,19 +82,36 @@ inline const char* bytes(const Tensor& tensor) {
 
 // An uninitialised vector, or one number, on the device of `like`; straight from the allocator, since the way through
 // the dispatcher takes longer than the arithmetic of a small batch.
+inline Tensor new_strided(
+    const Tensor& like, int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t type) {
+  int32_t device = 0;
+  AtenTensorHandle made = nullptr;
+  STD_TORCH_CHECK(
+      aoti_torch_get_device_type(like.get(), &device) == AOTI_TORCH_SUCCESS &&
+          aoti_torch_empty_strided(dims, sizes, strides, type, device, like.get_device_index(), &made) ==
+              AOTI_TORCH_SUCCESS,
+      "tglo: could not allocate a tensor of the results");
+  return Tensor(made);
+}
+
 inline Tensor new_tensor(const Tensor& like, int64_t dims, int64_t length, ScalarType type) {
   const int32_t code = type == ScalarType::Float    ? aoti_torch_dtype_float32()
                        : type == ScalarType::Double ? aoti_torch_dtype_float64()
                                                     : aoti_torch_dtype_int32();
-  int32_t device = 0;
-  AtenTensorHandle made = nullptr;
   const int64_t stride = 1;
+  return new_strided(like, dims, &length, &stride, code);
+}
+
+// Like a prediction, whose rows are dense, in shape, strides and dtype.
+inline Tensor new_prediction(const Tensor& like) {
+  int64_t *sizes = nullptr, *strides = nullptr;
+  int32_t type = 0;
   STD_TORCH_CHECK(
-      aoti_torch_get_device_type(like.get(), &device) == AOTI_TORCH_SUCCESS &&
-          aoti_torch_empty_strided(
-              dims, &length, &stride, code, device, like.get_device_index(), &made) == AOTI_TORCH_SUCCESS,
-      "tglo: could not allocate ", length, " numbers");
-  return Tensor(made);
+      aoti_torch_get_sizes(like.get(), &sizes) == AOTI_TORCH_SUCCESS &&
+          aoti_torch_get_strides(like.get(), &strides) == AOTI_TORCH_SUCCESS &&
+          aoti_torch_get_dtype(like.get(), &type) == AOTI_TORCH_SUCCESS,
+      "tglo: could not read the shape of a prediction");
+  return new_strided(like, like.dim(), sizes, strides, type);
 }
 
 inline Tensor new_vector(const Tensor& like, int64_t length, ScalarType type) {

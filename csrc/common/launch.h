@@ -23,7 +23,7 @@ namespace tglo {
 enum class Element : int32_t { bfloat16, float16, float32 };
 
 // Raised when an operator's arguments change; tglo/ops/extension.py refuses an extension of another version.
-constexpr int64_t interface_version = 5;
+constexpr int64_t interface_version = 6;
 
 // A vector of float32 or float64, read as float64. Null data: none; stride 0: one number for all.
 struct Numbers {

@@ -24,7 +24,7 @@ struct LossCall {
   // outputs
   float* loss;          // [1], or [batch] without reduction
   double* implicit_score;   // [batch]
-  double* coefficient;  // [rows]; null where the kernel writes the gradient itself
+  double* coefficient;  // [rows]; null where nobody asks for it
   double* policy_error;     // [rows]
   double* reference_error;  // [rows]; null where only the policy's error is asked for
 

@@ -4,24 +4,9 @@
 #include "common/arrival.h"
 #include "common/device.cuh"
 #include "loss/cuda.h"
+#include "loss/mask.cuh"
 
 namespace tglo {
-
-// Weights of elements [i, i + 8) of a row; 0 beyond `end`.
-__device__ inline Vector8 load_mask(const Mask& mask, int64_t row, int64_t i, int64_t end) {
-  const float* weights = mask.data + row * mask.row_stride;
-  int64_t place = i / mask.inner % mask.period, inside = i % mask.inner;
-  Vector8 value;
-#pragma unroll
-  for (int k = 0; k < vector_length; ++k) {
-    value.at[k] = i + k < end ? __ldg(weights + place) : 0.0f;
-    if (++inside == mask.inner) {
-      inside = 0;
-      if (++place == mask.period) place = 0;
-    }
-  }
-  return value;
-}
 
 // True if rows can be read and written 16 bytes at a time.
 inline bool rows_are_aligned(const CudaLoss& loss) {
@@ -56,73 +41,98 @@ __device__ inline void add_terms(
   Vector8 from_target;
 #pragma unroll
   for (int k = 0; k < vector_length; ++k) {
-    const float d = p.at[k] - y.at[k];
-    float error = d * d, difference = 0.0f;
+    float d = p.at[k] - y.at[k], difference = 0.0f, weight = 1.0f;
     if (with_reference) difference = (p.at[k] - q.at[k]) * (d + (q.at[k] - y.at[k]));
-    from_target.at[k] = d;
     if (masked) {  // what lies under a 0 counts for nothing, be it NaN
-      const bool counted = m.at[k] != 0.0f;
-      error = counted ? m.at[k] * error : 0.0f;
-      difference = counted ? m.at[k] * difference : 0.0f;
-      from_target.at[k] = counted ? m.at[k] * d : 0.0f;
-      sums.weight += m.at[k];
+      weight = m.at[k];
+      d = weight != 0.0f ? d : 0.0f;
+      difference = weight != 0.0f ? difference : 0.0f;
+      sums.weight += weight;
     }
-    sums.policy_error += error;
-    if (with_reference) sums.error_difference += difference;
+    from_target.at[k] = masked ? weight * d : d;
+    sums.policy_error += from_target.at[k] * d;
+    if (with_reference) sums.error_difference += masked ? weight * difference : difference;
   }
   hold(from_target);
 }
 
-// This thread's sums over the part, float32 over one vector and float64 from there on. `hold(v, d)` gets
-// m (p - y) of the part's vector v.
-template <bool aligned, bool with_reference, bool masked, class T, class Hold>
-__device__ inline PartialSums thread_sums(const CudaLoss& loss, const RowPart<T>& part, const Hold& hold) {
-  constexpr int unroll = sizeof(T) == 2 ? 4 : 2;
-  const int64_t step = static_cast<int64_t>(blockDim.x) * vector_length;
-  PartialSums wide = {0.0, 0.0, 0.0};
-  const auto widen = [&](const ThreadSums& sums) {
+// Vectors that a thread takes at once: their loads are in flight together.
+template <class T, bool aligned, bool masked>
+constexpr int vectors_at_once = !aligned ? 1 : masked || sizeof(T) == 4 ? 2 : 4;
+
+// Adds the sums over the vectors at i, i + step, ... of a part, `count` of them; float32 over one vector and float64
+// from there on, so that the result does not depend on how many are taken at once.
+template <int count, bool aligned, bool with_reference, bool masked, class T, class Hold>
+__device__ inline void add_vectors(
+    PartialSums& wide, const RowPart<T>& part, const MaskWalk& walk, int64_t i, int64_t step, const Hold& hold) {
+  Loaded<aligned, T> p[count], y[count], q[count];
+  Vector8 m[count];
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    p[k] = load_later<aligned, false>(part.p, i + k * step, part.end);
+    y[k] = load_later<aligned, false>(part.y, i + k * step, part.end);
+    if (with_reference) q[k] = load_later<aligned, true>(part.q, i + k * step, part.end);
+  }
+  if (masked) {
+    MaskWalk ahead = walk;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      m[k] = ahead.weights<aligned>(i + k * step, part.end);
+      ahead.go_on();
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    ThreadSums sums;
+    add_terms<with_reference, masked>(
+        sums, p[k].numbers(), y[k].numbers(), with_reference ? q[k].numbers() : Vector8{}, m[k],
+        [&](const Vector8& d) { hold((i + k * step - part.first) / vector_length, d); });
     wide.policy_error += sums.policy_error;
     if (with_reference) wide.error_difference += sums.error_difference;
     if (masked) wide.weight += sums.weight;
-  };
-  const auto vector_of = [&](int64_t i) { return (i - part.first) / vector_length; };
+  }
+}
+
+// This thread's sums over the part. `hold(v, d)` gets m (p - y) of the part's vector v.
+template <bool aligned, bool with_reference, bool masked, class T, class Hold>
+__device__ inline PartialSums thread_sums(const CudaLoss& loss, const RowPart<T>& part, const Hold& hold) {
+  constexpr int most = vectors_at_once<T, aligned, masked>;
+  const int64_t step = static_cast<int64_t>(blockDim.x) * vector_length;
+  PartialSums wide = {0.0, 0.0, 0.0};
   int64_t i = part.first + static_cast<int64_t>(threadIdx.x) * vector_length;
-  if constexpr (!masked && aligned) {
-    for (; i + (unroll - 1) * step < part.end; i += unroll * step) {
-      Vector8 p[unroll], y[unroll], q[unroll];
-#pragma unroll
-      for (int k = 0; k < unroll; ++k) {  // all loads first: they are in flight together
-        p[k] = load<true, false>(part.p, i + k * step, part.end);
-        y[k] = load<true, false>(part.y, i + k * step, part.end);
-        if (with_reference) q[k] = load<true, true>(part.q, i + k * step, part.end);
-      }
-#pragma unroll
-      for (int k = 0; k < unroll; ++k) {
-        ThreadSums sums;
-        add_terms<with_reference, false>(
-            sums, p[k], y[k], q[k], p[k], [&](const Vector8& d) { hold(vector_of(i + k * step), d); });
-        widen(sums);
-      }
-    }
-  }
-  for (; i < part.end; i += step) {
-    const Vector8 p = load<aligned, false>(part.p, i, part.end), y = load<aligned, false>(part.y, i, part.end);
-    Vector8 q = p, m = p;
-    if (with_reference) q = load<aligned, true>(part.q, i, part.end);
-    if (masked) m = load_mask(loss.mask, part.row, i, part.end);
-    ThreadSums sums;
-    add_terms<with_reference, masked>(sums, p, y, q, m, [&](const Vector8& d) { hold(vector_of(i), d); });
-    widen(sums);
-  }
+  MaskWalk walk;
+  if (masked) walk = MaskWalk(loss.mask, part.row, i, step);
+  const auto add = [&]<int count>() {
+    add_vectors<count, aligned, with_reference, masked>(wide, part, walk, i, step, hold);
+    if (masked)
+      for (int k = 0; k < count; ++k) walk.go_on();
+    i += count * step;
+  };
+  while (i + (most - 1) * step < part.end) add.template operator()<most>();
+  if constexpr (most > 2)
+    if (i + step < part.end) add.template operator()<2>();
+  if constexpr (most > 1)
+    if (i < part.end) add.template operator()<1>();
   return wide;
 }
 
-// The block's sums in thread 0; without a mask the weight is left to finish_row, which knows the count.
+// The block's sums in thread 0, added warp by warp; without a mask the weight is left to finish_row, which knows the
+// count. `scratch` holds the sums of each warp: all quantities meet at one pair of barriers.
 template <int threads, bool with_reference, bool masked>
-__device__ inline PartialSums block_sums(const PartialSums& mine, double* scratch) {
-  PartialSums total = {block_sum<threads>(mine.policy_error, scratch), 0.0, 0.0};
-  if (with_reference) total.error_difference = block_sum<threads>(mine.error_difference, scratch);
-  if (masked) total.weight = block_sum<threads>(mine.weight, scratch);
+__device__ inline PartialSums block_sums(const PartialSums& mine, PartialSums* scratch) {
+  PartialSums warp = {warp_sum(mine.policy_error), 0.0, 0.0};
+  if (with_reference) warp.error_difference = warp_sum(mine.error_difference);
+  if (masked) warp.weight = warp_sum(mine.weight);
+  __syncthreads();  // the scratch may still be read from the last call
+  if (threadIdx.x % threads_per_warp == 0) scratch[threadIdx.x / threads_per_warp] = warp;
+  __syncthreads();
+  PartialSums total = {0.0, 0.0, 0.0};
+  if (threadIdx.x == 0)
+    for (int k = 0; k < threads / threads_per_warp; ++k) {
+      total.policy_error += scratch[k].policy_error;
+      if (with_reference) total.error_difference += scratch[k].error_difference;
+      if (masked) total.weight += scratch[k].weight;
+    }
   return total;
 }
 
@@ -142,22 +152,44 @@ __device__ inline PartialSums gather_sums(const double* from, int64_t count, int
   return sum;
 }
 
-// out = scale m (p - y) over a part of a row.
-template <bool aligned, bool masked, class T>
-__device__ inline void write_gradient(const CudaLoss& loss, const RowPart<T>& part, float scale) {
+// out = scale m (p - y) over a part of a row. `scale_of()` is asked for once p and y are on their way.
+template <bool aligned, bool masked, class T, class ScaleOf>
+__device__ inline void write_gradient(const CudaLoss& loss, const RowPart<T>& part, const ScaleOf& scale_of) {
+  constexpr int most = vectors_at_once<T, aligned, masked>;
   T* out = static_cast<T*>(loss.gradient) + part.row * loss.call.elements;
   const int64_t step = static_cast<int64_t>(blockDim.x) * vector_length;
-#pragma unroll 2
-  for (int64_t i = part.first + static_cast<int64_t>(threadIdx.x) * vector_length; i < part.end; i += step) {
-    const Vector8 p = load<aligned, false>(part.p, i, part.end), y = load<aligned, false>(part.y, i, part.end);
-    Vector8 m = p, g;
-    if (masked) m = load_mask(loss.mask, part.row, i, part.end);
+  int64_t i = part.first + static_cast<int64_t>(threadIdx.x) * vector_length;
+  MaskWalk walk;
+  if (masked) walk = MaskWalk(loss.mask, part.row, i, step);
+  const int64_t last = part.end - vector_length;
+  for (; i < part.end; i += most * step) {
+    Loaded<aligned, T> p[most], y[most];
+    Vector8 m[most];
 #pragma unroll
-    for (int k = 0; k < vector_length; ++k) {
-      g.at[k] = scale * (p.at[k] - y.at[k]);
-      if (masked) g.at[k] = m.at[k] != 0.0f ? m.at[k] * g.at[k] : 0.0f;
+    for (int k = 0; k < most; ++k) {  // behind the end the last vector once more: a branch would wait for its loads
+      const int64_t at = k == 0 || i + k * step < last ? i + k * step : last;
+      p[k] = load_later<aligned, false>(part.p, at, part.end);
+      y[k] = load_later<aligned, false>(part.y, at, part.end);
     }
-    store<aligned>(out, i, part.end, g);
+    if (masked) {
+#pragma unroll
+      for (int k = 0; k < most; ++k) {
+        m[k] = walk.weights<aligned>(i + k * step, part.end);
+        walk.go_on();
+      }
+    }
+    const float scale = scale_of();
+#pragma unroll
+    for (int k = 0; k < most; ++k) {
+      const Vector8 from = p[k].numbers(), to = y[k].numbers();
+      Vector8 g;
+#pragma unroll
+      for (int n = 0; n < vector_length; ++n) {
+        g.at[n] = scale * (from.at[n] - to.at[n]);
+        if (masked) g.at[n] = m[k].at[n] != 0.0f ? m[k].at[n] * g.at[n] : 0.0f;
+      }
+      if (k == 0 || i + k * step < part.end) store<aligned>(out, i + k * step, part.end, g);
+    }
   }
 }
 

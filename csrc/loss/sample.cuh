@@ -6,10 +6,9 @@
 namespace tglo {
 
 constexpr int64_t smallest_slice = 2048;  // elements that are worth a block
-constexpr int known_devices = 64;         // whose properties are kept
 
 // Elements of a row that one of its blocks works on, a multiple of a vector.
-__host__ __device__ inline int64_t slice_of(int64_t elements, int blocks) {
+inline int64_t slice_of(int64_t elements, int blocks) {
   const int64_t vectors = (elements + vector_length - 1) / vector_length;
   return (vectors + blocks - 1) / blocks * vector_length;
 }
@@ -31,9 +30,13 @@ __device__ inline void sample_coefficients(
   const SampleLoss result = finish_sample(call, sample, ell, losses != nullptr);
   if (losses) losses[sample] = result.loss;
   const double scale = call.scale();
-  for (int64_t draw = 0; draw < call.draws; ++draw)
-    coefficients[draw] = static_cast<float>(
-        scale * row_coefficient(call, sample * call.draws + draw, result.slope, workings.weights[draw]));
+#pragma unroll 1  // one thread's work, at most a few draws
+  for (int64_t draw = 0; draw < call.draws; ++draw) {
+    const int64_t row = sample * call.draws + draw;
+    const double coefficient = row_coefficient(call, row, result.slope, workings.weights[draw]);
+    if (losses && call.coefficient) call.coefficient[row] = coefficient;
+    coefficients[draw] = static_cast<float>(scale * coefficient);
+  }
 }
 
 }  // namespace tglo

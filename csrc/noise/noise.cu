@@ -40,17 +40,14 @@ __global__ void __launch_bounds__(threads) diffuse_rows(CudaDiffuse call) {
 }
 
 template <class T>
-cudaError_t launch(const CudaDiffuse& call) {
+int launch_rows(const CudaDiffuse& call) {
   constexpr int64_t block_length = int64_t{threads} * vector_length;
   const dim3 grid(
       static_cast<unsigned>((call.elements + block_length - 1) / block_length),
       static_cast<unsigned>(call.rows < most_grid_rows ? call.rows : most_grid_rows));
-  const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
-  if (call.elements % vector_length == 0 && is_aligned(call.latents) && is_aligned(call.out))
-    diffuse_rows<T, true><<<grid, threads, 0, stream>>>(call);
-  else
-    diffuse_rows<T, false><<<grid, threads, 0, stream>>>(call);
-  return cudaGetLastError();
+  const bool aligned =
+      call.elements % vector_length == 0 && is_aligned(call.latents) && is_aligned(call.out);
+  return launch(aligned ? diffuse_rows<T, true> : diffuse_rows<T, false>, grid, threads, call.stream, call);
 }
 
 }  // namespace
@@ -58,7 +55,7 @@ cudaError_t launch(const CudaDiffuse& call) {
 int launch_diffuse(const CudaDiffuse& diffuse) {
   const DeviceGuard guard(diffuse.device);
   if (guard.error != cudaSuccess) return guard.error;
-  return with_type(diffuse.type, [&]<class T>() { return launch<T>(diffuse); });
+  return with_type(diffuse.type, [&]<class T>() { return launch_rows<T>(diffuse); });
 }
 
 }  // namespace tglo

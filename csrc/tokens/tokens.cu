@@ -121,38 +121,30 @@ bool rows_are_aligned(const TokenRows& chunk, const void* gradient) {
          is_aligned(gradient);
 }
 
-// Calls launch(grid, stream), with a block for each of the chunk's rows, on its device.
-template <class Launch>
-int over_rows(const CudaTokens& tokens, const Launch& launch) {
+// Launches a block for each of the chunk's rows, on its device.
+template <class... Parameters, class... Arguments>
+int launch_rows(void (*kernel)(Parameters...), const CudaTokens& tokens, const Arguments&... arguments) {
   if (tokens.chunk.rows == 0) return cudaSuccess;
   const DeviceGuard guard(tokens.device);
   if (guard.error != cudaSuccess) return guard.error;
   if (tokens.chunk.rows > INT32_MAX) return cudaErrorInvalidConfiguration;
-  launch(static_cast<unsigned>(tokens.chunk.rows), static_cast<cudaStream_t>(tokens.stream));
-  return cudaGetLastError();
+  const dim3 grid(static_cast<unsigned>(tokens.chunk.rows));
+  return launch(kernel, grid, threads, tokens.stream, tokens.chunk, arguments...);
 }
 
 }  // namespace
 
 int launch_token_rows(const CudaTokens& tokens) {
-  const TokenRows& chunk = tokens.chunk;
-  return over_rows(tokens, [&](unsigned grid, cudaStream_t stream) {
-    if (rows_are_aligned(chunk, nullptr)) token_rows<true><<<grid, threads, 0, stream>>>(chunk);
-    else token_rows<false><<<grid, threads, 0, stream>>>(chunk);
-  });
+  return launch_rows(rows_are_aligned(tokens.chunk, nullptr) ? token_rows<true> : token_rows<false>, tokens);
 }
 
 int launch_token_rows_gradient(
     const CudaTokens& tokens, const float* logsumexp, const float* grad, void* gradient, Element type) {
-  const TokenRows& chunk = tokens.chunk;
   return with_type(type, [&]<class T>() {
-    T* out = static_cast<T*>(gradient);
-    return over_rows(tokens, [&](unsigned grid, cudaStream_t stream) {
-      if (rows_are_aligned(chunk, gradient))
-        token_rows_gradient<T, true><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
-      else
-        token_rows_gradient<T, false><<<grid, threads, 0, stream>>>(chunk, logsumexp, grad, out);
-    });
+    const bool aligned = rows_are_aligned(tokens.chunk, gradient);
+    return launch_rows(
+        aligned ? token_rows_gradient<T, true> : token_rows_gradient<T, false>, tokens, logsumexp, grad,
+        static_cast<T*>(gradient));
   });
 }
 

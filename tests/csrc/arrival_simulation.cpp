@@ -25,6 +25,7 @@ struct ThreadCounter {
   static uint32_t load(uint32_t* counter) {
     return std::atomic_ref<uint32_t>(*counter).load(std::memory_order_acquire);
   }
+  static void pause() { std::this_thread::yield(); }
 };
 
 // Blocks in any order: exactly one is the last, and it sees what all others wrote; launch after launch.
@@ -72,10 +73,9 @@ void meetings_on_threads() {
             sums[i % Meeting::buffers * blocks + rank] = i * 1000 + rank;
             meeting.arrive(i);
           };
-          sum(0);
           for (int64_t i = 0; i < samples; ++i) {
-            if (i + 1 < samples) sum(i + 1);
-            while (!meeting.complete(i)) std::this_thread::yield();
+            sum(i);
+            meeting.wait(i);
             for (uint32_t other = 0; other < blocks; ++other) {
               pause();
               require(

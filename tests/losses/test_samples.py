@@ -247,3 +247,54 @@ def test_token_losses_take_both() -> None:
     torch.testing.assert_close(mixed, alone)
     slopes = [torch.autograd.grad(value, hidden)[0] for value in (mixed, alone)]
     torch.testing.assert_close(*slopes)
+
+
+def test_a_wrong_device_is_told_beside_the_functions_own_argument() -> None:
+    away, log_prob = torch.device("meta"), torch.zeros(2)
+    wrong: dict[str, Any] = {
+        "scores": torch.zeros(2, device=away),
+        "threshold": torch.zeros((), device=away),
+        "sample_weight": torch.ones(2, device=away),
+        "scored": torch.ones(2, dtype=torch.bool, device=away),
+    }
+    hidden, weight = torch.zeros(2, 3, 4), torch.zeros(5, 4)
+    tokens = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)
+    for name, value in wrong.items():
+        given = {"scores": torch.zeros(2), "threshold": 0.5, name: value}
+        with pytest.raises(ValueError, match=rf"{name}\.to\(policy_log_prob\.device\)"):
+            tgo_loss_from_log_probs(log_prob, torch.ones(2), **given)
+        with pytest.raises(ValueError, match=rf"{name}\.to\(hidden\.device\)"):
+            tgo_token_loss(hidden, weight, *tokens, reference_error=torch.zeros(2), **given)
+    with pytest.raises(ValueError, match=r"reference_log_prob\.to\(policy_log_prob\.device\)"):
+        tgo_loss_from_log_probs(log_prob, wrong["scores"], torch.zeros(2), 0.5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("function", [tgo_loss, sft_loss])
+@pytest.mark.parametrize(
+    "options", [{"scored": torch.tensor([True, False])}, {"sample_weight": torch.tensor([1, 0])}]
+)
+def test_what_does_not_count_does_not_spoil_the_loss(
+    function: Any, options: dict[str, Tensor], backend: str
+) -> None:
+    policy, target = torch.ones(2, 3), torch.zeros(2, 3)
+    policy[1] = torch.nan
+    if function is tgo_loss:
+        options = options | {"reference_pred": torch.full((2, 3), 2.0)}
+    loss = function(
+        policy, target, torch.ones(2), 0.5, backend=backend, reduction="none", **options
+    )
+    assert loss[0].isfinite() and loss[1] == 0
+
+
+def test_fine_tuning_is_not_spoiled_by_a_negative() -> None:
+    policy = torch.tensor([[1.0], [torch.nan]])
+    loss = sft_loss(policy, torch.zeros(2, 1), torch.tensor([1.0, 0.0]), 0.5)
+    assert loss.item() == 1.0
+
+
+@pytest.mark.parametrize("function", [tgo_loss, loss_and_grad])
+def test_a_cached_error_with_a_gradient_is_refused(function: Any) -> None:
+    error = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"reference_error requires a gradient, .*detach"):
+        function(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2), 0.5, reference_error=error)

@@ -73,7 +73,11 @@ print(ops.backend_for("tgo_loss", "cpu", torch.float32, "reference"))
 """
     assert run_python(code, TGLO_BACKEND="reference").stdout.split() == ["reference", "reference"]
     wrong = run_python(code, TGLO_BACKEND="gpu")
-    assert wrong.returncode != 0 and "backend is 'gpu'" in wrong.stderr
+    assert wrong.returncode != 0 and "TGLO_BACKEND is 'gpu'; set it to" in wrong.stderr
+    empty, auto = (run_python(code, TGLO_BACKEND=value).stdout for value in ("", "auto"))
+    assert empty == auto and auto.split()[1] == "reference"
+    absent = run_python(code, TGLO_BACKEND="cuda").stderr
+    assert "TGLO_BACKEND that asks for it: unset" in absent and "use backend='auto'" not in absent
 
 
 def test_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -148,6 +152,8 @@ def test_opcheck(cached: bool) -> None:
         coefficient = torch.rand(6, dtype=wide)
         backward = (outer, coefficient, policy, case.target, mask, 1, 2)
         torch.library.opcheck(torch.ops.tglo.tgo_loss_backward.default, backward)
+        rescale = (torch.rand_like(policy), 2.0, torch.rand(()), *backward[1:])
+        torch.library.opcheck(torch.ops.tglo.tgo_loss_rescale_.default, rescale)
     arguments = policy, case.target, mask, 1, cached
     torch.library.opcheck(torch.ops.tglo.prediction_error.default, arguments)
 
@@ -280,6 +286,10 @@ def test_sample_weights_scale_losses_and_gradients(backend: str, reduction: str)
     torch.testing.assert_close(found.loss, expected)
     torch.testing.assert_close(found.gradient, gradient * share)
     assert not found.gradient[2:4].any()
+    with torch.no_grad():  # a number hides as a tensor does
+        wild = case._replace(target=torch.full_like(case.target, float("nan")))
+        nothing = wild.call(tgo_loss, **{**options, "sample_weight": 0.0})
+    assert not nothing.any()
     half = outcome(case, tgo_loss, outer=outer, **{**options, "sample_weight": 0.5})
     whole = plain.loss if reduction == "none" else plain.loss.sum() * share
     torch.testing.assert_close(half.loss, whole / 2)

@@ -102,19 +102,22 @@ def scoring(
     reduction: Reduction,
     sample_weight: Tensor | float | None = None,
     scored: Tensor | None = None,
+    other: str = "policy_pred",
 ) -> ops.Scoring:
-    """Check what turns the log-ratios of that many samples on that device into a loss."""
+    """Check what turns the log-ratios of that many samples on that device, that of the argument `other`, into
+    a loss.
+    """
     checks.check_reduction(reduction)
-    checks.check_scores(scores, threshold, batch, device)
+    checks.check_scores(scores, threshold, batch, device, other)
     checks.check_number("beta", beta, above=0)
     checks.check_number("confidence", confidence, at_least=0)
     weight: Tensor | float = 1.0
     if sample_weight is not None:
         sample_weight = samples.flat(sample_weight)
-        checks.check_sample_weight(sample_weight, batch, device)
+        checks.check_sample_weight(sample_weight, batch, device, other)
         weight = number(sample_weight)
     if scored is not None:
-        scored, weight = samples.scored_weight(scored, weight, batch, device)
+        scored, weight = samples.scored_weight(scored, weight, batch, device, other)
     limit = number(threshold)
     known = constant(scores), limit, float(beta), float(confidence), reduction, weight, scored
     return ops.Scoring(*known)

@@ -173,14 +173,20 @@ def check_vector(
         check_device(name, value, device, other)
 
 
-def check_scores(scores: object, threshold: object, batch: int, device: torch.device) -> None:
-    check_vector("scores", scores, batch, "sample", device, dtypes=SCORES)
+def check_scores(
+    scores: object,
+    threshold: object,
+    batch: int,
+    device: torch.device,
+    other: str = "policy_pred",
+) -> None:
+    check_vector("scores", scores, batch, "sample", device, other, SCORES)
     if isinstance(threshold, Tensor):
         if threshold.ndim == 0:
             check_real("threshold", check_tensor("threshold", threshold))
-            check_device("threshold", threshold, device)
+            check_device("threshold", threshold, device, other)
         else:
-            check_vector("threshold", threshold, batch, "sample", device)
+            check_vector("threshold", threshold, batch, "sample", device, other)
     elif type(threshold) is float or _is_number(threshold):
         check_number("threshold", threshold)  # type: ignore[arg-type]
     else:
@@ -206,6 +212,7 @@ def check_reference(policy_pred: Tensor, reference_pred: object, reference_error
         check_vector(
             "reference_error", reference_error, policy_pred.shape[0], "draw", policy_pred.device
         )
+        check_constant("reference_error", reference_error)  # type: ignore[arg-type]
 
 
 def check_timestep_weight(value: object, rows: int, device: torch.device) -> None:
@@ -216,12 +223,14 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
         check_number("timestep_weight", value, at_least=0)  # type: ignore[arg-type]
 
 
-def check_sample_weight(value: object, samples: int, device: torch.device) -> None:
+def check_sample_weight(
+    value: object, samples: int, device: torch.device, other: str = "policy_pred"
+) -> None:
     if isinstance(value, Tensor) and value.ndim == 0:
         check_real("sample_weight", check_tensor("sample_weight", value))
-        check_device("sample_weight", value, device)
+        check_device("sample_weight", value, device, other)
     elif isinstance(value, Tensor):
-        check_vector("sample_weight", value, samples, "sample", device)
+        check_vector("sample_weight", value, samples, "sample", device, other)
     elif value is not None:
         check_number("sample_weight", value, at_least=0)  # type: ignore[arg-type]
         return

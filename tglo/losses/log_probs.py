@@ -39,14 +39,15 @@ def tgo_loss_from_log_probs(
     rows, device = policy_log_prob.shape[0], policy_log_prob.device
     checks.check_draws(draws, rows, "policy_log_prob")
     checks.check_vector("policy_log_prob", policy_log_prob, rows, "draw", device)
-    checks.check_vector("reference_log_prob", reference_log_prob, rows, "draw", device)
+    name = "policy_log_prob"
+    checks.check_vector("reference_log_prob", reference_log_prob, rows, "draw", device, name)
     if reference_log_prob is not policy_log_prob:  # which has a gradient, and another message
         checks.check_constant("reference_log_prob", reference_log_prob)
     values.check_other_memory(
         "reference_log_prob", reference_log_prob, policy_log_prob, "policy_log_prob"
     )
     numbers = beta, confidence, reduction, sample_weight, scored
-    known = scoring(scores, threshold, rows // draws, device, *numbers)
+    known = scoring(scores, threshold, rows // draws, device, *numbers, other=name)
 
     policy, other = policy_log_prob.to(torch.float64), reference_log_prob.to(torch.float64)
     difference = policy - other

@@ -12,6 +12,8 @@ from tglo.losses.arguments import LossCallOptions
 from tglo.losses.results import Reduction, TGOStats
 from tglo.losses.tgo import tgo_loss
 
+_OWN = frozenset(("beta", "temperature", "confidence", "reduction", "backend"))
+
 
 class TGOLoss(nn.Module):
     """`tgo_loss` with its hyperparameters held by a module; it has no parameters and no buffers.
@@ -61,6 +63,10 @@ class TGOLoss(nn.Module):
         """Compute `tgo_loss`; a threshold here takes the place of the module's. The options are those of
         `tgo_loss` that change from call to call: all but the module's own.
         """
+        for name in options.keys() & _OWN:
+            raise TypeError(
+                f"{name} is the module's own: TGOLoss({name}=...), or call tglo.tgo_loss"
+            )
         threshold = self.threshold if threshold is None else threshold
         if threshold is None:
             raise ValueError("threshold is None; pass it to TGOLoss or to the call")

@@ -40,8 +40,10 @@ def label(scores: Tensor, threshold: Tensor | float, scored: Tensor | None) -> T
     return positive if scored is None else positive & scored
 
 
-def statistics(result: reference.TGOResult, scoring: ops.Scoring) -> TGOStats:
+def statistics(result: ops.Result, scoring: ops.Scoring) -> TGOStats:
     """Return the statistics of a loss that was computed with that scoring."""
+    if isinstance(result, ops.KernelResult):
+        result = result.split()
     scores, threshold = wide(scoring.scores), wide(scoring.threshold)
     return TGOStats(
         result.implicit_score.detach(),

@@ -19,7 +19,11 @@ def flat(value: Tensor | float) -> Tensor | float:
 
 
 def scored_weight(
-    scored: object, sample_weight: Tensor | float, samples: int, device: torch.device
+    scored: object,
+    sample_weight: Tensor | float,
+    samples: int,
+    device: torch.device,
+    other: str = "policy_pred",
 ) -> tuple[Tensor, Tensor]:
     """Check which samples are scored; return that, and the weights with 0 where a sample is not, (B,) float64."""
     scored = checks.check_tensor("scored", scored)
@@ -32,5 +36,5 @@ def scored_weight(
         raise ValueError(
             f"scored has shape {tuple(scored.shape)}; it must be ({samples},): one bool per sample"
         )
-    checks.check_device("scored", scored, device)
+    checks.check_device("scored", scored, device, other)
     return scored, reference.scored_weight(sample_weight, scored)

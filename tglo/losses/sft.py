@@ -50,7 +50,8 @@ def sft_loss(
     weight = positive if sample_weight is None else positive * wide(known.sample_weight)
     error = error_of(policy_pred, target, mask, mask_mean=mask_mean, backend=backend)
     omega = 1.0 if timestep_weight is None else wide(timestep_weight)
-    per_sample = reference.average_draws(omega * error, draws) * weight
+    per_sample = reference.average_draws(omega * error, draws)
+    per_sample = torch.where(weight == 0, 0.0, per_sample * weight)  # 0 also beside a NaN
     dtype = torch.promote_types(policy_pred.dtype, torch.float32)
     if reduction == "mean":
         loss = (per_sample.sum() / positive.sum().clamp(min=1)).to(dtype)

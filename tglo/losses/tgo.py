@@ -9,6 +9,7 @@ from torch import Tensor
 from tglo import ops
 from tglo.losses import checks
 from tglo.losses.arguments import LossOptions, loss_arguments
+from tglo.losses.common_case import common_arguments
 from tglo.losses.masks import mask_weights
 from tglo.losses.results import MaskMean, TGOStats, statistics
 from tglo.ops.dtypes import number, promote
@@ -77,8 +78,9 @@ def tgo_loss(
             1. "mean" still divides by B. Where it is 0 the score is not looked at, be it NaN. Bad
             values and trailing ones as in timestep_weight.
         scored = None: (B,) bool; None is True. Where it is False the score is not looked at, be it NaN;
-            the loss is 0 and so is the gradient. "mean" divides by the number of scored samples (0
-            with a graph and a zero gradient if there are none); nothing waits for that number.
+            the loss is 0 and so is the gradient, if the prediction is finite. "mean" divides by the
+            number of scored samples (0 with a graph and a zero gradient if there are none); nothing
+            waits for that number.
         timestep_weight = None: omega >= 0, a number or (B * draws,), also with trailing ones, (B * draws,
             1, 1, 1); None is 1. What is negative, infinite or NaN raises on the CPU; on a GPU, where
             looking would wait, NaN gives a NaN loss and infinity a NaN gradient.
@@ -106,7 +108,10 @@ def tgo_loss(
         RuntimeError: when `backend` insists on one that is not available; when a second derivative
             is taken.
     """
-    predictions, scoring = loss_arguments(policy_pred, target, scores, threshold, **options)
+    tensors = policy_pred, target, scores, threshold
+    predictions, scoring = common_arguments(*tensors, options) or loss_arguments(
+        *tensors, **options
+    )
     result = ops.tgo_loss(predictions, scoring, backend)
     return (result.loss, statistics(result, scoring)) if return_stats else result.loss
 
@@ -135,7 +140,10 @@ def loss_and_grad(
     Returns:
         (loss, gradient), with return_stats (loss, gradient, TGOStats); the loss is not scaled.
     """
-    predictions, scoring = loss_arguments(policy_pred, target, scores, threshold, **options)
+    tensors = policy_pred, target, scores, threshold
+    predictions, scoring = common_arguments(*tensors, options) or loss_arguments(
+        *tensors, **options
+    )
     checks.check_loss_scale(loss_scale, policy_pred.device)
     scale = number(loss_scale)
     gradient, result = ops.tgo_loss_and_grad(predictions, scoring, scale, backend)

@@ -197,7 +197,7 @@ def tgo_token_loss(
     )
     checks.check_number("temperature", temperature, above=0)
     numbers = beta, confidence, reduction, sample_weight, scored
-    known = scoring(scores, threshold, len(mask), hidden.device, *numbers)
+    known = scoring(scores, threshold, len(mask), hidden.device, *numbers, other="hidden")
 
     if reference_hidden is not None:
         if reference_weight is None:

@@ -90,12 +90,21 @@ def unscored(predictions: Predictions) -> Scoring:
     return Scoring(policy.new_zeros(samples, dtype=torch.float64), 0.0, 1.0, 0.0, "none")
 
 
+def _tensor_or_number(value: Tensor | float, unused: float) -> tuple[Tensor | None, float]:
+    if type(value) is float or not isinstance(value, Tensor):
+        return None, value
+    return value, unused
+
+
 def kernel_arguments(
     predictions: Predictions, scoring: Scoring
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors and the numbers of the operators in tglo/ops/loss.py, in the order of their schemas."""
-    threshold, weight, mask = scoring.threshold, predictions.timestep_weight, predictions.mask
-    sample_weight = scoring.weights
+    mask = predictions.mask
+    # floats are what they mostly are, and asking isinstance(a float, Tensor) is slow
+    threshold, threshold_value = _tensor_or_number(scoring.threshold, 0.0)
+    weight, weight_value = _tensor_or_number(predictions.timestep_weight, 1.0)
+    sample_weight, sample_weight_value = _tensor_or_number(scoring.weights, 1.0)
     policy, target, other = share_layout(
         predictions.policy_pred, predictions.target, predictions.reference_pred
     )
@@ -106,17 +115,17 @@ def kernel_arguments(
         other,
         predictions.reference_error,
         scoring.scores,
-        threshold if isinstance(threshold, Tensor) else None,
-        weight if isinstance(weight, Tensor) else None,
-        sample_weight if isinstance(sample_weight, Tensor) else None,
+        threshold,
+        weight,
+        sample_weight,
         weights,
     )
     numbers = (
         inner,
         predictions.mask_mean == "elements",
-        0.0 if isinstance(threshold, Tensor) else threshold,
-        1.0 if isinstance(weight, Tensor) else weight,
-        1.0 if isinstance(sample_weight, Tensor) else sample_weight,
+        threshold_value,
+        weight_value,
+        sample_weight_value,
         scoring.beta,
         predictions.temperature,
         scoring.confidence,

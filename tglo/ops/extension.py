@@ -9,7 +9,7 @@ import torch
 
 from tglo.ops import library  # noqa: F401  (defines what the extension is asked)
 
-INTERFACE_VERSION = 5
+INTERFACE_VERSION = 6
 """Counterpart of `interface_version` in csrc/common/launch.h."""
 
 REINSTALL = (

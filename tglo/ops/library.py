@@ -22,13 +22,16 @@ _library.define("_cuda_error(int device) -> int")  # 0 if the kernels run there
 _OPERATORS: dict[str, Any] = {}
 
 
-def define(name: str, schema: str, file: str, fake: Callable[..., Any] | None = None) -> None:
-    """Define an operator for the extension and one for Triton, the function of the same name in
-    kernels/FILE.py; fake makes empty results on the meta device.
+def define(
+    name: str, schema: str, file: str | None, fake: Callable[..., Any] | None = None
+) -> None:
+    """Define an operator for the extension and, with a file, one for Triton: the function of the same
+    name in kernels/FILE.py; fake makes empty results on the meta device.
     """
-    for operator_name in (name, f"{name}_triton"):
-        _add(operator_name, schema, fake)
-    _library.impl(f"{name}_triton", _triton(name, file), "CUDA")
+    _add(name, schema, fake)
+    if file is not None:
+        _add(f"{name}_triton", schema, fake)
+        _library.impl(f"{name}_triton", _triton(name, file), "CUDA")
 
 
 def implement(

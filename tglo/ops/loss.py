@@ -19,7 +19,8 @@ from tglo.ops.choice import choose
 from tglo.ops.dtypes import wide
 from tglo.ops.layout import memory_mask, share_layout
 from tglo.ops.library import define, operator
-from tglo.ops.once import gradient_once
+from tglo.ops.results import KernelResult, Result
+from tglo.ops.tie import expected_factor, gradient_comes_first, tie
 
 _LOSS = (
     "Tensor policy_pred, Tensor target, Tensor? reference_pred, Tensor? reference_error, "
@@ -29,13 +30,13 @@ _LOSS = (
     "float confidence, int draws, int reduction"
 )
 _SCHEMAS = {
-    "tgo_loss": f"({_LOSS.format(more='')}) -> (Tensor loss, Tensor implicit_score, "
-    "Tensor coefficient, Tensor policy_error, Tensor reference_error)",
+    "tgo_loss": f"({_LOSS.format(more='')}) -> (Tensor loss, Tensor coefficient, Tensor statistics)",
     "tgo_loss_backward": "(Tensor grad_loss, Tensor coefficient, Tensor policy_pred, "
     "Tensor target, Tensor? mask, int mask_inner, int draws) -> Tensor",
     "tgo_loss_and_grad": f"({_LOSS.format(more='Tensor? loss_scale, float loss_scale_value, ')}) "
-    "-> (Tensor loss, Tensor implicit_score, Tensor gradient, Tensor policy_error, "
-    "Tensor reference_error)",
+    "-> (Tensor loss, Tensor coefficient, Tensor statistics, Tensor gradient)",
+    "tgo_loss_rescale_": "(Tensor(a!) gradient, float scale, Tensor grad_loss, Tensor coefficient, "
+    "Tensor policy_pred, Tensor target, Tensor? mask, int mask_inner, int draws) -> ()",
     "prediction_error": "(Tensor prediction, Tensor target, Tensor? mask, int mask_inner, "
     "bool over_elements) -> Tensor",
 }
@@ -45,60 +46,35 @@ Predictions: (rows, ...) of one dtype and one memory layout with dense rows. Vec
 thresholds, weights and cached errors: float32 or float64, thresholds, weights and loss_scale also as
 one number without dimensions; computed with in float64. mask: (rows, period) or (1, period) float32; element
 i of a row in memory order has weight mask[row, (i // mask_inner) % period]. A row's mean divides by the
-sum of its mask, or with over_elements by its number of elements.
+sum of its mask, or with over_elements by its number of elements. statistics: those of `KernelResult`.
+`tgo_loss_rescale_` takes a gradient that was written for a grad_loss of `scale`, and writes it anew where
+grad_loss, of one number, is another.
 """
 
 
-_REFUSAL = "the TGO kernels have no second derivative; backend='reference' has one"
-
-
-class _Tied(torch.autograd.Function):
-    """Ties a value that an operator has computed to the prediction it came from.
-
-    (policy_pred, value, coefficient, target, mask, (triton, mask_inner, draws)) -> value, with
-    d value_b / d p = coefficient m (p - y). value is (rows / draws,) or, if it is their sum, 0-d;
-    coefficient (rows,). The operator is called outside: what apply() does for each argument and
-    result takes time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        policy_pred, value, coefficient, target, mask, ctx.settings = arguments
-        ctx.save_for_backward(coefficient, policy_pred, target, mask)
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        triton, *numbers = ctx.settings
-        run = operator("tgo_loss_backward", triton)
-        gradient = gradient_once(run, _REFUSAL, grad_value, *ctx.saved_tensors, *numbers)
-        return gradient, None, None, None, None, None
-
-
-def _tie(policy: Tensor, value: Tensor, *known: Any) -> Tensor:
-    """Return the value, tied to the policy's prediction where a gradient is asked for."""
-    if policy.requires_grad and torch.is_grad_enabled():
-        return _Tied.apply(policy, value, *known)  # type: ignore[no-any-return]
-    return value
-
-
-def tgo_loss(predictions: Predictions, scoring: Scoring, backend: str) -> reference.TGOResult:
+def tgo_loss(predictions: Predictions, scoring: Scoring, backend: str) -> Result:
     """Compute the reduced loss with its per-sample results."""
     chosen = choose("tgo_loss", predictions.policy_pred, backend)
     if chosen == "reference":
         return scoring.by_reference(predictions.by_reference(), predictions.loss_dtype)
-    (policy, target, *others, mask), numbers = kernel_arguments(predictions, scoring)
-    triton = chosen == "triton"
-    run = operator("tgo_loss", triton)
-    loss, score, coefficient, *errors = run(_detached(policy), target, *others, mask, *numbers)
-    settings = triton, numbers[0], predictions.draws
-    loss = _tie(policy, loss, coefficient, target, mask, settings)
-    return reference.TGOResult(loss, score, *errors)
+    tensors, numbers = kernel_arguments(predictions, scoring)
+    policy, rest = tensors[0], tensors[1:]
+    known = tensors[1], tensors[-1], (chosen == "triton", numbers[0], predictions.draws)
+    if scoring.reduction != "none" and gradient_comes_first(policy, chosen):
+        scale = expected_factor(policy)
+        run = operator("tgo_loss_and_grad")
+        loss, coefficient, statistics, gradient = run(policy.detach(), *rest, None, scale, *numbers)
+        loss = tie(policy, loss, coefficient, *known, gradient, scale)
+    else:
+        run = operator("tgo_loss", chosen == "triton")
+        loss, coefficient, statistics = run(_detached(policy), *rest, *numbers)
+        loss = tie(policy, loss, coefficient, *known)
+    return KernelResult(loss, statistics, policy.shape[0])
 
 
 def tgo_loss_and_grad(
     predictions: Predictions, scoring: Scoring, loss_scale: Tensor | float, backend: str
-) -> tuple[Tensor, reference.TGOResult]:
+) -> tuple[Tensor, Result]:
     """Compute loss_scale * d loss / d policy_pred, and the reduced loss with its per-sample results."""
     chosen = choose("tgo_loss_and_grad", predictions.policy_pred, backend)
     if chosen == "reference":
@@ -107,8 +83,8 @@ def tgo_loss_and_grad(
     scaled = isinstance(loss_scale, Tensor)
     scale = (loss_scale, 1.0) if scaled else (None, loss_scale)
     run = operator("tgo_loss_and_grad", chosen == "triton")
-    loss, score, gradient, *errors = run(_detached(policy), *others, *scale, *numbers)
-    return gradient, reference.TGOResult(loss, score, *errors)
+    loss, _, statistics, gradient = run(_detached(policy), *others, *scale, *numbers)
+    return gradient, KernelResult(loss, statistics, policy.shape[0])
 
 
 def _gradient_by_reference(
@@ -144,7 +120,8 @@ def log_ratio(predictions: Predictions, backend: str) -> reference.LogRatio:
     policy, target, *others, mask = tensors
     triton = chosen == "triton"
     run = operator("tgo_loss", triton)
-    _, ratio, _, *errors = run(policy.detach(), target, *others, mask, *numbers)
+    loss, _, statistics = run(policy.detach(), target, *others, mask, *numbers)
+    _, ratio, *errors = KernelResult(loss, statistics, policy.shape[0]).split()
     if policy.requires_grad and torch.is_grad_enabled():
         per_row = reference.log_ratio_coefficient(
             _elements(policy, predictions.mask, predictions.mask_mean),
@@ -153,7 +130,7 @@ def log_ratio(predictions: Predictions, backend: str) -> reference.LogRatio:
             draws=predictions.draws,
         )
         settings = triton, numbers[0], predictions.draws
-        ratio = _tie(policy, ratio, _per_row(per_row, policy), target, mask, settings)
+        ratio = tie(policy, ratio.clone(), _per_row(per_row, policy), target, mask, settings)
     return reference.LogRatio(ratio, *errors)
 
 
@@ -179,7 +156,7 @@ def prediction_error(
     if prediction.requires_grad and torch.is_grad_enabled():
         divisor = _elements(prediction, mask, mask_mean)
         per_row = _per_row(reference.error_coefficient(divisor), prediction)
-        error = _tie(prediction, error, per_row, target, weights, (triton, inner, 1))
+        error = tie(prediction, error, per_row, target, weights, (triton, inner, 1))
     return error  # type: ignore[no-any-return]
 
 
@@ -203,22 +180,22 @@ def _tgo_loss_fake(policy_pred: Tensor, *others: Any) -> tuple[Tensor, ...]:
     draws, reduction = others[-2:]
     rows, batch = policy_pred.shape[0], policy_pred.shape[0] // draws
     loss = policy_pred.new_empty((batch,) if reduction == 0 else (), dtype=torch.float32)
-    wide = [policy_pred.new_empty((n,), dtype=torch.float64) for n in (batch, rows, rows, rows)]
+    wide = [policy_pred.new_empty((n,), dtype=torch.float64) for n in (rows, batch + 2 * rows)]
     return loss, *wide
 
 
 def _tgo_loss_and_grad_fake(policy_pred: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    loss, score, _, *errors = _tgo_loss_fake(policy_pred, *others)
-    return loss, score, torch.empty_like(policy_pred), *errors
+    return *_tgo_loss_fake(policy_pred, *others), torch.empty_like(policy_pred)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "tgo_loss": _tgo_loss_fake,
     "tgo_loss_backward": lambda _grad, _coefficient, policy, *others: torch.empty_like(policy),
     "tgo_loss_and_grad": _tgo_loss_and_grad_fake,
+    "tgo_loss_rescale_": lambda *_: None,
     "prediction_error": lambda prediction, *others: prediction.new_empty(
         prediction.shape[:1], dtype=torch.float64
     ),
 }
 for _name, _schema in _SCHEMAS.items():
-    define(_name, _schema, "loss", _FAKES[_name])
+    define(_name, _schema, None if _name == "tgo_loss_rescale_" else "loss", _FAKES[_name])

@@ -64,6 +64,8 @@ def loss_from_log_ratio(
     weight = loss_weight(scores, threshold, confidence, sample_weight)
     if isinstance(sample_weight, Tensor):
         implicit_score = zero_hidden(implicit_score, sample_weight)
+    elif sample_weight == 0:
+        implicit_score = torch.zeros_like(implicit_score)
     return weight * -functional.logsigmoid(sign * implicit_score.to(torch.float64))
 
 
@@ -79,6 +81,8 @@ def loss_slope(
     weight = loss_weight(scores, threshold, confidence, sample_weight)
     if isinstance(sample_weight, Tensor):
         implicit_score = zero_hidden(implicit_score, sample_weight)
+    elif sample_weight == 0:
+        implicit_score = torch.zeros_like(implicit_score)
     return -weight * sign * torch.sigmoid(-sign * implicit_score.to(torch.float64))
 
 
