@@ -1,7 +1,7 @@
 """Reports what is on this machine, the backend of each operator, and the remedy for what is missing.
 
-Versions come from package metadata. Nothing but torch is imported, and nothing raises when something
-is absent.
+On a GPU the kernels are checked anew, whatever is known of them. Versions come from package metadata.
+Nothing but torch is imported, and nothing raises when something is absent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
 from typing import Literal, NamedTuple
@@ -154,28 +154,57 @@ def _operator(op: str, device: str) -> Finding:
     return Finding(name, "ok", detail)
 
 
+def _self_check() -> Iterator[Finding]:
+    """Check the kernels on every GPU; say all of the first one, and of the others what is wrong."""
+    from tglo.ops.choice import REPORT, absent
+    from tglo.ops.self_check import machine, verdicts
+
+    if not machine.present():
+        return
+    if verdicts.skipped():
+        yield Finding("self-check", "missing", "TGLO_SELF_CHECK=0: kernels are trusted unseen")
+        return
+    for index in range(machine.count()):
+        for backend in ("cuda", "triton"):
+            if absent(backend, index):
+                continue
+            for family in verdicts.FAMILIES:
+                name = f"{family} by {backend} on GPU {index}"
+                found = verdicts.examine(backend, family, index)
+                if found.passed:
+                    yield Finding(name, "ok", str(found))
+                for figure in found.figures:
+                    if not figure.passed:
+                        yield Finding(name, "problem", str(figure), REPORT)
+                    elif index == 0:
+                        yield Finding(name, "ok", str(figure))
+
+
 def report() -> list[Finding]:
     """Return every finding, most basic first. A check that fails becomes a finding of its own."""
     from tglo.ops import OPERATORS
 
-    checks: list[tuple[str, Callable[[], Finding | None]]] = [
+    checks: list[tuple[str, Callable[[], Finding | Iterator[Finding] | None]]] = [
         ("Python", _python),
         *((package[0], partial(_package, *package)) for package in PACKAGES),
         *(("extension", _extension), ("GPU", _gpu), ("nvcc", _nvcc), ("TGLO_BACKEND", _forced)),
+        ("self-check", _self_check),
         *(
             (f"{op} on {device}", partial(_operator, op, device))
             for op in OPERATORS
             for device in ("cpu", "cuda")
         ),
     ]
-    findings = []
+    findings: list[Finding] = []
     for name, check in checks:
         try:
-            finding = check()
+            found = check()
+            if isinstance(found, Finding):
+                findings.append(found)
+            elif found is not None:
+                findings.extend(found)
         except Exception as error:  # a report about a broken machine must not break itself
-            finding = Finding(name, "problem", f"{type(error).__name__}: {error}")
-        if finding is not None:
-            findings.append(finding)
+            findings.append(Finding(name, "problem", f"{type(error).__name__}: {error}"))
     return findings
 
 

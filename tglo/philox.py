@@ -196,7 +196,8 @@ def _rounds(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, key0: int, key1: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do ten rounds on broadcastable words. int64 products wrap to the bits of the unsigned ones."""
-    shape = torch.broadcast_shapes(c0.shape, c1.shape, c2.shape, c3.shape)
+    # torch.broadcast_shapes would import sympy, for half a second
+    shape = torch.broadcast_tensors(c0, c1, c2, c3)[0].shape
     for _ in range(_ROUNDS):
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         # c1 and c3 keep the whole product: their high words are masked away wherever they are used.

@@ -7,7 +7,9 @@ from importlib import metadata
 import pytest
 import torch
 
+from tests.ops.self_check.imagined import FORMS, ImaginedGPU, gpu, halved  # noqa: F401  (a fixture)
 from tglo import doctor, ops
+from tglo.ops.self_check import verdicts
 
 
 def by_name() -> dict[str, doctor.Finding]:
@@ -94,3 +96,56 @@ def test_table_has_a_line_per_finding_and_remedy(capsys: pytest.CaptureFixture[s
     findings = doctor.report()
     remedies = sum(bool(f.remedy) for f in findings)
     assert len(lines) == 1 + len(findings) + remedies
+
+
+@pytest.fixture
+def loss_alone(gpu: ImaginedGPU, monkeypatch: pytest.MonkeyPatch) -> ImaginedGPU:
+    """The kernels of the CPU stand in for those of the loss only."""
+    monkeypatch.setattr(verdicts, "FAMILIES", {"loss": verdicts.FAMILIES["loss"]})
+    return gpu
+
+
+def test_the_kernels_are_checked_anew_on_a_gpu(loss_alone: ImaginedGPU) -> None:
+    assert ops.backend_for("tgo_loss", "cpu", torch.float32) == "cuda"
+    loss_alone.launched.clear()
+    loss_alone.faults["cuda"] = halved
+    findings = [f for f in doctor.report() if f.name.startswith("loss by ")]
+    assert loss_alone.launched
+    cuda = [f for f in findings if f.name == "loss by cuda on GPU 0"]
+    assert len(cuda) == FORMS
+    wrong = [f for f in cuda if f.status == "problem"]
+    assert wrong and all("tglo doctor" in f.remedy and ", limit " in f.detail for f in wrong)
+    triton = [f for f in findings if f.name == "loss by triton on GPU 0"]
+    assert [f.status for f in triton] == ["ok"] * len(triton)
+    assert triton[0].detail == f"passed {len(triton) - 1} forms"
+    assert all(" off by " in f.detail and ", limit " in f.detail for f in triton[1:])
+    # what it found counts from here on, in this process and in the next
+    assert ops.backend_for("tgo_loss", "cpu", torch.float32) == "triton"
+    loss_alone.forget()
+    assert ops.backend_for("tgo_loss", "cpu", torch.float32) == "triton"
+    loss_alone.faults.clear()
+    doctor.report()
+    loss_alone.forget()
+    assert ops.backend_for("tgo_loss", "cpu", torch.float32) == "cuda"
+    assert not loss_alone.launched
+
+
+def test_no_check_where_the_environment_forbids_it(
+    loss_alone: ImaginedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TGLO_SELF_CHECK", "0")
+    assert by_name()["self-check"].detail.startswith("TGLO_SELF_CHECK=0: ")
+    assert not loss_alone.launched
+
+
+def test_kernels_that_end_all_work_do_not_end_the_report(
+    loss_alone: ImaginedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(verdicts.machine, "wait", fail)
+    monkeypatch.setattr(verdicts.machine, "broken", lambda device: "misaligned address")
+    found = by_name()["self-check"]
+    assert found.status == "problem" and found.detail.startswith("BrokenDevice: backend 'cuda'")
+    assert "tgo_loss on cpu" in by_name()

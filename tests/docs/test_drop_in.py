@@ -21,7 +21,9 @@ from tests.drop_in.miniature import (
     make_step,
     run,
 )
-from tglo import ops, tgo_loss
+from tglo import tgo_loss
+from tglo.ops import choice
+from tglo.ops.self_check import machine
 from tglo.threshold.frozen import estimate
 
 TESTS = Path(__file__).parents[1]
@@ -173,5 +175,8 @@ def test_backends_block(space: dict[str, Any], capsys: pytest.CaptureFixture[str
 
 
 def test_automatic_choice_on_a_gpu_is_the_documented_one() -> None:
-    plain = ops.backend_for("tgo_loss", "cuda", torch.bfloat16) == "reference"
-    assert plain == ('On a GPU "auto" is therefore plain PyTorch for now' in PAGE)
+    assert choice._KERNELS["cuda"] == ("cuda", "triton")
+    assert 'On a GPU "auto" takes the CUDA kernels, then Triton\'s, then plain PyTorch' in PAGE
+    for word in ("TGLO_SELF_CHECK_FOLDER", "TGLO_SELF_CHECK=0", "XDG_CACHE_HOME"):
+        assert word in PAGE
+    assert machine.PATIENCE == 300 and "not ended after five minutes" in PAGE

@@ -7,7 +7,7 @@ from torch import nn
 
 from tglo.devices import choose_device, process
 from tglo.models.execution.attention import check_place
-from tglo.ops import backend_for
+from tglo.ops import insisted_backend
 from tglo.train import processes
 from tglo.train.config import TrainConfig
 from tglo.train.engines import deepspeed
@@ -51,6 +51,6 @@ def start_processes(config: TrainConfig) -> torch.device:
 def _check_backend(config: TrainConfig, device: torch.device) -> None:
     """Raise ValueError for kernels that cannot run here, before a model is loaded for them."""
     try:
-        backend_for("tgo_loss", device, torch.float32, config.objective.backend)
+        insisted_backend("tgo_loss", device, torch.float32, config.objective.backend)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"objective.backend: {error}") from error
