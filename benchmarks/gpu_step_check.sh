@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SDXL's whole training step on one GPU, in one command of at most eight minutes, from a checkout and without a network:
 #
-#     bash benchmarks/gpu_step_check.sh [OUTPUT_FOLDER] [FLAGS OF python -m benchmarks.step]
+#     bash benchmarks/gpu_step_check.sh [--rehearse] [OUTPUT_FOLDER] [FLAGS OF python -m benchmarks.step]
 #
 # Needs torch, Triton, transformers, peft and accelerate in place, about 40 GB of host memory and 15 GB under TMPDIR.
 # What else is missing can be brought as wheels, for the GPU machine's Python and platform (see pip download --help);
@@ -16,13 +16,24 @@
 # importance and the record is written after every batch, so a time limit leaves what was measured. LoRA comes last; to
 # have all of it: --contenders with the names that end in LoRA, and --ablation-batch 0.
 # The folder gets summary.txt, step.log and step.json; the exit status is the number of failed parts.
+# --rehearse needs no GPU: the same commands with the smallest model on the CPU; GPU tests are imported and skipped.
 set -uo pipefail
 deadline=475
+rehearse=no
+if [ "${1:-}" = --rehearse ]; then
+  rehearse=yes
+  shift
+fi
 # shellcheck source=benchmarks/parts.sh
 . "$(dirname "$0")/parts.sh" "${1:-gpu-step-check}"
 shift || true
-rm -f "$out"/{summary.txt,step.log,step.json}
-export HF_HUB_OFFLINE=1
+rm -f "$out"/{step.log,step.json}
+export HF_HUB_OFFLINE=1 device=cuda
+if [ "$rehearse" = yes ]; then
+  device=cpu
+  export TGLO_BACKEND=auto
+  set -- --quick "$@"
+fi
 
 if [ -n "${WHEELS:-}" ]; then
   part wheels step.log 60 "$python" -m pip install --no-index --no-deps --upgrade --target "$out/site" "$WHEELS"/*.whl
@@ -37,9 +48,10 @@ say "backend: $TGLO_BACKEND"
 
 # A loss that does not run would be found only after the models are built.
 part loss step.log 60 "$python" -c '
-import torch, tglo
-p, q, y = (torch.randn(4, 4, 128, 128, device="cuda", dtype=torch.bfloat16, requires_grad=i == 0) for i in range(3))
-tglo.tgo_loss(p, y, torch.rand(4, device="cuda"), 0.5, reference_pred=q).backward()
+import os, torch, tglo
+there = os.environ["device"]
+p, q, y = (torch.randn(4, 4, 128, 128, device=there, dtype=torch.bfloat16, requires_grad=i == 0) for i in range(3))
+tglo.tgo_loss(p, y, torch.rand(4, device=there), 0.5, reference_pred=q).backward()
 print(torch.cuda.get_device_name(), "torch", torch.__version__, p.grad.abs().max().item())' || {
   say "step: not run; TGLO_BACKEND=triton or TGLO_BACKEND=reference may do"
   end
@@ -52,15 +64,15 @@ part imports step.log 60 "$python" -c 'import benchmarks.step.suite' || {
 part tests step.log 70 "${pytest[@]}" tests/train tests/models
 # Forking saves every process its imports, if none of them has looked at CUDA.
 fork=--no-fork
-"$python" -c '
+timeout 60 "$python" -c '
 import os, sys, torch, benchmarks.step.worker
 if os.fork() == 0:
-    torch.ones(1, device="cuda").item()
+    torch.ones(1, device=os.environ["device"]).item()
     os._exit(0)
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))' >> "$out/step.log" 2>&1 && fork=--fork
 say "processes: $fork"
 left=$((deadline - SECONDS))
-part step step.log "$left" "$python" -m benchmarks.step --device cuda "$fork" \
+part step step.log "$left" "$python" -m benchmarks.step --device "$device" "$fork" \
   --seconds $((left - 25)) --output "$out/step.json" "$@"
 sed -n '/^sdxl; /,$p' "$out/step.log"
 

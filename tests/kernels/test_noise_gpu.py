@@ -1,4 +1,7 @@
-"""The noising on a CUDA device, bit by bit what the reference gives on the CPU; skipped without one."""
+"""The noising on a CUDA device, bit by bit what the reference gives on the CPU; skipped without one.
+
+Tests named test_small... are those that compute-sanitizer runs.
+"""
 
 from __future__ import annotations
 
@@ -67,14 +70,15 @@ def test_bits_of_the_cpu(shape: tuple[int, ...], dtype: torch.dtype, backend: st
     latents, index, key = make_case(shape, dtype)
     expected = diffuse(latents, index, key, "reference")
     for given in (key, on_gpu(key)):
-        found = diffuse(latents.cuda(), index, given, backend)
-        assert found.is_cuda and found.dtype == dtype
+        there = latents.cuda()
+        found = diffuse(there, index, given, backend)
+        assert found.device == there.device and found.dtype == dtype
         assert torch.equal(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("prediction_type", noise.PREDICTION_TYPES)
-def test_targets(prediction_type: str, backend: str) -> None:
+def test_small_targets(prediction_type: str, backend: str) -> None:
     latents, index, key = make_case((4, 3, 33), torch.bfloat16)
     schedule = make_schedule(prediction_type)
     expected = noise.target(latents, index, key, schedule, backend="reference")
@@ -100,7 +104,7 @@ def test_more_rows_than_a_grid_has(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_unaligned_latents(backend: str) -> None:
+def test_small_unaligned_latents(backend: str) -> None:
     latents, index, key = make_case((2, 2048), torch.bfloat16)
     shifted = torch.empty(2 * 2048 + 1, dtype=torch.bfloat16, device="cuda")[1:].view(2, 2048)
     shifted.copy_(latents)

@@ -14,6 +14,10 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
+from benchmarks.resources import sass
+from benchmarks.resources.judge import wide
+from benchmarks.resources.kernels import code_figures
+
 TOOLS = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin")
 
 
@@ -44,12 +48,14 @@ def usage(
         file.write(binary.asm["cubin"])
         file.flush()
 
-        def tool(name: str, flag: str) -> str:
-            command = [os.path.join(TOOLS, name), flag, file.name]
+        def dumped(flag: str) -> str:
+            command = [os.path.join(TOOLS, "cuobjdump"), flag, file.name]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-        resources = tool("cuobjdump", "--dump-resource-usage")
-        code = tool("nvdisasm", "-c")
+        resources = dumped("--dump-resource-usage")
+        (code,) = sass.functions(dumped("--dump-sass")).values()
+
+    figures = code_figures(code, 0)
 
     def resource(name: str) -> int:
         found = re.search(rf"{name}:(\d+)", resources)
@@ -62,12 +68,10 @@ def usage(
         "sm": capability,
         "variant": "-".join(sorted(n for n, v in constants.items() if v is None)) or "all inputs",
         "shared": binary.metadata.shared,
+        "threads": 32 * binary.metadata.num_warps,
         "registers": resource("REG"),
         "stack": resource("STACK"),
-        "local": len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        "wide_loads": len(re.findall(r"LDG\.E\S*\.128", code)),
-        # REDUX, a reduction within a warp, is none
-        "float_atomics": len(
-            re.findall(r"\b(?:ATOM|RED)[GS]?\.(?:\S*\.)?(?:F16|F32|F64|BF16)", code)
-        ),
+        "local": sass.local_accesses(code),
+        **figures,
+        "wide_loads": wide(figures["loads"]),
     }
