@@ -1,4 +1,4 @@
-"""Writes the computed tables of docs/scaling.md: the answers of `tglo plan` for SDXL on four machines.
+"""Writes the computed tables of docs/scaling.md: the answers of `tglo plan` for the ready configurations.
 
     python benchmarks/scaling.py           # --check: only say whether the page is up to date
 
@@ -26,6 +26,10 @@ MACHINES = {
     "sdxl_full_one_gpu": Options(micro_batch=2, accumulation=64),
     "sdxl_full_zero": Options(gpus=8, accumulation=4),
     "sdxl_full_four_nodes": Options(gpus=8, nodes=4, micro_batch=8),
+    "flux_lora": Options(
+        model="flux-dev", train="lora", lora_rank=32, micro_batch=2, accumulation=8
+    ),
+    "sd35_medium_full": Options(model="sd35-medium", micro_batch=2, accumulation=16),
 }
 """The run that each configuration in examples/configs is for."""
 

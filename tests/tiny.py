@@ -75,9 +75,9 @@ def build_sdxl(folder: Path | str, *, seed: int = 0, force_upcast: bool = True) 
             use_linear_projection=True,
         )
         pipeline = StableDiffusionXLPipeline(
-            vae=_vae(scaling_factor=0.13025, force_upcast=force_upcast),
-            text_encoder=CLIPTextModel(_text_config("quick_gelu")).eval(),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config("gelu")).eval(),
+            vae=vae(scaling_factor=0.13025, force_upcast=force_upcast),
+            text_encoder=CLIPTextModel(text_config("quick_gelu")).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(text_config("gelu")).eval(),
             tokenizer=build_tokenizer(),
             tokenizer_2=build_tokenizer(pad_token="!"),
             unet=unet,
@@ -117,7 +117,7 @@ def build_amused(folder: Path | str, *, seed: int = 0, **options: Any) -> Path:
         pipeline = AmusedPipeline(
             vqvae=build_vqvae(),
             tokenizer=build_tokenizer(),
-            text_encoder=CLIPTextModelWithProjection(_text_config("quick_gelu")).eval(),
+            text_encoder=CLIPTextModelWithProjection(text_config("quick_gelu")).eval(),
             transformer=UVit2DModel(**{**sizes, **options}).eval(),
             scheduler=AmusedScheduler(mask_token_id=CODEBOOK + 7),
         )
@@ -145,7 +145,7 @@ def build_meissonic(folder: Path | str, *, seed: int = 0) -> Path:
         )
         transformer.eval().save_pretrained(folder / "transformer")
         build_vqvae().save_pretrained(folder / "vqvae")
-        encoder = CLIPTextModelWithProjection(_text_config("quick_gelu")).eval()
+        encoder = CLIPTextModelWithProjection(text_config("quick_gelu")).eval()
         encoder.save_pretrained(folder / "text_encoder")
         build_tokenizer().save_pretrained(folder / "tokenizer")
         AmusedScheduler(mask_token_id=CODEBOOK + 7).save_pretrained(folder / "scheduler")
@@ -169,7 +169,7 @@ def build_vqvae() -> VQModel:
 
 def build_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """CLIP's tokenizer over the byte alphabet without merges: one token per byte."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     names = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     names += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {name: number for number, name in enumerate(names)}
@@ -183,8 +183,8 @@ def _build_sd(
         torch.manual_seed(seed)
         pipeline = StableDiffusionPipeline(
             unet=_unet(cross_attention_dim=WIDTH, **unet),
-            vae=_vae(scaling_factor=0.18215),
-            text_encoder=CLIPTextModel(_text_config(act)).eval(),
+            vae=vae(scaling_factor=0.18215),
+            text_encoder=CLIPTextModel(text_config(act)).eval(),
             tokenizer=build_tokenizer(),
             scheduler=DDIMScheduler(
                 clip_sample=False, set_alpha_to_one=False, steps_offset=1, **NOISE, **noise
@@ -211,7 +211,7 @@ def _unet(**options: Any) -> UNet2DConditionModel:
     ).eval()
 
 
-def _vae(**options: Any) -> AutoencoderKL:
+def vae(**options: Any) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -223,8 +223,8 @@ def _vae(**options: Any) -> AutoencoderKL:
     ).eval()
 
 
-def _text_config(act: str) -> CLIPTextConfig:
-    special = len(_byte_alphabet()) * 2
+def text_config(act: str) -> CLIPTextConfig:
+    special = len(byte_alphabet()) * 2
     return CLIPTextConfig(
         vocab_size=special + 2,
         hidden_size=WIDTH,
@@ -239,7 +239,7 @@ def _text_config(act: str) -> CLIPTextConfig:
     )
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """The printable stand-ins that byte-level BPE uses for the 256 byte values, in byte order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     stand_ins = iter(range(0x100, 0x200))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.cache.fake_encoder import PROMPTS, FakeEncoder, make_image, make_manifest
 from tests.data.test_images import fit_to_bucket
@@ -310,3 +311,33 @@ def test_settings_out_of_range(built, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         build_cache(built[0], tmp_path / "c", FakeEncoder(), **{**SETTINGS, **change})
     assert not (tmp_path / "c").exists()
+
+
+class RaggedEncoder(FakeEncoder):
+    """A row for each letter of a prompt, padded to the longest at hand."""
+
+    def text(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        self.calls["text"] += 1
+        longest = max(map(len, prompts))
+        letters = [[ord(letter) for letter in p] + [0] * (longest - len(p)) for p in prompts]
+        rows = torch.tensor(letters, dtype=torch.float32).unsqueeze(-1).expand(-1, -1, 2)
+        mask = torch.tensor([[n < len(p) for n in range(longest)] for p in prompts])
+        return {"prompt_embeds": rows, "prompt_mask": mask.reshape(len(prompts), longest)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_embeddings_with_a_mask_are_stored_without_padding(tmp_path: Path, batch_size: int) -> None:
+    manifest = make_manifest(tmp_path)
+    folder = tmp_path / f"cache{batch_size}"
+    build_cache(manifest, folder, RaggedEncoder(), resolution=32, batch_size=batch_size)
+    cache = LatentCache(folder)
+    with safe_open(next(folder.glob("text-*.safetensors")), "pt") as file:
+        assert file.get_slice("prompt_embeds").get_shape() == [sum(map(len, PROMPTS)), 2]
+    for prompts in (["a dog", "", "ein Bär"], [""], ["a cat"]):
+        expected = RaggedEncoder().text(prompts)
+        found = cache.text(prompts)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    digests = cache.content()
+    other = tmp_path / "other"
+    build_cache(manifest, other, RaggedEncoder(), resolution=32, batch_size=2)
+    assert LatentCache(other).content() == digests  # whatever the batches were

@@ -26,7 +26,8 @@ COMPLETE: dict[str, Any] = {
     "output": {"folder": "run"},
 }
 ZERO_IS_FINE = {
-    "seed", "data.draw_seed", "data.draws", "data.percentile", "data.kappa", "data.caption_dropout",
+    "seed", "data.guidance",
+    "data.draw_seed", "data.draws", "data.percentile", "data.kappa", "data.caption_dropout",
     "model.lora_dropout", "objective.confidence", "objective.kto.positive_weight",
     "objective.kto.negative_weight", "optimizer.warmup_steps", "optimizer.beta1",
     "optimizer.beta2", "optimizer.weight_decay", "optimizer.max_gradient_norm",

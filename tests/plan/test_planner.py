@@ -151,7 +151,10 @@ def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
     [
         ({"gpus": 0}, "gpus is 0; it must be at least 1"),
         ({"gpu_memory": -1.0}, "gpu_memory is -1.0"),
-        ({"model": "sdx"}, "'sdx' is neither one of sd15, sd21, sdxl nor a diffusers folder"),
+        (
+            {"model": "sdx"},
+            "'sdx' is neither one of sd15, sd21, sdxl, flux-dev, .* nor a diffusers folder",
+        ),
         ({"resolution": 1000}, "resolution is 1000; sdxl needs a multiple of 32, such as 992"),
         ({"reference": "adapter-off"}, "adapter-off needs train lora"),
     ],

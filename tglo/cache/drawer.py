@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tglo import noise, philox
 from tglo.cache.latents import SIZES, LatentCache
+from tglo.data import ragged
 from tglo.noise.draw import Draw
 
 if TYPE_CHECKING:
@@ -41,13 +42,17 @@ class DrawRule:
     """The rule that draws follow.
 
     seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
-    or 0 for a new one each time; stratified: a sample's draws cover the schedule (needs draws).
+    or 0 for a new one each time; stratified: a sample's draws cover the schedule (needs draws);
+    timesteps: a name of tglo.noise.density; guidance: what a model that takes it as an input is told, None
+    for the family's own.
     """
 
     seed: int
     caption_dropout: float
     draws: int = 0
     stratified: bool = False
+    timesteps: str = "default"
+    guidance: float | None = None
 
     def draw_index(self, times: Tensor) -> Tensor:
         """The numbers of the draws of samples that have come so many times before."""
@@ -60,7 +65,12 @@ class DrawRule:
 
     def fingerprint(self) -> dict[str, str]:
         """Name everything that a draw depends on besides model and data."""
+        # Left out where they have their defaults: caches made before them are still accepted.
+        own = {} if self.timesteps == "default" else {"timesteps": self.timesteps}
+        if self.guidance is not None:
+            own["guidance"] = repr(float(self.guidance))
         return {
+            **own,
             "draw_version": _VERSION,
             "seed": str(self.seed),
             "draws": str(self.draws),
@@ -116,7 +126,13 @@ class Drawer:
         self.family = family
         self.dtype = dtype
         self.device = family.device
+        family.set_timesteps(rule.timesteps)
         self.schedule = family.schedule
+        if rule.guidance is not None and not family.guidance_in_model:
+            raise ValueError(
+                f"guidance is {rule.guidance:g}, but {family.name} does not take it as an input; leave it "
+                "out: its guidance is a matter of sampling"
+            )
         self._unconditional = family.unconditional(cache.unconditional())
 
     def fingerprint(self) -> dict[str, str]:
@@ -148,7 +164,11 @@ class Drawer:
         keyed = known if keys is None else torch.tensor(keys, dtype=torch.int64)
         chance = philox.uniform(self.rule.seed, keyed, draw_index, philox.DROPOUT, 1)[:, 0]
         dropped = chance < self.rule.caption_dropout
-        if bool(dropped.any()):
+        if bool(dropped.any()) and ragged.MASK in text:
+            (nothing,) = ragged.rows_of(self._unconditional)
+            prompts = zip(dropped.tolist(), ragged.rows_of(text), strict=True)
+            text = ragged.stack([nothing if drop else prompt for drop, prompt in prompts])
+        elif bool(dropped.any()):
             for name, value in text.items():
                 empty = self._unconditional[name].to(value.dtype).expand_as(value)
                 text[name] = torch.where(
@@ -177,8 +197,15 @@ class Drawer:
             noise.Key(seed, rows.ids, rows.draw_index, philox.POSTERIOR),
             self.rule.strata,
             self.dtype,
-            self.family.conditions(text, rows.sizes),
+            self._conditions(text, rows),
         )
+
+    def _conditions(self, text: dict[str, Tensor], rows: CachedRows) -> dict[str, Tensor]:
+        conditions = self.family.conditions(text, rows.sizes)
+        if self.rule.guidance is not None:
+            guidance = torch.full((len(rows.ids),), self.rule.guidance, device=self.device)
+            conditions = {**conditions, "guidance": guidance}
+        return conditions
 
     def pinned(self, values: P) -> P:
         """Pin memory where the device is a GPU, so that copies to it need no waiting."""

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tglo.cache.format import Encoder, Quarantined, bucket_name
+from tglo.data import ragged
 from tglo.data.buckets import Size, nearest_bucket
 from tglo.data.errors import CacheError, ImageError
 from tglo.data.images import cover_and_crop, decode_image, to_tensor
@@ -166,17 +167,26 @@ def encode_text(
     encoder: Encoder, prompts: Sequence[str], batch_size: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return a shard's embeddings by name, (n, ...) each, as the encoder returns them; and their dtypes
-    and shapes, and each prompt's digest, for its record.
+    and shapes, and each prompt's digest, for its record. Those with a mask (tglo.data.ragged) are written
+    without padding, one prompt after another.
     """
     parts: dict[str, list[Tensor]] = {}
+    rows: list[dict[str, Tensor]] = []
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
         with torch.no_grad():
-            embeddings = encoder.text(batch)
+            embeddings = dict(encoder.text(batch))
+        if ragged.MASK in embeddings:
+            embeddings = {name: tensor.to("cpu") for name, tensor in embeddings.items()}
+            found = [ragged.trimmed(prompt) for prompt in ragged.rows_of(embeddings)]
+            rows += [{ragged.ROWS: prompt[ragged.ROWS]} for prompt in found]
+            del embeddings[ragged.MASK]
         for name, tensor in embeddings.items():
             tensor = tensor.detach().to("cpu").contiguous()
             earlier = parts.setdefault(name, [])
-            if len(tensor) != len(batch) or (earlier and tensor.shape[1:] != earlier[0].shape[1:]):
+            of_tokens = bool(rows) and name == ragged.ROWS
+            fits = not earlier or of_tokens or tensor.shape[1:] == earlier[0].shape[1:]
+            if len(tensor) != len(batch) or not fits:
                 raise CacheError(
                     f"the encoder returned {name} of shape {tuple(tensor.shape)} for {len(batch)} "
                     "prompts; every prompt must give the same shape (pad to a fixed length)"
@@ -188,10 +198,17 @@ def encode_text(
                     "is that already, the text encoder's weights are damaged, download them again"
                 )
             earlier.append(tensor)
-    shapes = {name: [str(t[0].dtype), *t[0].shape[1:]] for name, t in parts.items()}
+    shapes: dict[str, list[str | int]] = {
+        name: [str(t[0].dtype), *t[0].shape[1:]] for name, t in parts.items()
+    }
+    if rows:
+        dtype, _, *width = shapes[ragged.ROWS]
+        shapes[ragged.ROWS] = [dtype, "tokens", *width]
+        del parts[ragged.ROWS]
     whole = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    each = rows or [{} for _ in prompts]
     digests = [
-        digest_of({name: tensor[number] for name, tensor in whole.items()})
-        for number in range(len(prompts))
+        digest_of(prompt | {name: tensor[number] for name, tensor in whole.items()})
+        for number, prompt in enumerate(each)
     ]
-    return whole, {"shapes": shapes, "digests": digests}
+    return whole | ragged.joined(rows), {"shapes": shapes, "digests": digests}

@@ -1,7 +1,8 @@
 """The cache on disk: the files in its folder, and what they depend on.
 
 fingerprint.json              everything that the bytes depend on but rows and images; written first
-text-00000.safetensors        embeddings of shard_size distinct prompts ("" is the first)
+text-00000.safetensors        embeddings of shard_size distinct prompts ("" is the first); those with a
+                              mask without padding, one after another
 text-00000.json               the shard's record: name, size, sha256, the prompts' keys and digests
 latents-00000.safetensors     mean.HxW and std.HxW (for masked models tokens.HxW) of shard_size
                               images, stacked
@@ -61,7 +62,9 @@ class Encoder(Protocol):
         ...
 
     def text(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Return embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts."""
+        """Return embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts, unless
+        there is a mask (tglo.data.ragged).
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from tglo.cache.content import REMEDY, read_content, read_index
 from tglo.cache.format import bucket_name, text_key
 from tglo.cache.index import lookup
 from tglo.cache.shards import Shard, check_file, check_fingerprint, read_record, shard_name
+from tglo.data import ragged
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 
@@ -164,7 +165,11 @@ class LatentCache:
         size = self._content.shard_size
         located = [(self._files["text", p // size], p % size) for p in places.tolist()]
         names = sorted(self._shard(located[0][0]))
-        return {name: self._gather(name, located) for name in names}
+        if ragged.STARTS not in names:
+            return {name: self._gather(name, located) for name in names}
+        others = [name for name in names if name not in (ragged.ROWS, ragged.STARTS)]
+        prompts = [ragged.prompt_of(self._shard(file), row) for file, row in located]
+        return ragged.stack(prompts) | {name: self._gather(name, located) for name in others}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raise CacheError unless the cache has every prompt's embedding."""

@@ -31,6 +31,8 @@ def cache(
     stratified: bool = True,
     seed: int = 0,
     caption_dropout: float = 0.1,
+    timesteps: str = "default",
+    guidance: float | None = None,
     forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
     reference_output: Path | None = None,
 ) -> None:
@@ -63,6 +65,8 @@ def cache(
         stratified: Let a sample's draws cover the schedule evenly.
         seed: Seed of the draws: the training's seed, or its data.draw_seed.
         caption_dropout: Share of draws with the empty prompt, as data.caption_dropout.
+        timesteps: How often each timestep is drawn, as data.timesteps.
+        guidance: What a guidance-distilled model is told, as data.guidance.
         forward: How the reference is computed.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
@@ -98,7 +102,7 @@ def cache(
                 model,
                 output,
                 reference_output or output / "reference",
-                DrawRule(seed, caption_dropout, draws, stratified),
+                DrawRule(seed, caption_dropout, draws, stratified, timesteps, guidance),
                 forward,
                 revision=revision,
                 batch_size=batch_size,
@@ -127,6 +131,8 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "stratified": data.stratified,
         "seed": config.seed if data.draw_seed is None else data.draw_seed,
         "caption_dropout": data.caption_dropout,
+        "timesteps": data.timesteps,
+        "guidance": data.guidance,
         "forward": ReferenceOptions(
             precision=engine.precision,
             weights="half" if engine.kind == "deepspeed" else "fp32",

@@ -127,7 +127,14 @@ def _trained(model: Model, state_dict: Tensors | None) -> Any:
         return denoiser
     dtype = next(iter(state_dict.values())).dtype
     denoiser = model.load_denoiser(model.path, dtype)
-    denoiser.load_state_dict(state_dict)
+    # Buffers are not trained, so gathered weights come without them: they are the folder's.
+    missing, unexpected = denoiser.load_state_dict(state_dict, strict=False)
+    lacking = {name for name, _ in denoiser.named_parameters()} & set(missing)
+    if lacking or unexpected:
+        names = sorted([*lacking, *unexpected])
+        raise ValueError(
+            f"{len(names)} weights do not fit the denoiser in {model.path}, such as {names[0]}"
+        )
     return denoiser
 
 

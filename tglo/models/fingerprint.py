@@ -33,7 +33,12 @@ def encoders(model: Model) -> dict[str, str]:
         f"{part.tokenizer}_template": part.template for part in model.text_parts if part.template
     }
     digests = folder_fingerprint(model.path, [model.vae_part, *parts])
-    return {"family": model.name, **digests, **templates}
+    chats = {
+        f"{part.tokenizer}_chat": f"thinking={part.thinking} {_text_digest(tokenizer.chat_template)}"
+        for part, tokenizer in zip(model.text_parts, model.tokenizers, strict=True)
+        if part.thinking is not None
+    }
+    return {"family": model.name, **digests, **templates, **chats, **model.text_settings()}
 
 
 def denoiser(model: Model) -> dict[str, str]:
@@ -80,6 +85,10 @@ def _part_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _text_digest(text: str | None) -> str:
+    return hashlib.sha256((text or "").encode()).hexdigest()
 
 
 def _counts(key: str) -> bool:

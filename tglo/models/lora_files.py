@@ -34,10 +34,13 @@ def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: s
 
     part: the denoiser's name in the pipeline.
     """
+    weights = lora.state_dict(denoiser)
+    if part == "unet":  # whose LoRAs have names of their own; a transformer's keep peft's
+        weights = convert_state_dict_to_diffusers(weights)
     pipeline_class.save_lora_weights(
         folder,
         **{
-            f"{part}_lora_layers": convert_state_dict_to_diffusers(lora.state_dict(denoiser)),
+            f"{part}_lora_layers": weights,
             # Without it a loader takes alpha = rank.
             f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
         },

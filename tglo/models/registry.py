@@ -14,8 +14,14 @@ from tglo.models import folder
 from tglo.models.families import meissonic
 from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
+from tglo.models.families.flux import Flux
+from tglo.models.families.flux2 import Flux2Klein
 from tglo.models.families.meissonic import Meissonic
+from tglo.models.families.qwen_image import QwenImage
+from tglo.models.families.sana import Sana
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from tglo.models.families.stable_diffusion_3 import StableDiffusion3
+from tglo.models.families.z_image import ZImage
 from tglo.models.skeleton import Skeleton
 from tglo.redaction import redacted, refuse_url
 
@@ -26,6 +32,12 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "FluxPipeline": Flux,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "QwenImagePipeline": QwenImage,
+    "ZImagePipeline": ZImage,
+    "Flux2KleinPipeline": Flux2Klein,
+    "SanaPipeline": Sana,
     "AmusedPipeline": Amused,
     "Meissonic": Meissonic,
 }
@@ -139,5 +151,5 @@ def skeleton_of(model: str) -> Skeleton:
     names = [name for family in FAMILIES.values() for name in family.published]
     raise ValueError(
         f"model {model!r} is neither one of {', '.join(names)} nor a diffusers folder "
-        "with unet/config.json and vae/config.json"
+        "with the configurations of its denoiser (unet or transformer) and its vae"
     )

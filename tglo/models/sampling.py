@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from tglo.data import ragged
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
 from tglo.models.finite import require_finite
@@ -35,7 +36,8 @@ def generate(
     """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
 
     Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
-    batch it is made in (but for float rounding). A guidance of 1 or less runs without guidance.
+    batch it is made in (but for float rounding). A guidance of 1 or less (the family's `least_guidance`)
+    runs without guidance.
     choice_temperature, for masked models alone, says how much chance there is in which tokens a step
     fixes: it holds for the first step and falls to 0 at the last. 0 fixes the surest; the default is the
     pipelines', 2. denoiser: sample another module, such as an average or a reference; its train or
@@ -52,14 +54,15 @@ def generate(
     images: list[Image.Image] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
-        guidance = None if options.guidance <= 1 or model.guidance_in_model else options.guidance
+        off = options.guidance <= model.least_guidance or model.guidance_in_model
+        guidance = None if off else options.guidance
         empty = None if guidance is None else model.unconditional()
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
-            text = _text(model, prompts[batch], known)
             count = len(prompts[batch])
+            text = _text(model, prompts[batch], known)
             if empty is not None:
-                text = {k: torch.cat([empty[k].expand_as(v), v]) for k, v in text.items()}
+                text = ragged.stack([*ragged.rows_of(empty) * count, *ragged.rows_of(text)])
             rows = count if empty is None else 2 * count
             conditions = model.conditions(text, image_sizes(rows, *options.size, model.device))
             if model.guidance_in_model:
@@ -115,10 +118,8 @@ def _text(model: Model, prompts: Sequence[str], known: dict[str, Tensors]) -> Te
         missing = list(dict.fromkeys(prompts))
     if missing:
         rows = model.text(missing)
-        for i, prompt in enumerate(missing):
-            known[prompt] = {name: tensor[i] for name, tensor in rows.items()}
-    names = known[prompts[0]]
-    return {name: torch.stack([known[prompt][name] for prompt in prompts]) for name in names}
+        known.update(zip(missing, ragged.rows_of(rows), strict=True))
+    return ragged.stack([known[prompt] for prompt in prompts])
 
 
 def _check(

@@ -27,6 +27,26 @@ class TextPart(NamedTuple):
     """Tokens to pad and cut to; the tokenizer's own length by default."""
     template: str | None = None
     """The text around a prompt, which takes the place of {}; the prompt alone by default."""
+    padded: bool = True
+    """To the length, on the tokenizer's side; else behind, to the longest prompt at hand, because padding
+    means nothing.
+    """
+    thinking: bool | None = None
+    """Prompts are a user's words in the tokenizer's chat template, with its enable_thinking; None: they
+    are not.
+    """
+
+    def around(self, prompt: str, tokenizer: Any) -> str:
+        """Return the whole text of a prompt."""
+        if self.thinking is None:
+            return (self.template or "{}").replace("{}", prompt)
+        text: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self.thinking,
+        )
+        return text
 
 
 class PromptTally:
@@ -43,10 +63,11 @@ class PromptTally:
         self._limit = 0
         self._example = ""
 
-    def add(self, prompts: Sequence[str], ids: Tensor, lengths: Sequence[int]) -> None:
-        """Count prompts: ids (B, length), and how many tokens each has without the cut."""
-        self._limit = ids.shape[1]
+    def add(self, prompts: Sequence[str], ids: Tensor, lengths: Sequence[int], limit: int) -> None:
+        """Count prompts: ids (B, length), how many tokens each has without the cut, and at most."""
+        self._limit = limit
         for prompt, row, length in zip(prompts, ids, lengths, strict=True):
+            row = row if length > limit or len(row) == limit else row[:length]
             digest = _digest(prompt.encode("utf-8", "surrogatepass"))
             if digest in self._seen or not prompt:  # the empty one is guidance's
                 continue
@@ -79,15 +100,16 @@ def tokenize(
 
     tally: counts the prompts.
     """
-    limit, template = part.length or tokenizer.model_max_length, part.template or "{}"
-    texts = [template.replace("{}", prompt) for prompt in prompts]
-    tokens = tokenizer(
-        texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-    )
+    limit = part.length or tokenizer.model_max_length
+    texts = [part.around(prompt, tokenizer) for prompt in prompts]
+    padding: dict[str, Any] = {"padding": "max_length"}
+    if not part.padded:
+        padding = {"padding": "longest", "padding_side": "right"}
+    tokens = tokenizer(texts, max_length=limit, truncation=True, return_tensors="pt", **padding)
     if tally is not None:
         # verbose=False: transformers would warn about the length that is being measured here.
         whole = tokenizer(texts, verbose=False)["input_ids"]
-        tally.add(prompts, tokens.input_ids, [len(ids) for ids in whole])
+        tally.add(prompts, tokens.input_ids, [len(ids) for ids in whole], limit)
     return tokens.input_ids, tokens.attention_mask
 
 

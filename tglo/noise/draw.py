@@ -45,7 +45,7 @@ def draw_latents(
     mean, std = mean.float(), std.float()
     epsilon = noising.normal(own, mean.shape[1:], device=mean.device)
     latents = (mean + std * epsilon).to(dtype)
-    index = noising.draw_index(key, schedule, strata)
+    index = noising.draw_index(key, schedule, strata, tuple(mean.shape[1:]))
     return Draw(
         index=index,
         noisy=noising.diffuse(latents, index, key, schedule),

@@ -31,12 +31,14 @@ class Key:
     purpose: int = philox.NOISE
 
 
-def draw_index(key: Key, schedule: Schedule, strata: int = 1) -> Tensor:
+def draw_index(
+    key: Key, schedule: Schedule, strata: int = 1, shape: tuple[int, ...] = ()
+) -> Tensor:
     """Draw the key's timesteps as indices into the schedule, (B,) int64: floor(d(u) T) for `draw_unit`'s u
-    and the schedule's density d.
+    and the schedule's density d. shape: of one image's latents, on which a density may depend.
     """
     # exact enough in float64 that it cannot round up to T
-    return (schedule.density(draw_unit(key, strata)) * len(schedule)).long()
+    return (schedule.place(draw_unit(key, strata), shape) * len(schedule)).long()
 
 
 def draw_unit(key: Key, strata: int = 1) -> Tensor:

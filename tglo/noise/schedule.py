@@ -14,7 +14,6 @@ most (T - 1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,17 +21,11 @@ import torch
 from torch import Tensor
 
 from tglo import reference
+from tglo.noise.density import Density, Resolution, name_of, uniform
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 # Euler's scheduler keeps 2^-24 instead of 0 for its own division; the model was trained on 0.
 _ZERO_TERMINAL = 1e-6
-Density = Callable[[Tensor], Tensor]
-"""Maps a draw's uniform u in (0, 1) to where in the schedule it lies, in (0, 1), both (B,) float64."""
-
-
-def uniform(unit: Tensor) -> Tensor:
-    """The density by which every timestep is as likely as any other."""
-    return unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +108,15 @@ class Schedule:
         for tensor in (self.timesteps, self.a, self.s):
             digest.update(tensor.cpu().numpy().tobytes())
         if self.density is not uniform:
-            digest.update(self.density.__name__.encode())
+            digest.update(name_of(self.density).encode())
         return digest.hexdigest()
+
+    def place(self, unit: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return where in the schedule draws lie, (B,) float64 in (0, 1), from their uniform numbers and the
+        shape of one image's latents.
+        """
+        density = self.density
+        return (density.at(shape) if isinstance(density, Resolution) else density)(unit)
 
     def to(self, device: torch.device | str) -> Schedule:
         """The same schedule with its tensors on `device`."""

@@ -24,7 +24,7 @@ class Options:
     """A run to plan. GB is 1e9 bytes."""
 
     model: str = "sdxl"
-    """sd15, sd21, sdxl, or a local diffusers folder."""
+    """A published model by its short name (sdxl, flux-dev, sd35-medium, ...), or a local diffusers folder."""
     gpus: int = 1
     """GPUs in each node."""
     nodes: int = 1

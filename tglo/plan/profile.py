@@ -100,8 +100,14 @@ def profile(model: str, *, lora_rank: int | None = None, resolution: int | None 
     forward = 0
     for mode in CHECKPOINTING:
         checkpointing.set_mode(denoiser, mode)
-        forward, cost[mode] = measure(denoiser, lambda: denoiser(**arguments)[0], _BATCH)
+        forward, cost[mode] = measure(denoiser, lambda: _prediction(denoiser(**arguments)), _BATCH)
     return Profile(Sizes.of(denoiser), resolution, forward, cost)
+
+
+def _prediction(answer: Any) -> Tensor:
+    """Return the first entry of what a denoiser returns: a tensor, or one for each sample."""
+    first = answer[0]
+    return torch.stack(first) if isinstance(first, list) else first
 
 
 def measure(module: nn.Module, forward: Callable[[], Tensor], batch: int) -> tuple[int, Cost]:

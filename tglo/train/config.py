@@ -74,6 +74,11 @@ class DataConfig:
     stratified: bool | None = None
     """Let a sample's draws cover the schedule evenly; by default as the reference cache
     has it, else no."""
+    timesteps: str = "default"
+    """How often each timestep is drawn: as the model's authors did, or "uniform", "logit_normal(MEAN, STD)",
+    "shift(S)", "resolution"."""
+    guidance: float | None = None
+    """What a guidance-distilled model (FLUX.1 dev) is told in training; the family's own by default."""
     verify: bool = True
     """Compare the cache's files with their checksums, in the background; awaited before the first
     checkpoint."""

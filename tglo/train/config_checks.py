@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tglo.devices import check_device_name
 from tglo.models.families.base import Family
+from tglo.noise.density import parse as parse_timesteps
 from tglo.objectives import OBJECTIVES
 from tglo.ops import BACKENDS
 from tglo.plan.limits import zero_problem
@@ -42,6 +43,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             "data.stratified needs data.draws: how many draws of a sample are to cover the schedule"
         )
+    parse_timesteps(data.timesteps, "data.timesteps")
     if objective.update_reference_every_epoch and reference_mode(config) != "copy":
         raise ValueError(
             "objective.update_reference_every_epoch needs objective.reference = copy: "

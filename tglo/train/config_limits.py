@@ -14,6 +14,7 @@ LIMITS: dict[str, Limit] = {
     "data.caption_dropout": FRACTION,
     "data.draws": Limit(0, 2**32 - 1),
     "data.draw_seed": SEED,
+    "data.guidance": Limit(0, 1000),
     "objective.beta": Limit(0, 1e9, above=True),
     "objective.temperature": Limit(0, 1e9, above=True),
     "objective.confidence": Limit(0, 1e9),

@@ -225,13 +225,17 @@ def _draws(
     rule = DrawRule(
         seed=config.seed if data.draw_seed is None else data.draw_seed,
         caption_dropout=data.caption_dropout,
+        timesteps=data.timesteps,
+        guidance=data.guidance,
         draws=data.draws or (0 if errors is None else errors.draws),
         stratified=bool(stratified),
     )
     if errors is None:
         return None, rule
     precision = {"precision": config.engine.precision}
-    errors.check({**rule.fingerprint(), **precision})
+    # What was made with other choices than the defaults says so; caches made before there was a choice do not.
+    defaults = dict.fromkeys({"timesteps", "guidance"} & errors.fingerprint.keys(), "default")
+    errors.check({**defaults, **rule.fingerprint(), **precision})
     errors.check_inputs(cache, samples.ids)
     return errors, rule
 
@@ -253,6 +257,7 @@ def _family(
     encoders = bool(config.output.validation_prompts)
     check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
     family = models.load(model.path, revision=model.revision, encoders=encoders)
+    family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))
     if errors is not None:

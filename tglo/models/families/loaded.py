@@ -14,7 +14,8 @@ from torch import Tensor
 from tglo.models import folder, lora, lora_files
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
-from tglo.noise.schedule import Density, Schedule, uniform
+from tglo.noise.density import Density, parse, uniform
+from tglo.noise.schedule import Schedule
 
 # The other format is pickle, which can run code.
 FROM_DISK: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
@@ -98,6 +99,24 @@ class Loaded(ABC):
     def _training_schedule(self) -> Any:
         schedule = Schedule.from_scheduler(self.scheduler)
         return replace(schedule, density=type(self).timestep_density)
+
+    def set_timesteps(self, timesteps: str) -> None:
+        """Choose how often training draws each timestep, by a name of tglo.noise.density; "default": as the
+        model's authors did. ValueError for one that the model has not.
+        """
+        density = type(self).timestep_density if timesteps == "default" else parse(timesteps)
+        if density is None:
+            density = self._by_resolution()
+        if timesteps != "default" and not isinstance(self.schedule, Schedule):
+            raise ValueError(f"timesteps is {timesteps!r}; {self.name} hides tokens, leave it out")
+        if isinstance(self.schedule, Schedule):
+            self.schedule = replace(self.schedule, density=density)
+
+    def _by_resolution(self) -> Density:
+        raise ValueError(
+            f"timesteps is 'resolution', but the scheduler in {self.path} has no shift by resolution; "
+            "use 'default' or 'shift(S)'"
+        )
 
     def _check_parts(self) -> None:  # noqa: B027 (a folder may have no rule of its own)
         """Raise ValueError unless the parts fit each other."""

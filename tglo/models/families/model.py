@@ -38,6 +38,8 @@ class Model(Loaded):
     sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)
     guidance_in_model: ClassVar[bool] = False
     """The denoiser takes the guidance, conditions["guidance"] (B,), and has no second pass."""
+    least_guidance: ClassVar[float] = 1.0
+    """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
     """`predict` answers with the error (B,) itself, not with a prediction of the target."""
     published: ClassVar[tuple[str, ...]] = ()
@@ -49,7 +51,13 @@ class Model(Loaded):
 
     @abstractmethod
     def text(self, prompts: Sequence[str]) -> Tensors:
-        """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them."""
+        """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them; with
+        padding that nothing attends to, and a mask of it, where tglo.data.ragged says so.
+        """
+
+    def text_settings(self) -> dict[str, str]:
+        """Return what `text` depends on besides the folder's files and `text_parts`, name -> text."""
+        return {}
 
     @abstractmethod
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:

@@ -1,0 +1,76 @@
+"""Codecs of autoencoders that are not AutoencoderKL: of frames, of patches, and deep ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from tglo.models.autoencoder import LatentCodec
+
+
+class FrameCodec(LatentCodec):
+    """Wan's and Qwen-Image's VAE: of frames, with a mean and a std for each channel."""
+
+    video = True
+
+    @property
+    def channels(self) -> int:
+        """The latents' channels."""
+        return int(self._entry("z_dim"))
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per latent along a side."""
+        return int(2 ** len(self._entry("temperal_downsample")))
+
+
+class DeepCodec(LatentCodec):
+    """SANA's deep compression autoencoder, which gives latents and no distribution."""
+
+    posterior = False
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per latent along a side."""
+        return int(2 ** (len(self._entry("encoder_block_out_channels")) - 1))
+
+
+class PatchCodec(LatentCodec):
+    """FLUX.2's VAE: 2 x 2 latents are one, normalised by the mean and variance that its batch norm keeps."""
+
+    @property
+    def channels(self) -> int:
+        """The latents' channels, of a whole patch."""
+        return 4 * super().channels
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per patch along a side."""
+        return 2 * super().spatial_scale
+
+    @torch.no_grad()
+    def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """Return mean and std of the normalised posterior, (B, 4C, h, w) float32 each."""
+        found = super().encode(vae, pixels)
+        mean, std = (pixel_unshuffle(found[name], 2) for name in ("mean", "std"))
+        shift, factor = self._statistics(vae)
+        return {"mean": (mean - shift) * factor, "std": std * factor}
+
+    @torch.no_grad()
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Turn normalised patches (B, 4C, h, w) into pixels (B, 3, H, W) in [-1, 1], float32."""
+        shift, factor = self._statistics(vae)
+        latents = latents.float() / factor + shift
+        return super().decode(vae, pixel_shuffle(latents, 2))
+
+    def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
+        """Return shift 0 and factor 1: the statistics are those of patches."""
+        return torch.zeros((), device=vae.device), torch.ones((), device=vae.device)
+
+    def _statistics(self, vae: Any) -> tuple[Tensor, Tensor]:
+        variance = vae.bn.running_var.float() + vae.config.batch_norm_eps
+        view = (1, -1, 1, 1)
+        return vae.bn.running_mean.float().view(view), variance.rsqrt().view(view)

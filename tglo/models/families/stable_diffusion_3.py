@@ -1,0 +1,118 @@
+"""Stable Diffusion 3 and 3.5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tglo.models.families.flow import FlowFamily, Imported
+from tglo.models.families.model import Denoiser, Tensors
+from tglo.models.text import TextPart
+from tglo.noise.density import Density, LogitNormal
+
+_CLIP_TOKENS, _T5_TOKENS = 77, 256
+_VAE = {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}
+_MEDIUM: dict[str, Any] = {
+    "sample_size": 128,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+}
+
+
+class StableDiffusion3(FlowFamily):
+    """Transformer conditioned on two CLIP text encoders and T5; with classifier-free guidance.
+
+    Padding is attended to, so embeddings keep their full length. Training draws timesteps from a
+    logit-normal density, as the model's authors did.
+    """
+
+    name = "stable-diffusion-3"
+    pipeline_class: ClassVar[Any] = Imported("StableDiffusion3Pipeline")
+    denoiser_class: ClassVar[Any] = Imported("SD3Transformer2DModel")
+    architectures: ClassVar[dict[str, Any]] = {
+        "sd3-medium": (_MEDIUM, _VAE),
+        "sd35-medium": (
+            {
+                **_MEDIUM,
+                "pos_embed_max_size": 384,
+                "qk_norm": "rms_norm",
+                "dual_attention_layers": list(range(13)),
+            },
+            _VAE,
+        ),
+        "sd35-large": (
+            {
+                **_MEDIUM,
+                "num_layers": 38,
+                "num_attention_heads": 38,
+                "caption_projection_dim": 2432,
+                "qk_norm": "rms_norm",
+            },
+            _VAE,
+        ),
+    }
+    published = tuple(architectures)
+    text_parts = (
+        TextPart("tokenizer", "text_encoder"),
+        TextPart("tokenizer_2", "text_encoder_2"),
+        TextPart("tokenizer_3", "text_encoder_3", length=_T5_TOKENS),
+    )
+    unused_parts: ClassVar[dict[str, Any]] = {"image_encoder": None, "feature_extractor": None}
+    explicit_sigmas = False
+    longest_shift = 1.16
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0"),
+        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    )
+    timestep_density: ClassVar[Density] = LogitNormal()
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Tensors:
+        """Return prompt_embeds (B, 77 + 256, width of T5) and pooled_prompt_embeds (B, both CLIP widths).
+
+        The CLIP encoders' last hidden states but one stand side by side, filled up with zeros to the
+        width of T5's.
+        """
+        hidden, pooled = [], []
+        for part in (0, 1):
+            ids, _ = self._tokens(prompts, part)
+            output = self.text_encoders[part](ids, output_hidden_states=True)
+            hidden.append(output.hidden_states[-2])
+            pooled.append(output[0])
+        t5 = self.text_encoders[2](self._tokens(prompts, 2)[0])[0]
+        clip = torch.cat(hidden, dim=-1)
+        clip = functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return {
+            "prompt_embeds": torch.cat([clip, t5], dim=1),
+            "pooled_prompt_embeds": torch.cat(pooled, dim=-1),
+        }
+
+    def call(
+        self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
+    ) -> Tensor:
+        """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
+        dtype = self.dtype_of(denoiser)
+        return denoiser(
+            hidden_states=noisy.to(dtype),
+            timestep=timesteps,
+            encoder_hidden_states=conditions["prompt_embeds"].to(dtype),
+            pooled_projections=conditions["pooled_prompt_embeds"].to(dtype),
+            return_dict=False,
+        )[0]
+
+    def example_text(self, batch: int) -> Tensors:
+        config = self.denoiser.config
+        tokens = _CLIP_TOKENS + _T5_TOKENS
+        return {
+            "prompt_embeds": self._random(batch, tokens, config.joint_attention_dim),
+            "pooled_prompt_embeds": self._random(batch, config.pooled_projection_dim),
+        }
