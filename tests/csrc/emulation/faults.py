@@ -125,7 +125,7 @@ FAULTS = [
     ),
     Fault(
         "the mask of another row",
-        "loss/{mask}",
+        "loss/mask.cuh",
         r"row \* mask\.row_stride",
         "(row / 2) * mask.row_stride",
     ),

@@ -11,18 +11,11 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-from tests.csrc.emulation.build import CSRC, Build, default_folder, driver, missing
+from tests.csrc.emulation.build import Build, default_folder, driver, missing
 from tests.csrc.emulation.faults import FAULTS, Fault
 
 SECONDS = 100  # of one run; a fault that makes it hang is caught, too
-
-
-def present(fault: Fault) -> Fault:
-    """With the file that has masks today."""
-    mask = "mask.cuh" if (CSRC / "loss/mask.cuh").exists() else "rows.cuh"
-    return replace(fault, file=fault.file.format(mask=mask))
 
 
 def outcome(fault: Fault, number: int) -> tuple[Fault, str, float]:
@@ -55,9 +48,7 @@ def main(names: list[str]) -> int:
     if reason := missing():
         print(f"The emulation cannot be built here: {reason}")
         return 1
-    faults = [
-        present(fault) for fault in FAULTS if not names or any(n in fault.name for n in names)
-    ]
+    faults = [fault for fault in FAULTS if not names or any(n in fault.name for n in names)]
     for sanitizer in sorted({fault.sanitizer for fault in faults}):
         driver(Build(default_folder(), sanitizer))  # what no fault touches is compiled once
     missed = 0
