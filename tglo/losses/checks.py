@@ -173,6 +173,17 @@ def check_vector(
         check_device(name, value, device, other)
 
 
+def _check_for_samples(
+    name: str, value: Tensor, batch: int, device: torch.device, other: str
+) -> None:
+    """Check for real numbers: one for all samples, 0-dimensional, or one for each."""
+    if value.ndim == 0:
+        check_real(name, check_tensor(name, value))
+        check_device(name, value, device, other)
+    else:
+        check_vector(name, value, batch, "sample", device, other)
+
+
 def check_scores(
     scores: object,
     threshold: object,
@@ -182,11 +193,7 @@ def check_scores(
 ) -> None:
     check_vector("scores", scores, batch, "sample", device, other, SCORES)
     if isinstance(threshold, Tensor):
-        if threshold.ndim == 0:
-            check_real("threshold", check_tensor("threshold", threshold))
-            check_device("threshold", threshold, device, other)
-        else:
-            check_vector("threshold", threshold, batch, "sample", device, other)
+        _check_for_samples("threshold", threshold, batch, device, other)
     elif type(threshold) is float or _is_number(threshold):
         check_number("threshold", threshold)  # type: ignore[arg-type]
     else:
@@ -226,16 +233,11 @@ def check_timestep_weight(value: object, rows: int, device: torch.device) -> Non
 def check_sample_weight(
     value: object, samples: int, device: torch.device, other: str = "policy_pred"
 ) -> None:
-    if isinstance(value, Tensor) and value.ndim == 0:
-        check_real("sample_weight", check_tensor("sample_weight", value))
-        check_device("sample_weight", value, device, other)
-    elif isinstance(value, Tensor):
-        check_vector("sample_weight", value, samples, "sample", device, other)
-    elif value is not None:
+    if isinstance(value, Tensor):
+        _check_for_samples("sample_weight", value, samples, device, other)
+        values.check_weights("sample_weight", value)
+    else:
         check_number("sample_weight", value, at_least=0)  # type: ignore[arg-type]
-        return
-    if value is not None:
-        values.check_weights("sample_weight", value)  # type: ignore[arg-type]
 
 
 def check_mask_mean(value: object) -> None:

@@ -47,6 +47,13 @@ def scored_share(scored: Tensor) -> Tensor:
     return len(scored) / scored.sum(dtype=torch.float64).clamp(min=1)
 
 
+def _counted(implicit_score: Tensor, sample_weight: Tensor | float) -> Tensor:
+    """Put 0 where the sample's weight is 0: what r is there counts for nothing, be it NaN."""
+    if isinstance(sample_weight, Tensor):
+        return zero_hidden(implicit_score, sample_weight)
+    return implicit_score if sample_weight else torch.zeros_like(implicit_score)
+
+
 def loss_from_log_ratio(
     implicit_score: Tensor,
     scores: Tensor,
@@ -62,10 +69,7 @@ def loss_from_log_ratio(
     """
     sign = 2.0 * label(scores.to(torch.float64), threshold).to(torch.float64) - 1.0
     weight = loss_weight(scores, threshold, confidence, sample_weight)
-    if isinstance(sample_weight, Tensor):
-        implicit_score = zero_hidden(implicit_score, sample_weight)
-    elif sample_weight == 0:
-        implicit_score = torch.zeros_like(implicit_score)
+    implicit_score = _counted(implicit_score, sample_weight)
     return weight * -functional.logsigmoid(sign * implicit_score.to(torch.float64))
 
 
@@ -79,10 +83,7 @@ def loss_slope(
     """d loss_b / d r_b = -v w z sigmoid(-z r): (B,) -> (B,) float64."""
     sign = 2.0 * label(scores.to(torch.float64), threshold).to(torch.float64) - 1.0
     weight = loss_weight(scores, threshold, confidence, sample_weight)
-    if isinstance(sample_weight, Tensor):
-        implicit_score = zero_hidden(implicit_score, sample_weight)
-    elif sample_weight == 0:
-        implicit_score = torch.zeros_like(implicit_score)
+    implicit_score = _counted(implicit_score, sample_weight)
     return -weight * sign * torch.sigmoid(-sign * implicit_score.to(torch.float64))
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
+import torch
 
 from tglo.models.families import flow_skeleton
 from tglo.models.families.base import Family
@@ -76,6 +77,11 @@ class FlowFamily(Family):
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings; the sizes have no part in it."""
         return {name: tensor.to(self.device) for name, tensor in text.items()}
+
+    def _example_prompt(self, batch: int, width: int) -> Tensors:
+        """Return random embeddings of prompts of 16 tokens with their mask; see Model.example_text."""
+        mask = torch.ones(batch, 16, dtype=torch.bool, device=self.device)
+        return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
 
     def image_tokens(self, height: int, width: int) -> int:
         """Return the number of patches of an image of height x width pixels."""

@@ -79,6 +79,4 @@ class QwenImage(FlowFamily):
         return pixel_unshuffle(prediction, self.patch).norm(dim=1, keepdim=True)
 
     def example_text(self, batch: int) -> Tensors:
-        width = self.denoiser.config.joint_attention_dim
-        mask = torch.ones(batch, 16, dtype=torch.bool, device=self.device)
-        return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
+        return self._example_prompt(batch, self.denoiser.config.joint_attention_dim)

@@ -91,6 +91,4 @@ class Sana(FlowFamily):
         )[0]
 
     def example_text(self, batch: int) -> Tensors:
-        width = self.denoiser.config.caption_channels
-        mask = torch.ones(batch, 16, dtype=torch.bool, device=self.device)
-        return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
+        return self._example_prompt(batch, self.denoiser.config.caption_channels)

@@ -59,6 +59,4 @@ class ZImage(FlowFamily):
         return prompted + scale * (prompted - empty)
 
     def example_text(self, batch: int) -> Tensors:
-        width = self.denoiser.config.cap_feat_dim
-        mask = torch.ones(batch, 16, dtype=torch.bool, device=self.device)
-        return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
+        return self._example_prompt(batch, self.denoiser.config.cap_feat_dim)
