@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests import tiny
 from tglo import models
-from tglo.data.manifest import read_manifest
+from tglo.data.manifest import read_manifest, write_manifest
 from tglo.generation import generate as generation
 from tglo.generation import image_files
 from tglo.generation.generate import Planned, generate_images, plan_images
@@ -70,6 +70,22 @@ def test_more_prompts_and_a_larger_count_change_no_image(model: str, tmp_path: P
     direct = models.load(model).generate(["a cat"], [Planned("a cat", 2).seed(0)], SAMPLING)
     made = Image.open(tmp_path / "out" / rows.rows[6].image)
     assert np.abs(np.asarray(direct[0]).astype(int) - np.asarray(made)).max() <= 1
+
+
+def test_the_manifest_tells_each_images_noise_and_an_older_one_comes_to_tell_it(
+    model: str, tmp_path: Path
+) -> None:
+    manifest = generate_images(model, PROMPTS, tmp_path, count=2, seed=3, **OPTIONS)
+    written, rows = manifest.read_bytes(), read_manifest(manifest, require_scores=False)
+    assert [dict(row.extra) for row in rows] == [
+        {"seed": str(image.seed(3)), "family": "stable-diffusion"}
+        for image in plan_images(PROMPTS, 2)
+    ]
+    write_manifest(manifest, rows.with_rows(replace(row, extra={}) for row in rows))
+    older, images = read_manifest(manifest, require_scores=False), files(tmp_path)
+    assert older.identity == rows.identity and older.sha256 == rows.sha256
+    generate_images(model, PROMPTS, tmp_path, count=2, seed=3, **OPTIONS)
+    assert manifest.read_bytes() == written and files(tmp_path) == images
 
 
 def test_first_seeds_give_other_images(model: str, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sa
 posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
 rate, and noise and target come from the same key (tglo.noise). Of a masked model's tokens the share
 that is hidden stands for the timestep, and the places for the noise (tglo.noise.masking). In a pair the
-loser takes timestep, noise and dropped caption of the winner's key.
+loser takes timestep, noise and dropped caption of the winner's key; where images take the noise that they were
+made from (tglo.cache.own_noise), each sample has its own in every draw.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from tglo import noise, philox
 from tglo.cache.latents import SIZES, LatentCache
+from tglo.cache.own_noise import OwnNoise
 from tglo.data import ragged
 from tglo.noise.draw import Draw
 
@@ -44,7 +46,7 @@ class DrawRule:
     seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
     or 0 for a new one each time; stratified: a sample's draws cover the schedule (needs draws);
     timesteps: a name of tglo.noise.density; guidance: what a model that takes it as an input is told, None
-    for the family's own.
+    for the family's own; noise: "fresh", or "own", that which a generated image was made from.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class DrawRule:
     stratified: bool = False
     timesteps: str = "default"
     guidance: float | None = None
+    noise: str = "fresh"
 
     def draw_index(self, times: Tensor) -> Tensor:
         """The numbers of the draws of samples that have come so many times before."""
@@ -69,6 +72,8 @@ class DrawRule:
         own = {} if self.timesteps == "default" else {"timesteps": self.timesteps}
         if self.guidance is not None:
             own["guidance"] = repr(float(self.guidance))
+        if self.noise != "fresh":
+            own["noise"] = self.noise
         return {
             **own,
             "draw_version": _VERSION,
@@ -97,6 +102,8 @@ class CachedRows:
     """Embeddings by name, (B, ...) each; the empty prompt's where the caption is dropped."""
     sizes: dict[str, Tensor]
     """original_size, crop and target_size, (B, 2) int64 each."""
+    noise: Tensor | None = None
+    """(B, C, h, w) float32 where the rows take their own noise."""
 
     def to(self, device: torch.device) -> CachedRows:
         """Copy to a device; from pinned memory without waiting."""
@@ -116,11 +123,26 @@ class CachedRows:
 
 
 class Drawer:
-    """Makes draws of cached samples for a family's denoiser, with latents and embeddings in `dtype`."""
+    """Makes draws of cached samples for a family's denoiser, with latents and embeddings in `dtype`.
+
+    own_noise: of all samples, where the rule's noise is "own".
+    """
 
     def __init__(
-        self, rule: DrawRule, cache: LatentCache, family: Family, dtype: torch.dtype
+        self,
+        rule: DrawRule,
+        cache: LatentCache,
+        family: Family,
+        dtype: torch.dtype,
+        own_noise: OwnNoise | None = None,
     ) -> None:
+        if rule.noise not in ("fresh", "own") or (rule.noise == "own") != (own_noise is not None):
+            given = "none" if own_noise is None else "some"
+            raise ValueError(
+                f'the draws\' noise is {rule.noise!r}, and {given} is given as own_noise; "own" needs some, '
+                '"fresh" takes none'
+            )
+        self.own_noise = own_noise
         self.rule = rule
         self.cache = cache
         self.family = family
@@ -180,6 +202,7 @@ class Drawer:
             draw_index=draw_index,
             stored={name: value for name, value in stored.items() if name not in SIZES},
             text=text,
+            noise=None if self.own_noise is None else self._noise(ids, stored["mean"]),
             sizes={name: stored[name] for name in SIZES},
         )
         return self.pinned(rows)
@@ -198,7 +221,12 @@ class Drawer:
             self.rule.strata,
             self.dtype,
             self._conditions(text, rows),
+            rows.noise,
         )
+
+    def _noise(self, ids: Sequence[int], latents: Tensor) -> Tensor:
+        assert self.own_noise is not None
+        return self.own_noise.batch(ids, tuple(latents.shape[1:]))
 
     def _conditions(self, text: dict[str, Tensor], rows: CachedRows) -> dict[str, Tensor]:
         conditions = self.family.conditions(text, rows.sizes)

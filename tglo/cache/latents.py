@@ -129,6 +129,10 @@ class LatentCache:
         """Return the bucket (H, W) of each sample, for `BatchSampler`."""
         return [self._content.buckets[i] for i in self._index["bucket"][self._find(sample_ids)]]
 
+    def original_sizes(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
+        """Return the size (H, W) that each image had before it was fitted to its bucket."""
+        return [(h, w) for h, w in self._index["original"][self._find(sample_ids)].tolist()]
+
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the encoded images and their sizes, on the CPU.
 

@@ -19,6 +19,7 @@ from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.format import LAST
 from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
+from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
 from tglo.cache.sources import Sources
 from tglo.data.errors import CacheError
@@ -127,6 +128,22 @@ def _rows(manifest: Path, reading: ManifestOptions) -> Manifest:
     return read_manifest(manifest, **asdict(reading), require_scores=False)
 
 
+def find_own_noise(
+    model: str, manifest: Path, *, revision: str | None = None, reading: ManifestOptions
+) -> OwnNoise:
+    """Read the noise that a manifest's images were made from, for draws of this model. Loads none; raises
+    ManifestError where it is not known, ValueError for a model that cannot use it.
+    """
+    kind = models.family_of(models.resolve(model, revision=revision))
+    reason = kind.unsupported.get(("data.noise", "own"))
+    if reason is not None:
+        raise ValueError(f"noise is own, which does not fit {kind.name}: {reason}")
+    rows = _rows(manifest, reading)
+    own_noise = OwnNoise(rows, rows.path)
+    own_noise.check_family(kind.name)
+    return own_noise
+
+
 def build_reference(
     model: str,
     cache: Path,
@@ -134,6 +151,7 @@ def build_reference(
     rule: DrawRule,
     options: ReferenceOptions = ReferenceOptions(),
     *,
+    own_noise: OwnNoise | None = None,
     revision: str | None = None,
     batch_size: int = 8,
     shard_size: int = 512,
@@ -142,7 +160,8 @@ def build_reference(
 ) -> ReferenceReport:
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
-    options: how the training computes. Several processes (torchrun, or any that set RANK and
+    options: how the training computes. own_noise: see `find_own_noise`, for a rule whose noise is "own".
+    Several processes (torchrun, or any that set RANK and
     WORLD_SIZE) share the shards; they need not communicate. Raises what LatentCache and
     build_reference_errors raise, and ValueError for no draws or options that do not fit the model.
     """
@@ -162,6 +181,8 @@ def build_reference(
     place = process_device(device)
     check_place(options.attention, place)
     latents = LatentCache(cache)
+    if own_noise is not None:
+        own_noise.check_sizes(latents, latents.sample_ids().tolist())
     dtype = DTYPES[options.precision]
     path = models.resolve(model, revision=revision)
     kind = models.family_of(path)
@@ -174,7 +195,7 @@ def build_reference(
     set_channels_last(family.denoiser, options.channels_last)
     if options.compile != "none":
         compile_denoiser(family.denoiser, options.compile)
-    drawer = Drawer(rule, latents, family, dtype)
+    drawer = Drawer(rule, latents, family, dtype, own_noise)
     if options.weights == "half":
         family.to(dtype=dtype)
     rank, world_size = process()
@@ -202,6 +223,7 @@ def build_reference(
             "precision": options.precision,
         },
         draws=rule.draws,
+        own_noise=own_noise,
         batch_size=batch_size,
         shard_size=shard_size,
         rank=rank,

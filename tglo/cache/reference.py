@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tglo.cache.index import lookup
 from tglo.cache.latents import LatentCache
+from tglo.cache.own_noise import OwnNoise
 from tglo.cache.shards import (
     COMMANDS,
     KINDS,
@@ -81,17 +82,25 @@ class ReferenceErrors:
         """Raise CacheError naming every given field that differs, with both values."""
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
-    def check_inputs(self, cache: LatentCache, sample_ids: Sequence[int]) -> None:
-        """Raise CacheError unless the errors of these samples are of the cache's latents and embeddings."""
+    def check_inputs(
+        self, cache: LatentCache, sample_ids: Sequence[int], own_noise: OwnNoise | None = None
+    ) -> None:
+        """Raise CacheError unless the errors of these samples are of the cache's latents and embeddings, and
+        of their own noise.
+        """
         places = self._find(sample_ids)
         if not cache.has_digests or "latents" in self.fingerprint:  # format 1
             self.check(cache.content())
             return
-        same = (self._inputs[places] == cache.inputs(sample_ids)).all(1)
+        inputs = cache.inputs(sample_ids)
+        if own_noise is not None:
+            inputs = own_noise.mixed(inputs, sample_ids)
+        same = (self._inputs[places] == inputs).all(1)
         if not same.all():
             other = np.asarray(sample_ids)[~same]
+            of = "latents or embeddings" if own_noise is None else "latents, embeddings or seeds"
             raise CacheError(
-                f"{self.path} was made of other latents or embeddings for {len(other)} of {len(same)} "
+                f"{self.path} was made of other {of} for {len(other)} of {len(same)} "
                 f"samples (ids {other[:10].tolist()}): run `{COMMANDS[FORMAT]}` again, it computes only "
                 "theirs"
             )

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tglo.cache.latents import LatentCache
+from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference import FORMAT, LAST, VERSIONS, ReferenceErrors
 from tglo.cache.shards import Shard, entry
 from tglo.cache.work import Finished, Job, Made, ShardReport, make_shards
@@ -50,6 +51,7 @@ def build_reference_errors(
     fingerprint: Mapping[str, str],
     *,
     draws: int,
+    own_noise: OwnNoise | None = None,
     batch_size: int = 8,
     shard_size: int = 512,
     rank: int = 0,
@@ -58,7 +60,7 @@ def build_reference_errors(
 ) -> ReferenceReport:
     """Compute the reference's errors for draws 0 to `draws` - 1 of every sample in a cache.
 
-    fingerprint: all that errors_of depends on.
+    fingerprint: all that errors_of depends on. own_noise: of all samples, where the draws take it.
     batch_size: draws in one call of errors_of; the last bits of the errors may depend on it.
     rank, world_size: this process's share, see `make_shards`; the last to finish completes the folder.
 
@@ -73,7 +75,7 @@ def build_reference_errors(
     folder = Path(out_dir)
     if not cache.has_digests and _is_complete(folder, cache, fingerprint):
         return ReferenceReport(0, 0, True, 0.0, len(cache), draws)
-    errors = _ErrorShards(cache, draws, batch_size, errors_of)
+    errors = _ErrorShards(cache, draws, batch_size, errors_of, own_noise)
 
     def finish(finished: Finished, _: Mapping[str, str]) -> None:
         content = {
@@ -127,6 +129,7 @@ class _ErrorShards:
     draws: int
     batch_size: int
     errors_of: ErrorsOf
+    own_noise: OwnNoise | None
 
     def by_bucket(self, ids: Sequence[int]) -> list[list[int]]:
         """Return the ids of each bucket."""
@@ -160,7 +163,8 @@ class _ErrorShards:
 
     def _inputs(self, ids: Sequence[int]) -> NDArray[np.int64]:
         if self.cache.has_digests:
-            return self.cache.inputs(ids)
+            inputs = self.cache.inputs(ids)
+            return inputs if self.own_noise is None else self.own_noise.mixed(inputs, ids)
         return np.zeros((len(ids), 4), dtype=np.int64)
 
     def _kept(self, ids: Sequence[int], shard: Shard) -> dict[int, Tensor]:

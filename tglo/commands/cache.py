@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -33,6 +33,7 @@ def cache(
     caption_dropout: float = 0.1,
     timesteps: str = "default",
     guidance: float | None = None,
+    noise: Literal["fresh", "own"] = "fresh",
     forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
     reference_output: Path | None = None,
 ) -> None:
@@ -67,11 +68,22 @@ def cache(
         caption_dropout: Share of draws with the empty prompt, as data.caption_dropout.
         timesteps: How often each timestep is drawn, as data.timesteps.
         guidance: What a guidance-distilled model is told, as data.guidance.
+        noise: A new noise in each draw, or the one that each image was made from, as data.noise.
         forward: How the reference is computed.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
     from tglo.cache.drawer import DrawRule
-    from tglo.cache.make import build, build_reference, is_made_of, wait_for_latents
+    from tglo.cache.make import (
+        build,
+        build_reference,
+        find_own_noise,
+        is_made_of,
+        wait_for_latents,
+    )
+
+    own_noise = None
+    if reference and noise == "own":
+        own_noise = find_own_noise(model, manifest, revision=revision, reading=reading)
 
     def is_made() -> bool:
         return is_made_of(output, manifest, resolution, buckets, reading)
@@ -102,8 +114,9 @@ def cache(
                 model,
                 output,
                 reference_output or output / "reference",
-                DrawRule(seed, caption_dropout, draws, stratified, timesteps, guidance),
+                DrawRule(seed, caption_dropout, draws, stratified, timesteps, guidance, noise),
                 forward,
+                own_noise=own_noise,
                 revision=revision,
                 batch_size=batch_size,
                 device=device,
@@ -133,6 +146,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "caption_dropout": data.caption_dropout,
         "timesteps": data.timesteps,
         "guidance": data.guidance,
+        "noise": data.noise,
         "forward": ReferenceOptions(
             precision=engine.precision,
             weights="half" if engine.kind == "deepspeed" else "fp32",

@@ -29,6 +29,8 @@ from tglo.data.roots import Root
 from tglo.files import write_bytes
 
 SHOWN = 10  # refused rows that an error lists
+SEED, FAMILY = "seed", "family"
+"""Columns of images that tglo made: the seed of the image's generator, and the model's family."""
 
 
 @dataclass(frozen=True, slots=True)

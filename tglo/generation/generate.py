@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from tglo import models
-from tglo.data.manifest import Row, sample_id, write_manifest
+from tglo.data.manifest import FAMILY, SEED, Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
 from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, is_whole, publish_images
@@ -114,8 +114,9 @@ def generate_images(
     options.check()
     planned = plan_images(texts, count)
     path = models.resolve(model)
+    kind = models.family_of(path)
     settings = {
-        "model": model_digest(path, models.family_of(path)),
+        "model": model_digest(path, kind),
         "lora": "none" if lora is None else file_digest(lora),
         **options.as_text(),
         "seed": str(seed),
@@ -157,7 +158,7 @@ def generate_images(
             _wait_for(missing, folder)
         elif _missing(missing, folder):
             return output / MANIFEST
-        _write_manifest(output / MANIFEST, planned)
+        _write_manifest(output / MANIFEST, planned, seed, kind.name)
     return output / MANIFEST
 
 
@@ -175,11 +176,12 @@ def _wait_for(images: Sequence[Planned], folder: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _write_manifest(path: Path, planned: Sequence[Planned]) -> None:
+def _write_manifest(path: Path, planned: Sequence[Planned], seed: int, family: str) -> None:
     rows = []
     for line, image in enumerate(planned, start=2):
         name = f"images/{image.name}"
-        rows.append(Row(sample_id(image.prompt, name), image.prompt, name, None, line))
+        known = {SEED: image.seed(seed), FAMILY: family}
+        rows.append(Row(sample_id(image.prompt, name), image.prompt, name, None, line, known))
     write_manifest(path, rows)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tglo.noise.starting import starting_noise
+
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(noisy (B, ...), timestep ()) -> prediction: (B, ...), of tokens logits (B, V, h, w)."""
 Generators = Sequence[torch.Generator]
@@ -27,7 +29,7 @@ def denoise(
     predict: Predict, scheduler: Any, generators: Generators, shape: Shape, device: torch.device
 ) -> Tensor:
     """Return latents (B, *shape) float32, from noise through all of the scheduler's timesteps."""
-    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+    latents = starting_noise(generators, shape).to(device)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     # Ancestral schedulers draw noise in each step: from the image's own generator.
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters

@@ -15,6 +15,7 @@ from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
 from tglo.models.finite import require_finite
 from tglo.models.samplers import Predict
+from tglo.noise.starting import generators_of
 from tglo.settings import SamplingOptions
 
 Check = Callable[[Tensor, str], None]
@@ -71,7 +72,7 @@ def generate(
             check = partial(check, prompts=prompts[batch], seeds=seeds[batch])
             predict = _guided(model, denoiser, conditions, guidance, check)
             scheduler.set_timesteps(device=model.device, **model.step_options(options))
-            generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
+            generators = generators_of(seeds[batch])
             shape = model.latent_shape(*options.size)
             latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
             check(latents, "the latents")

@@ -37,15 +37,20 @@ def draw_latents(
     strata: int,
     dtype: torch.dtype,
     conditions: dict[str, Any],
+    noise: Tensor | None = None,
 ) -> Draw:
     """Sample the posterior (mean and std, (B, C, h, w) each) and noise the sample, in `dtype`.
 
-    key: whose timestep and noise the rows take; own: their own, for the sample of the posterior.
+    key: whose timestep and noise the rows take; own: their own, for the sample of the posterior; noise:
+    (B, C, h, w), in place of the key's.
     """
     mean, std = mean.float(), std.float()
     epsilon = noising.normal(own, mean.shape[1:], device=mean.device)
     latents = (mean + std * epsilon).to(dtype)
     index = noising.draw_index(key, schedule, strata, tuple(mean.shape[1:]))
+    if noise is not None:
+        noisy, target = (f(latents, noise, index) for f in (schedule.diffuse, schedule.target))
+        return Draw(index, noisy, target, conditions)
     return Draw(
         index=index,
         noisy=noising.diffuse(latents, index, key, schedule),

@@ -79,6 +79,9 @@ class DataConfig:
     "shift(S)", "resolution"."""
     guidance: float | None = None
     """What a guidance-distilled model (FLUX.1 dev) is told in training; the family's own by default."""
+    noise: Literal["fresh", "own"] = "fresh"
+    """A new noise in each draw, or, for images that `tglo generate` made with a flow-matching model, the
+    noise that each was made from."""
     verify: bool = True
     """Compare the cache's files with their checksums, in the background; awaited before the first
     checkpoint."""

@@ -13,6 +13,7 @@ from torch import nn
 from tglo import models
 from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.latents import LatentCache
+from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
@@ -85,7 +86,8 @@ class _Data:
         self.cache = LatentCache(data.cache)
         self.objective = _objective(config, self.threshold)
         self.samples = choose(config, self.objective, self.manifest, self.cache, self.threshold)
-        self.errors, self.rule = _draws(config, self.cache, self.samples)
+        self.own_noise = _own_noise(config, self.manifest, self.cache, self.samples)
+        self.errors, self.rule = _draws(config, self.cache, self.samples, self.own_noise)
         units = self.samples.units
         buckets = self.cache.buckets([self.samples.ids[row] for row in units[:, 0]])
         self.sampler = BatchSampler(
@@ -100,6 +102,8 @@ class _Data:
         ids = [self.samples.ids[row] for row in units.reshape(-1)]
         self.order = order_of(ids, buckets, batch, config.seed)
         self.digests = digests(self.manifest, self.threshold, self.cache, self.samples)
+        if self.own_noise is not None:
+            self.digests["noise"] = self.own_noise.digest()
 
 
 def _refuse_ranks_apart(data: _Data) -> None:
@@ -123,7 +127,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         log.info("%s", describe(scores, threshold, config.objective.confidence, prompts))
         data.sampler.report(config.optimizer.steps)
 
-    family = processes.together(lambda: _family(config, device, data.cache, data.errors))
+    family = processes.together(lambda: _family(config, device, data))
     base = BaseModel(config, family)
     copy = frozen_copy(family.denoiser) if mode == "copy" else None
     model = config.model
@@ -210,8 +214,20 @@ def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
     return OBJECTIVES[chosen.name](settings, processes.mean, chosen.constants)
 
 
+def _own_noise(
+    config: TrainConfig, manifest: Manifest, cache: LatentCache, samples: Samples
+) -> OwnNoise | None:
+    """Find the noise that the samples were made from, where they are trained with it."""
+    if config.data.noise == "fresh":
+        return None
+    ids = set(samples.ids)
+    noise = OwnNoise([row for row in manifest.rows if row.sample_id in ids], manifest.path)
+    noise.check_sizes(cache, samples.ids)
+    return noise
+
+
 def _draws(
-    config: TrainConfig, cache: LatentCache, samples: Samples
+    config: TrainConfig, cache: LatentCache, samples: Samples, own_noise: OwnNoise | None
 ) -> tuple[ReferenceErrors | None, DrawRule]:
     """Read the errors where they are cached, checked as far as it goes without a model; and the rule
     of the draws.
@@ -227,6 +243,7 @@ def _draws(
         caption_dropout=data.caption_dropout,
         timesteps=data.timesteps,
         guidance=data.guidance,
+        noise=data.noise,
         draws=data.draws or (0 if errors is None else errors.draws),
         stratified=bool(stratified),
     )
@@ -234,28 +251,30 @@ def _draws(
         return None, rule
     precision = {"precision": config.engine.precision}
     # What was made with other choices than the defaults says so; caches made before there was a choice do not.
-    defaults = dict.fromkeys({"timesteps", "guidance"} & errors.fingerprint.keys(), "default")
+    defaults = {"timesteps": "default", "guidance": "default", "noise": "fresh"}
+    defaults = {name: defaults[name] for name in defaults.keys() & errors.fingerprint.keys()}
     errors.check({**defaults, **rule.fingerprint(), **precision})
-    errors.check_inputs(cache, samples.ids)
+    errors.check_inputs(cache, samples.ids, own_noise)
     return errors, rule
 
 
 def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
-    drawer = Drawer(data.rule, data.cache, family, dtype)
+    drawer = Drawer(data.rule, data.cache, family, dtype, data.own_noise)
     if data.errors is not None:
         data.errors.check(drawer.fingerprint())
     return drawer
 
 
-def _family(
-    config: TrainConfig, device: torch.device, cache: LatentCache, errors: ReferenceErrors | None
-) -> Family:
+def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
     """Load the model, check that cache and errors are its own, and arrange what policy and reference
     share, on their device: attention and memory layout.
     """
-    model = config.model
+    model, cache, errors = config.model, data.cache, data.errors
     encoders = bool(config.output.validation_prompts)
-    check_family(config, models.family_of(models.resolve(model.path, revision=model.revision)))
+    kind = models.family_of(models.resolve(model.path, revision=model.revision))
+    check_family(config, kind)
+    if data.own_noise is not None:
+        data.own_noise.check_family(kind.name)
     family = models.load(model.path, revision=model.revision, encoders=encoders)
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)

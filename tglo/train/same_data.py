@@ -60,6 +60,8 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
             values = "its scale, or its values for single prompts"
         words.append(f"the threshold ({values})")
     words += [f"the cached {name}" for name in ("latents", "embeddings") if name in differing]
+    if "noise" in differing and "noise" in then:  # not where only now it is the images' own
+        words.append("the seeds of the images' noise")
     if "base" in differing and "base" in then:  # not where only the objective needs it now
         words.append("the base model's weights or schedule (model.path)")
     return ", ".join(words)

@@ -42,6 +42,7 @@ class FlowFamily(Family):
     """Of the shift by resolution, where the scheduler's configuration does not say."""
     default_side: ClassVar[int | None] = None
     """Latents along a side of the images that the model was trained on, where the transformer does not say."""
+    unsupported: ClassVar[dict[tuple[str, str], str]] = {}
     packed: ClassVar[bool] = False
     """The transformer takes patches as rows of numbers, not as latents."""
     architectures: ClassVar[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {}

@@ -53,6 +53,7 @@ class MaskedFamily(Family):
     answers_with_error: ClassVar[bool] = True
     text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
+        **Family.unsupported,
         ("objective.name", "dspo"): _NO_DISTANCE,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
         ("engine.compile", "whole"): _UNTRIED,
@@ -94,8 +95,9 @@ class MaskedFamily(Family):
         strata: int,
         dtype: torch.dtype,
         conditions: Tensors,
+        noise: Tensor | None = None,
     ) -> Draw:
-        """See Family.draw; tokens have neither a dtype nor a posterior."""
+        """See Family.draw; tokens have neither a dtype nor a posterior, nor noise."""
         return draw_tokens(stored["tokens"], key, self.schedule, strata, conditions)
 
     def predict(self, denoiser: Denoiser, draw: Draw) -> Tensor:

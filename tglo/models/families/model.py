@@ -25,6 +25,11 @@ from tglo.settings import SamplingOptions
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
 # element is inversely proportional to their number.
 _TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
+_NOT_FLOW: dict[tuple[str, str], str] = {
+    ("data.noise", "own"): (
+        "only flow matching goes between an image and its noise on a straight line; use fresh"
+    ),
+}
 
 Tensors = dict[str, Tensor]
 """Tensors by name."""
@@ -44,7 +49,7 @@ class Model(Loaded):
     """`predict` answers with the error (B,) itself, not with a prediction of the target."""
     published: ClassVar[tuple[str, ...]] = ()
     """Names of published models whose skeletons `tglo plan` can build without a folder."""
-    unsupported: ClassVar[dict[tuple[str, str], str]] = {}
+    unsupported: ClassVar[dict[tuple[str, str], str]] = _NOT_FLOW
     """(key, value) of a training's configuration that does not fit -> why, and what to do."""
 
     # What each family states about itself.
@@ -174,14 +179,16 @@ class Model(Loaded):
         strata: int,
         dtype: torch.dtype,
         conditions: Tensors,
+        noise: Tensor | None = None,
     ) -> Draw:
         """Make a draw of B images as `encode` gave them, for the denoiser, with latents in `dtype`.
 
         key: whose timestep and noise the rows take; own: their own, for the sample of the posterior;
-        strata as in `noise.draw_unit`; conditions as `conditions` gave them.
+        strata as in `noise.draw_unit`; conditions as `conditions` gave them; noise: (B, C, h, w), in place of
+        the key's.
         """
         mean, std = stored["mean"], stored["std"]
-        return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions)
+        return draw_latents(mean, std, key, own, self.schedule, strata, dtype, conditions, noise)
 
     def predict(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """Return the denoiser's answer to a draw, (B, C, h, w); see `call`."""
