@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch import Tensor
 
 from tglo import noise as N
@@ -123,6 +124,25 @@ def test_min_snr_weights_are_the_x0_loss_clipped() -> None:
     sigma = flow.s
     expected = ((1 - sigma) / sigma).square().clamp(max=2.0) * sigma**2
     torch.testing.assert_close(flow.timestep_weight(index, "min_snr", gamma=2.0), expected)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("kind", ["none", "sigma_sqrt", "cosmap"])
+def test_weights_of_flow_matching_are_diffusers_up_to_a_bound(kind: str, shift: float) -> None:
+    schedule = Schedule.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
+    index = torch.arange(1000)
+    weight = schedule.timestep_weight(index, kind)
+    expected = compute_loss_weighting_for_sd3(kind, schedule.s).double()
+    torch.testing.assert_close(weight, expected.clamp(max=100.0), rtol=1e-6, atol=0)
+    assert weight.dtype == torch.float64 and weight.max() <= 100 and weight.min() >= 0.6
+    if kind == "cosmap" and shift == 1:  # the default temperature stays right
+        assert weight.mean().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_weights_of_flow_matching_are_for_flow_matching() -> None:
+    schedule = Schedule.from_scheduler(diffusers.DDPMScheduler(**SD))
+    with pytest.raises(ValueError, match="'cosmap' is of flow matching's sigma.*predicts epsilon"):
+        schedule.timestep_weight(torch.tensor([3]), "cosmap")
 
 
 def test_min_snr_is_finite_at_zero_terminal_snr() -> None:

@@ -145,6 +145,7 @@ def test_objectives(name: str, make: Make) -> None:
     [
         ("objective", {"name": "dspo"}, "objective.name is dspo.*use dpo"),
         ("objective", {"timestep_weight": "min_snr"}, "timestep_weight is min_snr.*use none"),
+        ("objective", {"timestep_weight": "cosmap"}, "timestep_weight is cosmap.*use none"),
         ("engine", {"compile": "whole"}, "engine.compile is whole.*use blocks"),
     ],
 )

@@ -231,6 +231,25 @@ def test_a_resumed_run_is_the_same_run(world: Path, tmp_path: Path) -> None:
         run("twice", 6, manifest=str(other))
 
 
+def test_a_timesteps_weight_multiplies_its_errors(world: Path, tmp_path: Path) -> None:
+    """SFT's loss is the mean of omega e over the positives."""
+    found = {}
+    for weight in ("none", "cosmap", "sigma_sqrt"):
+        objective = {"name": "sft", "temperature": "default", "timestep_weight": weight}
+        # Near sigma 1 every omega is known: 1, 2 / pi and 1.
+        config = config_of(
+            world,
+            tmp_path / weight,
+            objective=objective,
+            data={"timesteps": ALL_NOISE},
+            optimizer={"steps": 1},
+        )
+        train(config)
+        found[weight] = lines(tmp_path / weight)[0]["loss"]
+    assert found["cosmap"] == pytest.approx(2 / np.pi * found["none"], rel=1e-6)
+    assert found["sigma_sqrt"] == pytest.approx(found["none"], rel=1e-6) and found["none"] > 0
+
+
 @pytest.mark.parametrize("name", ["dpo", "sft"])
 def test_pairs_and_objectives_without_a_reference(world: Path, tmp_path: Path, name: str) -> None:
     objective = {"name": name, "temperature": "default"}
@@ -309,7 +328,7 @@ def test_a_cache_of_format_1_is_refused(world: Path, tmp_path: Path, no_model: N
 
 
 @pytest.mark.parametrize("builder", [tiny.build_sdxl, tiny.build_amused])
-def test_only_flow_matching_takes_it(
+def test_only_flow_matching_takes_it_and_weights_by_sigma(
     builder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = builder(tmp_path / "model")
@@ -321,6 +340,10 @@ def test_only_flow_matching_takes_it(
     scored = made.with_name("scored.csv")
     build(str(model), scored, tmp_path / "cache", resolution=side, device="cpu")
     monkeypatch.setattr(models, "load", None)
+    for weight in ("sigma_sqrt", "cosmap"):
+        parts = {"model": {"train": "full"}, "objective": {"timestep_weight": weight}}
+        with pytest.raises(ValueError, match=f"timestep_weight is {weight}, which does not fit"):
+            train(config_of(tmp_path, tmp_path / "run", data={"noise": "fresh"}, **parts))
     message = "noise is own, which does not fit .*: only flow matching"
     with pytest.raises(ValueError, match=message):
         train(config_of(tmp_path, tmp_path / "run", model={"train": "full"}))

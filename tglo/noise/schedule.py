@@ -9,11 +9,15 @@ most (T - 1).
     v_prediction      a_t eps - s_t x0    min(snr, gamma) / (snr + 1)
     sample            x0                  min(snr, gamma)
     flow              eps - x0            min(snr, gamma) s_t^2
+
+Of flow matching also the weights of arXiv 2403.03206: sigma_sqrt, min(sigma_t^-2, 100), and cosmap,
+2 / (pi (1 - 2 sigma_t + 2 sigma_t^2)), which is from 0.64 to 1.27 and 1 on average over uniform sigmas.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +30,9 @@ from tglo.noise.density import Density, Resolution, name_of, uniform
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 # Euler's scheduler keeps 2^-24 instead of 0 for its own division; the model was trained on 0.
 _ZERO_TERMINAL = 1e-6
+# At a sigma of 0.1. The least of 1,000 would weigh a million, and its draws would drown all others.
+_LARGEST_WEIGHT = 100.0
+TIMESTEP_WEIGHTS = ("none", "min_snr", "sigma_sqrt", "cosmap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +164,18 @@ class Schedule:
         return (a / s).square()
 
     def timestep_weight(self, index: Tensor, kind: str = "none", gamma: float = 5.0) -> Tensor:
-        """omega_t, (B,) float64: ones, or min-SNR as in the module's table, finite for snr 0."""
+        """omega_t, (B,) float64: ones, or one of TIMESTEP_WEIGHTS as the module says, finite for snr 0.
+
+        ValueError for another name, a gamma of min_snr that is not positive, and a weight of flow matching
+        for a schedule of another kind.
+        """
         if kind == "none":
             return torch.ones(index.shape, dtype=torch.float64, device=index.device)
-        if kind != "min_snr":
-            raise ValueError(f"unknown timestep weight {kind!r}; choose 'none' or 'min_snr'")
+        if kind not in TIMESTEP_WEIGHTS:
+            known = ", ".join(map(repr, TIMESTEP_WEIGHTS))
+            raise ValueError(f"unknown timestep weight {kind!r}; choose one of {known}")
+        if kind in ("sigma_sqrt", "cosmap"):
+            return self._sigma_weight(index, kind)
         if not gamma > 0:
             raise ValueError(f"gamma of min_snr must be positive, not {gamma}")
         snr = self.snr(index)
@@ -171,6 +185,17 @@ class Schedule:
         if self.prediction_type == "sample":
             return clipped
         return clipped * self.s[index].square()  # s_t^2 = 1 / (snr + 1) for v
+
+    def _sigma_weight(self, index: Tensor, kind: str) -> Tensor:
+        if self.prediction_type != "flow":
+            raise ValueError(
+                f"timestep weight {kind!r} is of flow matching's sigma, and this schedule's model predicts "
+                f"{self.prediction_type}; use 'min_snr' or 'none'"
+            )
+        sigma = self.s[index]
+        if kind == "sigma_sqrt":
+            return sigma.pow(-2).clamp(max=_LARGEST_WEIGHT)
+        return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
 
     def model_timestep(self, index: Tensor) -> Tensor:
         """The timesteps that the denoiser is called with at these indices, (B,) float32."""

@@ -105,8 +105,9 @@ class SharedObjectiveConfig:
     (dpo, dspo), else the model family's default."""
     confidence: float = 5.0
     """Weight of the distance from the threshold, w = 1 + c |s - tau| (c)."""
-    timestep_weight: Literal["none", "min_snr"] = "none"
-    """Weight of a timestep (omega_t)."""
+    timestep_weight: Literal["none", "min_snr", "sigma_sqrt", "cosmap"] = "none"
+    """Weight of a timestep (omega_t): min_snr by the signal-to-noise ratio; of flow matching also
+    sigma_sqrt (1 / sigma^2, at most 100) and cosmap."""
     min_snr_gamma: float = 5.0
     """Cap of the signal-to-noise ratio for min_snr."""
     reference: Literal["auto", "copy", "adapter-off", "cached"] = "auto"

@@ -56,6 +56,8 @@ class MaskedFamily(Family):
         **Family.unsupported,
         ("objective.name", "dspo"): _NO_DISTANCE,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
+        ("objective.timestep_weight", "sigma_sqrt"): _NO_NOISE,
+        ("objective.timestep_weight", "cosmap"): _NO_NOISE,
         ("engine.compile", "whole"): _UNTRIED,
     }
 

@@ -25,7 +25,10 @@ from tglo.settings import SamplingOptions
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
 # element is inversely proportional to their number.
 _TEMPERATURE_TIMES_ELEMENTS = 1e-3 * 16_384
+_OF_SIGMA = "it weighs by the sigma of flow matching; use min_snr or none"
 _NOT_FLOW: dict[tuple[str, str], str] = {
+    ("objective.timestep_weight", "sigma_sqrt"): _OF_SIGMA,
+    ("objective.timestep_weight", "cosmap"): _OF_SIGMA,
     ("data.noise", "own"): (
         "only flow matching goes between an image and its noise on a straight line; use fresh"
     ),
