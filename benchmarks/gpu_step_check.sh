@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# SDXL's whole training step on one GPU, in one command of at most eight minutes, from a checkout and without a network:
+# A model's whole training step on one GPU, in one command of at most eight minutes, from a checkout and without a
+# network; of SDXL, or with --model flux of FLUX.1 dev with a LoRA:
 #
 #     bash benchmarks/gpu_step_check.sh [--rehearse] [OUTPUT_FOLDER] [FLAGS OF python -m benchmarks.step]
 #
-# Needs torch, Triton, transformers, peft and accelerate in place, about 40 GB of host memory and 15 GB under TMPDIR.
+# Needs torch, Triton, transformers, peft and accelerate in place, about 40 GB of host memory and 15 GB under TMPDIR. FLUX
+# needs deepspeed too, which keeps its frozen weights in half precision, 80 GB on the GPU, 100 GB of host memory and 40 GB
+# under TMPDIR: its transformer has 24 GB in bfloat16, and its text encoders and VAE 10 GB.
 # What else is missing can be brought as wheels, for the GPU machine's Python and platform (see pip download --help);
 # they are unpacked into the output folder and come first on PYTHONPATH, and nothing is installed:
 #
 #     pip download --no-deps -c constraints.txt -d wheels \
 #         diffusers importlib_metadata zipp safetensors msgspec filelock tqdm pytest scikit-learn tomli_w
+#     (for FLUX also deepspeed einops hjson msgpack ninja psutil py-cpuinfo pydantic pydantic_core)
 #     WHEELS=wheels bash benchmarks/gpu_step_check.sh
 #
 # The fused loss runs on the CUDA kernels where tglo/_C.so has them (benchmarks/gpu_check.sh builds it), else on
 # Triton's; TGLO_BACKEND=auto, cuda, triton or reference overrides that. Contenders come in the order of their
-# importance and the record is written after every batch, so a time limit leaves what was measured. LoRA comes last; to
-# have all of it: --contenders with the names that end in LoRA, and --ablation-batch 0.
+# importance and the record is written after every batch, so a time limit leaves what was measured. SDXL's LoRA comes
+# last; to have all of it: --contenders with the names that end in LoRA, and --ablation-batch 0.
 # The folder gets summary.txt, step.log and step.json; the exit status is the number of failed parts.
 # --rehearse needs no GPU: the same commands with the smallest model on the CPU; GPU tests are imported and skipped.
 set -uo pipefail
@@ -74,6 +78,6 @@ say "processes: $fork"
 left=$((deadline - SECONDS))
 part step step.log "$left" "$python" -m benchmarks.step --device "$device" "$fork" \
   --seconds $((left - 25)) --output "$out/step.json" "$@"
-sed -n '/^sdxl; /,$p' "$out/step.log"
+sed -n '/^[a-z-]*; .*torch /,$p' "$out/step.log" # the tables
 
 end

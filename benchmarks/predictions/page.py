@@ -11,8 +11,14 @@ from benchmarks.predictions.gpus import COSTS, GPUS, Gpu
 from benchmarks.predictions.kernels import Loop, code_of
 from tglo.bench.table import markdown, number
 
-SIZES = {"sd15": 4 * 64 * 64, "sdxl": 4 * 128 * 128, "flux": 4096 * 64, "wan": 16 * 21 * 60 * 104}
-"""Elements of a sample; SD3 has as many as FLUX."""
+SIZES = {
+    "sd15": 4 * 64 * 64,
+    "sdxl": 4 * 128 * 128,
+    "flux": 16 * 128 * 128,
+    "qwen-image": 16 * 166 * 166,
+    "wan": 16 * 21 * 60 * 104,
+}
+"""Elements of a sample; SD3 and Z-Image have as many as FLUX."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 
 TEXT = """# Predicted GPU times

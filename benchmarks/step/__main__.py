@@ -3,6 +3,7 @@
     python -m benchmarks.step --output FILE                  # from a checkout's root
     python -m benchmarks.step --quick                        # does everything work?
     python -m benchmarks.step --device cuda --output FILE    # SDXL at its true size
+    python -m benchmarks.step --model flux ...               # FLUX.1 dev, each of these
 
 Prints tables; writes its record as it grows. The exit status is 1 if a step of tglo's is wrong.
 """
@@ -27,8 +28,8 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.step import tables
 from benchmarks.step.contenders import CONTENDERS
+from benchmarks.step.models import MODELS, SIZES
 from benchmarks.step.plan import PLANS
-from benchmarks.step.sizes import SIZES
 from benchmarks.step.suite import measure, problems
 from tglo.bench.record import save
 
@@ -36,7 +37,8 @@ from tglo.bench.record import save
 def main() -> int:
     parser = command.parser("python -m benchmarks.step", __doc__)
     parser.add_argument("--quick", action="store_true", help="the least that runs everything")
-    parser.add_argument("--size", choices=SIZES, help="the model")
+    parser.add_argument("--model", choices=MODELS, help="that of --size by default, else sdxl")
+    parser.add_argument("--size", choices=SIZES, help="one of the model's sizes")
     parser.add_argument("--batches", type=int, nargs="+", help="samples in a step, rising")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--ablation-batch", type=int, help="0 leaves the ablation out")
@@ -52,7 +54,11 @@ def main() -> int:
     given = vars(parser.parse_args())
     output: Path | None = given.pop("output")
     device = given.pop("device")
-    plan = PLANS["quick" if given.pop("quick") else device]
+    size, model = given["size"], given.pop("model")
+    model = model or (SIZES[size].model if size else MODELS[0])
+    if size and SIZES[size].model != model:
+        parser.error(f"--size {size} is of {SIZES[size].model}, not of {model}; leave out --model")
+    plan = PLANS[model]["quick" if given.pop("quick") else device]
     plan = dataclasses.replace(plan, device=device, fork=device == "cpu")
     given["batches"] = given["batches"] and tuple(sorted(given["batches"]))
     given["contenders"] = given["contenders"] and tuple(given["contenders"])

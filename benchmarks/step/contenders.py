@@ -12,12 +12,12 @@ Contender = Peer | Ours
 
 PEERS = {"full": "Diffusion-DPO's step", "lora": "Diffusion-DPO's step, LoRA"}
 """The contenders that ratios are taken to at the same batch, for full training and for LoRA."""
-FULL = "tglo cached"
-"""The configuration of tglo where the ablation starts."""
-
-COMPILED = "tglo cached, compiled"
+FULL, LORA = "tglo cached", "tglo cached, LoRA"
+"""The configurations of tglo where an ablation starts."""
+COMPILED, COMPILED_LORA = f"{FULL}, compiled", f"{LORA}, compiled"
 
 CACHED: Overrides = {"objective": {"reference": "cached"}}
+_COMPILED: Overrides = {**CACHED, "engine": {"compile": "blocks"}}
 
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
@@ -25,40 +25,61 @@ CONTENDERS: dict[str, Contender] = {
         # By importance: a time limit cuts the list from its end.
         Peer(PEERS["full"], online=True, loss="model", checkpointing=True),
         Ours(FULL, overrides=CACHED, reference=False),
-        Ours(COMPILED, overrides={**CACHED, "engine": {"compile": "blocks"}}, reference=False),
+        Ours(COMPILED, overrides=_COMPILED, reference=False),
         Peer("diffusers + accelerate"),
         Ours("tglo copy"),
         Peer("diffusers + accelerate, checkpointing", checkpointing=True),
         Peer(PEERS["lora"], train="lora", online=True, loss="model", checkpointing=True),
-        Ours("tglo cached, LoRA", train="lora", overrides=CACHED, reference=False),
+        Ours(LORA, train="lora", overrides=CACHED, reference=False),
         Peer("diffusers + accelerate, LoRA", train="lora"),
         Ours("tglo adapter-off, LoRA", train="lora"),
+        Ours(COMPILED_LORA, train="lora", overrides=_COMPILED, reference=False),
     )
 }
 
 
-def _without(name: str, *, online: bool = False, **changed: Mapping[str, Any]) -> Ours:
-    """Return FULL with further overrides, by section."""
+def _without(base: str, name: str, *, online: bool = False, **changed: Mapping[str, Any]) -> Ours:
+    """Return FULL or LORA with further overrides, by section."""
     overrides = {**CACHED, **changed}
     for section in CACHED.keys() & changed.keys():
         overrides[section] = {**CACHED[section], **changed[section]}
-    return Ours(f"{FULL}, {name}", overrides=overrides, reference=False, online=online)
+    return Ours(
+        f"{base}, {name}",
+        train=CONTENDERS[base].train,
+        overrides=overrides,
+        reference=False,
+        online=online,
+    )
 
 
-ABLATIONS: dict[str, Contender] = {
-    "cached reference -> copy": CONTENDERS["tglo copy"],
-    "cached latents and embeddings -> encoded in the step": _without("encoding", online=True),
-    "no checkpointing -> selective": _without(
-        "selective checkpointing", model={"gradient_checkpointing": "selective"}
-    ),
-    "no checkpointing -> full": _without(
-        "full checkpointing", model={"gradient_checkpointing": "full"}
-    ),
-    "fused loss -> plain PyTorch": _without("plain loss", objective={"backend": "reference"}),
+def _ablations(base: str, live: str, what: str) -> dict[str, Contender]:
+    """Return the changes to a base; live: its reference predicts, which is `what`."""
+    selective, full = ({"gradient_checkpointing": mode} for mode in ("selective", "full"))
+    return {
+        f"cached reference -> {what}": CONTENDERS[live],
+        "cached latents and embeddings -> encoded in the step": _without(
+            base, "encoding", online=True
+        ),
+        "no checkpointing -> selective": _without(base, "selective checkpointing", model=selective),
+        "no checkpointing -> full": _without(base, "full checkpointing", model=full),
+        "fused loss -> plain PyTorch": _without(
+            base, "plain loss", objective={"backend": "reference"}
+        ),
+    }
+
+
+ABLATIONS: dict[str, dict[str, Contender]] = {
+    FULL: _ablations(FULL, "tglo copy", "copy"),
+    LORA: _ablations(LORA, "tglo adapter-off, LoRA", "LoRA off"),
 }
-"""A change to FULL -> FULL with that change alone."""
-GPU_ABLATIONS: dict[str, Contender] = {
-    "channels_last -> contiguous": _without("contiguous", engine={"channels_last": "off"}),
-    "not compiled -> blocks compiled": CONTENDERS[COMPILED],
+"""Where it starts -> a change -> that with this change alone."""
+GPU_ABLATIONS: dict[str, dict[str, Contender]] = {
+    FULL: {
+        "channels_last -> contiguous": _without(
+            FULL, "contiguous", engine={"channels_last": "off"}
+        ),
+        "not compiled -> blocks compiled": CONTENDERS[COMPILED],
+    },
+    LORA: {"not compiled -> blocks compiled": CONTENDERS[COMPILED_LORA]},
 }
 """Further ones: on the CPU channels_last is off, and compiling takes minutes."""

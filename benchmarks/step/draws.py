@@ -28,9 +28,9 @@ class NoiseDraw:
     index: Tensor
     """(B,) int64 timesteps."""
     noise: Tensor
-    """(B, 4, h, w) float32 standard normal."""
+    """(B, C, h, w) float32 standard normal."""
     posterior: Tensor
-    """(B, 4, h, w) float32 standard normal: the sample of the VAE's posterior."""
+    """(B, C, h, w) float32 standard normal: the sample of the VAE's posterior."""
 
 
 class ScoredSamples:
@@ -45,8 +45,7 @@ class ScoredSamples:
         self.images = [workplace.folder / row.image for row in manifest.rows]
         self.scores = torch.from_numpy(manifest.scores())
         self.threshold = float(self.scores.quantile(PERCENTILE / 100))
-        side = workplace.size.latent_side
-        self._shape = (4, side, side)
+        self._shape = workplace.size.latent_shape
         self._buckets = self.cache.buckets(self.ids)
 
     def sampler(self, batch: int) -> BatchSampler:

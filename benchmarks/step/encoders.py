@@ -11,33 +11,30 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from benchmarks.step.draws import ScoredSamples
 from benchmarks.step.workplace import Workplace
 
 
 class Encoders:
-    """The VAE, both text encoders, and all samples as pixels and prompts in host memory.
+    """The VAE, the text encoders, and all samples as pixels and prompts in host memory.
 
     Reading and decoding image files is left out: a loader's other processes do it meanwhile.
     """
 
     def __init__(self, workplace: Workplace, samples: ScoredSamples, dtype: torch.dtype) -> None:
-        self.device, self.dtype, folder = workplace.device, dtype, workplace.model
-        kinds: dict[str, Any] = {
-            "vae": AutoencoderKL,
-            "text_encoder": CLIPTextModel,
-            "text_encoder_2": CLIPTextModelWithProjection,
-        }
-        parts = {
-            name: kind.from_pretrained(folder / name).to(self.device, dtype).requires_grad_(False)
-            for name, kind in kinds.items()
-        }
-        self.vae = parts["vae"]
-        self.text_encoders = [parts["text_encoder"], parts["text_encoder_2"]]
+        self.device, self.dtype, self.size = workplace.device, dtype, workplace.size
+        folder = workplace.model
+
+        def load(kind: Any, name: str) -> Any:
+            part = kind.from_pretrained(folder / name, torch_dtype=dtype)
+            return part.to(self.device).requires_grad_(False)
+
+        self.vae = load(AutoencoderKL, "vae")
+        self.text_encoders = [load(kind, name) for name, kind in self.size.text_classes.items()]
         self.tokenizers = [
-            CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
+            kind.from_pretrained(folder / name)
+            for name, kind in self.size.tokenizer_classes.items()
         ]
         self.prompts = samples.prompts
         self.pixels = [_pixels(path) for path in samples.images]
@@ -46,28 +43,28 @@ class Encoders:
 
     @torch.no_grad()
     def latents(self, rows: Sequence[int], posterior: Tensor | None = None) -> Tensor:
-        """Return scaled latents (B, 4, h, w); posterior: the normal numbers of their sample, if given."""
+        """Return scaled latents (B, C, h, w); posterior: the normal numbers of their sample, if given."""
         pixels = [self.pixels[row].to(self.device, non_blocking=True) for row in rows]
         found = self.vae.encode(torch.stack(pixels).to(self.dtype)).latent_dist
         sample = found.sample() if posterior is None else found.mean + found.std * posterior
-        return (sample * self.vae.config.scaling_factor).to(self.dtype)
+        shift, factor = self.vae.config.shift_factor or 0.0, self.vae.config.scaling_factor
+        return ((sample - shift) * factor).to(self.dtype)
 
     @torch.no_grad()
     def text(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return both encoders' hidden states (B, 77, width) and the second's projection (B, width)."""
+        """Return embeddings and pooled embeddings; see ModelSize.embed."""
         prompts = [self.prompts[row] for row in rows]
-        hidden = []
-        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            tokens = tokenizer(
+        tokens = []
+        for tokenizer in self.tokenizers:
+            found = tokenizer(
                 prompts,
                 padding="max_length",
                 max_length=tokenizer.model_max_length,
                 truncation=True,
                 return_tensors="pt",
             )
-            output = encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
-            hidden.append(output.hidden_states[-2])
-        return torch.cat(hidden, dim=-1), output[0]
+            tokens.append(found.input_ids.to(self.device))
+        return self.size.embed(tokens, self.text_encoders)
 
 
 def _pixels(path: Path) -> Tensor:

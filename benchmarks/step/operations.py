@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, counted on tensors without memory.
+"""Floating-point operations of a step, and calls of operators, counted on tensors without memory.
 
 A multiplication and an addition count as two, as everywhere. What checkpointing computes again does
 not count: a rate is of the operations that the result needs.
@@ -9,30 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step.sizes import TOKENS, ModelSize
-from tglo.models import StableDiffusionXL, lora
+from benchmarks.step.models import ModelSize
+from tglo.models import lora
+from tglo.plan.profile import _flash_attention as flash_attention
 
 LORA_RANK = 16
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating-point operations per sample."""
+    """Floating-point operations per sample, or calls of operators for one sample."""
 
     full: int
-    """The UNet's forward and backward, all weights trained."""
+    """The denoiser's forward and backward, all weights trained."""
     lora: int
     """The same with a LoRA on its attention."""
     reference: int
-    """A forward of the UNet."""
+    """A forward of the denoiser."""
     vae: int
     """Encoding an image."""
     text: int
-    """Both text encoders on a prompt."""
+    """The text encoders on a prompt."""
 
     def step(self, train: str, *, reference: bool, online: bool) -> int:
         """Count one sample's step. train: full or lora; reference: whether a reference model predicts;
@@ -45,34 +48,62 @@ class Operations:
         return asdict(self)
 
 
+class Calls(TorchDispatchMode):
+    """Counts the operators that compute something; views do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        self.count += not function.is_view
+        return function(*arguments, **(named or {}))
+
+
+def calls(run: Callable[[], object]) -> int:
+    """Count the operators that compute something in a run."""
+    with Calls() as mode:
+        run()
+    return mode.count
+
+
 def count(size: ModelSize) -> Operations:
-    """Run every part once on the meta device and count."""
+    """Count the floating-point operations of one sample."""
+    return _measured(size, _flops)
+
+
+def count_calls(size: ModelSize) -> Operations:
+    """Count the calls of operators for one sample, attention being one: about as many launches on a GPU, in
+    one precision and without a compiler.
+    """
+    with flash_attention():
+        return _measured(size, calls)
+
+
+def _measured(size: ModelSize, measure: Callable[[Callable[[], object]], int]) -> Operations:
+    """Run every part once on the meta device."""
     with torch.device("meta"):
-        unet, vae, encoders = size.make_unet(), size.make_vae(), size.make_text_encoders()
-        side, pixels = size.latent_side, size.resolution
-        inputs = (torch.empty(1, 4, side, side), torch.empty(1))
-        conditions = {
-            "encoder_hidden_states": torch.empty(1, TOKENS, size.text_width),
-            "added_cond_kwargs": {
-                "text_embeds": torch.empty(1, size.text_2["projection_dim"]),
-                "time_ids": torch.empty(1, 6),
-            },
-        }
-        tokens = torch.zeros(1, TOKENS, dtype=torch.int64)
+        denoiser, vae = size.make_denoiser(), size.make_vae()
+        arguments, pixels = size.example(), size.resolution
 
         def policy() -> None:
-            unet(*inputs, **conditions).sample.sum().backward()
+            denoiser(**arguments).sample.sum().backward()
 
-        full = _counted(policy)
+        full = measure(policy)
         with torch.no_grad():
-            reference = _counted(lambda: unet(*inputs, **conditions))
-            image = _counted(lambda: vae.encode(torch.empty(1, 3, pixels, pixels)))
-            text = sum([_counted(partial(encoder, tokens)) for encoder in encoders])
-        lora.add(unet, LORA_RANK, LORA_RANK, StableDiffusionXL.lora_targets)
-        return Operations(full, _counted(policy), reference, image, text)
+            reference = measure(lambda: denoiser(**arguments))
+            image = measure(lambda: vae.encode(torch.empty(1, 3, pixels, pixels)))
+            text = 0
+            for part in size.text_classes:
+                tokens = torch.zeros(1, size.text_tokens(part), dtype=torch.int64)
+                text += measure(partial(size.make_text_encoder(part), tokens))
+        lora.add(denoiser, LORA_RANK, LORA_RANK, size.lora_targets)
+        return Operations(full, measure(policy), reference, image, text)
 
 
-def _counted(run: Callable[[], object]) -> int:
+def _flops(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())

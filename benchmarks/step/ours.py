@@ -69,6 +69,7 @@ class Ours:
                 "kind": "plain",
                 "device": workplace.device_name,
                 "precision": workplace.precision,
+                **workplace.size.engine,
             },
             "output": {"folder": str(workplace.folder / "runs" / self.name), "progress": False},
         }

@@ -2,22 +2,23 @@
 
 `online` with the loss in the model's dtype is the step of Diffusion-DPO's script
 (https://github.com/SalesforceAIResearch/DiffusionDPO), with the objective exchanged: images and
-prompts encoded in every step, a second UNet in half precision, gradient checkpointing, errors as
+prompts encoded in every step, a second model in half precision, gradient checkpointing, errors as
 (prediction - target).pow(2).mean(dim=[1, 2, 3]). In its favour two things are left out: it keeps the
-VAE, the text encoders and the second UNet in host memory, and decodes images; here all is on the
+VAE, the text encoders and the second model in host memory, and decodes images; here all is on the
 device, and pixels are ready. For SDXL it updates with Adafactor, which has less state than AdamW;
-here everyone has AdamW.
+here everyone has AdamW. The script knows Stable Diffusion only: for FLUX, its step is written with the
+lines of diffusers' own script for FLUX. What differs between models is in benchmarks/step/models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.step.draws import CONFIDENCE, NoiseDraw, ScoredSamples
 from benchmarks.step.encoders import Encoders
+from benchmarks.step.models.model import Noised
 from benchmarks.step.operations import LORA_RANK
 from benchmarks.step.workplace import SEED, TEMPERATURE, Workplace
 from tglo.noise.schedule import Schedule
@@ -60,7 +62,8 @@ class PeerStep:
         mixed = {"bf16": "bf16", "fp32": "no"}[workplace.precision]
         self.accelerator = Accelerator(mixed_precision=mixed, cpu=self.device.type == "cpu")
         self.dtype = torch.bfloat16 if mixed == "bf16" else torch.float32
-        self.scheduler = DDPMScheduler.from_pretrained(workplace.model, subfolder="scheduler")
+        self.size = workplace.size
+        self.scheduler = self.size.make_scheduler(workplace.model)
         self.schedule = Schedule.from_scheduler(self.scheduler).to(self.device)
         self.samples = ScoredSamples(workplace)
         self.encoders = None
@@ -68,26 +71,26 @@ class PeerStep:
             self.encoders = Encoders(workplace, self.samples, self.dtype)
         else:
             self.cached = self._read_cache()
-        side = float(workplace.size.resolution)
-        self.time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=self.device)
         self.count, self.batch = 0, 1
 
-        load: Any = UNet2DConditionModel.from_pretrained
-        unet = load(workplace.model, subfolder="unet", torch_dtype=torch.float32)
         if peer.train == "lora":
             self.reference = None
-            unet.requires_grad_(False).to(self.device, self.dtype)
-            _add_lora(unet)
+            model = self._load(workplace, self.dtype).requires_grad_(False)
+            _add_lora(model, self.size.lora_targets)
         else:
-            self.reference = load(workplace.model, subfolder="unet", torch_dtype=self.dtype)
-            self.reference.requires_grad_(False).to(self.device)
-        unet.train()
+            model = self._load(workplace, torch.float32)
+            self.reference = self._load(workplace, self.dtype).requires_grad_(False)
+        model.train()
         if peer.checkpointing:
-            unet.enable_gradient_checkpointing()
-        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+            model.enable_gradient_checkpointing()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
         rate = get_scheduler("constant", optimizer)
-        self.unet, self.optimizer, self.rate = self.accelerator.prepare(unet, optimizer, rate)
+        self.model, self.optimizer, self.rate = self.accelerator.prepare(model, optimizer, rate)
+
+    def _load(self, workplace: Workplace, dtype: torch.dtype) -> Any:
+        part, load = self.size.denoiser_part, self.size.denoiser_class.from_pretrained
+        return load(workplace.model, subfolder=part, torch_dtype=dtype).to(self.device)
 
     def use(self, batch: int) -> None:
         """Set the batch of the steps from here on."""
@@ -110,31 +113,28 @@ class PeerStep:
         return self._step(Clock(), self.samples.draw(self.rows(), draw, self.schedule))
 
     def _step(self, clock: Clock, draw: NoiseDraw | None) -> tuple[float, float]:
-        rows, device = self.rows(), self.device
+        rows = self.rows()
         self.count += 1
         with clock.part("encode" if self.peer.online else "data"):
             latents, text, pooled = self._inputs(rows, draw)
         with clock.part("noise"):
             if draw is None:
                 noise = torch.randn_like(latents)
-                steps = self.scheduler.config.num_train_timesteps
-                timesteps = torch.randint(0, steps, (len(rows),), device=device).long()
+                index = self.size.random_index(self.scheduler, len(rows), self.device)
             else:
-                noise, timesteps = draw.noise.to(latents.dtype), draw.index
-            noisy = self.scheduler.add_noise(latents, noise, timesteps)
-            added = {"text_embeds": pooled, "time_ids": self.time_ids.expand(len(rows), -1)}
-        inputs = {"encoder_hidden_states": text, "added_cond_kwargs": added}
+                noise, index = draw.noise.to(latents.dtype), draw.index
+            noised = self.size.noised(self.scheduler, latents, noise, index)
         with clock.part("policy"):
-            policy = self.unet(noisy, timesteps, **inputs).sample
+            policy = self.size.predict(self.model, noised, text, pooled)
         with clock.part("reference"), torch.no_grad():
-            reference = self._predict_reference(noisy, timesteps, inputs)
+            reference = self._predict_reference(noised, text, pooled)
         with clock.part("loss"):
-            loss = self._loss(policy, reference, noise, rows)
+            loss = self._loss(policy, reference, noised.target, rows)
             shown = self.accelerator.gather(loss.detach().repeat(len(rows))).mean().item()
         with clock.part("backward"):
             self.accelerator.backward(loss)
         with clock.part("update"):
-            norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), 1.0)
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.rate.step()
             self.optimizer.zero_grad()
@@ -151,14 +151,12 @@ class PeerStep:
         sample = torch.randn_like(mean) if posterior is None else posterior.to(self.dtype)
         return mean + std * sample, text, pooled
 
-    def _predict_reference(
-        self, noisy: Tensor, timesteps: Tensor, inputs: dict[str, Any]
-    ) -> Tensor:
+    def _predict_reference(self, noised: Noised, text: Tensor, pooled: Tensor) -> Tensor:
         if self.reference is not None:
-            return self.reference(noisy, timesteps, **inputs).sample
-        model = self.accelerator.unwrap_model(self.unet)
+            return self.size.predict(self.reference, noised, text, pooled)
+        model = self.accelerator.unwrap_model(self.model)
         model.disable_adapters()
-        prediction = self.unet(noisy, timesteps, **inputs).sample
+        prediction = self.size.predict(self.model, noised, text, pooled)
         model.enable_adapters()
         return prediction
 
@@ -183,13 +181,13 @@ class PeerStep:
         return [t.pin_memory() if self.device.type == "cuda" else t for t in found]
 
 
-def _add_lora(unet: Any) -> None:
+def _add_lora(model: Any, targets: Sequence[str]) -> None:
     torch.manual_seed(SEED)  # the matrices that tglo draws
     config = LoraConfig(
         r=LORA_RANK,
         lora_alpha=LORA_RANK,
         init_lora_weights="gaussian",
-        target_modules=["to_k", "to_q", "to_v", "to_out.0"],
+        target_modules=list(targets),
     )
-    unet.add_adapter(config)
-    cast_training_params(unet, torch.float32)
+    model.add_adapter(config)
+    cast_training_params(model, torch.float32)

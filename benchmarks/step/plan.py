@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from benchmarks.step.contenders import (
     ABLATIONS,
     COMPILED,
+    COMPILED_LORA,
     CONTENDERS,
     FULL,
     GPU_ABLATIONS,
+    LORA,
     Contender,
 )
 
@@ -29,12 +31,14 @@ class StepPlan:
     """One run."""
 
     size: str
-    """A name in sizes.SIZES."""
+    """A name in models.SIZES."""
     device: str
     """cpu or cuda."""
     batches: tuple[int, ...]
     """Rising: what follows a batch that does not fit is not tried."""
-    contenders: tuple[str, ...] = tuple(name for name in CONTENDERS if name != COMPILED)
+    contenders: tuple[str, ...] = tuple(c for c in CONTENDERS if c not in (COMPILED, COMPILED_LORA))
+    base: str = FULL
+    """The configuration of tglo where the ablation starts; the contenders that train as it does come first."""
     ablation_batch: int = 0
     """The batch of the ablation; 0 leaves it out."""
     rounds: int = 7
@@ -55,41 +59,73 @@ class StepPlan:
         return self.device == "cpu"
 
     def ablations(self) -> dict[str, Contender]:
-        """Return each change to the full configuration with the contender that has it."""
-        return ABLATIONS if self.on_cpu else {**ABLATIONS, **GPU_ABLATIONS}
+        """Return each change to the base with the contender that has it."""
+        further = {} if self.on_cpu else GPU_ABLATIONS[self.base]
+        return {**ABLATIONS[self.base], **further}
 
     def groups(self) -> list[Group]:
         """Return the groups in the order of their importance."""
         main = [CONTENDERS[name] for name in self.contenders]
-        full, lora = ([c for c in main if c.train == train] for train in ("full", "lora"))
+        train = CONTENDERS[self.base].train
+        alike, others = ([c for c in main if (c.train == train) is same] for same in (True, False))
         ablated: list[Contender] = []
         if self.ablation_batch:
             known = set(self.contenders) if self.ablation_batch in self.batches else set()
-            wanted = [CONTENDERS[FULL], *self.ablations().values()]
+            wanted = [CONTENDERS[self.base], *self.ablations().values()]
             ablated = [contender for contender in wanted if contender.name not in known]
         found = [
-            Group(full, self.batches),
+            Group(alike, self.batches),
             Group(ablated, (self.ablation_batch,), ablated=True),
-            Group(lora, self.batches),
+            Group(others, self.batches),
         ]
         return [group for group in found if group.contenders]
 
 
 PLANS = {
-    "quick": StepPlan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
-    "cpu": StepPlan("small", "cpu", (1, 2, 4), ablation_batch=2),
-    "cuda": StepPlan(
-        "sdxl",
-        "cuda",
-        (1, 2, 4, 8, 16),
-        contenders=tuple(CONTENDERS),
-        ablation_batch=4,
-        rounds=5,
-        steps=2,
-        enough=3.0,
-        seconds=450.0,
-        threads=8,
-        fork=False,
-    ),
+    "sdxl": {
+        "quick": StepPlan("tiny", "cpu", (2,), ablation_batch=2, rounds=1, threads=1, quick=True),
+        "cpu": StepPlan("small", "cpu", (1, 2, 4), ablation_batch=2),
+        "cuda": StepPlan(
+            "sdxl",
+            "cuda",
+            (1, 2, 4, 8, 16),
+            contenders=tuple(CONTENDERS),
+            ablation_batch=4,
+            rounds=5,
+            steps=2,
+            enough=3.0,
+            seconds=450.0,
+            threads=8,
+            fork=False,
+        ),
+    },
+    "flux": {
+        "quick": StepPlan("flux-tiny", "cpu", (2,), rounds=1, threads=1, quick=True),
+        # Few kinds of blocks: compiling takes a minute here.
+        "cpu": StepPlan(
+            "flux-small",
+            "cpu",
+            (1, 2, 4),
+            contenders=tuple(name for name in CONTENDERS if name != COMPILED_LORA),
+            ablation_batch=2,
+            rounds=5,
+            seconds=560.0,
+        ),
+        # All weights of FLUX with AdamW's state need more than one GPU.
+        "cuda": StepPlan(
+            "flux",
+            "cuda",
+            (1, 2, 4),
+            contenders=tuple(n for n, c in CONTENDERS.items() if c.train == "lora"),
+            base=LORA,
+            ablation_batch=1,
+            rounds=5,
+            steps=2,
+            enough=3.0,
+            seconds=450.0,
+            threads=8,
+            fork=False,
+        ),
+    },
 }
-"""The plans that flags start from."""
+"""The plans that flags start from, by model."""

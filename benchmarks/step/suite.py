@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.remote import NO_TIME, Deadline, Problem, Remote
-from benchmarks.step.contenders import FULL, PEERS, Contender
+from benchmarks.step.contenders import PEERS, Contender
 from benchmarks.step.operations import Operations
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import Group, StepPlan
@@ -68,10 +68,11 @@ def measure(plan: StepPlan, save: Callable[[Record], None] = lambda record: None
                 "suite": "step",
                 "device": plan.device,
                 "quick": plan.quick,
+                "model": workplace.size.model,
                 "size": plan.size,
                 "precision": workplace.precision,
                 "peers": PEERS,
-                "full": FULL,
+                "full": plan.base,
                 "ablations": {what: found.name for what, found in plan.ablations().items()},
                 "ablation_batch": plan.ablation_batch,
                 "rows": [],

@@ -11,6 +11,8 @@ from tglo.bench.record import Record, newest
 from tglo.bench.table import Cell, Render, number
 
 NOT_MEASURED = "**No GPU has run this step yet**, and nothing is said here about its speed on one."
+BLOCKS = {"sdxl": "step", "flux": "step flux"}
+"""The beginnings of the page's blocks, by model."""
 
 
 def at_batch(record: Record, batch: int, render: Render) -> str:
@@ -99,8 +101,11 @@ def whole(record: Record) -> str:
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
-    """Return the blocks "step cpu" and "step gpu" of the page."""
-    return by_device("step", records, _block, NOT_MEASURED)
+    """Return the page's blocks "step cpu" and "step gpu", of SDXL, and "step flux cpu" and "step flux gpu"."""
+    found = {}
+    for model, name in BLOCKS.items():
+        found |= by_device(name, _of(records, model), _block, NOT_MEASURED)
+    return found
 
 
 def _block(record: Record) -> str:
@@ -124,9 +129,9 @@ def _block(record: Record) -> str:
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
-    """NoiseDraw samples per second at the record's own batch, a panel for each device, with peak memory."""
+    """Draw samples per second at the record's own batch, a panel for each model and device, with peak memory."""
     panels = []
-    for record in newest(records).values():
+    for record in (r for model in BLOCKS for r in newest(_of(records, model)).values()):
         batch = record["ablation_batch"] or batches(record)[-1]
         rows = [r for r in reversed(_main(record)) if r["batch"] == batch and r["time_us"]]
         panels.append((f"{record['size']}, batch {batch}, {device_name(record)}", rows))
@@ -141,6 +146,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
             "samples per second (median), peak memory",
             room=1.25,
         )
+
+
+def _of(records: Sequence[Record], model: str) -> list[Record]:
+    """Return the records of a model; the first ones had no other than SDXL and do not say."""
+    return [record for record in records if record.get("model", "sdxl") == model]
 
 
 def _main(record: Record) -> list[Record]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import workplace as workplaces
 from benchmarks.step.contenders import Contender
 from benchmarks.step.draws import ScoredSamples
-from benchmarks.step.operations import count
+from benchmarks.step.operations import calls, count
 from benchmarks.step.workplace import Workplace
 from tglo.bench import gpu
 from tglo.bench.clock import matrix_rate, timed, wait
@@ -126,28 +125,8 @@ class Worker:
         """
         if self.running.compiled() and not self.on_gpu:
             return None
-        counted = gpu.count_launches if self.on_gpu else _operator_calls
+        counted = gpu.count_launches if self.on_gpu else calls
         return counted(lambda: self.running.step(Clock()))
-
-
-class _Calls(TorchDispatchMode):
-    """Counts the operators that compute something; views do not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), named: Any = None
-    ) -> Any:
-        self.count += not function.is_view
-        return function(*arguments, **(named or {}))
-
-
-def _operator_calls(run: Callable[[], object]) -> int:
-    with _Calls() as calls:
-        run()
-    return calls.count
 
 
 def _peak_resident() -> int:

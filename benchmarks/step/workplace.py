@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.step.sizes import SIZES, ModelSize
+from benchmarks.step.models import SIZES, ModelSize
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
 from tglo.settings import ReferenceOptions

@@ -121,8 +121,9 @@ def test_accuracy_beyond_its_limit_is_named() -> None:
 
 
 def test_sizes_by_name() -> None:
-    assert cases.size_by_name("flux-8").shape == (8, 4096, 64)
-    for name in ("sdxl", "sdxl-0", "sdxl-x", "video-1"):
+    assert cases.size_by_name("flux-8").shape == (8, 16, 128, 128)
+    assert cases.size_by_name("qwen-image-4") == cases.Size("qwen-image", 4)
+    for name in ("sdxl", "sdxl-0", "sdxl-x", "qwen-image", "video-1"):
         with pytest.raises(ValueError, match="use FAMILY-BATCH"):
             cases.size_by_name(name)
 

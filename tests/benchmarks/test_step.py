@@ -16,16 +16,19 @@ import torch
 
 from benchmarks.page import RESULTS, fill
 from benchmarks.report import PAGE
-from benchmarks.step import operations, suite, tables
-from benchmarks.step.contenders import ABLATIONS, CONTENDERS, FULL, GPU_ABLATIONS, PEERS
+from benchmarks.step import computed, operations, suite, tables
+from benchmarks.step import contenders as entered
+from benchmarks.step.contenders import CONTENDERS, FULL, PEERS
+from benchmarks.step.models import SIZES
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import PLANS, StepPlan
-from benchmarks.step.sizes import SIZES
 from benchmarks.step.worker import WaitingClock
 from tglo.bench import table
 from tglo.bench.record import load
 
 ROOT = Path(__file__).parents[2]
+ABLATIONS, GPU_ABLATIONS = entered.ABLATIONS[FULL], entered.GPU_ABLATIONS[FULL]
+SDXL = PLANS["sdxl"]
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +42,17 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return json.loads(output.read_text()), done.stdout
 
 
-def test_sdxl_has_its_size_and_its_operations() -> None:
+@pytest.fixture(scope="module")
+def flops() -> dict[str, operations.Operations]:
+    """The operations of the published models."""
+    return {name: operations.count(SIZES[name]) for name in computed.NAMES}
+
+
+def test_sdxl_has_its_size_and_its_operations(flops: dict[str, operations.Operations]) -> None:
     with torch.device("meta"):
-        unet = SIZES["sdxl"].make_unet()
+        unet = SIZES["sdxl"].make_denoiser()
     assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
-    found = operations.count(SIZES["sdxl"])
+    found = flops["sdxl"]
     assert found.full / 1e12 == pytest.approx(20.2, abs=0.05)
     assert found.reference / 1e12 == pytest.approx(6.8, abs=0.05)
     assert found.vae / 1e12 == pytest.approx(4.9, abs=0.05)
@@ -54,10 +63,16 @@ def test_sdxl_has_its_size_and_its_operations() -> None:
     assert found.step("lora", reference=False, online=False) == found.lora
 
 
+def test_the_page_has_what_is_computed(flops: dict[str, operations.Operations]) -> None:
+    found = {"step work": computed.steps(flops)}
+    page = PAGE.read_text()
+    assert fill(page, found, "computed") == page, "run: python -m benchmarks.step.computed"
+
+
 def test_every_contender_runs_and_agrees(quick: tuple[dict[str, Any], str]) -> None:
     record, printed = quick
     rows = {row["contender"]: row for row in record["rows"]}
-    assert rows.keys() == {*PLANS["quick"].contenders, *(c.name for c in ABLATIONS.values())}
+    assert rows.keys() == {*SDXL["quick"].contenders, *(c.name for c in ABLATIONS.values())}
     for row in rows.values():
         assert row["problem"] is None and row["note"] is None
         assert row["first_loss"] == pytest.approx(row["expected_loss"], rel=1e-4)
@@ -75,7 +90,7 @@ def test_every_contender_runs_and_agrees(quick: tuple[dict[str, Any], str]) -> N
     assert rows[FULL]["launches"] < rows["tglo copy"]["launches"]
     assert suite.problems(record) == []
     assert record["suite"] == "step" and record["quick"] and record["commit"] is not None
-    for name in [*PLANS["quick"].contenders, *ABLATIONS, "x peer", "of matrix rate"]:
+    for name in [*SDXL["quick"].contenders, *ABLATIONS, "x peer", "of matrix rate"]:
         assert name in printed
 
 
@@ -84,7 +99,7 @@ def test_tables_have_ratios(quick: tuple[dict[str, Any], str]) -> None:
     lines = [line.split(" | ") for line in tables.at_batch(record, 2, table.markdown).splitlines()]
     ratios = {line[0].removeprefix("| "): line[3] for line in lines[2:]}
     assert all(float(ratio) > 0 for ratio in ratios.values())
-    assert ratios.keys() == set(PLANS["quick"].contenders)
+    assert ratios.keys() == set(SDXL["quick"].contenders)
     assert ratios[PEERS["full"]] == ratios[PEERS["lora"]] == "1.00"
     ablation = tables.ablation(record, table.markdown).splitlines()[2:]
     assert len(ablation) == 1 + len(ABLATIONS)
@@ -118,12 +133,12 @@ def test_a_step_that_differs_is_noted() -> None:
 
 
 def test_the_gpu_plan_goes_by_importance() -> None:
-    full, ablation, lora = PLANS["cuda"].groups()
+    full, ablation, lora = SDXL["cuda"].groups()
     assert full.contenders[0].name == PEERS["full"] and full.contenders[1].name == FULL
     assert ablation.ablated and ablation.batches == (4,)
     assert not {c.name for c in full.contenders} & {c.name for c in ablation.contenders}
     assert {contender.train for contender in lora.contenders} == {"lora"}
-    assert PLANS["cuda"].seconds < 480 and not PLANS["cuda"].fork
+    assert SDXL["cuda"].seconds < 480 and not SDXL["cuda"].fork
     alone = StepPlan("sdxl", "cuda", (1,), contenders=(PEERS["full"],), ablation_batch=4).groups()[
         1
     ]
@@ -148,10 +163,10 @@ def test_report(quick: tuple[dict[str, Any], str]) -> None:
     assert "No GPU has run this step yet" in blocks["step gpu"]
     assert "`benchmarks/results/step/cpu.json`" in blocks["step cpu"]
     blocks = tables.blocks([cpu, gpu])
-    for name in [*PLANS["quick"].contenders, *ABLATIONS]:
+    for name in [*SDXL["quick"].contenders, *ABLATIONS]:
         assert name in blocks["step gpu"]
+    assert "No GPU has run this step yet" not in blocks["step gpu"]
     page = fill(PAGE.read_text(), blocks)
-    assert "No GPU has run this step yet" not in page
     assert page == fill(page, blocks)
 
 

@@ -12,8 +12,13 @@ from tglo import reference
 THRESHOLD, CONFIDENCE, TEMPERATURE = 0.5, 5.0, 1e-3
 
 SHAPES = {
-    "sdxl": (4, 128, 128),  # 1024 x 1024 pixels
-    "flux": (4096, 64),
+    "sdxl": (4, 128, 128),  # 1024 x 1024 pixels, as the next five
+    "flux": (16, 128, 128),  # FLUX.1; its transformer's 4096 tokens of 64 are the same numbers
+    "sd3": (16, 128, 128),  # and SD3.5
+    "z-image": (16, 128, 128),
+    "flux2": (128, 64, 64),  # 2 x 2 latents of 32 channels are one
+    "sana": (32, 32, 32),
+    "qwen-image": (16, 166, 166),  # 1328 x 1328 pixels
     "wan": (16, 21, 60, 104),  # 81 frames of 480 x 832
     "tiny": (4, 16, 16),
 }
@@ -39,7 +44,7 @@ class Size(NamedTuple):
 
 def size_by_name(name: str) -> Size:
     """ "sdxl-8" -> Size("sdxl", 8). ValueError for another family or a batch below 1."""
-    family, _, batch = name.partition("-")
+    family, _, batch = name.rpartition("-")
     if family not in SHAPES or not batch.isdecimal() or int(batch) < 1:
         families = ", ".join(SHAPES)
         raise ValueError(f"size is {name!r}; use FAMILY-BATCH, as in sdxl-8; families: {families}")
@@ -50,10 +55,16 @@ def _sizes(*names: str) -> list[Size]:
     return [size_by_name(name) for name in names]
 
 
-CPU_SIZES = _sizes("sdxl-1", "sdxl-4", "sdxl-8", "sdxl-16", "sdxl-32", "flux-1", "wan-1")
-"""The sizes that two cores finish soon; the CPU target names sdxl-8."""
+CPU_SIZES = _sizes(
+    *("sdxl-1", "sdxl-4", "sdxl-8", "sdxl-16", "sdxl-32", "sana-8", "flux-1", "flux-4", "flux-8"),
+    *("flux2-4", "qwen-image-1", "qwen-image-4", "wan-1"),
+)
+"""The sizes that two cores finish soon; the CPU target names sdxl-8, and SD3 and Z-Image are as flux."""
 
-GPU_SIZES = _sizes("wan-8", "sdxl-16", "sdxl-1", "sdxl-4", "sdxl-32", "flux-1", "flux-8", "wan-1")
+GPU_SIZES = _sizes(
+    *("wan-8", "sdxl-16", "flux-8", "qwen-image-8", "sdxl-1"),
+    *("sdxl-32", "flux-1", "flux2-8", "wan-1"),
+)
 """The sizes with targets first, should time run out."""
 
 

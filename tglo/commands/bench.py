@@ -18,7 +18,7 @@ def bench(
 
     Args:
         output: JSON record to write.
-        sizes: Family and batch, as in sdxl-8 flux-1 wan-1; all that the device finishes soon if none.
+        sizes: Family and batch, as in sdxl-8 flux-1 qwen-image-1; all that the device finishes soon if none.
         device: auto, cpu or cuda.
         dtype: Of the predictions.
         quick: One tiny size without torch.compile, to see that all works; the times mean nothing.
