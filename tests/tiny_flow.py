@@ -1,5 +1,5 @@
 """Tiny, offline folders of flow-matching pipelines in the true architectures: FLUX.1, SD3 and SD3.5,
-Qwen-Image, Z-Image, FLUX.2 [klein] and SANA.
+Qwen-Image, Z-Image, FLUX.2 (dev and [klein]) and SANA.
 
 The VAE halves the sides and has 4 latent channels; a token of the transformer is 2x2 latents.
 """
@@ -17,6 +17,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -29,12 +30,17 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -93,7 +99,7 @@ def build_flux(folder: Path | str, *, guidance: bool = True, seed: int = 0) -> P
     return Path(folder)
 
 
-def build_sd3(folder: Path | str, *, medium: bool = False, seed: int = 0) -> Path:
+def build_sd3(folder: Path | str, *, medium: bool = False, t5: bool = True, seed: int = 0) -> Path:
     """An SD3 folder; medium: an SD3.5 medium one, with normalised queries and second attention layers."""
     own: dict[str, Any] = {"qk_norm": "rms_norm", "dual_attention_layers": (0,)} if medium else {}
     with torch.random.fork_rng(devices=[]):
@@ -119,8 +125,8 @@ def build_sd3(folder: Path | str, *, medium: bool = False, seed: int = 0) -> Pat
             tokenizer=build_tokenizer(),
             text_encoder_2=CLIPTextModelWithProjection(text_config("gelu")).eval(),
             tokenizer_2=build_tokenizer(pad_token="!"),
-            text_encoder_3=_t5(),
-            tokenizer_3=build_t5_tokenizer(256),
+            text_encoder_3=_t5() if t5 else None,
+            tokenizer_3=build_t5_tokenizer(256) if t5 else None,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )
     pipeline.save_pretrained(folder)
@@ -240,34 +246,52 @@ def build_z_image(folder: Path | str, *, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def build_flux2_klein(folder: Path | str, *, distilled: bool = False, seed: int = 0) -> Path:
-    """A FLUX.2 [klein] folder; the VAE keeps the sides, and a patch is 2 x 2 pixels."""
+def build_flux2(folder: Path | str, *, seed: int = 0) -> Path:
+    """A FLUX.2 dev folder, with the tokenizer in the place of the processor, which needs torchvision."""
+    text = {
+        "model_type": "mistral",
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 31,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 265,
+        "sliding_window": None,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=3 * WIDTH,
-            timestep_guidance_channels=16,
-            axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
+        transformer = _flux2_transformer(guidance_embeds=True)
+        config = Mistral3Config(text_config=text, vision_config=vision, image_token_index=264)
+        pipeline = Flux2Pipeline(
+            transformer=transformer.eval(),
+            vae=_flux2_vae(),
+            text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+            tokenizer=build_mistral_tokenizer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         )
-        autoencoder = AutoencoderKLFlux2(
-            block_out_channels=(8,),
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=16,
-        )
-        torch.nn.init.uniform_(autoencoder.bn.running_mean)
-        torch.nn.init.uniform_(autoencoder.bn.running_var, 0.5, 2.0)
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def build_flux2_klein(folder: Path | str, *, distilled: bool = False, seed: int = 0) -> Path:
+    """A FLUX.2 [klein] folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = _flux2_transformer(guidance_embeds=False)
         pipeline = Flux2KleinPipeline(
             transformer=transformer.eval(),
-            vae=autoencoder.eval(),
+            vae=_flux2_vae(),
             text_encoder=Qwen3ForCausalLM(_qwen3(WIDTH, 28)).eval(),
             tokenizer=build_qwen_tokenizer(),
             is_distilled=distilled,
@@ -275,6 +299,35 @@ def build_flux2_klein(folder: Path | str, *, distilled: bool = False, seed: int 
         )
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+def _flux2_transformer(*, guidance_embeds: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance_embeds,
+    )
+
+
+def _flux2_vae() -> AutoencoderKLFlux2:
+    """A VAE that keeps the sides: a patch is 2 x 2 pixels."""
+    autoencoder = AutoencoderKLFlux2(
+        block_out_channels=(8,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=16,
+    )
+    torch.nn.init.uniform_(autoencoder.bn.running_mean)
+    torch.nn.init.uniform_(autoencoder.bn.running_var, 0.5, 2.0)
+    return autoencoder.eval()
 
 
 def build_sana(folder: Path | str, *, seed: int = 0) -> Path:
@@ -349,6 +402,34 @@ def build_qwen_tokenizer() -> Qwen2Tokenizer:
         merges=[],
         model_max_length=2048,
         additional_special_tokens=special[1:3],
+        chat_template=template,
+    )
+
+
+def build_mistral_tokenizer() -> PreTrainedTokenizerFast:
+    """Mistral 3's tokenizer over the byte alphabet without merges, with a short chat template."""
+    special = ["<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]"]
+    special += ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]"]
+    names = [*special, *byte_alphabet()]
+    model = BPE({name: number for number, name in enumerate(names)}, merges=[])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words = "{% for part in m.content %}{{ part.text }}{% endfor %}"
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}"
+        f"[SYSTEM_PROMPT]{words}[/SYSTEM_PROMPT]{{% else %}}[INST]{words}[/INST]{{% endif %}}"
+        "{% endfor %}"
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=special[4:],
+        padding_side="left",
+        model_max_length=2048,
         chat_template=template,
     )
 

@@ -90,6 +90,13 @@ class SamplingOptions:
         """Raise ValueError, before a model is loaded, for what no model can be sampled with."""
         check_limits({name: getattr(self, name) for name in SAMPLING}, SAMPLING)
 
+    def check_sides(self, step: int) -> None:
+        """Raise ValueError unless the height and width that are given are multiples of `step` pixels."""
+        if (self.height or 0) % step or (self.width or 0) % step:
+            raise ValueError(
+                f"height {self.height} and width {self.width} must be multiples of {step} pixels"
+            )
+
     def resolved(self, size: tuple[int, int]) -> SamplingOptions:
         """Return these options with the height or width of `size` where it is not given."""
         return replace(self, height=self.height or size[0], width=self.width or size[1])

@@ -150,10 +150,11 @@ class Drawer:
         self.device = family.device
         family.set_timesteps(rule.timesteps)
         self.schedule = family.schedule
-        if rule.guidance is not None and not family.guidance_in_model:
+        told = family.guidance_in_model and family.has_guidance
+        if rule.guidance is not None and not told:
             raise ValueError(
-                f"guidance is {rule.guidance:g}, but {family.name} does not take it as an input; leave it "
-                "out: its guidance is a matter of sampling"
+                f"guidance is {rule.guidance:g}, but the {family.name} model in {family.path} does not take "
+                "it as an input; leave it out: its guidance, if it has any, is a matter of sampling"
             )
         self._unconditional = family.unconditional(cache.unconditional())
 

@@ -20,6 +20,11 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-large": "sd35-large",
     "black-forest-labs/FLUX.1-dev": "flux-dev",
     "black-forest-labs/FLUX.1-schnell": "flux-schnell",
+    "black-forest-labs/FLUX.2-dev": "flux2-dev",
+    "black-forest-labs/FLUX.2-klein-4B": "flux2-klein-4b",
+    "black-forest-labs/FLUX.2-klein-base-4B": "flux2-klein-4b",
+    "black-forest-labs/FLUX.2-klein-9B": "flux2-klein-9b",
+    "black-forest-labs/FLUX.2-klein-base-9B": "flux2-klein-9b",
     "Qwen/Qwen-Image": "qwen-image",
 }
 """Hub id -> the architecture that is known without its files."""

@@ -115,6 +115,7 @@ def generate_images(
     planned = plan_images(texts, count)
     path = models.resolve(model)
     kind = models.family_of(path)
+    kind.check_size(path, options)
     settings = {
         "model": model_digest(path, kind),
         "lora": "none" if lora is None else file_digest(lora),

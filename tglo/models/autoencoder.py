@@ -23,6 +23,9 @@ class Codec(ABC):
     config: the autoencoder's config.json, so that shapes are known before it is loaded, or without.
     """
 
+    autoencoders: ClassVar[tuple[str, ...]] = ()
+    """The classes that it is for; (): any."""
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
 
@@ -66,6 +69,7 @@ class Codec(ABC):
 class LatentCodec(Codec):
     """A VAE: a cache keeps mean and std of the scaled posterior, (B, C, h, w) float32 each."""
 
+    autoencoders: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AsymmetricAutoencoderKL")
     posterior: ClassVar[bool] = True
     """The encoder gives a distribution; where it does not, std is 0."""
     video: ClassVar[bool] = False

@@ -14,6 +14,7 @@ from tglo.models.autoencoder import LatentCodec
 class FrameCodec(LatentCodec):
     """Wan's and Qwen-Image's VAE: of frames, with a mean and a std for each channel."""
 
+    autoencoders = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
     video = True
 
     @property
@@ -30,6 +31,7 @@ class FrameCodec(LatentCodec):
 class DeepCodec(LatentCodec):
     """SANA's deep compression autoencoder, which gives latents and no distribution."""
 
+    autoencoders = ("AutoencoderDC",)
     posterior = False
 
     @property
@@ -40,6 +42,8 @@ class DeepCodec(LatentCodec):
 
 class PatchCodec(LatentCodec):
     """FLUX.2's VAE: 2 x 2 latents are one, normalised by the mean and variance that its batch norm keeps."""
+
+    autoencoders = ("AutoencoderKLFlux2",)
 
     @property
     def channels(self) -> int:

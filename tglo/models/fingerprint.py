@@ -36,7 +36,7 @@ def encoders(model: Model) -> dict[str, str]:
     chats = {
         f"{part.tokenizer}_chat": f"thinking={part.thinking} {_text_digest(tokenizer.chat_template)}"
         for part, tokenizer in zip(model.text_parts, model.tokenizers, strict=True)
-        if part.thinking is not None
+        if part.is_chat
     }
     return {"family": model.name, **digests, **templates, **chats, **model.text_settings()}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from tglo.models import folder
+from tglo.models import fitting, folder
 from tglo.models.families import meissonic
 from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
 from tglo.models.families.flux import Flux
-from tglo.models.families.flux2 import Flux2Klein
+from tglo.models.families.flux2 import Flux2, Flux2Klein
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.qwen_image import QwenImage
 from tglo.models.families.sana import Sana
@@ -36,6 +36,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusion3Pipeline": StableDiffusion3,
     "QwenImagePipeline": QwenImage,
     "ZImagePipeline": ZImage,
+    "Flux2Pipeline": Flux2,
     "Flux2KleinPipeline": Flux2Klein,
     "SanaPipeline": Sana,
     "AmusedPipeline": Amused,
@@ -71,8 +72,8 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     Everything else is a hub id, also where a local folder has that name: a folder that happens to
     be there must not change which weights are used. Only safetensors weights are taken, and code
     that a model brings along is never run. Raises ValueError when there is no such model, its
-    pipeline class is unknown, it brings code, or its folder lacks something or reaches out of itself
-    (tglo.models.folder).
+    pipeline class is unknown, it brings code, its folder lacks something or reaches out of itself
+    (tglo.models.folder), or its parts do not fit each other (tglo.models.fitting).
     """
     name, path = str(path_or_hub_id), local_path(path_or_hub_id)
     if path is not None:
@@ -80,7 +81,10 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
             raise ValueError(f"{path} is not a diffusers model folder: it has no model_index.json")
     else:
         path = _download(name, revision)
-    folder.check(path, family_of(path))
+    family = family_of(path)
+    folder.check(path, family)
+    with folder.understood(path, f"{family.name} model folder"):
+        fitting.check(path, family)
     return path
 
 
@@ -136,7 +140,7 @@ def family_of(path: Path) -> type[Family]:
             f"{path}: unknown pipeline class {pipeline!r}{hint}; "
             f"supported are {', '.join(FAMILIES)}"
         )
-    return FAMILIES[pipeline]
+    return FAMILIES[pipeline].for_index(index)
 
 
 def skeleton_of(model: str) -> Skeleton:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +19,7 @@ from tglo.models.samplers import Predict
 from tglo.noise.starting import generators_of
 from tglo.settings import SamplingOptions
 
+log = logging.getLogger(__name__)
 Check = Callable[[Tensor, str], None]
 """(values (B, ...), their name): raises FloatingPointError unless all are finite."""
 _KNOWN_PROMPTS = 512  # embeddings kept at a time; SDXL's take 0.3 MB each in half precision
@@ -57,6 +59,11 @@ def generate(
     with evaluating(denoiser), bar:
         off = options.guidance <= model.least_guidance or model.guidance_in_model
         guidance = None if off else options.guidance
+        if options.guidance > model.least_guidance and not model.has_guidance:
+            log.warning(
+                "%s is distilled without guidance: %g has no effect; give 1, or take the base model",
+                model.path, options.guidance,
+            )  # fmt: skip
         empty = None if guidance is None else model.unconditional()
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
@@ -131,7 +138,6 @@ def _check(
     step: int,
 ) -> None:
     steps, choice_temperature = options.steps, options.choice_temperature
-    height, width = options.size
     if isinstance(prompts, str) or len(prompts) != len(seeds):
         raise ValueError(
             "prompts and seeds must be lists of one length, not "
@@ -141,5 +147,4 @@ def _check(
         raise ValueError(f"steps {steps} and batch_size {batch_size} must be at least 1")
     if choice_temperature is not None and choice_temperature < 0:
         raise ValueError(f"choice_temperature {choice_temperature} must be at least 0")
-    if height % step or width % step:
-        raise ValueError(f"height {height} and width {width} must be multiples of {step} pixels")
+    options.check_sides(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,26 @@ class TextPart(NamedTuple):
     """Prompts are a user's words in the tokenizer's chat template, with its enable_thinking; None: they
     are not.
     """
+    system: Callable[[], str] | None = None
+    """Prompts are a user's words in the tokenizer's chat template, after these of the system."""
+
+    model_type: str = ""
+    """The encoder's kind, as its configuration names it; "": any."""
+    classes: tuple[str, ...] = ()
+    """Its classes, as the folder's index names them; (): any."""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the tokenizer's chat template is around a prompt."""
+        return self.thinking is not None or self.system is not None
 
     def around(self, prompt: str, tokenizer: Any) -> str:
         """Return the whole text of a prompt."""
-        if self.thinking is None:
+        if not self.is_chat:
             return (self.template or "{}").replace("{}", prompt)
+        if self.system is not None:
+            words = (("system", self.system()), ("user", prompt))
+            return _conversation(words, tokenizer)
         text: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             tokenize=False,
@@ -47,6 +62,19 @@ class TextPart(NamedTuple):
             enable_thinking=self.thinking,
         )
         return text
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a folder's tokenizer, also where the folder is that of a processor."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _conversation(words: Iterable[tuple[str, str]], tokenizer: Any) -> str:
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in words]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    return text
 
 
 class PromptTally:
@@ -105,10 +133,15 @@ def tokenize(
     padding: dict[str, Any] = {"padding": "max_length"}
     if not part.padded:
         padding = {"padding": "longest", "padding_side": "right"}
-    tokens = tokenizer(texts, max_length=limit, truncation=True, return_tensors="pt", **padding)
+    # Where a chat template writes the first token itself, the tokenizer must not.
+    first = tokenizer.bos_token if part.is_chat else None
+    special = {"add_special_tokens": not (first and texts[0].startswith(first))}
+    tokens = tokenizer(
+        texts, max_length=limit, truncation=True, return_tensors="pt", **padding, **special
+    )
     if tally is not None:
         # verbose=False: transformers would warn about the length that is being measured here.
-        whole = tokenizer(texts, verbose=False)["input_ids"]
+        whole = tokenizer(texts, verbose=False, **special)["input_ids"]
         tally.add(prompts, tokens.input_ids, [len(ids) for ids in whole], limit)
     return tokens.input_ids, tokens.attention_mask
 

@@ -1,10 +1,9 @@
-"""The flow-matching families beside their own pipelines, and through cache, training and export."""
+"""The flow-matching families beside their own pipelines, and what only they have; test_all.py has the rest."""
 
 from __future__ import annotations
 
-import inspect
 import json
-import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,37 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from tests import tiny_flow
+from tests.models.families.test_all import run_config
 from tests.models.families.test_toy import manifest
 from tglo import models
-from tglo.cache.drawer import DrawRule
+from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.make import build, build_reference
 from tglo.data.errors import CacheError
 from tglo.models import fingerprint, lora
-from tglo.models.execution import checkpointing
 from tglo.models.execution.attention import set_backend
 from tglo.models.registry import skeleton_of
 from tglo.noise.density import LogitNormal, Shift
 from tglo.settings import SamplingOptions
 from tglo.train import train
-from tglo.train.config_files import parse_config
 
 BUILDERS: dict[str, Callable[..., Path]] = {
     "flux-dev": tiny_flow.build_flux,
     "flux-schnell": lambda folder: tiny_flow.build_flux(folder, guidance=False),
     "sd3": tiny_flow.build_sd3,
     "sd35-medium": lambda folder: tiny_flow.build_sd3(folder, medium=True),
+    "sd3-without-t5": lambda folder: tiny_flow.build_sd3(folder, t5=False),
     "qwen-image": tiny_flow.build_qwen_image,
     "z-image": tiny_flow.build_z_image,
+    "flux2-dev": tiny_flow.build_flux2,
     "klein": tiny_flow.build_flux2_klein,
     "klein-distilled": lambda folder: tiny_flow.build_flux2_klein(folder, distilled=True),
     "sana": tiny_flow.build_sana,
 }
-FAMILIES = ("flux-dev", "sd35-medium", "qwen-image", "z-image", "klein", "sana")
+FAMILIES = ("flux-dev", "sd35-medium", "qwen-image", "z-image", "flux2-dev", "klein", "sana")
 PROMPTS = ["a small red circle", "Zwei Katzen auf dem Dach"]
 HEIGHT, WIDTH = 32, 64
+NO_T5 = {"text_encoder_3": None, "tokenizer_3": None}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,15 @@ def pipeline_images(kind: str, pipeline: Any, shape: tuple[int, ...], guidance: 
         generator = torch.Generator().manual_seed(number)
         latents = torch.randn(shape, generator=generator).unsqueeze(0)
         options: dict[str, Any] = {"guidance_scale": guidance}
-        if kind.startswith(("flux", "qwen")):
+        if kind in ("flux-dev", "flux-schnell", "qwen-image"):
             frames = latents.unsqueeze(1) if kind == "qwen-image" else latents
             latents = pipeline._pack_latents(frames, 1, *shape)
         if kind == "qwen-image":
             options = {"true_cfg_scale": guidance, "negative_prompt": ""}
-        if kind in ("z-image", "sd3", "sd35-medium"):
+        if kind in ("z-image", "sd3", "sd35-medium", "sd3-without-t5"):
             options["negative_prompt"] = ""
+        if kind == "flux-schnell":
+            options["max_sequence_length"] = 256
         if kind == "sana":
             options["use_resolution_binning"] = False
         images += pipeline(
@@ -92,7 +95,8 @@ def pipeline_images(kind: str, pipeline: Any, shape: tuple[int, ...], guidance: 
 def test_images_are_the_pipelines(kind: str, folders: dict[str, Path]) -> None:
     """Text, schedule, guidance, normalisation and decoding: one of them off, and the images differ."""
     family = models.load(folders[kind])
-    pipeline = DiffusionPipeline.from_pretrained(folders[kind])
+    dropped = NO_T5 if kind == "sd3-without-t5" else {}
+    pipeline = DiffusionPipeline.from_pretrained(folders[kind], **dropped)
     shape = family.latent_shape(HEIGHT, WIDTH)
     expected = pipeline_images(kind, pipeline, shape, 3.0)
     options = SamplingOptions(4, 3.0, height=HEIGHT, width=WIDTH)
@@ -143,97 +147,35 @@ def test_a_prompts_text_does_not_depend_on_its_batch(kind: str, folders: dict[st
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-5)
 
 
-def run_config(folder: Path, root: Path, **parts: dict[str, Any]) -> Any:
-    settings: dict[str, dict[str, Any]] = {
-        "model": {"path": str(folder), "train": "lora"},
-        "data": {"manifest": str(root / "data" / "scored.csv"), "cache": str(root / "cache")},
-        "objective": {"temperature": 0.1, "reference": "adapter-off"},
-        "optimizer": {"steps": 2, "micro_batch": 3, "learning_rate": 1e-2},
-        "engine": {"device": "cpu", "kind": "plain"},
-        "output": {"folder": str(root / "run"), "progress": False, "log_every": 1},
-    }
-    for name, values in parts.items():
-        settings[name] |= values
-    return parse_config(settings)
-
-
-def first_r(run: Path) -> float:
-    """The largest |r| before the first update."""
-    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    return max(abs(line["r_positive"]), abs(line["r_negative"]))
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_it_is_cached_trained_exported_and_loaded_in_diffusers(
-    kind: str, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = folders[kind]
-    scored = manifest(tmp_path / "data")
-    cache = tmp_path / "cache"
-    build(str(folder), scored, cache, resolution=HEIGHT, device="cpu")
-    rule = DrawRule(0, 0.1, draws=2, stratified=True)
-    build_reference(str(folder), cache, cache / "reference", rule, device="cpu", progress=False)
-    check_cached_text(models.load(folder), LatentCache(cache))
-    runs = {}
-    for name, parts in {
-        "full": {"model": {"train": "full"}, "objective": {"reference": "copy"}},
-        "lora": {},
-        "cached": {"objective": {"reference": "cached"}},
-    }.items():
-        run = tmp_path / name
-        with torch.enable_grad():
-            result = train(run_config(folder, tmp_path, **parts, output={"folder": str(run)}))
-        assert result.finished and result.export is not None
-        assert first_r(run) <= (1e-5 if name == "cached" else 0.0), name
-        runs[name] = result.export
-    before = images_of(DiffusionPipeline.from_pretrained(folder))
-    assert images_of(DiffusionPipeline.from_pretrained(runs["full"])) != before
-    pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.load_lora_weights(runs["lora"])
-    assert images_of(pipeline) != before
-
-
-def check_cached_text(family: models.Family, cache: LatentCache) -> None:
-    """The cache gives back what the encoders gave, whatever the batch."""
-    prompts = ["grey 1", "", "grey 0"]
-    cached, fresh = cache.text(prompts), family.text(prompts)
-    assert cached.keys() == fresh.keys()
-    for name, tensor in fresh.items():
-        torch.testing.assert_close(cached[name], tensor, rtol=1e-4, atol=1e-5)
-
-
-def images_of(pipeline: Any) -> bytes:
-    pipeline.set_progress_bar_config(disable=True)
-    options = {"height": HEIGHT, "width": HEIGHT, "num_inference_steps": 2}
-    if "use_resolution_binning" in inspect.signature(pipeline.__call__).parameters:
-        options["use_resolution_binning"] = False
-    generator = torch.Generator().manual_seed(0)
-    return pipeline(prompt="grey 1", generator=generator, **options).images[0].tobytes()
-
-
-@pytest.mark.parametrize("kind", ["flux-dev", "z-image"])
-def test_a_resumed_run_is_the_same_run(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    scored = manifest(tmp_path / "data")
-    build(str(folders[kind]), scored, tmp_path / "cache", resolution=HEIGHT, device="cpu")
-    weights = []
-    for stops in ((4,), (2, 4)):
-        run = tmp_path / f"run{len(stops)}"
-        for steps in stops:
-            config = run_config(
-                folders[kind],
-                tmp_path,
-                optimizer={"steps": steps, "schedule": "constant"},
-                output={"folder": str(run), "save_every": 2},
-            )
-            with torch.enable_grad():
-                result = train(config)
-        weights.append((result.export / "pytorch_lora_weights.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-
-
 def test_chat_templates_are_part_of_the_fingerprint(folders: dict[str, Path]) -> None:
     family = models.load(folders["z-image"], encoders=False)
     before = fingerprint.encodings(family)
+    family.tokenizers[0].chat_template += " "
+    changed = fingerprint.encodings(family)
+    assert {name for name in before if before[name] != changed[name]} == {"tokenizer_chat"}
+
+
+def test_flux2_needs_the_tokenizer_of_its_processor_alone(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The published folder has a PixtralProcessor, which needs torchvision for images that no prompt has."""
+    family = models.load(folders["flux2-dev"])
+    folder = shutil.copytree(folders["flux2-dev"], tmp_path / "published")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "PixtralProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "tokenizer/processor_config.json").write_text('{"image_token": "[IMG]"}')
+    published = models.load(folder)
+    expected = family.text(["a cat"])["prompt_embeds"]
+    assert torch.equal(published.text(["a [IMG]cat"])["prompt_embeds"], expected)
+    assert published.fingerprint() == family.fingerprint()
+    assert (published.save(tmp_path / "export") / "tokenizer/processor_config.json").is_file()
+
+
+def test_flux2s_chat_and_system_are_part_of_the_fingerprint(folders: dict[str, Path]) -> None:
+    family = models.load(folders["flux2-dev"], encoders=False)
+    before = fingerprint.encodings(family)
+    assert before["system"].startswith("You are an AI that reasons about image descriptions.")
     family.tokenizers[0].chat_template += " "
     changed = fingerprint.encodings(family)
     assert {name for name in before if before[name] != changed[name]} == {"tokenizer_chat"}
@@ -246,6 +188,18 @@ def test_parts_of_another_family_are_refused(folders: dict[str, Path], tmp_path:
     pipeline.save_pretrained(tmp_path / "fill")
     with pytest.raises(ValueError, match="takes 32 numbers a patch and the VAE gives 16"):
         models.load(tmp_path / "fill")
+
+
+def test_sd3_does_without_t5_as_the_pipeline_does(folders: dict[str, Path], tmp_path: Path) -> None:
+    family = models.load(folders["sd3-without-t5"])
+    embeds = family.text(PROMPTS)["prompt_embeds"]
+    assert embeds[:, :77].any() and not embeds[:, 77:].any()
+    assert "text_encoder_3" not in family.fingerprint()
+    family.add_lora(2, 2)
+    family.save_lora(tmp_path / "lora")
+    exported = DiffusionPipeline.from_pretrained(family.save(tmp_path / "export"), **NO_T5)
+    assert exported.text_encoder_3 is None
+    models.load(tmp_path / "export").load_lora(tmp_path / "lora")
 
 
 def test_a_lora_has_layers_of_both_streams(folders: dict[str, Path]) -> None:
@@ -269,19 +223,21 @@ def test_the_density_of_sd3_prefers_the_middle(folders: dict[str, Path]) -> None
 def test_the_run_chooses_its_timesteps_and_the_cache_knows_them(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder, cache = folders["flux-dev"], tmp_path / "cache"
-    build(str(folder), manifest(tmp_path / "data"), cache, resolution=HEIGHT, device="cpu")
+    folder, data = folders["flux-dev"], tmp_path / "data"
+    scored, cache = manifest(data), data / "cache"
+    build(str(folder), scored, cache, resolution=HEIGHT, device="cpu")
     reference = cache / "reference"
     rule = DrawRule(0, 0.1, draws=2, stratified=True, timesteps="resolution", guidance=1.0)
     build_reference(str(folder), cache, reference, rule, device="cpu", progress=False)
     cached = {"reference": "cached"}
     chosen = {"timesteps": "resolution", "guidance": 1.0}
     with torch.enable_grad():
-        train(run_config(folder, tmp_path, objective=cached, data=chosen))
-    assert first_r(tmp_path / "run") <= 1e-5
+        train(run_config(folder, data, tmp_path / "run", objective=cached, data=chosen))
+    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert max(abs(first["r_positive"]), abs(first["r_negative"])) <= 1e-5
     for other in ({"timesteps": "resolution"}, {"guidance": 1.0}, chosen | {"guidance": 2.0}):
         with pytest.raises(CacheError, match="timesteps|guidance|schedule"):
-            train(run_config(folder, tmp_path, objective=cached, data=other))
+            train(run_config(folder, data, tmp_path / "run", objective=cached, data=other))
 
 
 def test_choices_that_a_model_does_not_have_are_refused(folders: dict[str, Path]) -> None:
@@ -294,26 +250,29 @@ def test_choices_that_a_model_does_not_have_are_refused(folders: dict[str, Path]
     assert family.schedule.density == LogitNormal()
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_the_planner_calls_the_transformer_as_the_family_does(
-    kind: str, folders: dict[str, Path]
+def test_guidance_in_training_is_refused_by_models_that_are_not_told_any(
+    folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    family = models.load(folders[kind], encoders=False)
-    skeleton = skeleton_of(str(folders[kind]))
-    assert skeleton.default_size == family.default_size
-    assert skeleton.size_step == family.bucket_step
-    denoiser = skeleton.build(torch.bfloat16)
-    count = sum(p.numel() for p in family.denoiser.parameters())
-    assert sum(p.numel() for p in denoiser.parameters()) == count
-    answer = denoiser(**skeleton.inputs(denoiser, 2, HEIGHT, WIDTH))[0]
-    answer = torch.stack(answer) if isinstance(answer, list) else answer
-    assert answer.is_meta and len(answer) == 2
-    assert answer.numel() == 2 * math.prod(family.latent_shape(HEIGHT, WIDTH))
+    scored, cache = manifest(tmp_path / "data"), tmp_path / "cache"
+    build(str(folders["flux-schnell"]), scored, cache, resolution=HEIGHT, device="cpu")
+    rule = DrawRule(0, 0.0, draws=2, stratified=True, guidance=3.5)
+    for kind in ("flux-schnell", "sd3", "klein", "klein-distilled"):
+        family = models.load(folders[kind], encoders=False)
+        with pytest.raises(ValueError, match="guidance is 3.5, but .*; leave it out"):
+            Drawer(rule, LatentCache(cache), family, torch.float32)
 
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("flux-dev", 11.9), ("sd35-medium", 2.3), ("sd35-large", 8.1), ("sana-1600m", 1.6)],
+    [
+        ("flux-dev", 11.9),
+        ("sd35-medium", 2.3),
+        ("sd35-large", 8.1),
+        ("sana-1600m", 1.6),
+        ("flux2-dev", 32.2),
+        ("flux2-klein-4b", 3.88),
+        ("flux2-klein-9b", 9.08),
+    ],
 )
 def test_published_models_have_their_sizes(name: str, billions: float) -> None:
     weights = skeleton_of(name).build(torch.bfloat16).parameters()
@@ -321,7 +280,7 @@ def test_published_models_have_their_sizes(name: str, billions: float) -> None:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_attention_and_checkpointing(kind: str, folders: dict[str, Path]) -> None:
+def test_attention(kind: str, folders: dict[str, Path]) -> None:
     """SD3 and SANA have processors of their own, which no dispatcher reaches; docs/flow.md says so."""
     family = models.load(folders[kind], encoders=False)
     draw = family.example(2, HEIGHT, HEIGHT)
@@ -332,13 +291,3 @@ def test_attention_and_checkpointing(kind: str, folders: dict[str, Path]) -> Non
     else:
         set_backend(family.denoiser, "sdpa")
         assert torch.equal(family.predict(family.denoiser, draw), expected)
-    gradients = []
-    for mode in ("none", "selective", "full"):
-        family.denoiser.train().requires_grad_(True).zero_grad()
-        checkpointing.set_mode(family.denoiser, mode)  # type: ignore[arg-type]
-        with torch.enable_grad():
-            family.predict(family.denoiser, draw).square().mean().backward()
-        found = [p.grad for p in family.denoiser.parameters() if p.grad is not None]
-        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
-    torch.testing.assert_close(gradients[1], gradients[0])
-    torch.testing.assert_close(gradients[2], gradients[0])

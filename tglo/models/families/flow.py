@@ -5,11 +5,13 @@ eps - x0.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
 import torch
+from torch import Tensor
 
 from tglo.models.families import flow_skeleton
 from tglo.models.families.base import Family
@@ -36,8 +38,8 @@ class FlowFamily(Family):
 
     denoiser_part = "transformer"
     patch = 2
-    explicit_sigmas: ClassVar[bool] = True
-    """The pipeline gives the scheduler its sigmas, 1 down to 1 / steps, before they are shifted."""
+    flow_matching = True
+    explicit_sigmas = True  # 1 down to 1 / steps, before they are shifted
     longest_shift: ClassVar[float] = 1.15
     """Of the shift by resolution, where the scheduler's configuration does not say."""
     default_side: ClassVar[int | None] = None
@@ -45,6 +47,10 @@ class FlowFamily(Family):
     unsupported: ClassVar[dict[tuple[str, str], str]] = {}
     packed: ClassVar[bool] = False
     """The transformer takes patches as rows of numbers, not as latents."""
+    training_guidance: ClassVar[float] = 3.5
+    """What a transformer that takes guidance is told in training: the default of diffusers' own scripts for
+    FLUX.1 and FLUX.2.
+    """
     architectures: ClassVar[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {}
     """Published models by their short names: what their transformer's and their VAE's configurations say, as
     far as the first differs from diffusers' defaults and the second gives shapes.
@@ -75,9 +81,22 @@ class FlowFamily(Family):
             return flow_skeleton.of_published(cls, *cls.architectures[model])
         return flow_skeleton.of_folder(cls, model)
 
+    @classmethod
+    def check_size(cls, path: Path, options: SamplingOptions) -> None:
+        skeleton = cls.skeleton(f"path:{path}")
+        if skeleton is not None:
+            options.check_sides(skeleton.size_step)
+
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings; the sizes have no part in it."""
         return {name: tensor.to(self.device) for name, tensor in text.items()}
+
+    def _guidance(self, conditions: Tensors, timesteps: Tensor) -> Tensor | None:
+        """Return conditions["guidance"] (B,), by default `training_guidance`; None if the transformer takes none."""
+        if not self.denoiser.config.guidance_embeds:
+            return None
+        told = conditions.get("guidance")
+        return torch.full_like(timesteps, self.training_guidance) if told is None else told
 
     def _example_prompt(self, batch: int, width: int) -> Tensors:
         """Return random embeddings of prompts of 16 tokens with their mask; see Model.example_text."""
@@ -92,9 +111,9 @@ class FlowFamily(Family):
         """See Model.step_options; with the pipeline's sigmas, and its shift by resolution."""
         steps = super().step_options(options)["num_inference_steps"]
         found: dict[str, Any] = {"num_inference_steps": steps}
-        if self.explicit_sigmas:
-            found = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         config = self.scheduler.config
+        if self.explicit_sigmas and not config.get("use_flow_sigmas"):
+            found = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         if config.get("use_dynamic_shifting"):
             found["mu"] = self._shift(self.image_tokens(*options.size))
         return found

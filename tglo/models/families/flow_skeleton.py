@@ -34,6 +34,12 @@ class FlowSkeleton(Skeleton):
     def size_step(self) -> int:
         return self._model(self._stated()).bucket_step
 
+    def check(self, path: Path) -> None:
+        """Raise ValueError unless transformer and VAE of that folder fit each other."""
+        model = self._model(self._stated())
+        model.path = path
+        model._check_parts()
+
     def make(self) -> nn.Module:
         with reading(self.source, "transformer configuration", REMEDY):
             made: nn.Module = self.family.denoiser_class.from_config(self.config)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tglo.models.families.flow import FlowFamily, Imported
 from tglo.models.families.model import Denoiser, Tensors
-from tglo.models.text import TextPart
+from tglo.models.text import TextPart, tokenize
 
-_TOKENS = 512
+_TOKENS, _SCHNELL_TOKENS = 512, 256
 _VAE = {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}
 
 
@@ -20,7 +20,9 @@ class Flux(FlowFamily):
     """Transformer on packed latents, conditioned on T5's states and CLIP's pooled embedding.
 
     The guidance is distilled into dev, which takes it as a number and has no second pass; schnell takes
-    none. Padding is attended to, so embeddings keep their full length.
+    none. Padding is attended to, so embeddings keep their full length: of dev 512 tokens, of schnell 256,
+    as each was trained by its authors and as the model cards sample. (FluxPipeline itself takes 512 for both
+    unless it is told.)
     """
 
     name = "flux"
@@ -34,20 +36,43 @@ class Flux(FlowFamily):
     }
     published = tuple(architectures)
     text_parts = (
-        TextPart("tokenizer", "text_encoder"),
-        TextPart("tokenizer_2", "text_encoder_2", length=_TOKENS),
+        TextPart(
+            "tokenizer", "text_encoder", model_type="clip_text_model", classes=("CLIPTextModel",)
+        ),
+        TextPart(
+            *("tokenizer_2", "text_encoder_2", _TOKENS),
+            model_type="t5",
+            classes=("T5EncoderModel",),
+        ),
     )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {
+        "joint_attention_dim": {"text_encoder_2": 1},
+        "pooled_projection_dim": {"text_encoder": 1},
+    }
     unused_parts: ClassVar[dict[str, Any]] = {"image_encoder": None, "feature_extractor": None}
     guidance_in_model = True
-    training_guidance: ClassVar[float] = 3.5
-    """What dev is trained with: the guidance it is usually sampled with."""
+
+    @property
+    def has_guidance(self) -> bool:
+        return bool(self.denoiser.config.guidance_embeds)
+
+    @property
+    def tokens(self) -> int:
+        """T5's, of a prompt."""
+        return _TOKENS if self.has_guidance else _SCHNELL_TOKENS
+
+    def text_settings(self) -> dict[str, str]:
+        """Return the number of tokens where it is schnell's; see Model.text_settings."""
+        return {} if self.tokens == _TOKENS else {"tokens": str(self.tokens)}
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Tensors:
-        """Return prompt_embeds (B, 512, width of T5) and pooled_prompt_embeds (B, width of CLIP)."""
+        """Return prompt_embeds (B, 512 or 256, width of T5) and pooled_prompt_embeds (B, width of CLIP)."""
         clip, t5 = self.text_encoders
         pooled = clip(self._tokens(prompts, 0)[0]).pooler_output
-        hidden = t5(self._tokens(prompts, 1)[0])[0]
+        part = self.text_parts[1]._replace(length=self.tokens)
+        ids, _ = tokenize(part, self.tokenizers[1], prompts)
+        hidden = t5(ids.to(self.device))[0]
         return {
             "prompt_embeds": hidden.to(t5.dtype),
             "pooled_prompt_embeds": pooled.to(clip.dtype),
@@ -56,21 +81,16 @@ class Flux(FlowFamily):
     def call(
         self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
     ) -> Tensor:
-        """See Family.call; conditions["guidance"] (B,) is `training_guidance` by default."""
+        """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
         dtype = self.dtype_of(denoiser)
         batch, channels, height, width = noisy.shape
-        guidance = conditions.get("guidance")
-        if not self.denoiser.config.guidance_embeds:
-            guidance = None
-        elif guidance is None:
-            guidance = torch.full_like(timesteps, self.training_guidance)
         prompt = conditions["prompt_embeds"].to(dtype)
         packed = denoiser(
             hidden_states=self.pipeline_class._pack_latents(
                 noisy.to(dtype), batch, channels, height, width
             ),
             timestep=timesteps / 1000,
-            guidance=guidance,
+            guidance=self._guidance(conditions, timesteps),
             pooled_projections=conditions["pooled_prompt_embeds"].to(dtype),
             encoder_hidden_states=prompt,
             txt_ids=torch.zeros(prompt.shape[1], 3, device=noisy.device, dtype=dtype),
@@ -85,6 +105,6 @@ class Flux(FlowFamily):
     def example_text(self, batch: int) -> Tensors:
         config = self.denoiser.config
         return {
-            "prompt_embeds": self._random(batch, _TOKENS, config.joint_attention_dim),
+            "prompt_embeds": self._random(batch, self.tokens, config.joint_attention_dim),
             "pooled_prompt_embeds": self._random(batch, config.pooled_projection_dim),
         }

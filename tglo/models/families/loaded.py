@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -43,6 +43,15 @@ class Loaded(ABC):
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     timestep_density: ClassVar[Density] = staticmethod(uniform)
     """How often training draws each part of the schedule."""
+
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {}
+    """Entries of the denoiser's configuration that are widths of text -> how often the width of which text
+    encoder they have.
+    """
+    flow_matching: ClassVar[bool | None] = None
+    """Whether the scheduler is one of flow matching; None: it is of another kind altogether."""
+    explicit_sigmas: ClassVar[bool] = False
+    """The pipeline gives the scheduler its sigmas."""
 
     def __init__(
         self,
@@ -130,6 +139,11 @@ class Loaded(ABC):
     def spatial_scale(self) -> int:
         """Pixels per latent (or token) along a side."""
         return self.codec.spatial_scale
+
+    @classmethod
+    def for_index(cls, index: Mapping[str, Any]) -> type[Any]:
+        """Return the class for a folder with that model_index.json: this one, or one for folders with fewer parts."""
+        return cls
 
     @classmethod
     def needed_parts(cls) -> dict[str, str]:

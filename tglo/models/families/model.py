@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,7 @@ class Model(Loaded):
     sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)
     guidance_in_model: ClassVar[bool] = False
     """The denoiser takes the guidance, conditions["guidance"] (B,), and has no second pass."""
+
     least_guidance: ClassVar[float] = 1.0
     """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
@@ -129,6 +131,11 @@ class Model(Loaded):
         return self.bucket_step
 
     @property
+    def has_guidance(self) -> bool:
+        """Whether a guidance changes anything: some distilled models have none."""
+        return True
+
+    @property
     def default_temperature(self) -> float:
         """T: the paper's 0.001 for SD1.5's latents, and inversely proportional to their number."""
         return _TEMPERATURE_TIMES_ELEMENTS / math.prod(self.latent_shape(*self.default_size))
@@ -163,6 +170,10 @@ class Model(Loaded):
     def skeleton(cls, model: str) -> Skeleton | None:
         """Return the skeleton of a published model or of a folder; None for a model of another family."""
         return None
+
+    @classmethod
+    def check_size(cls, path: Path, options: SamplingOptions) -> None:
+        """Raise ValueError, before a folder's model is loaded, for sides that it is known not to make."""
 
     def set_loss_backend(self, backend: str) -> None:
         """Choose the backend of what the denoiser computes of the loss in its forward pass, if anything."""

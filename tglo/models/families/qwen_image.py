@@ -36,8 +36,14 @@ class QwenImage(FlowFamily):
     }
     published = tuple(architectures)
     text_parts = (
-        TextPart("tokenizer", "text_encoder", _TOKENS + _BEFORE, _TEMPLATE, padded=False),
+        TextPart(
+            *("tokenizer", "text_encoder", _TOKENS + _BEFORE, _TEMPLATE),
+            padded=False,
+            model_type="qwen2_5_vl",
+            classes=("Qwen2_5_VLForConditionalGeneration",),
+        ),
     )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {"joint_attention_dim": {"text_encoder": 1}}
     codec_class = FrameCodec
 
     @torch.no_grad()

@@ -31,7 +31,15 @@ class Sana(FlowFamily):
         ),
     }
     published = tuple(architectures)
-    text_parts = (TextPart("tokenizer", "text_encoder", _TOKENS, padded=False),)
+    text_parts = (
+        TextPart(
+            *("tokenizer", "text_encoder", _TOKENS),
+            padded=False,
+            model_type="gemma2",
+            classes=("Gemma2Model",),
+        ),
+    )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {"caption_channels": {"text_encoder": 1}}
     codec_class = DeepCodec
     explicit_sigmas = False
     lora_targets = ("to_q", "to_k", "to_v")

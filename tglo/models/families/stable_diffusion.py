@@ -58,7 +58,13 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline
-    text_parts: ClassVar[tuple[TextPart, ...]] = (TextPart("tokenizer", "text_encoder"),)
+    text_parts: ClassVar[tuple[TextPart, ...]] = (
+        TextPart(
+            "tokenizer", "text_encoder", model_type="clip_text_model", classes=("CLIPTextModel",)
+        ),
+    )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {"cross_attention_dim": {"text_encoder": 1}}
+    flow_matching: ClassVar[bool | None] = False
     published: ClassVar[tuple[str, ...]] = ("sd15", "sd21")
     unused_parts: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
@@ -135,7 +141,19 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "stable-diffusion-xl"
     pipeline_class = StableDiffusionXLPipeline
-    text_parts = (TextPart("tokenizer", "text_encoder"), TextPart("tokenizer_2", "text_encoder_2"))
+    text_parts = (
+        TextPart(
+            "tokenizer", "text_encoder", model_type="clip_text_model", classes=("CLIPTextModel",)
+        ),
+        TextPart(
+            *("tokenizer_2", "text_encoder_2"),
+            model_type="clip_text_model",
+            classes=("CLIPTextModelWithProjection",),
+        ),
+    )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {
+        "cross_attention_dim": {"text_encoder": 1, "text_encoder_2": 1}
+    }
     published = ("sdxl",)
     unused_parts: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None}
 

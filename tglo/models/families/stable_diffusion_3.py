@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.text import TextPart
 from tglo.noise.density import Density, LogitNormal
 
+_CLIP = ("CLIPTextModelWithProjection",)
 _CLIP_TOKENS, _T5_TOKENS = 77, 256
 _VAE = {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}
 _MEDIUM: dict[str, Any] = {
@@ -61,11 +62,18 @@ class StableDiffusion3(FlowFamily):
         ),
     }
     published = tuple(architectures)
-    text_parts = (
-        TextPart("tokenizer", "text_encoder"),
-        TextPart("tokenizer_2", "text_encoder_2"),
-        TextPart("tokenizer_3", "text_encoder_3", length=_T5_TOKENS),
+    text_parts: ClassVar[tuple[TextPart, ...]] = (
+        TextPart("tokenizer", "text_encoder", model_type="clip_text_model", classes=_CLIP),
+        TextPart("tokenizer_2", "text_encoder_2", model_type="clip_text_model", classes=_CLIP),
+        TextPart(
+            *("tokenizer_3", "text_encoder_3", _T5_TOKENS),
+            model_type="t5",
+            classes=("T5EncoderModel",),
+        ),
     )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {
+        "joint_attention_dim": {"text_encoder_3": 1}
+    }
     unused_parts: ClassVar[dict[str, Any]] = {"image_encoder": None, "feature_extractor": None}
     explicit_sigmas = False
     longest_shift = 1.16
@@ -88,13 +96,23 @@ class StableDiffusion3(FlowFamily):
             output = self.text_encoders[part](ids, output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             pooled.append(output[0])
-        t5 = self.text_encoders[2](self._tokens(prompts, 2)[0])[0]
         clip = torch.cat(hidden, dim=-1)
+        t5 = self._t5(prompts)
         clip = functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return {
             "prompt_embeds": torch.cat([clip, t5], dim=1),
             "pooled_prompt_embeds": torch.cat(pooled, dim=-1),
         }
+
+    def _t5(self, prompts: Sequence[str]) -> Tensor:
+        """Return the last hidden states (B, 256, width of T5)."""
+        hidden: Tensor = self.text_encoders[2](self._tokens(prompts, 2)[0])[0]
+        return hidden
+
+    @classmethod
+    def for_index(cls, index: Mapping[str, Any]) -> type[Any]:
+        """Return the class without T5 for a folder whose index has null for it."""
+        return cls if any(index.get("text_encoder_3") or [True]) else StableDiffusion3WithoutT5
 
     def call(
         self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
@@ -116,3 +134,20 @@ class StableDiffusion3(FlowFamily):
             "prompt_embeds": self._random(batch, tokens, config.joint_attention_dim),
             "pooled_prompt_embeds": self._random(batch, config.pooled_projection_dim),
         }
+
+
+class StableDiffusion3WithoutT5(StableDiffusion3):
+    """Zeros in the place of T5's states, as the pipeline without it has them."""
+
+    text_parts = StableDiffusion3.text_parts[:2]
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {}
+    unused_parts: ClassVar[dict[str, Any]] = {
+        **StableDiffusion3.unused_parts,
+        "text_encoder_3": None,
+        "tokenizer_3": None,
+    }
+
+    def _t5(self, prompts: Sequence[str]) -> Tensor:
+        width = self.denoiser.config.joint_attention_dim
+        dtype = self.text_encoders[0].dtype
+        return torch.zeros(len(prompts), _T5_TOKENS, width, device=self.device, dtype=dtype)

@@ -27,7 +27,16 @@ class ZImage(FlowFamily):
         "z-image": ({}, {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}),
     }
     published = tuple(architectures)
-    text_parts = (TextPart("tokenizer", "text_encoder", 512, padded=False, thinking=True),)
+    text_parts = (
+        TextPart(
+            *("tokenizer", "text_encoder", 512),
+            padded=False,
+            thinking=True,
+            model_type="qwen3",
+            classes=("Qwen3Model", "Qwen3ForCausalLM"),
+        ),
+    )
+    text_widths: ClassVar[dict[str, dict[str, int]]] = {"cap_feat_dim": {"text_encoder": 1}}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     least_guidance = 0.0
 
