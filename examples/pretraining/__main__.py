@@ -2,6 +2,7 @@
 
     python -m examples.pretraining digits [--output FOLDER]    # tglo/demo/base
     python -m examples.pretraining masked-digits               # tglo/demo/masked
+    python -m examples.pretraining flow-digits                 # tglo/demo/flow, on the VAE of tglo/demo/base
     python -m examples.pretraining shapes                      # tglo/shapes/base
 
 Each takes 20 to 30 minutes on two CPU cores; the same seed gives the same weights on the same machine.
@@ -20,7 +21,12 @@ sys.path.append(sys.path.pop(0))
 from examples.pretraining import digits, shapes
 from examples.pretraining.training import pretrain
 
-RECIPES = {"digits": digits.DIFFUSION, "masked-digits": digits.MASKED, "shapes": shapes.RECIPE}
+RECIPES = {
+    "digits": digits.DIFFUSION,
+    "masked-digits": digits.MASKED,
+    "flow-digits": digits.FLOW,
+    "shapes": shapes.RECIPE,
+}
 
 
 def main() -> None:

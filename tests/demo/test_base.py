@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from examples.pretraining.digits import build_masked_pipeline, build_pipeline
+from examples.pretraining.digits import (
+    build_flow_pipeline,
+    build_masked_pipeline,
+    build_pipeline,
+)
 from tglo import models
 from tglo.demo import classifier, digits, scorer
-from tglo.demo.settings import DIFFUSION, MASKED, MODELS, DemoModel
+from tglo.demo.settings import DIFFUSION, FLOW, MASKED, MODELS, DemoModel
 
 PROMPTS = list(digits.PROMPTS) * 4
 
@@ -73,10 +77,41 @@ def test_plain_diffusers_loads_the_masked_model() -> None:
     assert classifier.accuracy(drawn, prompts) >= 0.8
 
 
+def test_plain_diffusers_draws_the_flow_models_images() -> None:
+    from diffusers import FluxPipeline
+
+    pipeline = FluxPipeline.from_pretrained(
+        FLOW.base, dtype=torch.float32, local_files_only=True
+    )  # stored in half precision
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = list(digits.PROMPTS)
+    family = models.load(str(FLOW.base))
+    ours = family.generate(prompts, range(10), FLOW.sampling(8))
+    shape = family.latent_shape(digits.SIZE, digits.SIZE)
+    noise = torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+    )
+    theirs = pipeline(
+        prompts,
+        latents=pipeline._pack_latents(noise, *noise.shape),
+        height=digits.SIZE,
+        width=digits.SIZE,
+        num_inference_steps=8,
+        max_sequence_length=pipeline.tokenizer_2.model_max_length,
+    ).images
+    for mine, other in zip(ours, theirs, strict=True):
+        assert np.abs(np.asarray(mine).astype(int) - np.asarray(other)).max() <= 1
+    assert classifier.accuracy(theirs, prompts) >= 0.8
+
+
 @pytest.mark.parametrize(
     ("build", "part", "shipped"),
-    [(build_pipeline, "unet", DIFFUSION), (build_masked_pipeline, "transformer", MASKED)],
-    ids=["diffusion", "masked"],
+    [
+        (build_pipeline, "unet", DIFFUSION),
+        (build_masked_pipeline, "transformer", MASKED),
+        (build_flow_pipeline, "transformer", FLOW),
+    ],
+    ids=list(MODELS),
 )
 def test_architecture_matches_what_pretraining_builds(
     build: Any, part: str, shipped: DemoModel

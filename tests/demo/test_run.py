@@ -31,5 +31,7 @@ def test_quick_run_goes_through_and_reports(model: str, tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'flow'; the demo has diffusion, masked"):
-        run(tmp_path, model="flow")
+    with pytest.raises(
+        ValueError, match=r"unknown model 'gan'; the demo has diffusion, masked, flow"
+    ):
+        run(tmp_path, model="gan")

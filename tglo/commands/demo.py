@@ -8,7 +8,7 @@ from typing import Literal
 
 def demo(
     output: Path = Path("tglo-demo"),
-    model: Literal["diffusion", "masked"] = "diffusion",
+    model: Literal["diffusion", "masked", "flow"] = "diffusion",
     seed: int = 0,
     quick: bool = False,
 ) -> None:
@@ -16,7 +16,7 @@ def demo(
 
     Args:
         output: Folder for images, caches, runs and the report.
-        model: A Stable Diffusion pipeline, or an aMUSEd one over masked tokens.
+        model: A Stable Diffusion pipeline, an aMUSEd one over masked tokens, or a FLUX one, which matches flows.
         seed: Seed of everything.
         quick: A few steps only, to see that all works; the result means nothing.
     """

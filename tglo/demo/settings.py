@@ -41,10 +41,14 @@ class DemoModel:
     """The loss's."""
     learning_rate: dict[str, float]
     amounts: Amounts
+    size: int | None = None
+    """Pixels of a side, where the folder does not say."""
 
     def sampling(self, steps: int) -> SamplingOptions:
         """Return how this model is sampled in so many denoising steps."""
-        return SamplingOptions(steps, self.guidance, self.choice_temperature)
+        return SamplingOptions(
+            steps, self.guidance, self.choice_temperature, height=self.size, width=self.size
+        )
 
 
 DIFFUSION = DemoModel(
@@ -65,7 +69,17 @@ MASKED = DemoModel(
     learning_rate={"tgo": 2.5e-5, "sft": 3e-5},  # for SFT the best of four from 3e-5 to 1e-3
     amounts=Amounts(training_images=100, evaluation_images=30, sampling_steps=10, steps=120),
 )
-MODELS = {"diffusion": DIFFUSION, "masked": MASKED}
+FLOW = DemoModel(
+    base=Path(__file__).parent / "flow",
+    title="A small FLUX pipeline",
+    guidance=1.0,  # off: like schnell, it has none
+    choice_temperature=None,
+    temperature=0.3,
+    learning_rate={"tgo": 1e-4, "sft": 1e-3},  # for SFT one of three alike, up to 3e-3
+    amounts=Amounts(training_images=150, evaluation_images=60, sampling_steps=12, steps=120),
+    size=digits.SIZE,
+)
+MODELS = {"diffusion": DIFFUSION, "masked": MASKED, "flow": FLOW}
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,8 @@ def commands(demo: Demo) -> str:
     sampling = f"--steps {amounts.sampling_steps} --guidance {model.guidance} --batch-size {BATCH}"
     if model.choice_temperature is not None:
         sampling += f" --choice-temperature {model.choice_temperature}"
+    if model.size is not None:
+        sampling += f" --height {model.size} --width {model.size}"
     return f"""cd {output}
 tglo generate --model {model.base} \\
     --prompts data/prompts.txt --output again --count {amounts.training_images} \\

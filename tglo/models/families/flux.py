@@ -58,11 +58,13 @@ class Flux(FlowFamily):
 
     @property
     def tokens(self) -> int:
-        """T5's, of a prompt."""
-        return _TOKENS if self.has_guidance else _SCHNELL_TOKENS
+        """T5's, of a prompt: no more than its tokenizer states, which the published ones never fall short of."""
+        tokens = _TOKENS if self.has_guidance else _SCHNELL_TOKENS
+        tokenizers: list[Any] = getattr(self, "tokenizers", [])  # none without a folder
+        return min(tokens, tokenizers[1].model_max_length) if tokenizers else tokens
 
     def text_settings(self) -> dict[str, str]:
-        """Return the number of tokens where it is schnell's; see Model.text_settings."""
+        """Return the number of tokens where it is not dev's; see Model.text_settings."""
         return {} if self.tokens == _TOKENS else {"tokens": str(self.tokens)}
 
     @torch.no_grad()
