@@ -210,11 +210,12 @@ class Drawer:
 
     def draw(self, rows: CachedRows) -> Draw:
         """Make the rows' draws on the device; nothing is waited for."""
-        rows, seed = rows.to(self.device), self.rule.seed
+        host, rows, seed = rows, rows.to(self.device), self.rule.seed
         text = {
             name: value.to(self.dtype) if value.is_floating_point() else value
             for name, value in rows.text.items()
         }
+        text.update({name: host.text[name] for name in self.family.on_host})
         return self.family.draw(
             rows.stored,
             noise.Key(seed, rows.keys, rows.draw_index),

@@ -13,8 +13,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from tests.models.helpers import example, perturb
 from tglo import models
-from tglo.models.execution import attention
+from tglo.models.execution import attention, processors
 from tglo.models.execution.modes import frozen_copy
+from tglo.models.execution.processors import DispatchedAttention
 from tglo.models.lora import adapters_off
 
 
@@ -33,8 +34,8 @@ def test_unets_predict_and_learn_the_same(family: models.Family, lora: bool) -> 
     perturb(family.denoiser)
     expected = prediction_and_gradients(family)
     attention.set_backend(family.denoiser, "sdpa")
-    processors = {type(p) for p in family.denoiser.attn_processors.values()}
-    assert processors == {attention.DispatchedAttention}
+    used = {type(p) for p in family.denoiser.attn_processors.values()}
+    assert used == {DispatchedAttention}
     torch.testing.assert_close(prediction_and_gradients(family), expected)
     if lora:
         with adapters_off(family.denoiser):
@@ -71,7 +72,7 @@ def test_every_option_of_the_stock_processor(
         mask = torch.zeros(2, 1, 5 if cross else 6)
         mask[:, :, -2:] = -1e4
     outputs = []
-    for processor in (AttnProcessor2_0(), attention.DispatchedAttention()):
+    for processor in (AttnProcessor2_0(), DispatchedAttention()):
         layer.set_processor(processor)
         outputs.append(layer(hidden, encoder_hidden_states=context, attention_mask=mask))
     torch.testing.assert_close(*outputs)
@@ -81,13 +82,13 @@ def test_the_name_reaches_the_dispatcher_and_no_other_model(
     load: Callable[..., models.Family], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[AttentionBackendName] = []
-    dispatch = attention.dispatch_attention_fn
+    dispatch = processors.dispatch_attention_fn
 
     def watch(*args: Any, **options: Any) -> torch.Tensor:
         seen.append(options["backend"])
         return dispatch(*args, **options)
 
-    monkeypatch.setattr(attention, "dispatch_attention_fn", watch)
+    monkeypatch.setattr(processors, "dispatch_attention_fn", watch)
     family, other = load("sd15"), load("sd15")
     attention.set_backend(family.denoiser, "_native_math")
     attention.set_backend(other.denoiser, "sdpa")

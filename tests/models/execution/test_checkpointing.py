@@ -11,9 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.models.execution.conftest import uneven
 from tests.models.helpers import example, perturb
 from tglo import models
 from tglo.models.execution.checkpointing import MODES, set_mode
+from tglo.models.lora import parameters
+from tglo.train.auto_checkpointing import trial
 
 
 class Alive(TorchDispatchMode):
@@ -76,3 +79,40 @@ def test_each_mode_keeps_less_after_the_forward(load: Callable[..., models.Famil
 def test_an_unknown_mode_is_refused(load: Callable[..., models.Family]) -> None:
     with pytest.raises(ValueError, match="'half' is not one of none, selective, full"):
         set_mode(load("sd15").denoiser, "half")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_flow_families_keep_less_and_learn_the_same(frozen: bool, flow: models.Family) -> None:
+    flow.add_lora(2, 4.0, dropout=0.3)
+    perturb(flow.denoiser)
+    flow.denoiser.requires_grad_(not frozen)
+    for parameter in parameters(flow.denoiser):
+        parameter.requires_grad_(True)
+    flow.denoiser.train()
+    draw, kept, results = uneven(flow), [], []
+    for mode in MODES:
+        set_mode(flow.denoiser, mode)
+        flow.denoiser.zero_grad()
+        torch.manual_seed(4)  # dropout
+        with Alive() as alive:
+            loss = flow.predict(flow.denoiser, draw).square().mean()
+        kept.append(alive.total())
+        loss.backward()
+        results.append([p.grad.clone() for p in parameters(flow.denoiser)])
+    assert kept[2] < min(kept[:2]), kept
+    # Products with frozen weights need not be kept, and selective keeps them.
+    assert frozen or kept[1] < kept[0], kept
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
+
+
+def test_a_trial_step_of_a_flow_family_leaves_nothing_behind(flow: models.Family) -> None:
+    """What gradient_checkpointing = "auto" measures."""
+    flow.add_lora(2, 4.0, dropout=0.3)
+    flow.denoiser.train()
+    state = torch.get_rng_state()
+    for mode in MODES:
+        set_mode(flow.denoiser, mode)
+        trial(flow, 2, (32, 64), torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in flow.denoiser.parameters())

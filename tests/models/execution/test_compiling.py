@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from tests.models.execution.conftest import uneven
 from tests.models.helpers import example, perturb
 from tglo import models
 from tglo.models import lora
 from tglo.models.execution import attention, compiling
 from tglo.models.execution.checkpointing import set_mode
+from tglo.noise.draw import Draw
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +71,57 @@ def test_what_cannot_be_compiled_is_refused(load: Callable[..., models.Family]) 
         compiling.compile_denoiser(family.denoiser, "whole", cuda_graphs=True)
     with pytest.raises(ValueError, match="AutoencoderKL names no repeated blocks.*whole"):
         compiling.compile_denoiser(family.vae, "blocks")
+
+
+@pytest.mark.parametrize("kind", ["flux", "sd35", "qwen-image", "z-image", "klein", "sana"])
+def test_blocks_of_flow_families_at_any_size(
+    kind: str, flow_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a LoRA and checkpointing: no break, and nothing left to compile after three sizes."""
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    family = models.load(flow_folders[kind], encoders=False)
+    family.add_lora(2, 4.0)
+    perturb(family.denoiser)
+    family.denoiser.train()
+    attention.set_backend(family.denoiser, "sdpa")
+    set_mode(family.denoiser, "full")
+    sizes = [(32, 32, 16), (32, 64, 20), (64, 32, 40), (64, 64, 48)]
+    draws = [uneven(family, *size) for size in sizes]
+    expected = [results_of(family, draw) for draw in draws]
+    compiling.compile_denoiser(family.denoiser, "blocks")
+    for draw, wanted in zip(draws[:3], expected[:3], strict=True):
+        assert all(map(torch.equal, results_of(family, draw), wanted))
+    assert 2 <= counters["stats"]["unique_graphs"] <= 12 and not counters["graph_break"]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert all(map(torch.equal, results_of(family, draws[3]), expected[3]))
+
+
+def results_of(family: models.Family, draw: Draw) -> list[torch.Tensor]:
+    """The reference's and the policy's prediction, and the policy's gradients."""
+    with torch.no_grad(), lora.adapters_off(family.denoiser):
+        reference = family.predict(family.denoiser, draw)
+    family.denoiser.zero_grad()
+    policy = family.predict(family.denoiser, draw)
+    policy.square().mean().backward()
+    gradients = [parameter.grad.clone() for parameter in lora.parameters(family.denoiser)]
+    return [reference, policy.detach(), *gradients]
+
+
+@pytest.mark.parametrize("kind", ["flux", "sd35", "qwen-image", "z-image", "klein", "sana"])
+def test_graphs_do_not_grow_with_the_number_of_blocks(
+    kind: str, flow_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    family = models.load(flow_folders[kind], encoders=False)
+    config, graphs = dict(family.denoiser.config), []
+    for count in (3, 5):
+        for name in {"num_layers", "num_single_layers", "n_layers"} & config.keys():
+            config[name] = count
+        family.denoiser = type(family.denoiser).from_config(config)
+        torch._dynamo.reset()
+        counters.clear()
+        compiling.compile_denoiser(family.denoiser, "blocks")
+        with torch.no_grad():
+            family.predict(family.denoiser, uneven(family))
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 0

@@ -281,13 +281,8 @@ def test_published_models_have_their_sizes(name: str, billions: float) -> None:
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_attention(kind: str, folders: dict[str, Path]) -> None:
-    """SD3 and SANA have processors of their own, which no dispatcher reaches; docs/flow.md says so."""
     family = models.load(folders[kind], encoders=False)
     draw = family.example(2, HEIGHT, HEIGHT)
     expected = family.predict(family.denoiser, draw)
-    if kind in ("sd35-medium", "sana"):
-        with pytest.raises(ValueError, match="does not ask diffusers' dispatcher"):
-            set_backend(family.denoiser, "sdpa")
-    else:
-        set_backend(family.denoiser, "sdpa")
-        assert torch.equal(family.predict(family.denoiser, draw), expected)
+    set_backend(family.denoiser, "sdpa")
+    assert torch.equal(family.predict(family.denoiser, draw), expected)

@@ -8,6 +8,11 @@ import torch
 import torch._dynamo
 
 BACKEND = "inductor"
+# Of transformers that do not name theirs.
+_REPEATED = {
+    "SD3Transformer2DModel": ("JointTransformerBlock",),
+    "SanaTransformer2DModel": ("SanaTransformerBlock",),
+}
 # One code object serves every block and both states of a LoRA: more variants than dynamo expects.
 _VARIANTS = 64
 
@@ -35,9 +40,10 @@ def compile_denoiser(
         options: dict[str, Any] = {"mode": "reduce-overhead", "dynamic": False}
         denoiser.compile(backend=BACKEND, **(options if cuda_graphs else {}))
         return
-    repeated = getattr(denoiser, "_repeated_blocks", None) or ()
-    if not any(type(module).__name__ in repeated for module in denoiser.modules()):
-        raise ValueError(
-            f"{type(denoiser).__name__} names no repeated blocks to compile; use compile = whole"
-        )
-    denoiser.compile_repeated_blocks(backend=BACKEND)
+    name = type(denoiser).__name__
+    repeated: Any = getattr(denoiser, "_repeated_blocks", None) or _REPEATED.get(name, ())
+    blocks = [module for module in denoiser.modules() if type(module).__name__ in repeated]
+    if not blocks:
+        raise ValueError(f"{name} names no repeated blocks to compile; use compile = whole")
+    for block in blocks:
+        block.compile(backend=BACKEND)

@@ -89,7 +89,10 @@ class FlowFamily(Family):
 
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings; the sizes have no part in it."""
-        return {name: tensor.to(self.device) for name, tensor in text.items()}
+        return {
+            name: tensor.to("cpu" if name in self.on_host else self.device)
+            for name, tensor in text.items()
+        }
 
     def _guidance(self, conditions: Tensors, timesteps: Tensor) -> Tensor | None:
         """Return conditions["guidance"] (B,), by default `training_guidance`; None if the transformer takes none."""
@@ -100,7 +103,7 @@ class FlowFamily(Family):
 
     def _example_prompt(self, batch: int, width: int) -> Tensors:
         """Return random embeddings of prompts of 16 tokens with their mask; see Model.example_text."""
-        mask = torch.ones(batch, 16, dtype=torch.bool, device=self.device)
+        mask = torch.ones(batch, 16, dtype=torch.bool)
         return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
 
     def image_tokens(self, height: int, width: int) -> int:

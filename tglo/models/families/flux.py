@@ -87,6 +87,10 @@ class Flux(FlowFamily):
         dtype = self.dtype_of(denoiser)
         batch, channels, height, width = noisy.shape
         prompt = conditions["prompt_embeds"].to(dtype)
+        with noisy.device:  # made there: a copy from the CPU would wait for a GPU
+            image_ids = self.pipeline_class._prepare_latent_image_ids(
+                batch, height // 2, width // 2, noisy.device, dtype
+            )
         packed = denoiser(
             hidden_states=self.pipeline_class._pack_latents(
                 noisy.to(dtype), batch, channels, height, width
@@ -96,9 +100,7 @@ class Flux(FlowFamily):
             pooled_projections=conditions["pooled_prompt_embeds"].to(dtype),
             encoder_hidden_states=prompt,
             txt_ids=torch.zeros(prompt.shape[1], 3, device=noisy.device, dtype=dtype),
-            img_ids=self.pipeline_class._prepare_latent_image_ids(
-                batch, height // 2, width // 2, noisy.device, dtype
-            ),
+            img_ids=image_ids,
             return_dict=False,
         )[0]
         scale = self.spatial_scale

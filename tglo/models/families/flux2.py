@@ -78,15 +78,18 @@ class Flux2Family(FlowFamily):
         self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
     ) -> Tensor:
         """See Family.call; latents and embeddings are converted to the denoiser's dtype."""
-        dtype, device = self.dtype_of(denoiser), noisy.device
+        dtype = self.dtype_of(denoiser)
         prompt = conditions["prompt_embeds"].to(dtype)
+        with noisy.device:  # made there: a copy from the CPU would wait for a GPU
+            text_ids = self.pipeline_class._prepare_text_ids(prompt)
+            image_ids = self.pipeline_class._prepare_latent_ids(noisy)
         packed = denoiser(
             hidden_states=self.pipeline_class._pack_latents(noisy.to(dtype)),
             timestep=timesteps / 1000,
             guidance=self._guidance(conditions, timesteps),
             encoder_hidden_states=prompt,
-            txt_ids=self.pipeline_class._prepare_text_ids(prompt).to(device),
-            img_ids=self.pipeline_class._prepare_latent_ids(noisy).to(device),
+            txt_ids=text_ids,
+            img_ids=image_ids,
             return_dict=False,
         )[0]
         return packed.transpose(1, 2).reshape(noisy.shape)

@@ -52,6 +52,8 @@ class Model(Loaded):
     """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
     """`predict` answers with the error (B,) itself, not with a prediction of the target."""
+    on_host: ClassVar[tuple[str, ...]] = ()
+    """Conditions whose values `call` reads: they stay on the CPU, where a GPU need not be waited for."""
     published: ClassVar[tuple[str, ...]] = ()
     """Names of published models whose skeletons `tglo plan` can build without a folder."""
     unsupported: ClassVar[dict[tuple[str, str], str]] = _NOT_FLOW

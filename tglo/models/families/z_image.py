@@ -39,6 +39,7 @@ class ZImage(FlowFamily):
     text_widths: ClassVar[dict[str, dict[str, int]]] = {"cap_feat_dim": {"text_encoder": 1}}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     least_guidance = 0.0
+    on_host = ("prompt_mask",)
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Tensors:
