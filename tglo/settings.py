@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Offload = Literal["none", "model", "blocks"]
+"""What waits in host memory: nothing, each part until it is used, or even a part's blocks."""
 
 
 @dataclass(frozen=True)

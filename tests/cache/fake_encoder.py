@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,9 @@ class FakeEncoder:
         counts = [np.bincount(list(p.encode()), minlength=256) for p in prompts]
         pooled = torch.tensor(np.stack(counts), dtype=torch.float32)
         return {"pooled": pooled, "tokens": pooled.reshape(-1, 4, 64).to(torch.bfloat16)}
+
+    def texts(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
+        return (self.text(list(batch)) for batch in batches)
 
 
 def make_image(number: int) -> Image.Image:

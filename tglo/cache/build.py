@@ -100,7 +100,7 @@ def build_cache(
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()
     rows = {row.sample_id: row for row in sorted(distinct, key=lambda row: (row.image, row.prompt))}
-    prompts = _by_key(rows.values(), markers)
+    prompts = prompts_of(rows.values(), markers)
     aside = _Quarantine(rows, max_bad_fraction)
 
     def make_text(keys: Sequence[int], shard: Shard | None) -> Made:
@@ -152,7 +152,7 @@ def build_cache(
     )
 
 
-def _by_key(rows: Iterable[Row], markers: Sequence[str]) -> dict[int, str]:
+def prompts_of(rows: Iterable[Row], markers: Sequence[str]) -> dict[int, str]:
     """Return the prompts to encode by key, in their order; CacheError if two have the same key."""
     prompts = sorted({"", *(start + row.prompt for row in rows for start in ("", *markers))})
     by_key = {text_key(prompt): prompt for prompt in prompts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -163,6 +163,11 @@ def _encode_batch(
     return encoded
 
 
+@torch.no_grad()
+def _texts(encoder: Encoder, batches: Sequence[list[str]]) -> Iterator[Mapping[str, Tensor]]:
+    yield from encoder.texts(batches)
+
+
 def encode_text(
     encoder: Encoder, prompts: Sequence[str], batch_size: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -170,23 +175,27 @@ def encode_text(
     and shapes, and each prompt's digest, for its record. Those with a mask (tglo.data.ragged) are written
     without padding, one prompt after another.
     """
-    parts: dict[str, list[Tensor]] = {}
+    whole: dict[
+        str, Tensor
+    ] = {}  # filled batch by batch: a list would hold all of it twice in the end
+    shapes: dict[str, list[str | int]] = {}
     rows: list[dict[str, Tensor]] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = list(prompts[start : start + batch_size])
-        with torch.no_grad():
-            embeddings = dict(encoder.text(batch))
+    starts = range(0, len(prompts), batch_size)
+    batches = [list(prompts[start : start + batch_size]) for start in starts]
+    for start, batch, found in zip(starts, batches, _texts(encoder, batches), strict=True):
+        embeddings = dict(found)
         if ragged.MASK in embeddings:
             embeddings = {name: tensor.to("cpu") for name, tensor in embeddings.items()}
-            found = [ragged.trimmed(prompt) for prompt in ragged.rows_of(embeddings)]
-            rows += [{ragged.ROWS: prompt[ragged.ROWS]} for prompt in found]
+            trimmed = [ragged.trimmed(prompt) for prompt in ragged.rows_of(embeddings)]
+            rows += [{ragged.ROWS: prompt[ragged.ROWS]} for prompt in trimmed]
             del embeddings[ragged.MASK]
         for name, tensor in embeddings.items():
             tensor = tensor.detach().to("cpu").contiguous()
-            earlier = parts.setdefault(name, [])
             of_tokens = bool(rows) and name == ragged.ROWS
-            fits = not earlier or of_tokens or tensor.shape[1:] == earlier[0].shape[1:]
-            if len(tensor) != len(batch) or not fits:
+            shape: list[str | int] = [str(tensor.dtype), *tensor.shape[1:]]
+            if of_tokens:
+                shape[1] = "tokens"
+            if len(tensor) != len(batch) or shapes.setdefault(name, shape) != shape:
                 raise CacheError(
                     f"the encoder returned {name} of shape {tuple(tensor.shape)} for {len(batch)} "
                     "prompts; every prompt must give the same shape (pad to a fixed length)"
@@ -197,15 +206,10 @@ def encode_text(
                     f"the encoder returned NaN or inf in {name} for {bad}: use --dtype fp32; if it "
                     "is that already, the text encoder's weights are damaged, download them again"
                 )
-            earlier.append(tensor)
-    shapes: dict[str, list[str | int]] = {
-        name: [str(t[0].dtype), *t[0].shape[1:]] for name, t in parts.items()
-    }
-    if rows:
-        dtype, _, *width = shapes[ragged.ROWS]
-        shapes[ragged.ROWS] = [dtype, "tokens", *width]
-        del parts[ragged.ROWS]
-    whole = {name: torch.cat(tensors) for name, tensors in parts.items()}
+            if not of_tokens:
+                if name not in whole:
+                    whole[name] = tensor.new_empty(len(prompts), *tensor.shape[1:])
+                whole[name][start : start + len(batch)] = tensor
     each = rows or [{} for _ in prompts]
     digests = [
         digest_of(prompt | {name: tensor[number] for name, tensor in whole.items()})

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,6 +65,10 @@ class Encoder(Protocol):
         """Return embeddings by name, (B, ...) each; shapes beyond B must not depend on the prompts, unless
         there is a mask (tglo.data.ragged).
         """
+        ...
+
+    def texts(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
+        """Yield `text` of each batch."""
         ...
 
 

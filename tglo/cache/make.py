@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tglo import models
-from tglo.cache.build import CacheReport, build_cache
+from tglo.cache.build import CacheReport, build_cache, prompts_of
 from tglo.cache.drawer import Drawer, DrawRule
-from tglo.cache.format import LAST
+from tglo.cache.format import LAST, check_format, choose_buckets
 from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
+from tglo.cache.size import cache_size
 from tglo.cache.sources import Sources
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
@@ -31,12 +32,14 @@ from tglo.models import fingerprint
 from tglo.models.execution.attention import check_place, set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
+from tglo.models.execution.offloading import encode_by_blocks
 from tglo.settings import (
     COUNT,
     FRACTION,
     SEED,
     SIDE,
     ManifestOptions,
+    Offload,
     ReferenceOptions,
     check_limits,
 )
@@ -90,6 +93,7 @@ def build(
     batch_size: int = 8,
     device: str = "auto",
     dtype: str = "fp32",
+    offload: Offload = "none",
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
     revision: str | None = None,
@@ -106,8 +110,21 @@ def build(
         {"resolution": SIDE, "batch_size": COUNT, "max_bad_fraction": FRACTION},
     )
     family = models.load(
-        model, dtype=DTYPES[dtype], device=process_device(device), revision=revision
+        model,
+        dtype=DTYPES[dtype],
+        device=process_device(device),
+        revision=revision,
+        denoiser=False,
     )
+    if offload == "blocks":
+        encode_by_blocks(family)
+    check_format(output)
+    prompts = prompts_of(rows, markers)
+    sizes = choose_buckets(family, resolution, buckets)
+    ids = {row.sample_id for row in rows}
+    predicted = cache_size(family, output, [*prompts.values()], prompts, ids, sizes)
+    log.info("%s", predicted)
+    predicted.check(output)
     report = build_cache(
         rows,
         output,

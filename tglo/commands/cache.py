@@ -22,6 +22,7 @@ def cache(
     batch_size: int = 8,
     device: str = "auto",
     dtype: Precision = "fp32",
+    offload: Literal["none", "blocks"] = "none",
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
     revision: str | None = None,
@@ -55,7 +56,9 @@ def cache(
         buckets: Keep aspect ratios, at about the same number of pixels; else crop to squares.
         batch_size: Images at once.
         device: cpu, cuda or auto.
-        dtype: Precision of the encoders.
+        dtype: Precision of the encoders and of the embeddings that are stored.
+        offload: One encoder at a time is loaded in any case. With blocks its layers wait in host memory, for a
+            text encoder that is larger than a GPU.
         max_bad_fraction: Share of unreadable images that may be left out.
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
@@ -99,6 +102,7 @@ def cache(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
+            offload=offload,
             max_bad_fraction=max_bad_fraction,
             markers=markers,
             revision=revision,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from tglo.settings import Precision, SamplingOptions
+from tglo.settings import Offload, Precision, SamplingOptions
 
 
 def generate(
@@ -21,6 +21,7 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     dtype: Precision = "fp32",
+    offload: Offload = "none",
 ) -> None:
     """Sample images for a file of prompts; writes PNG files and a manifest.
 
@@ -39,6 +40,9 @@ def generate(
         seed: An image's noise follows from this, its prompt and its index among the prompt's.
         device: cpu, cuda or auto.
         dtype: Precision of the model.
+        offload: Weights wait in host memory: model, each part (text encoders, denoiser, VAE) until it is
+            used; blocks, also the denoiser's blocks and the text encoders' layers, which is slower and
+            takes the least of a GPU.
     """
     from tglo.devices import process
     from tglo.generation.generate import generate_images
@@ -56,6 +60,7 @@ def generate(
         seed=seed,
         device=device,
         dtype=dtype,
+        offload=offload,
         rank=rank,
         world_size=world_size,
     )

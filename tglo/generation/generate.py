@@ -25,9 +25,10 @@ from tglo.devices import DTYPES, process_device
 from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, is_whole, publish_images
 from tglo.generation.prompts import read_prompts
+from tglo.models.execution import offloading
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
-from tglo.settings import IMAGES, SamplingOptions, check_limits
+from tglo.settings import IMAGES, Offload, SamplingOptions, check_limits
 
 log = logging.getLogger("tglo")
 MANIFEST = "manifest.csv"
@@ -83,6 +84,7 @@ def generate_images(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "fp32",
+    offload: Offload = "none",
     rank: int = 0,
     world_size: int = 1,
     wait: bool = False,
@@ -97,7 +99,7 @@ def generate_images(
     batch size, and on a CPU, it ends with the same bits as one that was never interrupted, whatever
     the number of processes. rank, world_size: this process makes the images of its share. The
     manifest is written by the process that finds all images there, so without ``wait`` it may be
-    missing when this returns.
+    missing when this returns. offload: see tglo.models.execution.offloading.
 
     Raises ValueError for no prompts, a count below 1, a folder with images of other settings
     (naming what differs) or in use by another process with this share, FloatingPointError instead
@@ -148,9 +150,13 @@ def generate_images(
             told = ", ".join(torn[:10])
             log.warning("%d images of %s are torn and made again: %s", len(torn), folder, told)
         if mine:
-            family = models.load(model, dtype=DTYPES[dtype], device=place)
+            family = models.load(
+                model, dtype=DTYPES[dtype], device=place if offload == "none" else "cpu"
+            )
             if lora is not None:
                 family.load_lora(lora)
+            if offload != "none":
+                offloading.offload(family, offload, place)
             with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
                 for made in _make(family, mine, prefix, seed, sizes, folder, options):
                     bar.update(made)

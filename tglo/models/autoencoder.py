@@ -5,6 +5,7 @@ scaled latent = (latent - shift) * factor    factor = scaling_factor / latents_s
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -37,6 +38,10 @@ class Codec(ABC):
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape that one image of height x width pixels is encoded to."""
+
+    @abstractmethod
+    def stored_bytes(self, height: int, width: int) -> int:
+        """Return the bytes of what a cache keeps of one image of height x width pixels."""
 
     @abstractmethod
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -85,6 +90,10 @@ class LatentCodec(Codec):
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """(C, h, w)."""
         return (self.channels, height // self.spatial_scale, width // self.spatial_scale)
+
+    def stored_bytes(self, height: int, width: int) -> int:
+        """Mean and std in float32."""
+        return 2 * 4 * math.prod(self.shape(height, width))
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Return float32 for float16, in which these VAEs overflow, and where the config asks for it."""
@@ -145,6 +154,10 @@ class TokenCodec(Codec):
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """(h, w)."""
         return (height // self.spatial_scale, width // self.spatial_scale)
+
+    def stored_bytes(self, height: int, width: int) -> int:
+        """A token in int32."""
+        return 4 * math.prod(self.shape(height, width))
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Return at least float32: a rounded latent may be nearest to another codebook vector."""

@@ -56,13 +56,15 @@ def load(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     encoders: bool = True,
+    denoiser: bool = True,
 ) -> Family:
     """Load a model; see `resolve` for its name. ValueError for one that is not supported.
 
-    encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates.
+    encoders: False leaves VAE and text encoders on disk; then it neither encodes nor generates. denoiser:
+    False leaves its weights there, and loads VAE and text encoders when they are used, one at a time.
     """
     path = resolve(path_or_hub_id, revision=revision)
-    return family_of(path)(path, dtype=dtype, device=device, encoders=encoders)
+    return family_of(path)(path, dtype=dtype, device=device, encoders=encoders, denoiser=denoiser)
 
 
 def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:

@@ -49,6 +49,7 @@ def generate(
     instead of an image that is not finite.
     """
     model.need_encoders()
+    model.need_denoiser()
     denoiser = model.denoiser if denoiser is None else denoiser
     options = options.resolved(model.default_size)
     _check(prompts, seeds, options, batch_size, model.size_step)

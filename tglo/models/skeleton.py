@@ -44,6 +44,14 @@ class Skeleton(ABC):
         device and in its dtype. The call returns a tuple whose first entry is the prediction.
         """
 
+    @abstractmethod
+    def text_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the shapes of what a cache keeps of a prompt, by name; None for its number of tokens."""
+
+    @abstractmethod
+    def stored_bytes(self, height: int, width: int) -> int:
+        """Return the bytes of what a cache keeps of one image of height x width pixels."""
+
     def build(self, dtype: torch.dtype, lora_rank: int | None = None) -> nn.Module:
         """Return the denoiser in train mode on the meta device; with a rank, frozen and with a LoRA."""
         with torch.device("meta"):

@@ -11,7 +11,7 @@ from tglo.settings import COUNT, SIDE, Limit, check_limits
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
 LIMITS = {
-    **dict.fromkeys(("gpus", "nodes", "micro_batch", "accumulation", "draws"), COUNT),
+    **dict.fromkeys(("gpus", "nodes", "micro_batch", "accumulation", "draws", "prompts"), COUNT),
     "lora_rank": Limit(1, 4096),
     "resolution": SIDE,
     **dict.fromkeys(("gpu_memory", "epochs", "compute"), Limit(0, 1e9, above=True)),
@@ -57,6 +57,8 @@ class Options:
     """Draws per sample of a cached reference (K)."""
     epochs: float = 10.0
     """Passes over the data (E), over which a cached reference's cost is spread."""
+    prompts: int = 10_000
+    """Different prompts of the data, for the size of their embeddings on the disk."""
     compute: float = 300.0
     """Arithmetic that a GPU sustains in TFLOP/s; not its peak."""
     interconnect: float = 300.0

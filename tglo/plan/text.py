@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tglo.columns import aligned
+from tglo.plan.caches import caches
 from tglo.plan.memory import GB, Memory
 from tglo.plan.options import Options
 from tglo.plan.planner import Plan, Variant
@@ -114,6 +115,7 @@ def report(plan: Plan) -> str:
             f"TFLOP per sample: forward {found.forward_flops / 1e12:.2f}; with backward, by "
             f"checkpointing: {flops}",
             f"GB of activations per sample (bf16): {peaks}",
+            str(caches(options, found.resolution)),
             f"global batch {batch} = {options.micro_batch} x {options.accumulation} x "
             f"{options.processes} GPUs",
             "",
@@ -137,6 +139,7 @@ def report(plan: Plan) -> str:
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
+    data["caches"] = dataclasses.asdict(caches(plan.options, plan.profile.resolution))
     entries = [*data["rows"], data["best"], data["asked"]]
     for entry, row in zip(entries, [*plan.rows, plan.best, plan.asked], strict=True):
         if row is not None:

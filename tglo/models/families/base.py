@@ -7,6 +7,8 @@ It must define
     name, pipeline_class    its name, and diffusers' pipeline
     text_parts              the text encoders: folders, length and template of each
     text, example_text      a prompt's embeddings, and random ones of the same shapes
+                            (with several text encoders, as a SeveralEncoders too: encode_with and combine
+                            in place of text)
     conditions, call        what the denoiser takes beside latents and timesteps; one call of it
     patch                   latents along a side that the denoiser handles as one
 

@@ -67,6 +67,13 @@ class FlowSkeleton(Skeleton):
         dtype = next(denoiser.parameters()).dtype
         return {name: _as(value, dtype) for name, value in found.items()}
 
+    def text_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        found: dict[str, tuple[int | None, ...]] = self._model(self._stated()).text_shapes()
+        return found
+
+    def stored_bytes(self, height: int, width: int) -> int:
+        return self.family.codec_class(self.vae or {}).stored_bytes(height, width)
+
     def _stated(self) -> Any:
         """Return something with the transformer's whole configuration, diffusers' defaults included."""
         parameters = inspect.signature(self.family.denoiser_class.__init__).parameters

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from tglo.models.families.flow import FlowFamily, Imported
 from tglo.models.families.model import Denoiser, Tensors
-from tglo.models.text import TextPart, tokenize
+from tglo.models.families.several_encoders import SeveralEncoders
+from tglo.models.text import TextPart
 
 _TOKENS, _SCHNELL_TOKENS = 512, 256
 _VAE = {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}
 
 
-class Flux(FlowFamily):
+class Flux(SeveralEncoders, FlowFamily):
     """Transformer on packed latents, conditioned on T5's states and CLIP's pooled embedding.
 
     The guidance is distilled into dev, which takes it as a number and has no second pass; schnell takes
@@ -68,17 +69,18 @@ class Flux(FlowFamily):
         return {} if self.tokens == _TOKENS else {"tokens": str(self.tokens)}
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> Tensors:
-        """Return prompt_embeds (B, 512 or 256, width of T5) and pooled_prompt_embeds (B, width of CLIP)."""
-        clip, t5 = self.text_encoders
-        pooled = clip(self._tokens(prompts, 0)[0]).pooler_output
-        part = self.text_parts[1]._replace(length=self.tokens)
-        ids, _ = tokenize(part, self.tokenizers[1], prompts)
-        hidden = t5(ids.to(self.device))[0]
-        return {
-            "prompt_embeds": hidden.to(t5.dtype),
-            "pooled_prompt_embeds": pooled.to(clip.dtype),
-        }
+    def encode_with(self, number: int, prompts: Sequence[str]) -> Tensors:
+        """Return pooled_prompt_embeds (B, width of CLIP), or prompt_embeds (B, 512 or 256, width of T5)."""
+        encoder, length = self.text_encoders[number], self.tokens if number else None
+        output = encoder(self._tokens(prompts, number, length)[0])
+        if number == 0:
+            return {"pooled_prompt_embeds": output.pooler_output.to(encoder.dtype)}
+        return {"prompt_embeds": output[0].to(encoder.dtype)}
+
+    def combine(self, parts: Sequence[Tensors]) -> Tensors:
+        """Return both."""
+        clip, t5 = parts
+        return {**t5, **clip}
 
     def call(
         self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors

@@ -125,8 +125,9 @@ class Flux2(Flux2Family):
         """See Flux2Family.text; the token of an image in a prompt is left out, as in the pipeline."""
         return super().text([prompt.replace("[IMG]", "") for prompt in prompts])
 
-    def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
-        return {"tokenizer": None}  # a processor, which needs torchvision for images to come
+    def _given_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        # The folder's is a processor, which needs torchvision for images to come.
+        return {**super()._given_parts(dtype), "tokenizer": None}
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
         parts = super()._load_parts(dtype, encoders)

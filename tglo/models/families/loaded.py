@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tglo.models import folder, lora, lora_files
 from tglo.models.autoencoder import Codec, LatentCodec
+from tglo.models.encoders import Encoders, EncodersInTurn, TextEncoders
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
 from tglo.noise.density import Density, parse, uniform
 from tglo.noise.schedule import Schedule
@@ -26,7 +28,8 @@ class Loaded(ABC):
 
     path: a local diffusers folder (tglo.models.resolve finds it). dtype: that of the denoiser and the
     text encoders; the VAE runs in float32 where a smaller type would overflow. encoders: False leaves
-    VAE and text encoders on disk; then the model neither encodes nor generates.
+    VAE and text encoders on disk; then the model neither encodes nor generates. denoiser: False leaves its
+    weights on disk, and VAE and text encoders until each is used, one at a time; then the model only encodes.
     """
 
     name: ClassVar[str]
@@ -60,28 +63,31 @@ class Loaded(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         encoders: bool = True,
+        denoiser: bool = True,
     ) -> None:
         self.path = Path(path)
+        self.has_encoders, self.has_denoiser = encoders, denoiser
         config = folder.read_config(self.path / self.vae_part / "config.json")
         self.codec = self.codec_class(config)
         with folder.understood(self.path, f"{self.name} model folder"):
-            parts = self._load_parts(dtype, encoders)
+            parts = self._load_parts(dtype, encoders and denoiser)
         self.denoiser: Any = parts[self.denoiser_part]
         self.scheduler: Any = parts["scheduler"]
         with folder.understood(self.path / "scheduler", "scheduler of a diffusers model"):
             self.schedule: Any = self._training_schedule()
-        self.vae: Any = parts[self.vae_part]
         self.tokenizers: list[Any] = [parts[part.tokenizer] for part in self.text_parts]
-        self.text_encoders: list[Any] = [parts[part.encoder] for part in self.text_parts]
+        names = [self.vae_part, *(part.encoder for part in self.text_parts)]
+        self.encoders = Encoders({name: parts[name] for name in names})
+        if not denoiser:
+            self.encoders = EncodersInTurn(self._load_encoder)
         self.prompts = PromptTally()
         with folder.understood(self.path, f"{self.name} model folder"):
             self._check_parts()
             for part, tokenizer in zip(self.text_parts, self.tokenizers, strict=True):
                 check_vocabulary(part, tokenizer, self.path)
         self.device = torch.device("cpu")
-        for encoder in (self.vae, *self.text_encoders):
-            if encoder is not None:
-                encoder.eval().requires_grad_(False)
+        for encoder in self.encoders.present().values():
+            encoder.eval().requires_grad_(False)
         self.denoiser.eval()
         self.to(device)
 
@@ -96,7 +102,7 @@ class Loaded(ABC):
             **FROM_DISK,
             **self.unused_parts,
             **left_out,
-            **self._own_parts(dtype),
+            **self._given_parts(dtype),
         )
         self.pipeline_config = dict(pipeline.config)
         return pipeline.components
@@ -104,6 +110,36 @@ class Loaded(ABC):
     def _own_parts(self, dtype: torch.dtype) -> dict[str, Any]:
         """Load the parts that the pipeline cannot load, by name."""
         return {}
+
+    def _given_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Return the parts that the pipeline is given and does not load, by name; a denoiser without weights where
+        they stay on disk.
+        """
+        if self.has_denoiser:
+            return self._own_parts(dtype)
+        kind = self.denoiser_class or self._class_of(self.denoiser_part)
+        with torch.device("meta"):
+            config = folder.read_config(self.path / self.denoiser_part / "config.json")
+            return {self.denoiser_part: nn.Module.to(kind.from_config(config), dtype)}
+
+    def _class_of(self, part: str) -> Any:
+        """Return the class that the folder names for a part."""
+        library, name = folder.read_index(self.path)[part]
+        return getattr(import_module(library), name)
+
+    def _load_encoder(self, name: str) -> Any:
+        """Load the VAE or a text encoder onto the device."""
+        return self.read_encoder(name).to(self.device)
+
+    def read_encoder(self, name: str) -> Any:
+        """Load the VAE or a text encoder into host memory, ready for use."""
+        with folder.understood(self.path / name, f"{name} of a {self.name} model"):
+            encoder = self._read_encoder(name, self.dtype)
+        return encoder.eval().requires_grad_(False)
+
+    def _read_encoder(self, name: str, dtype: torch.dtype) -> Any:
+        dtype = self.codec.dtype(dtype) if name == self.vae_part else dtype
+        return self._class_of(name).from_pretrained(self.path / name, dtype=dtype, **FROM_DISK)
 
     def _training_schedule(self) -> Any:
         schedule = Schedule.from_scheduler(self.scheduler)
@@ -129,6 +165,20 @@ class Loaded(ABC):
 
     def _check_parts(self) -> None:  # noqa: B027 (a folder may have no rule of its own)
         """Raise ValueError unless the parts fit each other."""
+
+    @property
+    def vae(self) -> Any:
+        """The VAE, or None if it was left on disk."""
+        return self.encoders[self.vae_part]
+
+    @property
+    def text_encoders(self) -> Sequence[Any]:
+        """The text encoders in the order of `text_parts`, each None if it was left on disk."""
+        return TextEncoders(self.encoders, [part.encoder for part in self.text_parts])
+
+    def text_at_hand(self, number: int) -> bool:
+        """Say whether the text encoder with that number can be used without being loaded."""
+        return self.encoders.at_hand(self.text_parts[number].encoder)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,15 +225,19 @@ class Loaded(ABC):
         self.need_encoders()
         return self.codec.encode(self.vae, pixels)
 
-    def _tokens(self, prompts: Sequence[str], part: int) -> tuple[Tensor, Tensor]:
+    def _tokens(
+        self, prompts: Sequence[str], number: int, length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return token ids and attention mask (B, length) for the text encoder with that number.
 
-        Prompts beyond the encoder's length are cut, and counted in `prompts`.
+        Prompts beyond the encoder's length are cut, and counted in `prompts`. length: in place of that which the
+        family states for all its models.
         """
-        if self.text_encoders[part] is None:
-            self.need_encoders()
-        tally = self.prompts if part == 0 else None
-        ids, mask = tokenize(self.text_parts[part], self.tokenizers[part], prompts, tally)
+        self.need_encoders()
+        part = self.text_parts[number]
+        part = part._replace(length=length or part.length)
+        tally = self.prompts if number == 0 else None
+        ids, mask = tokenize(part, self.tokenizers[number], prompts, tally)
         return ids.to(self.device), mask.to(self.device)
 
     def load_denoiser(
@@ -201,11 +255,13 @@ class Loaded(ABC):
     ) -> Self:
         """Move and convert the loaded parts in place; the VAE stays float32 where it must."""
         parts = [(self.denoiser, dtype)]
-        if self.vae is not None:
-            vae_dtype = None if dtype is None else self.codec.dtype(dtype)
-            parts += [(self.vae, vae_dtype), *((encoder, dtype) for encoder in self.text_encoders)]
+        for name, encoder in self.encoders.present().items():
+            new = dtype
+            if name == self.vae_part and dtype is not None:
+                new = self.codec.dtype(dtype)
+            parts.append((encoder, new))
         for module, new in parts:
-            if device is not None:
+            if device is not None and (self.has_denoiser or module is not self.denoiser):
                 module.to(device)
             if new is not None and new != module.dtype:
                 module.to(new)
@@ -242,8 +298,15 @@ class Loaded(ABC):
 
     def need_encoders(self) -> None:
         """Raise RuntimeError unless VAE and text encoders are loaded."""
-        if self.vae is None:
+        if not self.has_encoders:
             raise RuntimeError(
                 "the VAE and text encoders were not loaded; load the model with encoders=True to "
                 "encode or generate"
+            )
+
+    def need_denoiser(self) -> None:
+        """Raise RuntimeError unless the denoiser's weights are loaded."""
+        if not self.has_denoiser:
+            raise RuntimeError(
+                "the denoiser was not loaded; load the model with denoiser=True to sample or train"
             )

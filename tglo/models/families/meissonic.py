@@ -12,12 +12,13 @@ from diffusers import AmusedScheduler, VQModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.masked import MaskedFamily
 from tglo.models.families.model import Tensors
 from tglo.models.folder import read_config
 from tglo.models.modules.meissonic_transformer import Transformer2DModel
 from tglo.models.text import TextPart
+
+_ENCODERS = {"vqvae": VQModel, "text_encoder": CLIPTextModelWithProjection}
 
 
 def is_folder(path: Path) -> bool:
@@ -55,7 +56,7 @@ class Meissonic(MaskedFamily):
         """Load each part by its class, whatever class the folder names."""
         config = read_config(self.path / "scheduler" / "scheduler_config.json")
         parts: dict[str, Any] = {
-            **self._own_parts(dtype),
+            **self._given_parts(dtype),
             "tokenizer": CLIPTokenizer.from_pretrained(
                 self.path / "tokenizer", local_files_only=True
             ),
@@ -63,17 +64,13 @@ class Meissonic(MaskedFamily):
                 mask_token_id=config["mask_token_id"],
                 masking_schedule=config.get("masking_schedule", "cosine"),
             ),
-            "vqvae": None,
-            "text_encoder": None,
         }
-        if encoders:
-            parts["vqvae"] = VQModel.from_pretrained(
-                self.path, subfolder="vqvae", dtype=self.codec.dtype(dtype), **FROM_DISK
-            )
-            parts["text_encoder"] = CLIPTextModelWithProjection.from_pretrained(
-                self.path / "text_encoder", dtype=dtype, **FROM_DISK
-            )
+        for name in _ENCODERS:
+            parts[name] = self._read_encoder(name, dtype) if encoders else None
         return parts
+
+    def _class_of(self, part: str) -> Any:
+        return _ENCODERS[part]
 
     def _text_widths(self) -> tuple[int, int]:
         config = self.denoiser.config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tglo import philox
+from tglo.data import ragged
 from tglo.models import samplers
 from tglo.models.families.loaded import Loaded
 from tglo.models.skeleton import Skeleton
+from tglo.models.text import tokenize
 from tglo.noise.draw import Draw, draw_latents
 from tglo.noise.noising import Key
 from tglo.settings import SamplingOptions
@@ -66,6 +68,17 @@ class Model(Loaded):
         """Return embeddings of B prompts, each tensor (B, ...), exactly as the pipeline makes them; with
         padding that nothing attends to, and a mask of it, where tglo.data.ragged says so.
         """
+
+    def texts(self, batches: Sequence[Sequence[str]]) -> Iterator[Tensors]:
+        """Yield `text` of each batch of prompts; with all that one text encoder has to do done before the next."""
+        yield from map(self.text, batches)
+
+    def text_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Return how many rows `text` has under each prompt's mask, from the tokenizer alone; where tglo.data.ragged
+        says that there is one.
+        """
+        _, mask = tokenize(self.text_parts[0], self.tokenizers[0], prompts)
+        return mask.sum(1).tolist()
 
     def text_settings(self) -> dict[str, str]:
         """Return what `text` depends on besides the folder's files and `text_parts`, name -> text."""
@@ -181,6 +194,16 @@ class Model(Loaded):
         """Choose the backend of what the denoiser computes of the loss in its forward pass, if anything."""
 
     # What follows from it.
+
+    def text_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the shapes of what a cache keeps of a prompt, by name; None for its number of tokens."""
+        example = self.example_text(1)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            name: tuple(tensor.shape[1:]) for name, tensor in example.items()
+        }
+        if shapes.pop(ragged.MASK, None) is not None:
+            shapes[ragged.ROWS] = (None, *shapes[ragged.ROWS][1:])
+        return shapes
 
     def dtype_of(self, denoiser: Denoiser) -> torch.dtype:
         """Return the dtype of a denoiser's weights; the model's own stands for a wrapper that is no module."""

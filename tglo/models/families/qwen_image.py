@@ -55,6 +55,10 @@ class QwenImage(FlowFamily):
         hidden, mask = output.hidden_states[-1][:, _BEFORE:], mask[:, _BEFORE:].bool()
         return {"prompt_embeds": hidden * mask.unsqueeze(-1), "prompt_mask": mask}
 
+    def text_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """See Model.text_lengths; without the template's start."""
+        return [length - _BEFORE for length in super().text_lengths(prompts)]
+
     def call(
         self, denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, conditions: Tensors
     ) -> Tensor:

@@ -71,15 +71,31 @@ class Sana(FlowFamily):
                     rows[i] = row
         return ragged.stack(rows)
 
+    def text_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """See Model.text_lengths; of the instruction, the start token alone counts."""
+        part, before = self._part(instructed=True)
+        _, mask = tokenize(part, self.tokenizers[0], _plain(prompts))
+        _, of_empty = tokenize(self.text_parts[0], self.tokenizers[0], [""])
+        lengths = (mask.sum(1) - before).tolist()
+        return [
+            length if prompt else int(of_empty.sum())
+            for prompt, length in zip(prompts, lengths, strict=True)
+        ]
+
+    def _part(self, instructed: bool) -> tuple[TextPart, int]:
+        """Return how prompts are tokenized, and the tokens before them that are left out."""
+        part = self.text_parts[0]
+        if not instructed:
+            return part, 0
+        before = len(self.tokenizers[0].encode(self.instruction())) - 2
+        return part._replace(length=before + _TOKENS, template=self.instruction() + "{}"), before
+
     def _encoded(self, prompts: Sequence[str], instructed: bool) -> Tensors:
         self.need_encoders()
-        tokenizer, encoder = self.tokenizers[0], self.text_encoders[0]
-        part, before = self.text_parts[0], 0
-        if instructed:
-            before = len(tokenizer.encode(self.instruction())) - 2
-            part = part._replace(length=before + _TOKENS, template=self.instruction() + "{}")
-        texts = [prompt.lower().strip() for prompt in prompts]
-        ids, mask = (t.to(self.device) for t in tokenize(part, tokenizer, texts, self.prompts))
+        part, before = self._part(instructed)
+        tokens = tokenize(part, self.tokenizers[0], _plain(prompts), self.prompts)
+        ids, mask = (tensor.to(self.device) for tensor in tokens)
+        encoder = self.text_encoders[0]
         hidden = encoder(ids, attention_mask=mask)[0].to(encoder.dtype)
         kept = [0, *range(before + 1, ids.shape[1])]
         hidden, mask = hidden[:, kept], mask[:, kept].bool()
@@ -100,3 +116,7 @@ class Sana(FlowFamily):
 
     def example_text(self, batch: int) -> Tensors:
         return self._example_prompt(batch, self.denoiser.config.caption_channels)
+
+
+def _plain(prompts: Sequence[str]) -> list[str]:
+    return [prompt.lower().strip() for prompt in prompts]

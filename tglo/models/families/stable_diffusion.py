@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor, nn
 
 from tglo.files import reading
+from tglo.models.autoencoder import LatentCodec
 from tglo.models.families.base import Family
 from tglo.models.families.model import Denoiser, Tensors
+from tglo.models.families.several_encoders import SeveralEncoders
 from tglo.models.folder import REMEDY, read_config, understood
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import TextPart
@@ -136,7 +139,7 @@ class StableDiffusion(Family):
             return found if found.default_size and found.size_step else None
 
 
-class StableDiffusionXL(StableDiffusion):
+class StableDiffusionXL(SeveralEncoders, StableDiffusion):
     """UNet conditioned on two CLIP text encoders, a pooled embedding and the image's sizes."""
 
     name = "stable-diffusion-xl"
@@ -158,18 +161,17 @@ class StableDiffusionXL(StableDiffusion):
     unused_parts: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None}
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> Tensors:
-        """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second).
+    def encode_with(self, number: int, prompts: Sequence[str]) -> Tensors:
+        """Return an encoder's last hidden states but one; of the second also its projection."""
+        ids, _ = self._tokens(prompts, number)
+        output = self.text_encoders[number](ids, output_hidden_states=True)
+        pooled = {"pooled": output[0]} if number else {}
+        return {"hidden": output.hidden_states[-2], **pooled}
 
-        Both encoders give their last hidden states but one; the second also its projection.
-        """
-        hidden, output = [], None
-        for part, encoder in enumerate(self.text_encoders):
-            ids, _ = self._tokens(prompts, part)
-            output = encoder(ids, output_hidden_states=True)
-            hidden.append(output.hidden_states[-2])
-        assert output is not None
-        return {"prompt_embeds": torch.cat(hidden, dim=-1), "pooled_prompt_embeds": output[0]}
+    def combine(self, parts: Sequence[Tensors]) -> Tensors:
+        """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second)."""
+        hidden = torch.cat([part["hidden"] for part in parts], dim=-1)
+        return {"prompt_embeds": hidden, "pooled_prompt_embeds": parts[1]["pooled"]}
 
     def unconditional(self, empty: Tensors | None = None) -> Tensors:
         """Return zeros where the folder asks for them (as SDXL's own does), else the empty prompt's."""
@@ -206,6 +208,20 @@ class UNetSkeleton(Skeleton):
     def make(self) -> nn.Module:
         with reading(self.source, "UNet configuration", REMEDY):
             return UNet2DConditionModel.from_config(self.config)
+
+    def text_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        config = SimpleNamespace(**self.config)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "prompt_embeds": (_TOKENS, config.cross_attention_dim)
+        }
+        if self.config.get("addition_embed_type") == "text_time":
+            shapes["pooled_prompt_embeds"] = (_pooled_width(config),)
+        return shapes
+
+    def stored_bytes(self, height: int, width: int) -> int:
+        config = {"latent_channels": self.config["in_channels"]}
+        levels = [0] * self.spatial_scale.bit_length()
+        return LatentCodec(config | {"block_out_channels": levels}).stored_bytes(height, width)
 
     def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
         config = denoiser.config

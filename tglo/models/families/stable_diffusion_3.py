@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tglo.models.families.flow import FlowFamily, Imported
 from tglo.models.families.model import Denoiser, Tensors
+from tglo.models.families.several_encoders import SeveralEncoders
 from tglo.models.text import TextPart
 from tglo.noise.density import Density, LogitNormal
 
@@ -29,7 +30,7 @@ _MEDIUM: dict[str, Any] = {
 }
 
 
-class StableDiffusion3(FlowFamily):
+class StableDiffusion3(SeveralEncoders, FlowFamily):
     """Transformer conditioned on two CLIP text encoders and T5; with classifier-free guidance.
 
     Padding is attended to, so embeddings keep their full length. Training draws timesteps from a
@@ -84,30 +85,26 @@ class StableDiffusion3(FlowFamily):
     timestep_density: ClassVar[Density] = LogitNormal()
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> Tensors:
+    def encode_with(self, number: int, prompts: Sequence[str]) -> Tensors:
+        """Return a CLIP encoder's last hidden states but one and its projection, or T5's last hidden states."""
+        ids, _ = self._tokens(prompts, number)
+        output = self.text_encoders[number](ids, output_hidden_states=number < 2)
+        if number < 2:
+            return {"hidden": output.hidden_states[-2], "pooled": output[0]}
+        return {"hidden": output[0]}
+
+    def combine(self, parts: Sequence[Tensors]) -> Tensors:
         """Return prompt_embeds (B, 77 + 256, width of T5) and pooled_prompt_embeds (B, both CLIP widths).
 
-        The CLIP encoders' last hidden states but one stand side by side, filled up with zeros to the
-        width of T5's.
+        The CLIP encoders' states stand side by side, filled up with zeros to the width of T5's.
         """
-        hidden, pooled = [], []
-        for part in (0, 1):
-            ids, _ = self._tokens(prompts, part)
-            output = self.text_encoders[part](ids, output_hidden_states=True)
-            hidden.append(output.hidden_states[-2])
-            pooled.append(output[0])
-        clip = torch.cat(hidden, dim=-1)
-        t5 = self._t5(prompts)
-        clip = functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        *both, t5 = parts
+        clip = torch.cat([part["hidden"] for part in both], dim=-1)
+        clip = functional.pad(clip, (0, t5["hidden"].shape[-1] - clip.shape[-1]))
         return {
-            "prompt_embeds": torch.cat([clip, t5], dim=1),
-            "pooled_prompt_embeds": torch.cat(pooled, dim=-1),
+            "prompt_embeds": torch.cat([clip, t5["hidden"]], dim=1),
+            "pooled_prompt_embeds": torch.cat([part["pooled"] for part in both], dim=-1),
         }
-
-    def _t5(self, prompts: Sequence[str]) -> Tensor:
-        """Return the last hidden states (B, 256, width of T5)."""
-        hidden: Tensor = self.text_encoders[2](self._tokens(prompts, 2)[0])[0]
-        return hidden
 
     @classmethod
     def for_index(cls, index: Mapping[str, Any]) -> type[Any]:
@@ -147,7 +144,6 @@ class StableDiffusion3WithoutT5(StableDiffusion3):
         "tokenizer_3": None,
     }
 
-    def _t5(self, prompts: Sequence[str]) -> Tensor:
-        width = self.denoiser.config.joint_attention_dim
-        dtype = self.text_encoders[0].dtype
-        return torch.zeros(len(prompts), _T5_TOKENS, width, device=self.device, dtype=dtype)
+    def combine(self, parts: Sequence[Tensors]) -> Tensors:
+        clip, width = parts[0]["hidden"], self.denoiser.config.joint_attention_dim
+        return super().combine([*parts, {"hidden": clip.new_zeros(len(clip), _T5_TOKENS, width)}])
