@@ -29,6 +29,17 @@ MACHINES = {
     "flux_lora": Options(
         model="flux-dev", train="lora", lora_rank=32, micro_batch=2, accumulation=8
     ),
+    "flux_lora_24gb": Options(
+        model="flux-dev",
+        gpu_memory=24,
+        train="lora",
+        base_weights="nf4",
+        reference="adapter-off",
+        micro_batch=1,
+        accumulation=16,
+    ),
+    "flux_full_zero": Options(model="flux-dev", gpus=8, micro_batch=2, accumulation=2),
+    "qwen_image_lora": Options(model="qwen-image", train="lora", micro_batch=1, accumulation=16),
     "sd35_medium_full": Options(model="sd35-medium", micro_batch=2, accumulation=16),
 }
 """The run that each configuration in examples/configs is for."""

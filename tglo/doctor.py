@@ -31,7 +31,7 @@ PACKAGES = (
     ("peft", ">=0.21,<0.22", "LoRA", "train"),
     ("deepspeed", ">=0.19.8,<0.20", "training on several processes", "train"),
     ("xformers", ">=0.0.35", "another attention on a GPU; optional", "xformers"),
-    ("bitsandbytes", ">=0.50", "8-bit AdamW; optional", "bnb"),
+    ("bitsandbytes", ">=0.50", "8-bit AdamW, int8 and nf4 weights; optional", "bnb"),
 )
 
 

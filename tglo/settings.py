@@ -11,6 +11,9 @@ from typing import Literal
 Precision = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "model", "blocks"]
 """What waits in host memory: nothing, each part until it is used, or even a part's blocks."""
+BaseWeights = Literal["default", "half", "int8", "nf4"]
+QUANTIZED = ("int8", "nf4")
+"""Those of BaseWeights that need a library."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,8 @@ class ReferenceOptions:
     """Precision of the reference, as engine.precision."""
     weights: Literal["fp32", "half"] = "fp32"
     """fp32 as one process trains (autocast), half as DeepSpeed does."""
+    base_weights: BaseWeights = "default"
+    """How the reference's weights are kept, as model.base_weights."""
     attention: str = "default"
     """Attention backend of the reference, as model.attention."""
     compile: Literal["none", "blocks", "whole"] = "none"

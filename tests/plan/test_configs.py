@@ -31,6 +31,7 @@ def test_a_ready_config_is_what_the_planner_recommends(path: Path) -> None:
     assert config.objective.reference == options.reference
     assert config.engine.precision == options.precision
     assert config.model.train == options.train
+    assert config.model.base_weights == options.base_weights
     assert config.optimizer.micro_batch == options.micro_batch
     assert config.optimizer.accumulation == options.accumulation
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests import tiny
-from tglo.plan.memory import memory, model_states
+from tests import tiny, tiny_flow
+from tglo import models
+from tglo.plan.memory import frozen_bytes, memory, model_states
 from tglo.plan.options import CHECKPOINTING, Options
 from tglo.plan.planner import plan
 from tglo.plan.profile import Counter, Sizes, measure, profile
 from tglo.plan.traffic import reference_factor, wire_bytes, wire_seconds
+from tglo.settings import QUANTIZED
 
 SDXL = Options(gpus=8)
 
@@ -157,6 +159,7 @@ def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
         ),
         ({"resolution": 1000}, "resolution is 1000; sdxl needs a multiple of 32, such as 992"),
         ({"reference": "adapter-off"}, "adapter-off needs train lora"),
+        ({"base_weights": "nf4"}, "base_weights nf4 needs train lora"),
     ],
 )
 def test_what_cannot_be_planned_for_is_refused(changes: dict[str, object], message: str) -> None:
@@ -186,3 +189,54 @@ def test_float32_activations_take_twice_the_room() -> None:
     assert full.working > 1.8 * half.working
     autocast = memory(SDXL, found, None, "none")
     assert autocast.working > 1.8 * half.working
+
+
+def test_frozen_weights_in_fewer_bits_take_less() -> None:
+    sizes = Sizes(
+        trained=10, frozen=6500, small=0, factored=0, quantizable=6400, quantizable_rows=20
+    )
+    options = Options(train="lora")
+    expected = {
+        "default": (6 * 6510, 2 * 6510),
+        "half": (2 * 6500 + 6 * 10, 2 * 6510),
+        "int8": (6400 + 2 * 20 + 2 * 100 + 6 * 10, 6400 + 2 * 20 + 2 * 100 + 2 * 10),
+        "nf4": (3200 + 4 * 100 + 2 * 100 + 6 * 10, 3200 + 4 * 100 + 2 * 100 + 2 * 10),
+    }
+    for kind, weights in expected.items():
+        kept = replace(options, base_weights=kind)  # type: ignore[arg-type]
+        found = tuple(model_states(kept, sizes, stage).weights for stage in (None, 0))
+        assert found == weights, kind
+
+
+@pytest.mark.parametrize("kind", ["half", "int8", "nf4"])
+def test_frozen_weights_have_the_bytes_that_are_counted(kind: str, tmp_path: Path) -> None:
+    """But for a code book of 16 numbers that bitsandbytes gives each layer."""
+    pytest.importorskip("bitsandbytes", reason="int8 and nf4 are formats of bitsandbytes")
+    folder = tiny_flow.build_flux(tmp_path / "flux")
+    family = models.load(folder, dtype=torch.bfloat16, encoders=False)
+    if kind in QUANTIZED:
+        family.quantize(kind, "cpu")
+    count = layers = 0
+    for module in family.denoiser.modules():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        tensors += [state.absmax] if state is not None else []
+        layers += state is not None
+        count += sum(tensor.nbytes for tensor in tensors)
+    sizes = profile(str(folder), lora_rank=4).sizes
+    assert layers == 0 or kind == "nf4"
+    counted = frozen_bytes(Options(train="lora", base_weights=kind), sizes)  # type: ignore[arg-type]
+    assert count == pytest.approx(counted, rel=0.002)
+
+
+def test_a_quantised_base_goes_without_zero_3_and_is_a_remedy() -> None:
+    flux = Options(model="flux-dev", train="lora", gpu_memory=24, micro_batch=1)
+    with pytest.raises(
+        ValueError, match="one of these makes it fit: --base-weights int8, --base-w"
+    ):
+        plan(flux)
+    answer = plan(replace(flux, base_weights="nf4"))
+    assert answer.best.checkpointing == "full" and answer.best.memory.total < 24e9
+    many = plan(replace(flux, base_weights="int8", gpus=2))
+    assert {row.stage for row in many.rows} == {0, 1, 2}
+    assert not any(row.fits for row in answer.rows if row.checkpointing == "none")

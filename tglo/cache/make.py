@@ -28,7 +28,7 @@ from tglo.data.manifest import Manifest, read_manifest
 from tglo.devices import DTYPES, process, process_device
 from tglo.files import DamagedFile, Patience
 from tglo.losses.tgo import prediction_error
-from tglo.models import fingerprint
+from tglo.models import fingerprint, quantization
 from tglo.models.execution.attention import check_place, set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
@@ -36,6 +36,7 @@ from tglo.models.execution.offloading import encode_by_blocks
 from tglo.settings import (
     COUNT,
     FRACTION,
+    QUANTIZED,
     SEED,
     SIDE,
     ManifestOptions,
@@ -206,7 +207,12 @@ def build_reference(
     reason = kind.unsupported.get(("engine.compile", options.compile))
     if reason is not None:
         raise ValueError(f"compile is {options.compile}, which does not fit {kind.name}: {reason}")
-    family = models.load(path, device=place, encoders=False)
+    quantization.require(options.base_weights)
+    like_half = options.base_weights != "default"
+    family = models.load(path, dtype=dtype if like_half else torch.float32, encoders=False)
+    if options.base_weights in QUANTIZED:
+        family.quantize(options.base_weights, place)
+    family.to(place)
     latents.check(fingerprint.encoders(family))
     set_backend(family.denoiser, options.attention, dtype)
     set_channels_last(family.denoiser, options.channels_last)
@@ -238,6 +244,7 @@ def build_reference(
             **input_fingerprint(latents),
             **drawer.fingerprint(),
             "precision": options.precision,
+            **quantization.fingerprint(options.base_weights),
         },
         draws=rule.draws,
         own_noise=own_noise,

@@ -157,6 +157,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
             attention=model.attention,
             compile=engine.compile,
             channels_last=engine.channels_last,
+            base_weights=model.base_weights,
         ),
         "reference_output": data.reference_cache,
     }

@@ -58,6 +58,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "model": PUBLISHED.get(model.path, model.path) or None,
         "train": model.train,
         "lora_rank": model.lora_rank,
+        "base_weights": model.base_weights,
         "precision": engine.precision,
         "reference": reference_mode(config),
         "optimizer": optimizer.name,

@@ -18,7 +18,7 @@ from peft.utils import get_peft_model_state_dict
 
 from tglo.files import write_json, writing_folder
 from tglo.models import folder as folders
-from tglo.models import lora, lora_files
+from tglo.models import lora, lora_files, quantization
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Model, Tensors
 
@@ -117,7 +117,17 @@ def save_lora(
 
 
 def _trained(model: Model, state_dict: Tensors | None) -> Any:
-    """Return the trained denoiser: the module itself, or a whole one made from gathered weights."""
+    """Return the trained denoiser: the module itself, or a whole one made from gathered weights.
+
+    A LoRA on a quantised denoiser is put on the folder's own weights.
+    """
+    if state_dict is None and quantization.kind_of(model.denoiser):
+        if not lora.has(model.denoiser):
+            raise ValueError(
+                f"the model is quantised to {quantization.kind_of(model.denoiser)} and has no LoRA, so "
+                f"there is nothing to export that is not in {model.path}"
+            )
+        state_dict = lora.state_dict(model.denoiser)
     if state_dict is None:
         return model.denoiser
     if lora.has(model.denoiser):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tglo.settings import QUANTIZED
+
 
 def zero_problem(
     optimizer: str,
@@ -10,11 +12,18 @@ def zero_problem(
     precision: str,
     offload_optimizer: bool,
     offload_parameters: bool,
+    base_weights: str = "default",
 ) -> str | None:
     """Say why a run with these settings cannot be, in the words of its configuration; None if it can.
 
     stage: ZeRO's, with 0 for DeepSpeed without ZeRO; None for the plain engine.
     """
+    if base_weights in QUANTIZED and stage == 3:
+        return (
+            f"model.base_weights is {base_weights} and zero_stage 3: it cuts all weights into flat pieces, "
+            "and the scales of quantised ones are not among them; use zero_stage 0, 1 or 2, with which "
+            "each GPU holds them whole"
+        )
     if offload_parameters and stage != 3:
         return f"engine.offload_parameters needs zero_stage 3, which is {stage or 0}"
     if offload_optimizer and not stage:

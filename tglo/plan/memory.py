@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tglo.plan.options import Checkpointing, Options
 from tglo.plan.profile import Profile, Sizes
+from tglo.settings import QUANTIZED
 
 GB = 1e9
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -21,6 +22,8 @@ SUB_GROUP = 1_000_000_000
 # Assumed, not measured: CUDA context and libraries; and what the allocator loses to fragmentation.
 CONTEXT = 2 * GB
 FRAGMENTATION = 0.05
+# 4-bit weights of bitsandbytes have a float32 scale for every block of 64.
+NF4 = 1 / 2 + 4 / 64
 # 8-bit AdamW: two moments of a byte, and a float32 scale of each for every block of 256 elements.
 ADAMW8BIT = 2 * (1 + 4 / 256)
 
@@ -65,14 +68,19 @@ def model_states(options: Options, sizes: Sizes, stage: int | None) -> States:
     """Return the model's states on one GPU. stage: DeepSpeed's, or None for the plain engine.
 
     The plain engine keeps float32 weights; in half precision autocast's copies of them are counted
-    with the weights, though they live from the forward to the end of the backward only.
+    with the weights, though they live from the forward to the end of the backward only. Frozen ones may
+    be kept otherwise (options.base_weights).
     """
     width, half = WIDTH[options.precision], options.precision != "fp32"
     trained, processes = sizes.trained, options.processes
     moments = _moments(sizes, options.optimizer, flat=bool(stage))
     if stage is None:
-        return States((4 + 2 * half) * sizes.all, 4 * trained, moments)
-    weights: float = width * sizes.all
+        full = 4 + 2 * half
+        plain: float = full * sizes.all
+        if options.base_weights != "default":
+            plain = frozen_bytes(options, sizes) + full * trained
+        return States(plain, 4 * trained, moments)
+    weights: float = frozen_bytes(options, sizes) + width * trained
     gradients: float = width * trained
     # Stages 1 to 3 clone a float32 partition even of float32 weights.
     master = 4 * trained if half or stage else 0
@@ -95,18 +103,32 @@ def model_states(options: Options, sizes: Sizes, stage: int | None) -> States:
     return States(weights, gradients, kept, host)
 
 
+def frozen_bytes(options: Options, sizes: Sizes) -> float:
+    """Return the bytes of the frozen weights, kept in the precision that is computed in or quantised."""
+    width = WIDTH[options.precision]
+    quantized: float = width * sizes.quantizable
+    if options.base_weights == "int8":
+        quantized = sizes.quantizable + width * sizes.quantizable_rows
+    elif options.base_weights == "nf4":
+        quantized = NF4 * sizes.quantizable
+    return quantized + width * (sizes.frozen - sizes.quantizable)
+
+
 def memory(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> Memory:
     """Return all bytes on one GPU for a micro batch of ``options.micro_batch``."""
     sizes = found.sizes
-    base = sizes.frozen if options.train == "lora" else sizes.trained
-    copy = base * WIDTH[options.precision] * (options.reference == "copy")
+    trained = sizes.trained * WIDTH[options.precision]
+    base = frozen_bytes(options, sizes) if options.train == "lora" else trained
+    copy = base * (options.reference == "copy")
     extra = copy + 4 * sizes.trained * options.ema
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
     activations = wide * found.cost[checkpointing].peak * options.rows
     backward = activations + _buffers(options, sizes, stage)
+    if options.base_weights in QUANTIZED:
+        backward += WIDTH[options.precision] * sizes.largest
     working = max(backward, _update(options, sizes, stage))
     reserve = CONTEXT + FRAGMENTATION * options.gpu_memory * GB
     return Memory(model_states(options, sizes, stage), extra, working, reserve)

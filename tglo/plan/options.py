@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tglo.plan.limits import zero_problem
-from tglo.settings import COUNT, SIDE, Limit, check_limits
+from tglo.settings import COUNT, SIDE, BaseWeights, Limit, check_limits
 
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
@@ -35,6 +35,8 @@ class Options:
     """All weights, or a LoRA on the attention layers."""
     lora_rank: int = 16
     """Rank of the LoRA matrices."""
+    base_weights: BaseWeights = "default"
+    """How the frozen weights below a LoRA are kept, as model.base_weights."""
     resolution: int | None = None
     """Side of a square image in pixels; the model's own by default."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -93,6 +95,8 @@ class Options:
         """Return why training would refuse these settings together, or ""."""
         if self.reference == "adapter-off" and self.train == "full":
             return "reference adapter-off needs train lora; else use cached or copy"
+        if self.base_weights != "default" and self.train == "full":
+            return f"base_weights {self.base_weights} needs train lora; else leave it out"
         least = 3 if self.offloads else 0 if self.processes > 1 else None
         return self.problem_at(least) or ""
 
@@ -109,4 +113,5 @@ class Options:
             precision=self.precision,
             offload_optimizer=self.offload_optimizer,
             offload_parameters=self.offload_parameters,
+            base_weights=self.base_weights,
         )

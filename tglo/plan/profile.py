@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from tglo.models import quantization
 from tglo.plan.options import CHECKPOINTING, Checkpointing
 
 # DeepSpeed keeps weights of at most this many elements whole under ZeRO 3.
@@ -32,6 +33,12 @@ class Sizes:
     """Elements in weights of at most PERSISTENT elements, trained or not."""
     factored: int
     """Elements of Adafactor's second moments: a row and a column for each trained matrix."""
+    quantizable: int = 0
+    """Frozen elements that model.base_weights = int8 and nf4 store in 8 and 4 bits."""
+    quantizable_rows: int = 0
+    """Rows of their matrices."""
+    largest: int = 0
+    """Elements of the largest of them, which is made whole for each product."""
 
     @property
     def all(self) -> int:
@@ -43,11 +50,16 @@ class Sizes:
         """Count a module's weights; those that require a gradient are trained."""
         trained = [p for p in module.parameters() if p.requires_grad]
         counts = [p.numel() for p in module.parameters()]
+        quantizable = [layer.weight for layer in quantization.layers(module)]
+        quantizable = [weight for weight in quantizable if not weight.requires_grad]
         return cls(
             trained=sum(p.numel() for p in trained),
             frozen=sum(counts) - sum(p.numel() for p in trained),
             small=sum(count for count in counts if count <= PERSISTENT),
             factored=sum(_factored(p) for p in trained),
+            quantizable=sum(weight.numel() for weight in quantizable),
+            quantizable_rows=sum(len(weight) for weight in quantizable),
+            largest=max((weight.numel() for weight in quantizable), default=0),
         )
 
 

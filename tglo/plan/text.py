@@ -83,6 +83,11 @@ def toml(plan: Plan) -> str:
         "[model]",
         f'train = "{options.train}"',
         *([f"lora_rank = {options.lora_rank}"] if options.train == "lora" else []),
+        *(
+            [f'base_weights = "{options.base_weights}"']
+            if options.base_weights != "default"
+            else []
+        ),
         f'gradient_checkpointing = "{best.checkpointing}"',
         "[objective]",
         'name = "sft"' if options.reference == "none" else f'reference = "{options.reference}"',

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tglo.objectives import OBJECTIVES
+from tglo.settings import BaseWeights
 
 if TYPE_CHECKING:
     ObjectiveName = str
@@ -30,6 +31,9 @@ class ModelConfig:
     """LoRA scale is alpha / rank."""
     lora_dropout: float = 0.0
     """Dropout on the LoRA's input."""
+    base_weights: BaseWeights = "default"
+    """How the frozen weights below a LoRA are kept: default (fp32 in one process, as engine.precision
+    with DeepSpeed), half (always as engine.precision), int8 or nf4 (8 or 4 bits, by bitsandbytes)."""
     gradient_checkpointing: Literal["none", "selective", "full", "auto"] = "none"
     """Recompute activations in the backward: full keeps only the blocks' inputs, selective also the
     results of matrix products, convolutions and attention; auto tries none, selective, full and

@@ -39,6 +39,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
         )
+    _check_base(config)
     if data.stratified and not data.draws and reference_mode(config) != "cached":
         raise ValueError(
             "data.stratified needs data.draws: how many draws of a sample are to cover the schedule"
@@ -57,6 +58,21 @@ def check(config: TrainConfig) -> None:
     # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
     plain = engine.kind != "deepspeed" and not engine.zero_stage
     check_zero(config, None if plain else engine.zero_stage)
+
+
+def _check_base(config: TrainConfig) -> None:
+    kept, precision = config.model.base_weights, config.engine.precision
+    if kept != "default" and config.model.train == "full":
+        raise ValueError(
+            f"model.base_weights is {kept}, of weights below a LoRA, but model.train is full, and weights "
+            "that are trained stay fp32; use model.train = lora, or model.base_weights = default (and "
+            "optimizer.name = adafactor or ZeRO, if memory is short)"
+        )
+    if kept == "half" and precision == "fp32":
+        raise ValueError(
+            "model.base_weights is half, but engine.precision is fp32; use bf16 or fp16, or "
+            "model.base_weights = default"
+        )
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -95,6 +111,7 @@ def check_zero(config: TrainConfig, stage: int | None) -> None:
         precision=config.engine.precision,
         offload_optimizer=config.engine.offload_optimizer,
         offload_parameters=config.engine.offload_parameters,
+        base_weights=config.model.base_weights,
     )
     if problem is not None:
         raise ValueError(problem)

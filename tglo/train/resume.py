@@ -19,8 +19,14 @@ from tglo.train.saved_state import SavedState
 
 log = logging.getLogger("tglo")
 ANEW = "begin anew with --output.no-resume, which sets this run aside, or use another output.folder"
-DECIDING = ("model.train", "model.lora_rank", "optimizer.name", "engine.zero_stage")
-"""Settings that decide which tensors a checkpoint has."""
+DECIDING = (
+    "model.train",
+    "model.lora_rank",
+    "model.base_weights",
+    "optimizer.name",
+    "engine.zero_stage",
+)
+"""Settings that decide which tensors a checkpoint has, and what they were trained for."""
 
 
 def begin_anew(run: Run) -> int:
@@ -188,7 +194,8 @@ def _refuse_other_settings(run: Run, folder: Path, state: SavedState) -> None:
         )
     for key in DECIDING:
         section, name = key.split(".")
-        now, then = attrgetter(key)(run.config), state.config[section].get(name)
+        before = "default" if name == "base_weights" else None  # of checkpoints without that key
+        now, then = attrgetter(key)(run.config), state.config[section].get(name, before)
         matters = name != "lora_rank" or run.config.model.train == "lora"
         if matters and then is not None and then != now:
             raise ValueError(

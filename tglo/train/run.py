@@ -18,12 +18,14 @@ from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
 from tglo.devices import DTYPES
-from tglo.models import fingerprint, lora
+from tglo.models import fingerprint, lora, quantization
 from tglo.models.execution import attention
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
+from tglo.models.quantization import floating_dtype
 from tglo.objectives import OBJECTIVES, Objective, Settings
+from tglo.settings import QUANTIZED
 from tglo.threshold.frozen import Threshold, describe, estimate
 from tglo.train import auto_checkpointing, processes
 from tglo.train.base_model import BaseModel
@@ -172,8 +174,8 @@ def _reference(
 ) -> Reference | None:
     """Make the reference policy of that mode, in the precision that the engine computes in."""
     if copy is not None:
-        dtype = _weights_dtype(engine.module)
-        if _weights_dtype(copy) != dtype:  # DeepSpeed has converted the policy
+        dtype = floating_dtype(engine.module)
+        if floating_dtype(copy) != dtype:  # DeepSpeed has converted the policy
             copy = copy.to(dtype)
         elif engine.dtype != dtype:  # autocast
             keep_products_in(copy, engine.dtype)
@@ -182,10 +184,6 @@ def _reference(
         adapters_off = partial(lora.adapters_off, family.denoiser)
         return Reference(family.predict, engine.module, adapters_off)
     return None
-
-
-def _weights_dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
 
 
 def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
@@ -249,11 +247,12 @@ def _draws(
     )
     if errors is None:
         return None, rule
-    precision = {"precision": config.engine.precision}
+    base = quantization.fingerprint(config.model.base_weights)
     # What was made with other choices than the defaults says so; caches made before there was a choice do not.
-    defaults = {"timesteps": "default", "guidance": "default", "noise": "fresh"}
-    defaults = {name: defaults[name] for name in defaults.keys() & errors.fingerprint.keys()}
-    errors.check({**defaults, **rule.fingerprint(), **precision})
+    choices = {name: "default" for name in ("timesteps", "guidance", "base_weights")}
+    choices["noise"] = "fresh"
+    defaults = {name: choices[name] for name in choices.keys() & errors.fingerprint.keys()}
+    errors.check({**defaults, **rule.fingerprint(), **base, "precision": config.engine.precision})
     errors.check_inputs(cache, samples.ids, own_noise)
     return errors, rule
 
@@ -275,12 +274,20 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
     check_family(config, kind)
     if data.own_noise is not None:
         data.own_noise.check_family(kind.name)
-    family = models.load(model.path, revision=model.revision, encoders=encoders)
+    half = model.base_weights != "default"
+    family = models.load(
+        model.path,
+        dtype=DTYPES[config.engine.precision] if half else torch.float32,
+        revision=model.revision,
+        encoders=encoders,
+    )
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))
     if errors is not None:
         errors.check(fingerprint.denoiser(family))
+    if model.base_weights in QUANTIZED:
+        family.quantize(model.base_weights, device)
     family.to(device)
     attention.set_backend(family.denoiser, model.attention, DTYPES[config.engine.precision])
     # DeepSpeed flattens weights and takes contiguous ones only.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from tglo.models import folder, lora, lora_files
+from tglo.models import folder, lora, lora_files, quantization
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.encoders import Encoders, EncodersInTurn, TextEncoders
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
@@ -182,8 +182,8 @@ class Loaded(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The denoiser's dtype."""
-        return next(self.denoiser.parameters()).dtype
+        """The denoiser's dtype, that of quantised weights apart."""
+        return quantization.floating_dtype(self.denoiser)
 
     @property
     def spatial_scale(self) -> int:
@@ -270,6 +270,10 @@ class Loaded(ABC):
             self.device = torch.device(device)
             self.schedule = self.schedule.to(device)
         return self
+
+    def quantize(self, kind: str, device: torch.device | str) -> None:
+        """Freeze the denoiser and quantise its blocks' linear layers on a device; see tglo.models.quantization."""
+        quantization.quantize(self.denoiser, kind, device)
 
     def write_lora(self, folder: Path, denoiser: Any) -> None:
         """Write a denoiser's LoRA as the pipeline's `load_lora_weights` takes it."""

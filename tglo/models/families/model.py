@@ -19,6 +19,7 @@ from tglo import philox
 from tglo.data import ragged
 from tglo.models import samplers
 from tglo.models.families.loaded import Loaded
+from tglo.models.quantization import floating_dtype
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import tokenize
 from tglo.noise.draw import Draw, draw_latents
@@ -208,7 +209,7 @@ class Model(Loaded):
     def dtype_of(self, denoiser: Denoiser) -> torch.dtype:
         """Return the dtype of a denoiser's weights; the model's own stands for a wrapper that is no module."""
         module = denoiser if isinstance(denoiser, nn.Module) else self.denoiser
-        return next(module.parameters()).dtype
+        return floating_dtype(module)
 
     def draw(
         self,

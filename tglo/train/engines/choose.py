@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tglo.devices import choose_device, process
+from tglo.models import quantization
 from tglo.models.execution.attention import check_place
 from tglo.ops import insisted_backend
 from tglo.train import processes
@@ -41,6 +42,7 @@ def start_processes(config: TrainConfig) -> torch.device:
     device = choose_device(config.engine.device, "engine.device")
     check_place(config.model.attention, device, "model.attention")
     _check_backend(config, device)
+    quantization.require(config.model.base_weights)
     if wants_deepspeed(config):
         return deepspeed.start(config, device)
     if device.index is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tglo.devices import DTYPES
 from tglo.files import reading
+from tglo.models import quantization
 from tglo.train import processes, stored
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero
@@ -74,6 +75,8 @@ class DeepSpeedEngine:
         self.dtype = DTYPES[config.engine.precision]
         self.module = module
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        # Quantised weights are made from the folder again, and no part of a checkpoint.
+        self._leaves_out_frozen = quantization.kind_of(module) is not None
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
         self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
         optimizer = make_optimizer(self.config, self.trained.values())
@@ -141,7 +144,8 @@ class DeepSpeedEngine:
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes all ranks write together."""
-        weights = sum(_count(p) * p.element_size() for p in self.module.parameters())
+        parameters = self.trained.values() if self._leaves_out_frozen else self.module.parameters()
+        weights = sum(_count(p) * p.element_size() for p in parameters)
         return weights + 12 * sum(map(_count, self.trained.values()))  # float32, two moments
 
     def save(self, folder: Path) -> None:
@@ -151,7 +155,12 @@ class DeepSpeedEngine:
         """
         with put_off(self.model.checkpoint_engine, "save") as failed_files:
             with put_off(self.model, "_copy_recovery_script") as failed_scripts:
-                self.model.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+                self.model.save_checkpoint(
+                    str(folder),
+                    tag=TAG,
+                    save_latest=False,
+                    exclude_frozen_parameters=self._leaves_out_frozen,
+                )
         for error in [*failed_files, *failed_scripts]:
             raise_if_full(folder, error)
             raise error
@@ -161,7 +170,8 @@ class DeepSpeedEngine:
         would write now.
         """
         path, found = read_shapes(self.model._get_ckpt_name(str(folder), TAG))
-        check_tree(path, "module", found.get("module"), self.model.module_state_dict())
+        module = self.model.module_state_dict(exclude_frozen_parameters=self._leaves_out_frozen)
+        check_tree(path, "module", found.get("module"), module)
         if self.stage:
             path, found = read_shapes(self.model._get_zero_ckpt_name(str(folder), TAG))
             found = found.get("optimizer_state_dict", {})
@@ -191,7 +201,9 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; `check` it first; collective. Only for folders of one's own runs."""
-        path, _ = self.model.load_checkpoint(str(folder), tag=TAG)
+        path, _ = self.model.load_checkpoint(
+            str(folder), tag=TAG, load_module_strict=not self._leaves_out_frozen
+        )
         if path is None:
             raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
 
