@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_redact)
     log.setLevel(logging.INFO if main_process else logging.WARNING)
+    # peft imports bitsandbytes, which asks on some CPUs for a package that it then does without.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     name = arguments[0] if arguments else ""
     again = "the same command goes on" if name in RESUMABLE else "start the same command again"
     try:

@@ -137,6 +137,11 @@ def build_cache(
         report = make_shards(
             folder, last, fingerprint, jobs, finish, aside.accept, rank=rank, world_size=world_size, bar=bar
         )  # fmt: skip
+    if images.enlarged:
+        log.warning(
+            "%d of %d images encoded were scaled up: they are smaller than --resolution %d",
+            images.enlarged, images.encoded, resolution,
+        )  # fmt: skip
     if images.gone:
         log.warning(
             "%d images are no longer there (%s, ...); their latents are kept as they are",

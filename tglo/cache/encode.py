@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -32,6 +32,11 @@ class PreparedImage:
     crop: tuple[int, int]
     original: Size
     sha256: str  # of the encoded bytes
+
+    @property
+    def is_enlarged(self) -> bool:
+        """Whether it has more pixels along a side than the image had."""
+        return any(side > had for side, had in zip(self.bucket, self.original, strict=True))
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def encode_latents(
     dtype: torch.dtype,
     pool: Executor,
     kept: Mapping[int, Encoded] = MappingProxyType({}),
+    look_at: Callable[[PreparedImage], None] = lambda image: None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Encode a shard's images, but those that are kept, by sample id.
+    """Encode a shard's images, but those that are kept, by sample id. look_at: is shown each before.
 
     Returns tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples and quarantined
     images for its record.
@@ -95,6 +101,7 @@ def encode_latents(
             place.update(result.tensors)
         else:
             bucket = result.bucket
+            look_at(result)
             samples.append(
                 {
                     "id": row.sample_id,

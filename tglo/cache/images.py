@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from tglo.cache.work import Made
 from tglo.data.buckets import Size
 from tglo.data.errors import ImageError
 from tglo.data.manifest import Manifest, Row
+
+log = logging.getLogger("tglo")
 
 
 def is_current(keys: Sequence[int], shard: Shard, images: dict[int, str], sources: Sources) -> bool:
@@ -45,6 +48,8 @@ class ImageShards:
     encoded: int = 0
     gone: list[str] = field(default_factory=list)
     """Images of which only the latents are left."""
+    enlarged: int = 0
+    """How many images were smaller than their bucket."""
 
     def is_current(self, keys: Sequence[int], shard: Shard) -> bool:
         """See `tglo.cache.work.Job`."""
@@ -68,9 +73,20 @@ class ImageShards:
             self.dtype,
             self.pool,
             kept,
+            self._look_at,
         )
         self.encoded += len(record["samples"]) - len(kept)
         return Made(tensors, record, seen)
+
+    def _look_at(self, image: PreparedImage) -> None:
+        self.enlarged += image.is_enlarged
+        if image.is_enlarged and self.enlarged == 1:
+            (height, width), bucket = image.original, image.bucket
+            log.warning(
+                "%s of %d x %d pixels is scaled up to cover %d x %d: if many images are small, stop this and "
+                "take another folder and a lower --resolution",
+                image.row.image, height, width, *bucket,
+            )  # fmt: skip
 
     def _kept(self, keys: Sequence[int], shard: Shard, now: dict[int, Seen]) -> dict[int, Encoded]:
         """Return what the shard has of images that have not changed, by sample id."""

@@ -201,7 +201,10 @@ def read_last(path: Path, form: str, versions: Sequence[int]) -> dict[str, Any]:
     folder, command = path.parent, COMMANDS[form]
     if not path.is_file():
         state = "is not complete" if (folder / FINGERPRINT).is_file() else "is not a cache"
-        raise CacheError(f"{folder} {state} (no {path.name}); run `{command}`, it resumes")
+        raise CacheError(
+            f"{folder} {state} (no {path.name}); run `{command}`, or with a run's file `tglo cache RUN.toml`: it "
+            "goes on where it stopped"
+        )
     remedy = f"run `{command}` again"
     content = read_sealed(path, KINDS[form], remedy, lambda found: found.get("version") == 1)
     if content.get("format") != form:

@@ -135,7 +135,9 @@ log_every = {max(1, amounts.steps // 40)}
 def facts(demo: Demo) -> list[str]:
     """Return what a reader of the report must know to judge its numbers."""
     amounts = demo.amounts
+    quick = ["--quick: a few steps of everything, to see that all works. The numbers mean nothing."]
     return [
+        *(quick if amounts == QUICK else []),
         f"{10 * amounts.training_images:,} training samples of the base model, {amounts.steps} steps of "
         f"{BATCH} for SFT and for TGO, {10 * amounts.evaluation_images} fresh samples of each model "
         "with seeds that the training set did not use.",

@@ -117,7 +117,12 @@ def _download(name: str, revision: str | None) -> Path:
             name, revision=revision, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot get {name!r} from the hub{hint}: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the first error says what is wrong, the others where
+            cause = cause.__cause__
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        where = hint or " (write a local folder as ./name)"
+        raise ValueError(f"cannot get {name!r} from the hub{where}: {reason}") from error
     return Path(folder)
 
 
