@@ -25,7 +25,7 @@ from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
 from tglo.models.quantization import floating_dtype
 from tglo.objectives import OBJECTIVES, Objective, Settings
-from tglo.settings import QUANTIZED
+from tglo.settings import QUANTIZED, SamplingOptions
 from tglo.threshold.frozen import Threshold, describe, estimate
 from tglo.train import auto_checkpointing, processes
 from tglo.train.base_model import BaseModel
@@ -281,6 +281,10 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
         revision=model.revision,
         encoders=encoders,
     )
+    if encoders:  # what cannot be sampled is told now, not after hours
+        output = config.output
+        options = SamplingOptions(output.validation_steps, output.validation_guidance)
+        family.step_options(options.resolved(family.default_size))
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))

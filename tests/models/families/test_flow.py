@@ -117,6 +117,15 @@ def test_guidance_counts_where_the_model_has_one(kind: str, folders: dict[str, P
     assert (image(1.5) == image(4.0)) == (kind in ("flux-schnell", "klein-distilled"))
 
 
+def test_one_step_of_a_schedule_with_a_last_sigma_is_refused(folders: dict[str, Path]) -> None:
+    family = models.load(folders["qwen-image"])
+    with pytest.raises(ValueError, match="steps is 1, .* at least 2"):
+        family.generate(["a"], [0], SamplingOptions(1, 1.0, height=HEIGHT, width=HEIGHT))
+    models.load(folders["flux-dev"]).generate(
+        ["a"], [0], SamplingOptions(1, 1.0, height=HEIGHT, width=HEIGHT)
+    )
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_latents_are_what_the_decoder_takes_back(kind: str, folders: dict[str, Path]) -> None:
     """The pipeline's own normalisation, the other way round."""

@@ -115,6 +115,11 @@ class FlowFamily(Family):
         steps = super().step_options(options)["num_inference_steps"]
         found: dict[str, Any] = {"num_inference_steps": steps}
         config = self.scheduler.config
+        if steps == 1 and config.get("shift_terminal"):
+            raise ValueError(
+                f"steps is 1, but the scheduler of {self.path} stretches its sigmas so that the last is "
+                f"{config['shift_terminal']:g} (shift_terminal), which takes two or more; use at least 2 steps"
+            )
         if self.explicit_sigmas and not config.get("use_flow_sigmas"):
             found = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         if config.get("use_dynamic_shifting"):
