@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests import tiny, tiny_flow
 from tglo import models
 from tglo.data.manifest import read_manifest, write_manifest
 from tglo.generation import generate as generation
@@ -245,6 +246,20 @@ def test_images_of_other_settings_are_refused_by_name(model: str, tmp_path: Path
         generate_images(other, PROMPTS, tmp_path / "out", **OPTIONS)
     same = str(tiny.build_sd15(tmp_path / "same"))  # saved elsewhere
     generate_images(same, PROMPTS, tmp_path / "out", **OPTIONS)
+
+
+def test_images_of_another_text_length_are_refused(tmp_path: Path) -> None:
+    """schnell's were once made with 512 tokens; a folder of them does not go on with 256."""
+    schnell = str(tiny_flow.build_flux(tmp_path / "schnell", guidance=False))
+    generate_images(schnell, ["a"], tmp_path / "out", **OPTIONS)
+    settings = tmp_path / "out" / generation.SETTINGS
+    told = json.loads(settings.read_text())
+    assert told.pop("tokens") == "256"
+    settings.write_text(json.dumps(told))
+    with pytest.raises(
+        ValueError, match="other settings: tokens is 'nothing' there and '256' here"
+    ):
+        generate_images(schnell, ["a"], tmp_path / "out", count=2, **OPTIONS)
 
 
 @pytest.mark.parametrize(

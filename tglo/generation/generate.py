@@ -122,6 +122,7 @@ def generate_images(
         "model": model_digest(path, kind),
         "lora": "none" if lora is None else file_digest(lora),
         **options.as_text(),
+        **kind.image_settings(path),
         "seed": str(seed),
         "dtype": dtype,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from tglo.models.families.flow import FlowFamily, Imported
 from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.families.several_encoders import SeveralEncoders
+from tglo.models.folder import read_config
 from tglo.models.text import TextPart
 
 _TOKENS, _SCHNELL_TOKENS = 512, 256
@@ -56,6 +58,12 @@ class Flux(SeveralEncoders, FlowFamily):
     @property
     def has_guidance(self) -> bool:
         return bool(self.denoiser.config.guidance_embeds)
+
+    @classmethod
+    def image_settings(cls, path: Path) -> dict[str, str]:
+        """Return schnell's number of tokens: images made with 512 are others."""
+        guided = read_config(path / cls.denoiser_part / "config.json").get("guidance_embeds", False)
+        return {} if guided else {"tokens": str(_SCHNELL_TOKENS)}
 
     @property
     def tokens(self) -> int:

@@ -191,6 +191,11 @@ class Model(Loaded):
     def check_size(cls, path: Path, options: SamplingOptions) -> None:
         """Raise ValueError, before a folder's model is loaded, for sides that it is known not to make."""
 
+    @classmethod
+    def image_settings(cls, path: Path) -> dict[str, str]:
+        """Return what a folder's images depend on besides its files and how they are sampled, name -> text."""
+        return {}
+
     def set_loss_backend(self, backend: str) -> None:
         """Choose the backend of what the denoiser computes of the loss in its forward pass, if anything."""
 
