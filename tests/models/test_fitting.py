@@ -228,6 +228,18 @@ def test_a_guidance_that_the_weights_do_not_have(
         models.load(folder)
 
 
+@pytest.mark.usefixtures("unloaded")
+def test_a_guidance_that_the_configuration_leaves_out(copy: Callable[[str], Path]) -> None:
+    """diffusers would drop dev's embedding without a word."""
+    folder = copy("flux")
+    file = folder / "transformer/config.json"
+    config = json.loads(file.read_text())
+    del config["guidance_embeds"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="guidance_embeds false, .* set it to true"):
+        models.load(folder)
+
+
 @pytest.mark.parametrize("kind", ["z", "klein", "flux2"])
 @pytest.mark.usefixtures("unloaded")
 def test_a_tokenizer_without_its_chat_template(copy: Callable[[str], Path], kind: str) -> None:

@@ -100,7 +100,8 @@ def _width(encoder: Path) -> int | None:
 
 def _check_guidance(path: Path, family: type[Model], denoiser: Mapping[str, Any]) -> None:
     """A transformer without the weights that its configuration promises would start with random ones."""
-    stated = denoiser.get("guidance_embeds")
+    parameter = inspect.signature(family.denoiser_class or object).parameters.get("guidance_embeds")
+    stated = denoiser.get("guidance_embeds", parameter and parameter.default)
     if not isinstance(stated, bool):
         return
     there = any(
