@@ -160,6 +160,10 @@ def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
         ({"resolution": 1000}, "resolution is 1000; sdxl needs a multiple of 32, such as 992"),
         ({"reference": "adapter-off"}, "adapter-off needs train lora"),
         ({"base_weights": "nf4"}, "base_weights nf4 needs train lora"),
+        (
+            {"base_weights": "half", "train": "lora", "precision": "fp32"},
+            "base_weights half needs precision bf16 or fp16",
+        ),
     ],
 )
 def test_what_cannot_be_planned_for_is_refused(changes: dict[str, object], message: str) -> None:

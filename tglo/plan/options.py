@@ -97,6 +97,8 @@ class Options:
             return "reference adapter-off needs train lora; else use cached or copy"
         if self.base_weights != "default" and self.train == "full":
             return f"base_weights {self.base_weights} needs train lora; else leave it out"
+        if self.base_weights == "half" and self.precision == "fp32":
+            return "base_weights half needs precision bf16 or fp16; else leave it out"
         least = 3 if self.offloads else 0 if self.processes > 1 else None
         return self.problem_at(least) or ""
 
