@@ -135,7 +135,7 @@ def test_the_line_of_a_large_cache() -> None:
     )
     assert str(found) == (
         "text: 10,001 prompts x 4.19 MB = 41.9 GB (bfloat16); latents: 20,000 images x 524 kB at most "
-        "= 10.5 GB; 21 GB to write"
+        "= 10.5 GB; 21 GB of it new"
     )
     assert [size(n) for n in (999, 1000, 999_600, 1.69e12)] == [
         "999 bytes", "1 kB", "1 MB", "1.69 TB"

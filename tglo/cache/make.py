@@ -122,6 +122,8 @@ def build(
     check_format(output)
     prompts = prompts_of(rows, markers)
     sizes = choose_buckets(family, resolution, buckets)
+    for bucket in sizes:
+        family.latent_shape(*bucket)  # raises for sides that the model cannot make
     ids = {row.sample_id for row in rows}
     predicted = cache_size(family, output, [*prompts.values()], prompts, ids, sizes)
     log.info("%s", predicted)

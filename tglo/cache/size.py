@@ -64,7 +64,7 @@ class CacheSize:
         return (
             f"text: {text.items:,} prompts x {about}{size(text.bytes_each)} = {size(text.bytes)} "
             f"({str(self.dtype).removeprefix('torch.')}{half}); latents: {latents.items:,} images x "
-            f"{size(latents.bytes_each)}{most} = {size(latents.bytes)}; {size(self.new_bytes)} to write"
+            f"{size(latents.bytes_each)}{most} = {size(latents.bytes)}; {size(self.new_bytes)} of it new"
         )
 
     def check(self, folder: Path) -> None:

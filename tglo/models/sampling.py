@@ -53,6 +53,7 @@ def generate(
     denoiser = model.denoiser if denoiser is None else denoiser
     options = options.resolved(model.default_size)
     _check(prompts, seeds, options, batch_size, model.size_step)
+    shape = model.latent_shape(*options.size)
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, Tensors] = {}
     images: list[Image.Image] = []
@@ -81,7 +82,6 @@ def generate(
             predict = _guided(model, denoiser, conditions, guidance, check)
             scheduler.set_timesteps(device=model.device, **model.step_options(options))
             generators = generators_of(seeds[batch])
-            shape = model.latent_shape(*options.size)
             latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
             check(latents, "the latents")
             pixels = model.codec.decode(model.vae, latents)

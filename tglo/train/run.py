@@ -218,6 +218,9 @@ def _own_noise(
     """Find the noise that the samples were made from, where they are trained with it."""
     if config.data.noise == "fresh":
         return None
+    check_family(
+        config, models.family_of(models.resolve(config.model.path, revision=config.model.revision))
+    )
     ids = set(samples.ids)
     noise = OwnNoise([row for row in manifest.rows if row.sample_id in ids], manifest.path)
     noise.check_sizes(cache, samples.ids)

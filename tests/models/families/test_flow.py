@@ -295,3 +295,15 @@ def test_attention(kind: str, folders: dict[str, Path]) -> None:
     expected = family.predict(family.denoiser, draw)
     set_backend(family.denoiser, "sdpa")
     assert torch.equal(family.predict(family.denoiser, draw), expected)
+
+
+def test_sd3s_sides_end_with_its_table_of_places(folders: dict[str, Path], tmp_path: Path) -> None:
+    """16 places of 2 x 2 latents, and a latent is 2 x 2 pixels: before anything is encoded."""
+    folder, told = str(folders["sd3"]), "places for sides of up to 64 pixels"
+    with pytest.raises(ValueError, match=told):
+        build(folder, manifest(tmp_path / "data"), tmp_path / "cache", resolution=64, device="cpu")
+    with pytest.raises(ValueError, match=told):
+        models.load(folder).generate(["x"], [0], SamplingOptions(1, 1.0, height=128, width=32))
+    denoiser = skeleton_of(folder).build(torch.bfloat16)
+    with pytest.raises(ValueError, match=told):
+        skeleton_of(folder).inputs(denoiser, 1, 128, 128)

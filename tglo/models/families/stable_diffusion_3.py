@@ -84,6 +84,16 @@ class StableDiffusion3(SeveralEncoders, FlowFamily):
     )
     timestep_density: ClassVar[Density] = LogitNormal()
 
+    def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
+        """See Model.latent_shape; ValueError for sides beyond the transformer's table of places."""
+        most = self.denoiser.config.pos_embed_max_size * self.bucket_step
+        if max(height, width) > most:
+            raise ValueError(
+                f"{height} x {width} pixels: this model has places for sides of up to {most} pixels; use a "
+                "lower resolution, or no buckets for other shapes than squares"
+            )
+        return super().latent_shape(height, width, frames)
+
     @torch.no_grad()
     def encode_with(self, number: int, prompts: Sequence[str]) -> Tensors:
         """Return a CLIP encoder's last hidden states but one and its projection, or T5's last hidden states."""
