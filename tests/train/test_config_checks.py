@@ -34,6 +34,10 @@ def test_required_values_are_asked_for() -> None:
         ({"engine": {"kind": "plain", "zero_stage": 2}}, "engine.kind is plain; use deepspeed"),
         ({"engine": {"offload_parameters": True}}, "needs zero_stage 3, which is 0"),
         ({"objective": {"update_reference_every_epoch": True}}, "needs objective.reference = copy"),
+        (
+            {"objective": {"update_reference_every_epoch": True, "reference": "copy"}},
+            "needs model.train = full",
+        ),
         ({"engine": {"cuda_graphs": True}}, "needs engine.compile = whole, which is none"),
         (
             {

@@ -50,6 +50,11 @@ def check(config: TrainConfig) -> None:
             "objective.update_reference_every_epoch needs objective.reference = copy: "
             "switching the LoRA off, or a cache, always gives the first reference back"
         )
+    if objective.update_reference_every_epoch and model.train == "lora":
+        raise ValueError(
+            "objective.update_reference_every_epoch needs model.train = full: the reference is a copy of the "
+            "weights below the LoRA, which never change; leave it out"
+        )
     if engine.kind == "plain" and engine.zero_stage:
         raise ValueError(
             f"engine.zero_stage is {engine.zero_stage} but engine.kind is plain; use deepspeed"
