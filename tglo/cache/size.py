@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tglo.cache.shards import read_record, record_names
+from tglo.data import ragged
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.models.families.base import Family
@@ -113,13 +114,7 @@ def text_bytes(
     shapes: dict[str, tuple[int | None, ...]], tokens: float, dtype: torch.dtype
 ) -> float:
     """Return the bytes of one prompt's embeddings; tokens: of a prompt, where the shapes leave them open."""
-    total = 0.0
-    for shape in shapes.values():
-        elements = 1.0
-        for side in shape:
-            elements *= tokens if side is None else side
-        total += elements * dtype.itemsize
-    return total
+    return ragged.numbers(shapes.values(), tokens) * dtype.itemsize
 
 
 def _missing(folder: Path, kind: str, keys: Collection[int]) -> int:

@@ -7,7 +7,8 @@ again to the longest of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -63,3 +64,8 @@ def prompt_of(shard: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     """Return one of the prompts that `joined` has put together, with its mask."""
     start, end = shard[STARTS][number : number + 2].tolist()
     return {ROWS: shard[ROWS][start:end], MASK: torch.ones(end - start, dtype=torch.bool)}
+
+
+def numbers(shapes: Iterable[Sequence[int | None]], tokens: float) -> float:
+    """Return how many numbers are kept of a prompt, from the shapes of its embeddings, with None for `tokens`."""
+    return sum(math.prod(tokens if side is None else side for side in shape) for shape in shapes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from tglo.data import ragged
 from tglo.plan.options import Options
 
 _HALF = 2  # bytes of a number in bf16
@@ -41,7 +41,6 @@ def caches(options: Options, resolution: int) -> Caches:
     skeleton = skeleton_of(options.model)
     shapes = skeleton.text_shapes().values()
     tokens = _TYPICAL if any(None in shape for shape in shapes) else None
-    sides = ([tokens or 0 if side is None else side for side in shape] for shape in shapes)
-    prompt = _HALF * sum(map(math.prod, sides))
+    prompt = int(_HALF * ragged.numbers(shapes, tokens or 0))
     image = skeleton.stored_bytes(resolution, resolution)
     return Caches(prompt, tokens, options.prompts, options.prompts * prompt, image)
