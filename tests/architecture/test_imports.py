@@ -18,6 +18,7 @@ SOURCE = ROOT / "tglo"
 # From the ground up. A package imports from floors below its own, and from itself.
 FLOORS = (
     (
+        "batch_size",
         "columns",
         "devices",
         "philox",
@@ -46,6 +47,7 @@ FLOORS = (
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 AT_THE_ROOT = {
+    "batch_size",
     "cli",
     "columns",
     "devices",

@@ -182,7 +182,7 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     ),
     "score": (
         "m.csv --scorer ink",
-        {"--batch-size": ("0", "-1", str(2**70)), "--scorer": ("",), "--mixture": ("ink=nan",)},
+        {"--batch-size": ("-1", str(2**70)), "--scorer": ("",), "--mixture": ("ink=nan",)},
     ),
     "threshold": (
         "m.csv --output t.json --per-prompt",

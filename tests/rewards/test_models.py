@@ -182,7 +182,7 @@ def test_an_interrupted_scoring_goes_on_with_the_same_weights_only(weights, tmp_
         score_file(manifest, scorers, tmp_path / "part.csv", 2, device="cpu", dtype="bf16")
 
 
-def test_what_cannot_be_scored_is_refused_before_a_model_is_read(tmp_path, monkeypatch):
+def test_what_cannot_be_scored_is_refused_before_a_model_is_read(tmp_path):
     manifest = write_manifest(tmp_path, odd_images())
     with pytest.raises(ValueError, match="scorer hpsv2 is given twice"):
         score_file(manifest, ["hpsv2=./a", "hpsv2=./b"])
@@ -190,9 +190,6 @@ def test_what_cannot_be_scored_is_refused_before_a_model_is_read(tmp_path, monke
         score_file(manifest, [])
     with pytest.raises(ValueError, match="'clip' is not scored; scored are"):
         score_file(manifest, ["hpsv2"], mixture="clip=1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one process, and WORLD_SIZE is 2"):
-        score_file(manifest, "ink")
 
 
 def test_a_mixture_in_standard_deviations(tmp_path):

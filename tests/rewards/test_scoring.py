@@ -7,7 +7,7 @@ import pytest
 
 from tests.cache.fake_encoder import make_image, make_manifest
 from tglo.data.manifest import read_manifest, write_manifest
-from tglo.rewards import SCORERS, load_scorer, score, score_manifest
+from tglo.rewards import SCORERS, load_scorer, partial, score_manifest
 
 
 def red(images, prompts):
@@ -58,7 +58,7 @@ def test_it_goes_on_where_it_stopped(tmp_path):
 
 
 def test_partial_results_are_saved_while_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
     manifest, kept = make_manifest(tmp_path, 4), tmp_path / "partial.json"
     seen = []
 

@@ -232,3 +232,9 @@ def test_a_result_of_another_form_is_named(make_config: Make, tmp_path: Path, co
     (output / "beta-1/metrics.jsonl").write_text(f'{{"step": 0}}\n{content}')  # of an earlier step
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged .*: remove .*beta-1"):
         sweep(config, grid, output)
+
+
+def test_a_password_in_a_scorers_url_is_not_kept(tmp_path):
+    scorer = "x=http://me:geheim@host/a?token=geheim"
+    plain = Sampling(tmp_path / "p.txt", scorer).plain()
+    assert plain["scorer"] == "x=http://***@host/a?token=***"

@@ -14,7 +14,7 @@ def score(
     manifest: Positional[Path],
     scorer: UseAppendAction[tuple[str, ...]],
     output: Path | None = None,
-    batch_size: int = 32,
+    batch_size: int = 0,
     mixture: str = "",
     mixture_scale: Literal["none", "std"] = "none",
     max_bad_fraction: float = 0.01,
@@ -27,15 +27,20 @@ def score(
     For example: tglo score data/manifest.csv --scorer hpsv2 --scorer clip=./clip-vit-large-patch14
     --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
 
+    Started by torchrun or another launcher (RANK, WORLD_SIZE), each process scores its share, and the
+    one that ends last writes the output. The same command goes on where it was stopped.
+
     Args:
         manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set or tars.
-        scorer: Name of a built-in scorer (hpsv2, pickscore, imagereward, clip, aesthetic; ink,
-            colourfulness, sharpness, compressibility), or module:function taking (images, prompts).
+        scorer: Name of a built-in scorer (hpsv2, pickscore, imagereward, clip, aesthetic, ocr; ink,
+            colourfulness, sharpness, compressibility), module:function taking (images, prompts), or
+            NAME=http://HOST:PORT/PATH of a server (docs/rewards.md has the format).
             NAME=PLACE,PART=PLACE names a model's files; the hub has the others. Give it once for
             each scorer.
         output: Where to write; beside the manifest, its name with -scored, by default. What lies
             elsewhere is read with the --root that is printed.
-        batch_size: Images at once.
+        batch_size: Images at once; does not change scores but for rounding. 0 finds it on a GPU and is 32
+            on a CPU.
         mixture: Weights NAME=WEIGHT,... of the scorers; the weighted sum is the score to train on.
             The first scorer's by default.
         mixture_scale: Divide a scorer's deviation from its mean by its std before it is weighted.
@@ -44,9 +49,11 @@ def score(
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """
-    from tglo.rewards.scoring import score_file
+    from tglo.devices import process
+    from tglo.rewards.scoring import score_share
 
-    written = score_file(
+    rank, world_size = process()
+    written = score_share(
         manifest,
         scorer,
         output,
@@ -57,5 +64,10 @@ def score(
         max_bad_fraction=max_bad_fraction,
         device=device,
         dtype=dtype,
+        rank=rank,
+        world_size=world_size,
     )
-    print(f"wrote {written}")
+    if written is not None:
+        print(f"wrote {written}")
+    else:
+        print(f"process {rank} is done; the one that ends last writes the output")

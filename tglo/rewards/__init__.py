@@ -1,7 +1,8 @@
 """Scorers: callables (images, prompts) -> (B,) float64, higher is better.
 
-`SCORERS` need no weights, `MODELS` read them from files or the hub; these two are the registry. Any
-other scorer is given as "package.module:function".
+`SCORERS` need no weights, `MODELS` read them from files or the hub, `PACKAGED` come with a package; these are the
+registry. Any other scorer is given as "package.module:function", or as the
+URL of a server (tglo.rewards.served).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from tglo.devices import DTYPES, choose_device
+from tglo.devices import DTYPES, process_device
 from tglo.rewards import programmatic
 from tglo.rewards.mixture import mix, parse_mixture
 from tglo.rewards.score import Scorer, score_manifest
+from tglo.rewards.served import ServedScorer, is_served, parse_server, served_name
 from tglo.rewards.weights import did_you_mean, locate, parse
 
 __all__ = [
     "MODELS",
+    "PACKAGED",
     "SCORERS",
     "Scorer",
     "load_scorer",
@@ -50,8 +53,16 @@ MODELS: dict[str, str] = {
 }
 
 
+# Those that a package brings with its models, and the extra that installs it.
+PACKAGED: dict[str, tuple[str, str]] = {
+    "ocr": ("tglo.rewards.ocr:Ocr", "ocr"),
+}
+
+
 def scorer_name(text: str) -> str:
     """Return a scorer's name, which is also its column: the text for `load_scorer` without places."""
+    if is_served(text):
+        return served_name(text)
     name, _, _ = text.partition("=")
     return name.partition(",")[0]
 
@@ -77,39 +88,49 @@ def search_working_folder() -> None:
 
 
 def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scorer:
-    """Load a scorer of the registry, or any callable given as "package.module:function".
+    """Load a scorer of the registry, a server's, or any callable given as "package.module:function".
 
     text: the NAME of a scorer; for a model it may say where its files are: NAME=PLACE,PART=PLACE (see
-        tglo.rewards.weights).
+        tglo.rewards.weights); for a server [NAME=]URL (see tglo.rewards.served).
     device, dtype (fp32, bf16, fp16): a model's; other scorers ignore them.
 
     "package.module:function" imports and runs that module: take it from a person's command line,
     never from a file. Raises ValueError for an unknown name (naming the nearest), a module that
     cannot be found, something that cannot be called, or weights that are missing or do not fit.
     """
+    if is_served(text):
+        return ServedScorer(parse_server(text))
     name = scorer_name(text)
     if ":" in name:
         return _import(text)
     if name in MODELS:
         name, places = parse(text)
-        where = choose_device(device)
+        where = process_device(device)
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
-        module, _, kind = MODELS[name].partition(":")
-        try:
-            model: Any = getattr(importlib.import_module(module), kind)
-        except ModuleNotFoundError as error:
-            raise ImportError(f"scorer {name}: {error}; pip install 'tglo[rewards]'") from error
+        model = _imported(name, MODELS[name], "rewards")
         return model(locate(name, places, model.parts), where, DTYPES[dtype])
-    if name not in SCORERS:
-        known = sorted([*SCORERS, *MODELS])
+    if name not in (*SCORERS, *PACKAGED):
+        known = sorted([*SCORERS, *PACKAGED, *MODELS])
         raise ValueError(
             f"there is no scorer {name!r}{did_you_mean(name, known)}; known are {known}, "
             'or give your own as "package.module:function"'
         )
     if text != name:
         raise ValueError(f"scorer {name} has no files to name, got {text!r}; give {name} alone")
+    if name in PACKAGED:
+        return _imported(name, *PACKAGED[name], make=True)
     return SCORERS[name]
+
+
+def _imported(name: str, place: str, extra: str, make: bool = False) -> Any:
+    """Return the class of a scorer, or one made of it. ImportError naming the extra that installs it."""
+    module, _, kind = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), kind)
+        return found() if make else found
+    except ModuleNotFoundError as error:
+        raise ImportError(f"scorer {name}: {error}; pip install 'tglo[{extra}]'") from error
 
 
 def _import(name: str) -> Scorer:

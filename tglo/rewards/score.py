@@ -5,32 +5,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from tglo.batch_size import BatchSize
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.files import read_sealed, reading, write_sealed
+from tglo.rewards.partial import Entry, PartialScores, identity
 
 log = logging.getLogger("tglo")
 
 Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
-
-FORMAT = "tglo.scores.3"  # of the file of partial scores
-UNSEALED = "tglo.scores.2"  # the same without a checksum
-SAVE_SECONDS = 30.0  # the least time between two savings
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,8 @@ def score_manifest(
         warning that lists them.
 
     Row order, sample ids and other columns stay; `write_manifest` stores the result, and `.scores()`
-    is the (N,) float64 array. The same image for the same prompt is scored once.
+    is the (N,) float64 array. The same image for the same prompt is scored once. A batch is always the
+    same run of rows, less those whose score is known or which cannot be read.
 
     Raises ManifestError for a score that is NaN or inf (naming the row) and, once all others are
     scored, for more images that cannot be read (naming the rows); TypeError or ValueError for a scorer
@@ -70,43 +67,117 @@ def score_manifest(
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_scoring(scorers, max_bad_fraction)
+    known = PartialScores(partial, scorers)
+    sizes = BatchSize(batch_size, grows=False, first=batch_size, largest=batch_size)
+    score_rows(manifest, distinct(manifest), scorers, known, sizes, progress=progress)
+    names = list(scorers) if isinstance(scorer, Mapping) else []
+    return with_scores(
+        manifest, names, known.scores, known.unreadable, max_bad_fraction, known.path
+    )
+
+
+def check_scoring(scorers: Mapping[str, Scorer], max_bad_fraction: float) -> None:
+    """Raise ValueError for no scorer, or a share of unreadable images out of its limits."""
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
-    known = PartialScores(partial, scorers)
-    rows = list({row.sample_id: row for row in manifest.rows}.values())
-    unreadable: dict[int, str] = {}
-    batch: list[_Opened] = []
+
+
+def distinct(manifest: Manifest) -> list[Row]:
+    """Return the rows to score: each image for each of its prompts once, in order."""
+    return list({row.sample_id: row for row in manifest.rows}.values())
+
+
+def score_rows(
+    manifest: Manifest,
+    rows: Sequence[Row],
+    scorers: Mapping[str, Scorer],
+    known: PartialScores,
+    sizes: BatchSize,
+    *,
+    done: str = "",
+    progress: bool = True,
+) -> int:
+    """Fill in `known` for these rows, whose images are opened ahead in threads; returns how many were scored.
+
+    done: what `known` is saved as once all of them are scored.
+    """
+    scored, finished = 0, ""
     try:
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
             tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
         ):
-            opened = in_order(pool, lambda row: _open(manifest, row, known), rows, 2 * batch_size)
-            for entry in opened:
-                bar.update()
-                if entry.problem is not None:
-                    text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
-                    unreadable[entry.row.sample_id] = text
-                elif entry.image is not None:
-                    batch.append(entry)
-                if len(batch) == batch_size:
-                    _score(batch, scorers, known)
-                    batch = []
-            if batch:
-                _score(batch, scorers, known)
+            ahead = 2 * sizes.value
+            opened = in_order(pool, lambda row: _open(manifest, row, known), rows, ahead)
+            for run in _runs(opened, sizes):
+                for entry in run:
+                    if entry.problem is not None:
+                        text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
+                        known.unreadable[entry.row.sample_id] = text
+                batch = [entry for entry in run if entry.image is not None]
+                if batch:
+                    _score_all(batch, scorers, known, sizes)
+                    known.save(if_due=True)
+                scored += len(batch)
+                bar.update(len(run))
+        finished = done
     finally:
-        known.save()
-    if unreadable:
-        _judge(list(unreadable.values()), len(rows), manifest, max_bad_fraction, partial)
-    named = isinstance(scorer, Mapping)
+        known.save(done=finished)
+    return scored
+
+
+def _runs(opened: Iterator[_Opened], sizes: BatchSize) -> Iterator[list[_Opened]]:
+    run: list[_Opened] = []
+    for entry in opened:
+        run.append(entry)
+        if len(run) >= sizes.value:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _score_all(
+    batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialScores, sizes: BatchSize
+) -> None:
+    """Score a batch: at once, or in smaller ones where memory is short."""
+    while batch:
+        part = batch[: sizes.value]
+        try:
+            _score(part, scorers, known)
+        except torch.OutOfMemoryError as error:
+            sizes.shrink(error)
+            continue
+        if len(part) == sizes.value:
+            sizes.grow()
+        batch = batch[len(part) :]
+
+
+def with_scores(
+    manifest: Manifest,
+    names: Sequence[str],
+    scores: Mapping[int, Entry],
+    unreadable: Mapping[int, str],
+    max_bad_fraction: float = 0.0,
+    partial: Path | None = None,
+) -> Manifest:
+    """Return the manifest with these scores. names: of the scorers that get a column, in order.
+
+    Rows of unreadable images are left out. ManifestError when they are too many.
+    """
+    rows = distinct(manifest)
+    lost = [unreadable[row.sample_id] for row in rows if row.sample_id in unreadable]
+    if lost:
+        _judge(lost, len(rows), manifest, max_bad_fraction, partial)
     scored = []
     for row in manifest.rows:
         if row.sample_id in unreadable:
             continue
-        values = known.scores[row.sample_id][0]
-        columns = dict(zip(scorers, values, strict=True)) if named else {}
+        values = scores[row.sample_id][0]
+        columns = dict(zip(names, values, strict=True)) if names else {}
         scored.append(replace(row, score=values[0], extra={**row.extra, **columns}))
     return manifest.with_rows(scored)
 
@@ -116,7 +187,7 @@ def _judge(
     count: int,
     manifest: Manifest,
     max_bad_fraction: float,
-    partial: str | os.PathLike[str] | None,
+    partial: Path | None,
 ) -> None:
     """Warn of images that cannot be read, or raise ManifestError when they are too many."""
     found = f"{len(unreadable)} of {count} images of {manifest.path} cannot be scored"
@@ -153,7 +224,6 @@ def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialSc
                 f"the scorer {identity(scorer)} gave NaN or inf for {len(bad)} of {len(batch)} "
                 f"images: {named}. Remove those rows or mend the scorer"
             )
-    known.save(if_due=True)
 
 
 def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
@@ -172,49 +242,3 @@ def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
             f"it must be ({len(batch)},)"
         )
     return scores
-
-
-def identity(scorer: Any) -> str:
-    """Return what a scorer's numbers depend on, as far as it tells: its `identity`, else its name."""
-    module = getattr(scorer, "__module__", type(scorer).__module__)
-    name = getattr(scorer, "__qualname__", type(scorer).__qualname__)
-    return str(getattr(scorer, "identity", f"{module}:{name}"))
-
-
-class PartialScores:
-    """The scores so far, kept in a JSON file so that an interrupted scoring can be continued.
-
-    scores: by sample id, one number per scorer and the hash of the image that they belong to.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None, scorers: Mapping[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
-        self.scorers = [identity(scorer) for scorer in scorers.values()]
-        self.scores: dict[int, tuple[list[float], str]] = {}
-        self._saved = time.monotonic()
-        if self.path is not None and self.path.exists():
-            self._load(self.path)
-
-    def _load(self, path: Path) -> None:
-        described = "file of partial scores", "remove it, and its images are scored again"
-        content = read_sealed(path, *described, lambda found: found.get("format") != FORMAT)
-        known = content.get("format") in (FORMAT, UNSEALED)
-        if not known or content.get("scorers") != self.scorers:
-            other = "no partial scores of this version"
-            if known:
-                other = f"scores of {content.get('scorers')}, not of {self.scorers}"
-            raise ValueError(f"{path} holds {other}: remove it or give another file")
-        with reading(path, *described):
-            for sample, (numbers, sha256) in content["scores"].items():
-                scores = [float(number) for number in numbers]
-                if len(scores) != len(self.scorers) or not np.isfinite(scores).all():
-                    raise ValueError(f"the scores of sample {sample} are {numbers}")
-                self.scores[int(sample)] = (scores, sha256)
-
-    def save(self, *, if_due: bool = False) -> None:
-        """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago."""
-        if self.path is None or (if_due and time.monotonic() - self._saved < SAVE_SECONDS):
-            return
-        scores = {str(i): list(entry) for i, entry in self.scores.items()}
-        write_sealed(self.path, {"format": FORMAT, "scorers": self.scorers, "scores": scores})
-        self._saved = time.monotonic()

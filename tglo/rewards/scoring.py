@@ -4,36 +4,58 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tglo.batch_size import BatchSize
 from tglo.data.errors import ManifestError
-from tglo.data.manifest import check_rows, read_manifest, write_manifest
+from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
-from tglo.devices import process
-from tglo.files import remove_leftovers
 from tglo.rewards import (
     load_scorer,
     mix,
     named_scorers,
     parse_mixture,
-    score_manifest,
     search_working_folder,
 )
 from tglo.rewards.mixture import Scale
-from tglo.settings import COUNT, ManifestOptions, check_limits
+from tglo.rewards.parts import Parts, digest, share
+from tglo.rewards.score import check_scoring, distinct, score_rows, with_scores
+from tglo.settings import IMAGES, ManifestOptions, check_limits
 
 log = logging.getLogger("tglo")
+
+
+LARGEST_BATCH = 256  # where a size is found on a GPU, from FIRST_BATCH on
+FIRST_BATCH = 8
+CPU_BATCH = 32
 
 
 def score_file(
     manifest: Path,
     scorers: str | Sequence[str],
     output: Path | None = None,
-    batch_size: int = 32,
+    batch_size: int = CPU_BATCH,
+    **options: Any,
+) -> Path:
+    """Score the images of ``manifest`` in this process alone; returns the output's path.
+
+    Arguments and errors are those of `score_share`.
+    """
+    written = score_share(manifest, scorers, output, batch_size, **options)
+    assert written is not None, "one process has no others to wait for"
+    return written
+
+
+def score_share(
+    manifest: Path,
+    scorers: str | Sequence[str],
+    output: Path | None = None,
+    batch_size: int = 0,
     *,
     mixture: str = "",
     mixture_scale: Scale = "none",
@@ -41,8 +63,11 @@ def score_file(
     max_bad_fraction: float = 0.0,
     device: str = "auto",
     dtype: str = "fp32",
-) -> Path:
-    """Score the images of ``manifest`` and write it with a column per scorer; returns the path.
+    rank: int = 0,
+    world_size: int = 1,
+) -> Path | None:
+    """Score this process's share of ``manifest`` and, if all others are scored, write it with a column per
+    scorer; returns the path, or None where other processes have still to end.
 
     scorers: as `load_scorer` takes them (a module in the working folder is found). All of them
         score an image when it is decoded. A column has its scorer's name.
@@ -52,19 +77,19 @@ def score_file(
     max_bad_fraction: see `score_manifest`.
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). Image paths
         stay as they are, and with them sample ids: where the output is elsewhere, it is read with
-        the `root` that is logged. An interrupted call goes on where it was.
+        the `root` that is logged.
+    batch_size: images at once. 0 finds it where a scorer is on a GPU (doubled until memory is short,
+        halved then) and takes 32 elsewhere.
+    rank, world_size: this process scores every world_size-th batch. An interrupted call goes on where it
+        was. At a fixed batch size, and on a CPU, the output has the same bits whatever the number of
+        processes and interruptions.
 
-    Raises ValueError for two scorers of one name, a mixture of others, or more than one process, and
-    what `load_scorer`, `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last
-    are known before an image is scored.
+    Raises ValueError for two scorers of one name, a mixture of others, scores of other scorers that an
+    interrupted call left, or another process that scores the same share, and what `load_scorer`,
+    `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last are known before
+    an image is scored.
     """
-    processes = process()[1]
-    if processes > 1:
-        raise ValueError(
-            f"scoring is for one process, and WORLD_SIZE is {processes}; start it "
-            "without torchrun, or split the manifest and score each part"
-        )
-    check_limits({"batch_size": batch_size}, {"batch_size": COUNT})
+    check_limits({"batch_size": batch_size}, {"batch_size": IMAGES["batch_size"]})
     texts = named_scorers([scorers] if isinstance(scorers, str) else scorers)
     if not texts:
         raise ValueError("give at least one scorer")
@@ -82,26 +107,49 @@ def score_file(
     check_rows(output, rows)
     _make_writable(output.parent)
     loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
-    partial = output.with_name(f".{output.name}.partial")
-    for path in (output, partial):  # by name: the folder is the user's
-        remove_leftovers(path.parent, path.name)
-    scored = score_manifest(
-        rows, loaded, batch_size, partial=partial, max_bad_fraction=max_bad_fraction
-    )
-    if weights:
-        columns = {
-            name: np.array([row.extra[name] for row in scored], dtype=np.float64)
-            for name in weights
-        }
-        mixed = mix(columns, weights, mixture_scale).tolist()
-        scored = scored.with_rows(
-            replace(row, score=score) for row, score in zip(scored, mixed, strict=True)
+    check_scoring(loaded, max_bad_fraction)
+    sizes = _sizes(batch_size, loaded)
+    unit, todo = sizes.value, distinct(rows)
+    shares = [share(todo, unit, number, world_size) for number in range(world_size)]
+    parts = Parts(output, loaded, rank, world_size)
+    with parts.mine():
+        known = parts.begin(shares[rank])
+        count = score_rows(
+            rows, shares[rank], loaded, known, sizes, done=digest(shares[rank]), progress=rank == 0
         )
-    write_manifest(output, scored.rows)
-    partial.unlink(missing_ok=True)
+        if world_size > 1 and shares[rank] and not count:
+            log.warning(
+                "all scores of this share are known; to make them anew remove %s*", known.path
+            )
+        found = parts.collect(shares, known)
+        if found is None:
+            return None
+        scored = with_scores(rows, list(loaded), *found, max_bad_fraction, known.path)
+        write_manifest(output, _mixed(scored, weights, mixture_scale).rows)
+        parts.finish()
     if os.path.realpath(output.parent) != rows.root:
         log.info("the images of %s are found with --root %s", output, rows.root)
     return output
+
+
+def _mixed(scored: Manifest, weights: Mapping[str, float], scale: Scale) -> Manifest:
+    """Return the manifest with the mixture as its score, if there is one."""
+    if not weights:
+        return scored
+    columns = {
+        name: np.array([row.extra[name] for row in scored], dtype=np.float64) for name in weights
+    }
+    mixed = mix(columns, weights, scale).tolist()
+    return scored.with_rows(
+        replace(row, score=score) for row, score in zip(scored, mixed, strict=True)
+    )
+
+
+def _sizes(batch_size: int, scorers: Mapping[str, Any]) -> BatchSize:
+    devices = [getattr(scorer, "device", None) for scorer in scorers.values()]
+    grows = any(getattr(device, "type", "") == "cuda" for device in devices)
+    first = FIRST_BATCH if grows else CPU_BATCH
+    return BatchSize(batch_size, grows=grows, first=first, largest=LARGEST_BATCH)
 
 
 def _default_output(manifest: Path) -> Path:

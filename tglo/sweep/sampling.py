@@ -11,6 +11,7 @@ import numpy as np
 from tglo.data.manifest import read_manifest
 from tglo.devices import check_device_name
 from tglo.generation.generate import generate_images
+from tglo.redaction import redacted
 from tglo.rewards import load_scorer, search_working_folder
 from tglo.rewards.scoring import score_file
 from tglo.settings import IMAGES, SamplingOptions, check_limits
@@ -47,7 +48,7 @@ class Sampling:
         Options that were added later are left out where they have their default, so that folders
         made before are still accepted.
         """
-        merged = {**asdict(self), "prompts": str(self.prompts)}
+        merged = {**asdict(self), "prompts": str(self.prompts), "scorer": redacted(self.scorer)}
         merged |= merged.pop("options")
         order = ("prompts", "scorer", "count", "steps", "guidance")  # a folder's name is its hash
         first = {name: merged.pop(name) for name in order}
