@@ -60,6 +60,7 @@ SAMPLING = {
     "choice_temperature": Limit(0, 1e6),
     "height": SIDE,
     "width": SIDE,
+    "frames": Limit(1, 10**5),
 }
 
 
@@ -90,6 +91,8 @@ class SamplingOptions:
     """Pixels; the model's own size by default."""
     width: int | None = None
     """Pixels; the model's own size by default."""
+    frames: int | None = None
+    """Of a video; the model's own number by default."""
 
     def check(self) -> None:
         """Raise ValueError, before a model is loaded, for what no model can be sampled with."""
@@ -102,9 +105,10 @@ class SamplingOptions:
                 f"height {self.height} and width {self.width} must be multiples of {step} pixels"
             )
 
-    def resolved(self, size: tuple[int, int]) -> SamplingOptions:
-        """Return these options with the height or width of `size` where it is not given."""
-        return replace(self, height=self.height or size[0], width=self.width or size[1])
+    def resolved(self, size: tuple[int, int], frames: int | None = None) -> SamplingOptions:
+        """Return these options with the height or width of `size`, and with `frames`, where not given."""
+        height, width = self.height or size[0], self.width or size[1]
+        return replace(self, height=height, width=width, frames=self.frames or frames)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,6 +130,8 @@ class SamplingOptions:
         }
         if self.choice_temperature is not None:
             texts["choice_temperature"] = str(float(self.choice_temperature))
+        if self.frames is not None:
+            texts["frames"] = str(self.frames)
         return texts
 
     def __str__(self) -> str:
@@ -146,6 +152,23 @@ class ManifestOptions:
     """The manifest's column of scores, as data.score_column."""
     root: Path | None = None
     """Folder that the images lie in, if not the manifest's, as data.root."""
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Which clip is taken of a video, where the model is one of videos."""
+
+    frames: tuple[int, ...] = ()
+    """Frames of a clip: the most of these that a video is long enough for; the model's own by default."""
+    frame_rate: float | None = None
+    """Frames per second of a clip; the model's own by default."""
+    clip: Literal["start", "middle"] = "middle"
+    """Where in a video its clip lies."""
+
+    def resolved(self, frames: int, rate: float) -> ClipOptions:
+        """Return these options with a model's own number of frames and rate where they are not given."""
+        frame_rate = rate if self.frame_rate is None else self.frame_rate
+        return replace(self, frames=self.frames or (frames,), frame_rate=frame_rate)
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,10 @@ def test_batch_size_is_found(
 ) -> None:
     family = Short(room)
     monkeypatch.setattr(models, "load", lambda *a, **k: family)
-    size = generation._BatchSize
-    monkeypatch.setattr(generation, "_BatchSize", lambda wanted, grows: size(wanted, grows=True))
+    size = generation.BatchSize
+    monkeypatch.setattr(
+        generation, "BatchSize", lambda wanted, **k: size(wanted, **{**k, "grows": True})
+    )
     manifest = generate_images(model, ["a"], tmp_path, count=30, device="cpu")
     assert family.asked == asked and len(read_manifest(manifest, require_scores=False)) == 30
 

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from tglo.cache.encode import encode_text
+from tglo.cache.clips import prepare_clip
+from tglo.cache.encode import Prepare, encode_text, prepare_image
 from tglo.cache.format import (
     FORMAT,
     LAST,
@@ -30,8 +33,10 @@ from tglo.cache.index import complete_cache
 from tglo.cache.shards import Record, Shard
 from tglo.cache.sources import Sources
 from tglo.cache.work import Finished, Job, Made, Part, ShardReport, make_shards
+from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, Row
+from tglo.settings import ClipOptions
 
 log = logging.getLogger("tglo")
 
@@ -68,6 +73,7 @@ def build_cache(
     max_bad_fraction: float = 0.01,
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
+    clips: ClipOptions | None = None,
     progress: bool = True,
 ) -> CacheReport:
     """Encode every distinct image and prompt of a manifest into out_dir.
@@ -76,6 +82,7 @@ def build_cache(
     rank, world_size: this process's share, see `make_shards`; the last to finish completes the cache.
     dtype: the latents'; embeddings stay as the encoder returns them.
     markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
+    clips: of a model of videos, which clip of each; resolved.
 
     What out_dir has already is kept: prompts, and images whose file has the size and time that it
     had, or else the same bytes. Rows that are no longer in the manifest stay on the disk, but leave
@@ -95,8 +102,8 @@ def build_cache(
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     started, folder = time.monotonic(), Path(out_dir)
     check_format(folder)
-    fingerprint = fingerprint_of(encoder, resolution, buckets, shard_size, dtype, markers)
-    sizes = choose_buckets(encoder, resolution, buckets)
+    fingerprint = fingerprint_of(encoder, resolution, buckets, shard_size, dtype, markers, clips)
+    sizes = choose_buckets(encoder, resolution, buckets, () if clips is None else clips.frames)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()
     rows = {row.sample_id: row for row in sorted(distinct, key=lambda row: (row.image, row.prompt))}
@@ -125,8 +132,13 @@ def build_cache(
         complete_cache(folder, settings, rows, prompts, finished, trusted)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        prepare: Prepare
+        if clips is None:
+            prepare = partial(prepare_image, manifest, buckets=cast("list[Size]", sizes))
+        else:
+            prepare = partial(prepare_clip, manifest, buckets=sizes, clips=clips)
         images = ImageShards(
-            manifest, rows, encoder, sizes, batch_size, dtype, pool, Sources(manifest)
+            manifest, rows, encoder, prepare, batch_size, dtype, pool, Sources(manifest)
         )
         jobs = {
             "text": Job([*prompts], split, make_text, lambda keys, shard: True),

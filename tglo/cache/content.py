@@ -12,7 +12,7 @@ from safetensors.numpy import load
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS, Quarantined
 from tglo.cache.shards import check_file, checked_entries, parse_name, read_last
-from tglo.data.buckets import Size
+from tglo.data.buckets import Bucket
 from tglo.files import reading
 
 KIND, REMEDY = "latent cache", "run `tglo cache` again"
@@ -26,7 +26,7 @@ class Content:
 
     version: int
     fingerprint: dict[str, str]
-    buckets: list[Size]
+    buckets: list[Bucket]
     shard_size: int
     rows: str
     quarantined: list[Quarantined]
@@ -47,7 +47,7 @@ def read_content(folder: Path) -> Content:
         content = Content(
             version=found["version"],
             fingerprint=_texts(found["fingerprint"]),
-            buckets=[_size(bucket) for bucket in found["buckets"]],
+            buckets=[_bucket(bucket) for bucket in found["buckets"]],
             shard_size=_count(found["shard_size"]),
             rows=_text(found.get("rows", "")),
             quarantined=[
@@ -103,6 +103,8 @@ def _texts(value: Any) -> dict[str, str]:
     return {_text(name): _text(text) for name, text in value.items()}
 
 
-def _size(value: Any) -> Size:
-    height, width = value
-    return _count(height), _count(width)
+def _bucket(value: Any) -> Bucket:
+    *frames, height, width = map(_count, value)
+    if len(frames) > 1:
+        raise TypeError
+    return (*frames, height, width)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tglo.cache.format import Encoder, Quarantined, bucket_name
 from tglo.data import ragged
-from tglo.data.buckets import Size, nearest_bucket
+from tglo.data.buckets import Bucket, Size, nearest_bucket
 from tglo.data.errors import CacheError, ImageError
 from tglo.data.images import cover_and_crop, decode_image, to_tensor
 from tglo.data.manifest import Manifest, Row
@@ -24,19 +24,29 @@ from tglo.data.prefetch import in_order
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image cropped to its bucket, still 8-bit so that many can wait for a batch."""
+    """An image, or the frames of a clip, cropped to its bucket, still 8-bit so that many can wait for a batch."""
 
     row: Row
-    image: Image.Image
-    bucket: Size
+    image: Image.Image | Sequence[Image.Image]
+    bucket: Bucket
     crop: tuple[int, int]
     original: Size
     sha256: str  # of the encoded bytes
 
+    def pixels(self) -> Tensor:
+        """Return (3, H, W) float32 in [-1, 1], of a clip (3, F, H, W)."""
+        if isinstance(self.image, Image.Image):
+            return to_tensor(self.image)
+        return torch.stack([to_tensor(frame) for frame in self.image], dim=1)
+
     @property
     def is_enlarged(self) -> bool:
         """Whether it has more pixels along a side than the image had."""
-        return any(side > had for side, had in zip(self.bucket, self.original, strict=True))
+        return any(side > had for side, had in zip(self.bucket[-2:], self.original, strict=True))
+
+
+Prepare = Callable[[Row], PreparedImage | Quarantined]
+"""Opens, decodes and crops the image of a row, or says why that is impossible."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class Encoded:
     tensors: Mapping[str, Tensor]
 
 
-def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> PreparedImage | Quarantined:
+def prepare_image(
+    manifest: Manifest, row: Row, buckets: Sequence[Size]
+) -> PreparedImage | Quarantined:
     """Open, decode and crop one image, or say why that is impossible."""
     try:
         data = manifest.open_image(row)
@@ -60,10 +72,9 @@ def prepare(manifest: Manifest, row: Row, buckets: Sequence[Size]) -> PreparedIm
 
 
 def encode_latents(
-    manifest: Manifest,
+    prepare: Prepare,
     encoder: Encoder,
     rows: Sequence[Row],
-    buckets: Sequence[Size],
     batch_size: int,
     dtype: torch.dtype,
     pool: Executor,
@@ -75,15 +86,15 @@ def encode_latents(
     Returns tensors by name and bucket, such as mean.HxW (n, C, h, w), and the samples and quarantined
     images for its record.
     """
-    places: dict[Size, list[dict[str, Tensor]]] = {}
-    waiting: dict[Size, list[tuple[PreparedImage, dict[str, Tensor]]]] = {}
+    places: dict[Bucket, list[dict[str, Tensor]]] = {}
+    waiting: dict[Bucket, list[tuple[PreparedImage, dict[str, Tensor]]]] = {}
     samples: list[dict[str, Any]] = []
     quarantined: list[dict[str, Any]] = []
 
     def look(row: Row) -> Encoded | PreparedImage | Quarantined:
-        return kept.get(row.sample_id) or prepare(manifest, row, buckets)
+        return kept.get(row.sample_id) or prepare(row)
 
-    def encode(bucket: Size) -> None:
+    def encode(bucket: Bucket) -> None:
         batch = waiting.pop(bucket, [])
         if batch:
             encoded = _encode_batch(encoder, [image for image, _ in batch], dtype)
@@ -96,7 +107,7 @@ def encode_latents(
             continue
         place: dict[str, Tensor] = {}
         if isinstance(result, Encoded):
-            bucket = cast(Size, tuple(result.sample["bucket"]))
+            bucket = cast(Bucket, tuple(result.sample["bucket"]))
             samples.append(dict(result.sample))
             place.update(result.tensors)
         else:
@@ -120,7 +131,7 @@ def encode_latents(
         encode(bucket)
 
     for sample in samples:
-        place = places[cast(Size, tuple(sample["bucket"]))][sample["position"]]
+        place = places[cast(Bucket, tuple(sample["bucket"]))][sample["position"]]
         sample["digest"] = digest_of(place, sample["original"], sample["crop"])
     tensors = {
         f"{name}.{bucket_name(bucket)}": torch.stack([place[name] for place in found])
@@ -143,7 +154,7 @@ def _encode_batch(
     encoder: Encoder, batch: list[PreparedImage], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Encode a batch into tensors by name, floating-point ones in dtype. Errors are CacheError."""
-    pixels = torch.stack([to_tensor(entry.image) for entry in batch])
+    pixels = torch.stack([entry.pixels() for entry in batch])
     with torch.no_grad():
         encoded = {
             name: tensor.detach()
@@ -152,12 +163,13 @@ def _encode_batch(
             for name, tensor in encoder.encode(pixels).items()
         }
     shapes = {tuple(tensor.shape) for tensor in encoded.values()}
-    fits = all(t.dim() == (4 if t.is_floating_point() else 3) for t in encoded.values())
+    dims = pixels.dim()
+    fits = all(t.dim() == (dims if t.is_floating_point() else dims - 1) for t in encoded.values())
     if len(shapes) != 1 or not fits or next(iter(shapes))[0] != len(batch):
         found = " and ".join(f"{name} {tuple(t.shape)}" for name, t in encoded.items())
         raise CacheError(
             f"the encoder returned {found} for {tuple(pixels.shape)} pixels; all must be "
-            f"({len(batch)}, C, h, w), integer tokens ({len(batch)}, h, w)"
+            f"({len(batch)}, C, {'F, ' * (dims == 5)}h, w), integer tokens without C"
         )
     finite = torch.stack([t.isfinite().flatten(1).all(1) for t in encoded.values()]).all(0)
     if not finite.all():

@@ -4,8 +4,8 @@ fingerprint.json              everything that the bytes depend on but rows and i
 text-00000.safetensors        embeddings of shard_size distinct prompts ("" is the first); those with a
                               mask without padding, one after another
 text-00000.json               the shard's record: name, size, sha256, the prompts' keys and digests
-latents-00000.safetensors     mean.HxW and std.HxW (for masked models tokens.HxW) of shard_size
-                              images, stacked
+latents-00000.safetensors     mean.HxW and std.HxW (for masked models tokens.HxW, for videos mean.FxHxW)
+                              of shard_size images, stacked
 latents-00000.json            the shard's record: samples and quarantined images
 latents-00000.sources.json    size and time of the images' files when they were encoded
 index.safetensors             sample id -> shard, bucket, position, sizes, prompt, digest
@@ -29,9 +29,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tglo.data.buckets import Size, bucket_step, make_buckets
+from tglo.data.buckets import Bucket, bucket_step, make_buckets
 from tglo.data.errors import CacheError
 from tglo.files import read_json
+from tglo.settings import ClipOptions
 
 FORMAT = "tglo.cache"
 LAST = "cache.json"
@@ -54,10 +55,11 @@ class Encoder(Protocol):
         ...
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Encode pixels (B, 3, H, W) float32 in [-1, 1] into tensors by name, (B, ...) each.
+        """Encode pixels (B, 3, H, W) float32 in [-1, 1], of videos (B, 3, F, H, W), into tensors by name,
+        (B, ...) each.
 
-        They are mean and std (B, C, h, w) of the scaled posterior, or tokens (B, h, w) of an
-        integer dtype.
+        They are mean and std (B, C, h, w) of the scaled posterior, of videos (B, C, F, h, w), or tokens
+        (B, h, w) of an integer dtype.
         """
         ...
 
@@ -72,9 +74,9 @@ class Encoder(Protocol):
         ...
 
 
-def bucket_name(bucket: Size) -> str:
-    """Return the bucket's name in names of tensors: HxW."""
-    return f"{bucket[0]}x{bucket[1]}"
+def bucket_name(bucket: Bucket) -> str:
+    """Return the bucket's name in names of tensors: HxW, of videos FxHxW."""
+    return "x".join(map(str, bucket))
 
 
 def text_key(prompt: str) -> int:
@@ -82,10 +84,18 @@ def text_key(prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") >> 1
 
 
-def choose_buckets(encoder: Encoder, resolution: int, buckets: bool) -> list[Size]:
-    """Return the buckets of a cache, or only the square one if `buckets` is False."""
+def choose_buckets(
+    encoder: Encoder, resolution: int, buckets: bool, frames: Sequence[int] = ()
+) -> list[Bucket]:
+    """Return the buckets of a cache, or only the square one if `buckets` is False.
+
+    frames: of videos, how many a clip may have; each with every size.
+    """
     step = bucket_step(resolution, encoder.bucket_step)
-    return make_buckets(resolution, step=step, max_aspect=2.0 if buckets else 1.0)
+    sizes = make_buckets(resolution, step=step, max_aspect=2.0 if buckets else 1.0)
+    if not frames:
+        return [*sizes]
+    return [(count, *size) for count in frames for size in sizes]
 
 
 def fingerprint_of(
@@ -95,20 +105,28 @@ def fingerprint_of(
     shard_size: int = 512,
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
+    clips: ClipOptions | None = None,
 ) -> dict[str, str]:
-    """Return all that a cache's bytes depend on but its rows and the images' bytes, which it records."""
+    """Return all that a cache's bytes depend on but its rows and the images' bytes, which it records.
+
+    clips: resolved, of a model of videos.
+    """
     dtype_name = str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
         raise TypeError(f"latents are stored as one of {list(DTYPES)}, not {dtype}")
+    frames = () if clips is None else clips.frames
+    sizes = choose_buckets(encoder, resolution, buckets, frames)
     own = {
         "cache_format": str(VERSIONS[-1]),
         "resolution": str(resolution),
-        "buckets": " ".join(map(bucket_name, choose_buckets(encoder, resolution, buckets))),
+        "buckets": " ".join(map(bucket_name, sizes)),
         "dtype": dtype_name,
         "shard_size": str(shard_size),
     }
     if markers:  # absent otherwise, so that caches made before markers existed stay valid
         own["markers"] = json.dumps(sorted(markers))
+    if clips is not None:
+        own["clip"] = f"{clips.clip}, {clips.frame_rate:g} frames per second"
     model = encoder.fingerprint()
     if model.keys() & own.keys():
         raise ValueError(f"the encoder's fingerprint may not have fields named {sorted(own)}")

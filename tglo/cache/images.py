@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from tglo.cache.encode import Encoded, PreparedImage, encode_latents, prepare
+from tglo.cache.encode import Encoded, Prepare, PreparedImage, encode_latents
 from tglo.cache.format import Encoder, bucket_name
 from tglo.cache.shards import Shard
 from tglo.cache.sources import Seen, Sources
 from tglo.cache.work import Made
-from tglo.data.buckets import Size
 from tglo.data.errors import ImageError
 from tglo.data.manifest import Manifest, Row
 
@@ -40,7 +39,7 @@ class ImageShards:
     manifest: Manifest
     rows: dict[int, Row]  # by sample id
     encoder: Encoder
-    buckets: Sequence[Size]
+    prepare: Prepare
     batch_size: int
     dtype: torch.dtype
     pool: Executor
@@ -65,10 +64,9 @@ class ImageShards:
             return Made(seen=None if seen == before else seen)
         rows = [self.rows[key] for key in keys]
         tensors, record = encode_latents(
-            self.manifest,
+            self.prepare,
             self.encoder,
             rows,
-            self.buckets,
             self.batch_size,
             self.dtype,
             self.pool,
@@ -81,7 +79,7 @@ class ImageShards:
     def _look_at(self, image: PreparedImage) -> None:
         self.enlarged += image.is_enlarged
         if image.is_enlarged and self.enlarged == 1:
-            (height, width), bucket = image.original, image.bucket
+            (height, width), bucket = image.original, image.bucket[-2:]
             log.warning(
                 "%s of %d x %d pixels is scaled up to cover %d x %d: if many images are small, stop this and "
                 "take another folder and a lower --resolution",
@@ -116,7 +114,8 @@ class ImageShards:
 
     def _hash(self, key: int) -> str | None:
         try:
-            return hashlib.sha256(self.manifest.open_image(self.rows[key])).hexdigest()
+            with self.manifest.open_file(self.rows[key]) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
         except ImageError:
             return None
 
@@ -126,7 +125,4 @@ class ImageShards:
         if any(key not in kept and key not in aside for key in keys):
             return True
         again = [self.rows[key] for key in keys if key in aside]
-        return any(
-            isinstance(found, PreparedImage)
-            for found in self.pool.map(lambda row: prepare(self.manifest, row, self.buckets), again)
-        )
+        return any(isinstance(found, PreparedImage) for found in self.pool.map(self.prepare, again))

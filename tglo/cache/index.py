@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tglo.cache.format import FORMAT, LAST, VERSIONS
 from tglo.cache.shards import entry, write_tensors
 from tglo.cache.work import Finished
-from tglo.data.buckets import Size
+from tglo.data.buckets import Bucket
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Row
 from tglo.files import write_sealed
@@ -56,7 +56,7 @@ def complete_cache(
     write_sealed(folder / LAST, content)
 
 
-def _samples(finished: Finished, buckets: Sequence[Size]) -> dict[str, NDArray[Any]]:
+def _samples(finished: Finished, buckets: Sequence[Bucket]) -> dict[str, NDArray[Any]]:
     """Return arrays over samples, ascending by id."""
     bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
     table = sorted(

@@ -22,7 +22,7 @@ from tglo.cache.format import bucket_name, text_key
 from tglo.cache.index import lookup
 from tglo.cache.shards import Shard, check_file, check_fingerprint, read_record, shard_name
 from tglo.data import ragged
-from tglo.data.buckets import Size
+from tglo.data.buckets import Bucket, Size
 from tglo.data.errors import CacheError
 
 OPEN_SHARDS = 64  # mapped at a time
@@ -125,8 +125,8 @@ class LatentCache:
         """Return (B,) bool: True for samples in the cache. Quarantined ones are not in it."""
         return lookup(self._index["sample_id"], np.asarray(sample_ids, dtype=np.int64))[1]
 
-    def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
-        """Return the bucket (H, W) of each sample, for `BatchSampler`."""
+    def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Bucket]:
+        """Return the bucket (H, W) of each sample, of videos (F, H, W), for `BatchSampler`."""
         return [self._content.buckets[i] for i in self._index["bucket"][self._find(sample_ids)]]
 
     def original_sizes(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
@@ -136,9 +136,9 @@ class LatentCache:
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the encoded images and their sizes, on the CPU.
 
-        The images are mean and std (B, C, h, w), or tokens (B, h, w); the sizes are original_size, crop
-        and target_size, (B, 2) int64. Raises CacheError for a sample that is not in the cache, and
-        ValueError for samples of several buckets.
+        The images are mean and std (B, C, h, w), of videos (B, C, F, h, w), or tokens (B, h, w); the sizes
+        are original_size, crop and target_size, (B, 2) int64. Raises CacheError for a sample that is not in
+        the cache, and ValueError for samples of several buckets.
         """
         places = self._find(sample_ids)
         numbers = np.unique(self._index["bucket"][places])
@@ -155,7 +155,7 @@ class LatentCache:
             **{name.removesuffix(ending): self._gather(name, located) for name in names},
             "original_size": torch.from_numpy(self._index["original"][places]),
             "crop": torch.from_numpy(self._index["crop"][places]),
-            "target_size": torch.tensor([bucket] * len(places), dtype=torch.int64),
+            "target_size": torch.tensor([bucket[-2:]] * len(places), dtype=torch.int64),
         }
 
     def text(self, samples: Sequence[str] | Sequence[int] | NDArray[Any]) -> dict[str, Tensor]:

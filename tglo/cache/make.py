@@ -33,12 +33,14 @@ from tglo.models.execution.attention import check_place, set_backend
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import set_channels_last
 from tglo.models.execution.offloading import encode_by_blocks
+from tglo.models.families.base import Family
 from tglo.settings import (
     COUNT,
     FRACTION,
     QUANTIZED,
     SEED,
     SIDE,
+    ClipOptions,
     ManifestOptions,
     Offload,
     ReferenceOptions,
@@ -54,6 +56,7 @@ def is_made_of(
     resolution: int,
     buckets: bool = True,
     reading: ManifestOptions = ManifestOptions(),
+    clips: ClipOptions = ClipOptions(),
 ) -> bool:
     """Return whether `cache` is a complete cache of this manifest and its images at this resolution, so
     that it need not be built; False also for a damaged one. The images' files are looked at, not read.
@@ -72,7 +75,26 @@ def is_made_of(
         raise CacheError(
             f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
         )
+    _check_clips(found, clips)
     return found.rows == rows.identity and _is_current(found, rows)
+
+
+def _check_clips(cache: LatentCache, clips: ClipOptions) -> None:
+    """Raise CacheError unless a cache of videos has clips as they are asked for; what is not given may be any."""
+    if "clip" not in cache.fingerprint:
+        return
+    frames = {int(bucket.split("x")[0]) for bucket in cache.fingerprint["buckets"].split()}
+    place, rate = cache.fingerprint["clip"].split(", ")
+    asked = None if clips.frame_rate is None else f"{clips.frame_rate:g} frames per second"
+    if (
+        place != clips.clip
+        or (asked or rate) != rate
+        or (clips.frames and {*clips.frames} != frames)
+    ):
+        raise CacheError(
+            f"the cache {cache.path} has clips of {sorted(frames)} frames from the {place}, {rate}; give these, "
+            "or another folder"
+        )
 
 
 def _is_current(cache: LatentCache, rows: Manifest) -> bool:
@@ -99,6 +121,7 @@ def build(
     markers: Sequence[str] = (),
     revision: str | None = None,
     reading: ManifestOptions = ManifestOptions(),
+    clips: ClipOptions = ClipOptions(),
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
@@ -121,9 +144,10 @@ def build(
         encode_by_blocks(family)
     check_format(output)
     prompts = prompts_of(rows, markers)
-    sizes = choose_buckets(family, resolution, buckets)
-    for bucket in sizes:
-        family.latent_shape(*bucket)  # raises for sides that the model cannot make
+    clip = clips_of(family, clips)
+    sizes = choose_buckets(family, resolution, buckets, () if clip is None else clip.frames)
+    for *frames, height, width in sizes:
+        family.latent_shape(height, width, *frames)  # raises for what the model cannot make
     ids = {row.sample_id for row in rows}
     predicted = cache_size(family, output, [*prompts.values()], prompts, ids, sizes)
     log.info("%s", predicted)
@@ -139,9 +163,23 @@ def build(
         world_size=world_size,
         max_bad_fraction=max_bad_fraction,
         markers=markers,
+        clips=clip,
     )
     family.prompts.report()
     return report
+
+
+def clips_of(family: type[Family] | Family, clips: ClipOptions) -> ClipOptions | None:
+    """Return the clips of videos for a family, None for one of images. ValueError if that has been given some."""
+    frames, rate = family.default_frames, family.frame_rate
+    if frames is not None and rate is not None:
+        return clips.resolved(frames, rate)
+    if clips != ClipOptions():
+        raise ValueError(
+            f"frames {list(clips.frames)}, frame_rate {clips.frame_rate} and clip {clips.clip} are of "
+            f"videos, and {family.name} makes images; leave them out"
+        )
+    return None
 
 
 def _rows(manifest: Path, reading: ManifestOptions) -> Manifest:

@@ -11,7 +11,7 @@ import torch
 
 from tglo.cache.shards import read_record, record_names
 from tglo.data import ragged
-from tglo.data.buckets import Size
+from tglo.data.buckets import Bucket
 from tglo.data.errors import CacheError
 from tglo.models.families.base import Family
 
@@ -90,7 +90,7 @@ def cache_size(
     prompts: Sequence[str],
     keys: Collection[int],
     ids: Collection[int],
-    buckets: Sequence[Size],
+    buckets: Sequence[Bucket],
 ) -> CacheSize:
     """Work out the size of a cache in folder: of distinct prompts with their keys, and of images by sample id."""
     tokens, about = 0.0, False
@@ -100,7 +100,9 @@ def cache_size(
         counted = prompts[::step]
         tokens, about = sum(family.text_lengths(counted)) / len(counted), step > 1
     each = text_bytes(shapes, tokens, family.dtype)
-    largest = max(family.codec.stored_bytes(*bucket) for bucket in buckets)
+    largest = max(
+        family.codec.stored_bytes(height, width, *frames) for *frames, height, width in buckets
+    )
     return CacheSize(
         Share(len(keys), _missing(folder, "text", keys), each),
         Share(len(ids), _missing(folder, "latents", ids), largest),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from tglo.settings import ManifestOptions, Precision, ReferenceOptions
+from tglo.settings import ClipOptions, ManifestOptions, Precision, ReferenceOptions
 
 if TYPE_CHECKING:
     from tglo.train import TrainConfig
@@ -27,6 +27,7 @@ def cache(
     markers: tuple[str, ...] = (),
     revision: str | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
+    clips: OmitArgPrefixes[ClipOptions] = ClipOptions(),
     reference: bool = False,
     draws: int = 8,
     stratified: bool = True,
@@ -64,6 +65,7 @@ def cache(
             --markers "good image: " "bad image: ".
         revision: Hub revision of the model (branch, tag or commit).
         reading: How the manifest is read.
+        clips: Which clip of a video is encoded.
         reference: Store the reference's errors too.
         draws: Draws (timestep, noise) of each sample; training goes through them, one an epoch.
         stratified: Let a sample's draws cover the schedule evenly.
@@ -89,7 +91,7 @@ def cache(
         own_noise = find_own_noise(model, manifest, revision=revision, reading=reading)
 
     def is_made() -> bool:
-        return is_made_of(output, manifest, resolution, buckets, reading)
+        return is_made_of(output, manifest, resolution, buckets, reading, clips)
 
     complete = reference and not markers and is_made()
     if not complete:
@@ -107,6 +109,7 @@ def cache(
             markers=markers,
             revision=revision,
             reading=reading,
+            clips=clips,
         )
         print(report)
         complete = report.complete

@@ -26,6 +26,9 @@ PUBLISHED = {
     "black-forest-labs/FLUX.2-klein-9B": "flux2-klein-9b",
     "black-forest-labs/FLUX.2-klein-base-9B": "flux2-klein-9b",
     "Qwen/Qwen-Image": "qwen-image",
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "wan21-1.3b",
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": "wan21-14b",
+    "Lightricks/LTX-Video": "ltx-2b",
 }
 """Hub id -> the architecture that is known without its files."""
 

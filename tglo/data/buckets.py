@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 Size = tuple[int, int]  # (height, width) in pixels
+Bucket = tuple[int, ...]  # a Size, or of videos (frames, height, width)
 
 
 def make_buckets(resolution: int, *, step: int = 64, max_aspect: float = 2.0) -> list[Size]:

@@ -6,13 +6,16 @@ Nothing outside the data folder (roots.py) is ever read, and nothing is ever unp
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,19 +105,39 @@ class ImageStore:
         Raises ImageError when it is missing, unreadable or above max_bytes, ManifestError when its
         name or a link leads out of the data folder.
         """
+        path, member = self._find(image)
+        if isinstance(member, str):
+            return self._arrow_bytes(path, member, max_bytes)
+        with _opened_range(path, member) as (handle, size):
+            if size > max_bytes:
+                raise ImageError(f"{size} bytes are above the cap of {max_bytes} (max_bytes)")
+            return handle.read(size)
+
+    @contextmanager
+    def open(self, image: str) -> Iterator[BufferedIOBase]:
+        """Open what an image or a video is encoded in, of any size. Errors are those of `read`."""
+        path, member = self._find(image)
+        if isinstance(member, str):
+            yield io.BytesIO(self._arrow_bytes(path, member, MAX_BYTES))
+            return
+        with _opened_range(path, member) as (handle, size):
+            if member is not None:
+                handle = io.BufferedReader(_Part(handle, member.offset, size))
+            yield handle
+
+    def _find(self, image: str) -> tuple[Path, Member | str | None]:
+        """Return an image's file, and its place in a tar or its name in an Arrow file; None: the whole file."""
         refused = why_refused(image, self.root.folder)
         if refused:
             raise ManifestError(f"image {image!r} {refused}; refused")
         file, member = split_reference(image)
         path = self.root.find(file)
-        if member is None:
-            return _read_range(path, None, max_bytes)
-        if not file.endswith(".tar"):
-            return self._arrow_bytes(path, member, max_bytes)
+        if member is None or not file.endswith(".tar"):
+            return path, member
         found = self._opened(path, tar_members, self._tars).get(member)
         if found is None:
             raise ImageError(f"{path.name} has no member {member!r}")
-        return _read_range(path, found, max_bytes)
+        return path, found
 
     def status(self, file: str) -> os.stat_result | None:
         """Return what the system says of a file, named as `split_reference` does; None if there is none."""
@@ -146,17 +169,44 @@ class ImageStore:
         return data
 
 
-def _read_range(path: Path, member: Member | None, max_bytes: int) -> bytes:
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, handle: BufferedIOBase, offset: int, size: int) -> None:
+        self._handle, self._offset, self._size, self._place = handle, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        self._handle.seek(self._offset + self._place)
+        data = self._handle.read(max(0, min(len(buffer), self._size - self._place)))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+@contextmanager
+def _opened_range(path: Path, member: Member | None) -> Iterator[tuple[BufferedIOBase, int]]:
+    """Open a file at a member's place; yields it with the number of bytes."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("is not a regular file")
-            size = status.st_size if member is None else member.size
-            if size > max_bytes:
-                raise ImageError(f"{size} bytes are above the cap of {max_bytes} (max_bytes)")
             handle.seek(0 if member is None else member.offset)
-            return handle.read(size)
+            yield handle, status.st_size if member is None else member.size
     except OSError as error:
         hint = _ELSEWHERE if isinstance(error, FileNotFoundError) else ""
         raise ImageError(f"cannot be read: {error.strerror or error}{hint}") from None

@@ -11,8 +11,10 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,10 @@ class Manifest:
         Raises ImageError if it is unusable, ManifestError if it is outside the data folder.
         """
         return self._store.read(row.image, max_bytes)
+
+    def open_file(self, row: Row) -> AbstractContextManager[BufferedIOBase]:
+        """Open a row's image or video, of any size, seekable. Errors are those of `open_image`."""
+        return self._store.open(row.image)
 
     def status(self, file: str) -> os.stat_result | None:
         """Return what the system says of a file that holds images, None if it is not there.

@@ -65,7 +65,12 @@ def check_models(settings: Evaluation) -> None:
     """Raise ValueError for a model or a LoRA that is not there, before the others are sampled."""
     for name in settings.names:
         model, lora = _model(settings, name)
-        models.resolve(model)
+        kind = models.family_of(models.resolve(model))
+        if kind.default_frames is not None:
+            raise ValueError(
+                f"model {name} ({model}) makes videos, and tglo evaluate compares images; sample both models with "
+                "`tglo generate` and the same seed, and look at their sheets"
+            )
         if lora is not None and not lora.is_file() and not any(lora.glob("*.safetensors")):
             raise ValueError(
                 f"model {name}: {lora} is neither a diffusers model folder nor a LoRA: it has no "

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from tglo import models
+from tglo.batch_size import BatchSize
 from tglo.data.manifest import FAMILY, SEED, Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
 from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
@@ -41,15 +42,16 @@ PATIENCE_SECONDS = 1800.0  # without a new image of the other processes
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """An image to make: its prompt, its index among the prompt's images, and its file's name in images/."""
+    """An image or a video to make: its prompt, its index among the prompt's, its file's name in images/."""
 
     prompt: str
     index: int
+    suffix: str = ".png"
 
     @property
     def name(self) -> str:
         digest = hashlib.sha256(self.prompt.encode()).hexdigest()
-        return f"{digest[:16]}-{self.index:04d}.png"
+        return f"{digest[:16]}-{self.index:04d}{self.suffix}"
 
     def seed(self, seed: int) -> int:
         """Return the seed of the image's own generator, in [0, 2^32): torch's takes no more.
@@ -61,12 +63,12 @@ class Planned:
         return (int.from_bytes(digest[:4], "big") + self.index) % 2**32
 
 
-def plan_images(prompts: Sequence[str], count: int) -> list[Planned]:
+def plan_images(prompts: Sequence[str], count: int, suffix: str = ".png") -> list[Planned]:
     """Return every prompt once, `count` times over; a prompt that comes twice gets twice as many images."""
     seen: Counter[str] = Counter()
     planned = []
     for prompt in [*prompts] * count:
-        planned.append(Planned(prompt, seen[prompt]))
+        planned.append(Planned(prompt, seen[prompt], suffix))
         seen[prompt] += 1
     return planned
 
@@ -91,6 +93,8 @@ def generate_images(
 ) -> Path:
     """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
+    A model of videos makes MP4 files, each with a sheet of its frames of the same name beside it.
+
     prompts: texts, or a file that tglo.generation.prompts.read_prompts reads. options: see
     tglo.models.sampling.generate. prefix: text that the model is given before each prompt, as a model
     of objective "csft" needs its good marker; names, seeds and manifest come from the prompts without
@@ -114,10 +118,10 @@ def generate_images(
         )
     check_limits({"count": count, "batch_size": batch_size, "seed": seed}, IMAGES)
     options.check()
-    planned = plan_images(texts, count)
     path = models.resolve(model)
     kind = models.family_of(path)
     kind.check_size(path, options)
+    planned = plan_images(texts, count, ".png" if kind.default_frames is None else ".mp4")
     settings = {
         "model": model_digest(path, kind),
         "lora": "none" if lora is None else file_digest(lora),
@@ -139,7 +143,9 @@ def generate_images(
         collect(folder)
         missing = _missing(planned, folder)
         place = process_device(device)
-        sizes = _BatchSize(batch_size, grows=place.type == "cuda")
+        sizes = BatchSize(
+            batch_size, grows=place.type == "cuda", first=FIRST_BATCH, largest=LARGEST_BATCH
+        )
         # Whole batches go to a process, so that what is computed together does not depend on how many.
         unit = batch_size or (1 if sizes.grows else FIRST_BATCH)
         shares = {image: number // unit % world_size for number, image in enumerate(planned)}
@@ -206,7 +212,7 @@ def _make(
     images: Sequence[Planned],
     prefix: str,
     seed: int,
-    sizes: _BatchSize,
+    sizes: BatchSize,
     folder: Path,
     options: SamplingOptions,
 ) -> Iterator[int]:
@@ -226,29 +232,3 @@ def _make(
         publish_images(folder, dict(zip(names, pictures, strict=True)))
         start += len(batch)
         yield len(batch)
-
-
-class _BatchSize:
-    """Images at once: as given, or found by doubling until memory is short."""
-
-    def __init__(self, wanted: int, *, grows: bool) -> None:
-        self.value = wanted or FIRST_BATCH
-        self.grows = grows and not wanted
-        self._fixed = wanted > 0
-
-    def grow(self) -> None:
-        if self.grows:
-            self.value = min(2 * self.value, LARGEST_BATCH)
-
-    def shrink(self, error: torch.OutOfMemoryError) -> None:
-        """Make half as many from now on. Raises RuntimeError where one is too many, or the size was given."""
-        if self._fixed or self.value == 1:
-            remedy = (
-                "a batch_size of 0 finds one that fits" if self._fixed else "use a smaller dtype"
-            )
-            raise RuntimeError(
-                f"no memory for {self.value} images at once ({error}); {remedy}"
-            ) from error
-        self.grows, self.value = False, self.value // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Publishes a batch of images as a whole, because images that were made together must stay together.
+"""Publishes a batch of images or videos as a whole, because what was made together must stay together.
 
 The files are written into a hidden folder, which is published when they are complete. Moving them
 from there to their places may be interrupted; the next process finishes it.
@@ -16,19 +16,26 @@ from pathlib import Path
 
 from PIL import Image
 
+from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import DiskFull, flush, writing_folder
 
 _COMPLETE = ".batch"
 _END = b"\0\0\0\0IEND\xae\x42\x60\x82"  # the last chunk of every PNG
 
 
-def publish_images(folder: Path, images: Mapping[str, Image.Image]) -> None:
-    """Write images, by file name, as PNG into `folder`; after a crash all of them are there or none.
+def publish_images(folder: Path, images: Mapping[str, Image.Image | Video]) -> None:
+    """Write images as PNG, and videos as MP4 with a sheet of their frames as PNG, by file name into `folder`;
+    after a crash all of them are there or none.
 
     Another process may write other images into the folder at the same time, or the same ones.
     DiskFull tells the bytes that they need.
     """
-    files = {name: _png(image) for name, image in images.items()}
+    files: dict[str, bytes] = {}
+    for name, image in images.items():
+        if isinstance(image, Video):
+            files[name] = write_video(image)
+            name, image = Path(name).with_suffix(".png").name, contact_sheet(image)
+        files[name] = _png(image)
     batch = folder / f".{next(iter(images))}.{secrets.token_hex(8)}{_COMPLETE}"
     try:
         with writing_folder(batch, new=True) as staged:
@@ -56,13 +63,34 @@ def _move(batch: Path, folder: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a PNG is there to its last chunk; what lies before that is not looked at."""
+    """Tell whether a PNG is there to its last chunk, or an MP4 to its last box; what lies before that is not
+    looked at.
+    """
     try:
+        if path.suffix == ".mp4":
+            return _has_all_boxes(path)
         with path.open("rb") as file:
             file.seek(-len(_END), os.SEEK_END)
             return file.read() == _END
     except OSError:  # missing, or shorter
         return False
+
+
+def _has_all_boxes(path: Path) -> bool:
+    """Tell whether the boxes of an MP4 end where the file does, with the index among them."""
+    end, place, kinds = path.stat().st_size, 0, set()
+    with path.open("rb") as file:
+        while place + 8 <= end:
+            file.seek(place)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            if length < 8:
+                return False
+            kinds.add(kind)
+            place += length
+    return place == end and b"moov" in kinds
 
 
 def _png(image: Image.Image) -> bytes:

@@ -40,8 +40,8 @@ class Codec(ABC):
         """Return the shape that one image of height x width pixels is encoded to."""
 
     @abstractmethod
-    def stored_bytes(self, height: int, width: int) -> int:
-        """Return the bytes of what a cache keeps of one image of height x width pixels."""
+    def stored_bytes(self, height: int, width: int, frames: int = 1) -> int:
+        """Return the bytes of what a cache keeps of one image of height x width pixels, or one video."""
 
     @abstractmethod
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -66,8 +66,11 @@ class Codec(ABC):
         return self.config[name]
 
     def _chunks(self, latents: Tensor) -> tuple[Tensor, ...]:
-        """Split the batch (B, ..., h, w) into parts of at most PIXELS_AT_ONCE pixels."""
-        pixels = latents.shape[-2] * latents.shape[-1] * self.spatial_scale**2
+        """Split the batch (B, ..., h, w), of videos (B, C, F, h, w), into parts of at most PIXELS_AT_ONCE
+        pixels.
+        """
+        places = latents.shape[-3:] if latents.dim() == 5 else latents.shape[-2:]
+        pixels = math.prod(places) * self.spatial_scale**2
         return latents.split(max(1, PIXELS_AT_ONCE // pixels))
 
 
@@ -78,8 +81,8 @@ class LatentCodec(Codec):
     posterior: ClassVar[bool] = True
     """The encoder gives a distribution; where it does not, std is 0."""
     video: ClassVar[bool] = False
-    """The autoencoder takes (B, 3, F, H, W); an image is one frame of it, and its latents are kept as
-    (B, C, h, w) all the same.
+    """The autoencoder takes (B, 3, F, H, W). Videos are given so, and their latents kept as (B, C, F, h, w);
+    an image (B, 3, H, W) is one frame of it, and its latents are kept as (B, C, h, w) all the same.
     """
 
     @property
@@ -91,7 +94,7 @@ class LatentCodec(Codec):
         """(C, h, w)."""
         return (self.channels, height // self.spatial_scale, width // self.spatial_scale)
 
-    def stored_bytes(self, height: int, width: int) -> int:
+    def stored_bytes(self, height: int, width: int, frames: int = 1) -> int:
         """Mean and std in float32."""
         return 2 * 4 * math.prod(self.shape(height, width))
 
@@ -104,10 +107,11 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def encode(self, vae: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """Return mean and std of the scaled posterior, (B, C, h, w) float32 each."""
+        """Return mean and std of the scaled posterior, (B, C, h, w) float32 each, of videos (B, C, F, h, w)."""
         pixels = pixels.to(vae.device, vae.dtype)
+        one_frame = self.video and pixels.dim() == 4
         with own_precision(vae):
-            encoded = vae.encode(pixels.unsqueeze(2) if self.video else pixels)
+            encoded = vae.encode(pixels.unsqueeze(2) if one_frame else pixels)
         if self.posterior:
             mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
         else:
@@ -115,22 +119,27 @@ class LatentCodec(Codec):
             std = torch.zeros_like(mean)
         shift, factor = self.scaling(vae)
         mean, std = (mean - shift) * factor, std * factor
-        if self.video:
+        if one_frame:
             mean, std = mean.squeeze(2), std.squeeze(2)
         return {"mean": mean, "std": std}
 
     @torch.no_grad()
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        """Turn scaled latents (B, C, h, w) into pixels (B, 3, H, W) in [-1, 1], float32."""
+        """Turn scaled latents (B, C, h, w) into pixels (B, 3, H, W) in [-1, 1], float32, and those of videos
+        (B, C, F, h, w) into (B, 3, frames, H, W).
+        """
         shift, factor = self.scaling(vae)
-        latents = latents.float().unsqueeze(2) if self.video else latents.float()
+        one_frame = self.video and latents.dim() == 4
+        latents = latents.float().unsqueeze(2) if one_frame else latents.float()
         latents = (latents / factor + shift).to(vae.dtype)
         with own_precision(vae):
-            decoded = [
-                vae.decode(chunk, return_dict=False)[0].float() for chunk in self._chunks(latents)
-            ]
+            decoded = [self._decoded(vae, chunk).float() for chunk in self._chunks(latents)]
         pixels = bounded(torch.cat(decoded), -1, 1)
-        return pixels.squeeze(2) if self.video else pixels
+        return pixels.squeeze(2) if one_frame else pixels
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        decoded: Tensor = vae.decode(latents, return_dict=False)[0]
+        return decoded
 
     def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
         """Return shift and factor, of all channels or of each, broadcastable to the autoencoder's latents."""
@@ -155,7 +164,7 @@ class TokenCodec(Codec):
         """(h, w)."""
         return (height // self.spatial_scale, width // self.spatial_scale)
 
-    def stored_bytes(self, height: int, width: int) -> int:
+    def stored_bytes(self, height: int, width: int, frames: int = 1) -> int:
         """A token in int32."""
         return 4 * math.prod(self.shape(height, width))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from tglo.models.autoencoder import LatentCodec
 class FrameCodec(LatentCodec):
     """Wan's and Qwen-Image's VAE: of frames, with a mean and a std for each channel."""
 
-    autoencoders = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
+    autoencoders: ClassVar[tuple[str, ...]] = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
     video = True
 
     @property
@@ -25,7 +26,70 @@ class FrameCodec(LatentCodec):
     @property
     def spatial_scale(self) -> int:
         """Pixels per latent along a side."""
-        return int(2 ** len(self._entry("temperal_downsample")))
+        # Wan 2.2's patches count too, and only its own entry knows them.
+        return int(
+            self.config.get("scale_factor_spatial") or 2 ** len(self._entry("temperal_downsample"))
+        )
+
+
+class VideoCodec(FrameCodec):
+    """Wan's VAE for what it was made for: the first frame, and then so many together, are one of latents."""
+
+    @property
+    def temporal_scale(self) -> int:
+        """Frames per frame of latents, after the first."""
+        return int(
+            self.config.get("scale_factor_temporal") or 2 ** sum(self._entry("temperal_downsample"))
+        )
+
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """(C, F, h, w)."""
+        channels, h, w = super().shape(height, width)
+        return (channels, (frames - 1) // self.temporal_scale + 1, h, w)
+
+    def stored_bytes(self, height: int, width: int, frames: int = 1) -> int:
+        """Mean and std in float32."""
+        return 2 * 4 * math.prod(self.shape(height, width, frames))
+
+
+class LtxCodec(VideoCodec):
+    """LTX's VAE: its normalisation is part of its weights, and its decoder may be told of a timestep."""
+
+    autoencoders: ClassVar[tuple[str, ...]] = ("AutoencoderKLLTXVideo",)
+
+    @property
+    def channels(self) -> int:
+        """The latents' channels."""
+        return int(self._entry("latent_channels"))
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels per latent along a side."""
+        halved = sum(self._entry("spatio_temporal_scaling"))
+        return int(
+            self.config.get("spatial_compression_ratio") or self._entry("patch_size") * 2**halved
+        )
+
+    @property
+    def temporal_scale(self) -> int:
+        """Frames per frame of latents, after the first."""
+        halved = sum(self._entry("spatio_temporal_scaling"))
+        return int(
+            self.config.get("temporal_compression_ratio") or self._entry("patch_size_t") * 2**halved
+        )
+
+    def scaling(self, vae: Any) -> tuple[Tensor, Tensor]:
+        """Return shift and factor of each channel, (1, C, 1, 1, 1) each."""
+        mean, std = (
+            part.float().view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std)
+        )
+        return mean, self._entry("scaling_factor") / std
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        told = self.config.get("timestep_conditioning")
+        timestep = latents.new_zeros(len(latents)) if told else None
+        decoded: Tensor = vae.decode(latents, timestep, return_dict=False)[0]
+        return decoded
 
 
 class DeepCodec(LatentCodec):

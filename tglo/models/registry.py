@@ -16,11 +16,13 @@ from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
 from tglo.models.families.flux import Flux
 from tglo.models.families.flux2 import Flux2, Flux2Klein
+from tglo.models.families.ltx import Ltx
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.qwen_image import QwenImage
 from tglo.models.families.sana import Sana
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 from tglo.models.families.stable_diffusion_3 import StableDiffusion3
+from tglo.models.families.wan import Wan
 from tglo.models.families.z_image import ZImage
 from tglo.models.skeleton import Skeleton
 from tglo.redaction import redacted, refuse_url
@@ -39,6 +41,8 @@ FAMILIES: dict[str, type[Family]] = {
     "Flux2Pipeline": Flux2,
     "Flux2KleinPipeline": Flux2Klein,
     "SanaPipeline": Sana,
+    "WanPipeline": Wan,
+    "LTXPipeline": Ltx,
     "AmusedPipeline": Amused,
     "Meissonic": Meissonic,
 }

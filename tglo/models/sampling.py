@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tglo.data import ragged
+from tglo.data.video import Video
 from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
 from tglo.models.finite import require_finite
@@ -35,8 +37,9 @@ def generate(
     batch_size: int = 8,
     denoiser: Denoiser | None = None,
     progress: bool = False,
-) -> list[Image.Image]:
-    """Sample one RGB image per prompt and seed, as the family's pipeline makes it.
+) -> list[Any]:
+    """Sample one RGB image per prompt and seed, as the family's pipeline makes it; of a model of videos one
+    tglo.data.video.Video.
 
     Every image has a CPU generator of its own, so it depends on its prompt and seed and not on the
     batch it is made in (but for float rounding). A guidance of 1 or less (the family's `least_guidance`)
@@ -51,12 +54,12 @@ def generate(
     model.need_encoders()
     model.need_denoiser()
     denoiser = model.denoiser if denoiser is None else denoiser
-    options = options.resolved(model.default_size)
+    options = options.resolved(model.default_size, model.default_frames)
     _check(prompts, seeds, options, batch_size, model.size_step)
-    shape = model.latent_shape(*options.size)
+    shape = model.latent_shape(*options.size, options.frames)
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, Tensors] = {}
-    images: list[Image.Image] = []
+    images: list[Any] = []
     bar = tqdm(total=len(prompts), desc="images", disable=not progress)
     with evaluating(denoiser), bar:
         off = options.guidance <= model.least_guidance or model.guidance_in_model
@@ -86,7 +89,8 @@ def generate(
             check(latents, "the latents")
             pixels = model.codec.decode(model.vae, latents)
             check(pixels, "the pixels")
-            images += to_images(pixels)
+            rate = model.frame_rate
+            images += to_images(pixels) if rate is None else to_videos(pixels, rate)
             bar.update(count)
     return images
 
@@ -95,6 +99,11 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     """Turn (B, 3, H, W) float in [-1, 1] into B RGB images."""
     levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
     return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def to_videos(pixels: Tensor, rate: float) -> list[Video]:
+    """Turn (B, 3, F, H, W) float in [-1, 1] into B videos. rate: frames per second."""
+    return [Video(to_images(frames.transpose(0, 1)), rate) for frames in pixels]
 
 
 def _guided(

@@ -59,8 +59,8 @@ class Resolution:
     patch: int
 
     def at(self, shape: tuple[int, ...]) -> Shift:
-        """Return the density for latents of a shape (..., h, w)."""
-        patches = math.prod(shape[-2:]) // self.patch**2
+        """Return the density for latents of a shape (C, h, w) or (C, F, h, w)."""
+        patches = math.prod(shape[1:]) // self.patch**2
         return Shift(math.exp(self.base + self.slope * patches))
 
     def __call__(self, unit: Tensor) -> Tensor:

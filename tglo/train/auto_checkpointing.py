@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tglo.data.buckets import Bucket
 from tglo.devices import DTYPES
 from tglo.models.execution.checkpointing import MODES, set_mode
 from tglo.models.families.base import Family
@@ -20,12 +21,11 @@ _MARGIN = 0.92
 _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 
 
-def set_checkpointing(
-    config: TrainConfig, family: Family, buckets: Sequence[tuple[int, int]]
-) -> None:
+def set_checkpointing(config: TrainConfig, family: Family, buckets: Sequence[Bucket]) -> None:
     """Set `model.gradient_checkpointing`; `auto` measures first. Collective.
 
-    buckets: (height, width) in pixels of the run's samples, of which the largest is measured.
+    buckets: (height, width) in pixels of the run's samples, of videos (frames, height, width), of which the
+    largest is measured.
     """
     mode = config.model.gradient_checkpointing
     if mode == "auto" and family.device.type != "cuda":
@@ -46,13 +46,13 @@ def set_checkpointing(
         fits = all(processes.gather(peak is not None and peak <= limit))
         log.info(
             "gradient checkpointing %s: %s, and %.1f GiB for the optimizer, of %.1f GiB, at %d "
-            "images of %d x %d",
+            "of %s",
             mode,
             "out of memory" if peak is None else f"a peak of {peak / 2**30:.1f} GiB",
             later / 2**30,
             total / 2**30,
             config.optimizer.micro_batch,
-            *size,
+            " x ".join(map(str, size)),
         )
         if fits:
             log.info("gradient checkpointing auto: %s", mode)
@@ -72,7 +72,7 @@ def _later_bytes(config: TrainConfig, family: Family) -> int:
     return int(trained * (state + average))
 
 
-def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | None:
+def _peak(config: TrainConfig, family: Family, size: Bucket) -> int | None:
     """Return the peak bytes of one forward and backward, uncompiled; None if it ran out of memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(family.device)
@@ -86,15 +86,16 @@ def _peak(config: TrainConfig, family: Family, size: tuple[int, int]) -> int | N
         torch.cuda.empty_cache()
 
 
-def trial(family: Family, batch: int, size: tuple[int, int], dtype: torch.dtype) -> None:
-    """One forward and backward on random inputs, at `size` (height, width) in pixels.
+def trial(family: Family, batch: int, size: Bucket, dtype: torch.dtype) -> None:
+    """One forward and backward on random inputs, at `size` (height, width) in pixels, of videos (frames,
+    height, width).
 
     Leaves no gradient and no trace in the random generators.
     """
-    device = family.device
+    device, (*frames, height, width) = family.device, size
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # dropout
-        draw = family.example(batch, *size)
+        draw = family.example(batch, height, width, *frames)
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 answer = family.predict(family.denoiser, draw)

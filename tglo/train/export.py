@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import writing_folder
 from tglo.settings import SamplingOptions
 from tglo.train import processes
@@ -38,14 +39,14 @@ def make_up(run: Run, step: int) -> None:
 def validate(run: Run, step: int) -> None:
     """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
-    Averaged weights are used where there are any. Images that are not finite are reported, and the
-    run goes on. Under ZeRO 3 every rank samples, with the live weights, since a forward pass gathers
-    them from all ranks.
+    Averaged weights are used where there are any. Of a model of videos each is a file and a sheet of its
+    frames. Images that are not finite are reported, and the run goes on. Under ZeRO 3 every rank
+    samples, with the live weights, since a forward pass gathers them from all ranks.
     """
     sharded = run.config.engine.zero_stage == 3
     output, prefix = run.config.output, run.config.objective.prompt_prefix
 
-    def sample() -> Sequence[Image]:
+    def sample() -> Sequence[Image | Video]:
         if not sharded and processes.rank() != 0:
             return []
         averaged = run.ema.applied() if run.ema and not sharded else nullcontext()
@@ -74,13 +75,18 @@ def _folder(run: Run, step: int) -> Path:
     return run.config.output.folder / SAMPLES / f"step-{step:08d}"
 
 
-def _write(images: Sequence[Image], folder: Path) -> None:
+def _write(images: Sequence[Image | Video], folder: Path) -> None:
     if not images:
         return
-    files = [_png(image) for image in images]
-    with writing_folder(folder, overwrite=True, needed=sum(map(len, files))) as temporary:
-        for number, content in enumerate(files):
-            (temporary / f"{number:03d}.png").write_bytes(content)
+    files: dict[str, bytes] = {}
+    for number, image in enumerate(images):
+        if isinstance(image, Video):
+            files[f"{number:03d}.mp4"] = write_video(image)
+            image = contact_sheet(image)
+        files[f"{number:03d}.png"] = _png(image)
+    with writing_folder(folder, overwrite=True, needed=sum(map(len, files.values()))) as temporary:
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
 
 
 def _png(image: Image) -> bytes:

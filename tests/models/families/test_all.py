@@ -19,7 +19,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tests import tiny, tiny_flow
+from tests import tiny, tiny_flow, tiny_video
 from tests.models.families.test_toy import manifest
 from tglo import models
 from tglo.cache.drawer import DrawRule
@@ -27,6 +27,7 @@ from tglo.cache.latents import LatentCache
 from tglo.cache.make import build, build_reference
 from tglo.models.execution import checkpointing
 from tglo.models.registry import FAMILIES, skeleton_of
+from tglo.settings import ClipOptions
 from tglo.train import train
 from tglo.train.config_files import parse_config
 
@@ -40,6 +41,8 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "Flux2Pipeline": tiny_flow.build_flux2,
     "Flux2KleinPipeline": tiny_flow.build_flux2_klein,
     "SanaPipeline": tiny_flow.build_sana,
+    "WanPipeline": tiny_video.build_wan,
+    "LTXPipeline": tiny_video.build_ltx,
     "AmusedPipeline": tiny.build_amused,
     "Meissonic": tiny.build_meissonic,
 }
@@ -64,8 +67,12 @@ def data(name: str, folder: Path, root: Path) -> Path:
     """A folder with scored.csv, a cache of it, and cached reference errors, made once for each family."""
     path = root / f"{name}-data"
     if not path.exists():
-        scored, cache = manifest(path), path / "cache"
-        build(str(folder), scored, cache, resolution=SIDE, device="cpu")
+        cache, clips = path / "cache", ClipOptions()
+        if FAMILIES[name].default_frames is None:
+            scored = manifest(path)
+        else:
+            scored, clips = tiny_video.scored_videos(path), ClipOptions((9, 13), 16.0)
+        build(str(folder), scored, cache, resolution=SIDE, device="cpu", clips=clips)
         rule = DrawRule(0, 0.1, draws=2, stratified=True)
         build_reference(str(folder), cache, cache / "reference", rule, device="cpu", progress=False)
     return path
@@ -93,7 +100,7 @@ def run_config(folder: Path, data: Path, run: Path, /, **parts: dict[str, Any]) 
 
 
 def output(name: str, folder: Path, lora: Path | None = None) -> bytes:
-    """An image by plain diffusers; Meissonic's pipeline is no part of it, so of it a prediction."""
+    """An image or a video by plain diffusers; Meissonic's pipeline is no part of it, so of it a prediction."""
     if name == "Meissonic":
         family = models.load(folder)
         if lora is not None:
@@ -110,6 +117,10 @@ def output(name: str, folder: Path, lora: Path | None = None) -> bytes:
     if "use_resolution_binning" in inspect.signature(pipeline.__call__).parameters:
         settings["use_resolution_binning"] = False
     generator = torch.Generator().manual_seed(0)
+    if FAMILIES[name].default_frames is not None:
+        settings |= {"num_frames": 5, "output_type": "np"}
+        frames = pipeline(prompt="grey 1", generator=generator, **settings).frames
+        return bytes(frames[0].tobytes())
     made = pipeline(prompt="grey 1", generator=generator, **settings).images[0]
     return made.tobytes()
 
@@ -131,7 +142,8 @@ def test_it_loads_as_its_family_with_and_without_encoders(name: str, folder: Pat
 @every_family
 def test_the_cache_gives_back_what_the_encoders_gave(name: str, folder: Path, data: Path) -> None:
     family, cache = models.load(folder), LatentCache(data / "cache")
-    prompts = ["grey 1", "", "grey 0"]
+    word = "grey" if FAMILIES[name].default_frames is None else "bar"
+    prompts = [f"{word} 1", "", f"{word} 0"]
     cached, fresh = cache.text(prompts), family.text(prompts)
     assert cached.keys() == fresh.keys()
     for key, tensor in fresh.items():
@@ -219,8 +231,8 @@ def test_importing_the_registry_imports_no_pipeline_of_a_flow_family() -> None:
     code = "import sys, tglo.models; print(*sorted(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = told.stdout.split()
-    kinds = ("flux", "flux2", "stable_diffusion_3", "qwenimage", "z_image", "sana")
-    encoders = ("t5", "qwen2_5_vl", "qwen3", "mistral3", "mistral", "pixtral", "gemma2")
+    kinds = ("flux", "flux2", "stable_diffusion_3", "qwenimage", "z_image", "sana", "wan", "ltx")
+    encoders = ("t5", "umt5", "qwen2_5_vl", "qwen3", "mistral3", "mistral", "pixtral", "gemma2")
     heavy = [f"diffusers.pipelines.{kind}" for kind in kinds]
     heavy += [f"transformers.models.{kind}" for kind in encoders]
     found = [m for m in loaded if any(m == h or m.startswith(f"{h}.") for h in heavy)]

@@ -147,6 +147,7 @@ MASKED = {
     "QwenDoubleStreamAttnProcessor2_0": "choice",
     "ZSingleStreamAttnProcessor": "choice",
     "DispatchedCrossAttention": "bias",
+    "LTXVideoAttnProcessor": "bias",
 }
 """Processors that mask the padding of prompts: by True and False, or by what is added to the scores."""
 

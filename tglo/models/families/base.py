@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tglo.models import export, fingerprint, sampling
 from tglo.models.families.model import Model
 from tglo.settings import SamplingOptions
@@ -38,8 +36,8 @@ class Family(Model):
         seeds: Sequence[int],
         options: SamplingOptions = SamplingOptions(),
         **more: Any,
-    ) -> list[Image.Image]:
-        """Sample images of the prompts, one seed each; see tglo.models.sampling.generate."""
+    ) -> list[Any]:
+        """Sample images (or videos) of the prompts, one seed each; see tglo.models.sampling.generate."""
         return sampling.generate(self, prompts, seeds, options, **more)
 
     def check_export(self, folder: Path | str, *, whole: bool) -> None:

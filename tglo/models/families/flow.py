@@ -106,9 +106,9 @@ class FlowFamily(Family):
         mask = torch.ones(batch, 16, dtype=torch.bool)
         return {"prompt_embeds": self._random(batch, 16, width), "prompt_mask": mask}
 
-    def image_tokens(self, height: int, width: int) -> int:
-        """Return the number of patches of an image of height x width pixels."""
-        return math.prod(self.latent_shape(height, width)[-2:]) // self.patch**2
+    def image_tokens(self, height: int, width: int, frames: int | None = None) -> int:
+        """Return the number of patches of an image of height x width pixels, or of a video."""
+        return math.prod(self.latent_shape(height, width, frames)[1:]) // self.patch**2
 
     def step_options(self, options: SamplingOptions) -> dict[str, Any]:
         """See Model.step_options; with the pipeline's sigmas, and its shift by resolution."""
@@ -123,7 +123,7 @@ class FlowFamily(Family):
         if self.explicit_sigmas and not config.get("use_flow_sigmas"):
             found = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         if config.get("use_dynamic_shifting"):
-            found["mu"] = self._shift(self.image_tokens(*options.size))
+            found["mu"] = self._shift(self.image_tokens(*options.size, options.frames))
         return found
 
     def _shift(self, tokens: int) -> float:

@@ -168,8 +168,8 @@ class MaskedFamily(Family):
         """Return the default: published ones belong to square errors."""
         return self.default_temperature
 
-    def example(self, batch: int, height: int, width: int) -> Draw:
-        shape = self.latent_shape(height, width)
+    def example(self, batch: int, height: int, width: int, frames: int | None = None) -> Draw:
+        shape = self.latent_shape(height, width, frames)
         generator = torch.Generator().manual_seed(0)
         vectors = self.denoiser.config.codebook_size
         tokens = torch.randint(vectors, (batch, *shape), generator=generator)

@@ -50,7 +50,10 @@ class Model(Loaded):
     sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)
     guidance_in_model: ClassVar[bool] = False
     """The denoiser takes the guidance, conditions["guidance"] (B,), and has no second pass."""
-
+    default_frames: ClassVar[int | None] = None
+    """Frames of the videos that the model was trained on; None for a model of images."""
+    frame_rate: ClassVar[float | None] = None
+    """Frames per second of those videos."""
     least_guidance: ClassVar[float] = 1.0
     """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
@@ -135,7 +138,7 @@ class Model(Loaded):
     def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
         """Return the shape of the latents (or tokens) of one image of height x width pixels.
 
-        frames: those of a video; ValueError for a family of images.
+        frames: those of a video, `default_frames` by default; ValueError for a family of images.
         """
         if frames is not None:
             raise ValueError(f"{self.name} makes images, not {frames} frames; leave frames out")
@@ -243,11 +246,14 @@ class Model(Loaded):
         """Return what `call` is told of a draw's noise, (B,) float32."""
         return self.schedule.model_timestep(draw.index)
 
-    def example(self, batch: int, height: int, width: int) -> Draw:
-        """Return B draws of random numbers, always the same, for images of height x width pixels."""
+    def example(self, batch: int, height: int, width: int, frames: int | None = None) -> Draw:
+        """Return B draws of random numbers, always the same, for images of height x width pixels (videos of
+        so many frames, `default_frames` by default).
+        """
         ids = torch.arange(batch)
         last = len(self.schedule) - 1
-        noisy = philox.normal(0, ids, 0, self.latent_shape(height, width), device=self.device)
+        shape = self.latent_shape(height, width, frames)
+        noisy = philox.normal(0, ids, 0, shape, device=self.device)
         return Draw(
             index=torch.linspace(last / 4, last, batch).long().to(self.device),
             noisy=noisy,

@@ -1,0 +1,59 @@
+"""Clips of videos for a cache: which one of a file, in which bucket."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from PIL import Image
+
+from tglo.cache.encode import PreparedImage
+from tglo.cache.format import Quarantined
+from tglo.data.buckets import Bucket, Size, nearest_bucket
+from tglo.data.errors import ImageError
+from tglo.data.images import cover_and_crop
+from tglo.data.manifest import Manifest, Row
+from tglo.data.video import Clip, about, read_clip
+from tglo.settings import ClipOptions
+
+_TICK = 1e-3  # seconds by which a file's length may be rounded
+
+
+def prepare_clip(
+    manifest: Manifest, row: Row, buckets: Sequence[Bucket], clips: ClipOptions
+) -> PreparedImage | Quarantined:
+    """Decode and crop a clip of one video, or say why that is impossible; clips: resolved."""
+    try:
+        return _prepared(manifest, row, buckets, clips)
+    except ImageError as error:
+        return Quarantined(row.line, row.image, str(error))
+
+
+def _prepared(
+    manifest: Manifest, row: Row, buckets: Sequence[Bucket], clips: ClipOptions
+) -> PreparedImage:
+    assert clips.frame_rate is not None
+    with manifest.open_file(row) as file:
+        found = about(file)
+        wanted = [Clip(count, clips.frame_rate, clips.clip) for count in sorted(clips.frames)]
+        fitting = [clip for clip in wanted if _fits(clip, found.seconds)]
+        clip = fitting[-1] if fitting else wanted[0]
+        sizes = [(bucket[1], bucket[2]) for bucket in buckets if bucket[0] == clip.frames]
+        height, width = nearest_bucket(found.height, found.width, sizes)
+        crops: list[tuple[tuple[int, int], Size]] = []
+
+        def cropped(frame: Image.Image) -> Image.Image:
+            image, crop, original = cover_and_crop(frame, (height, width))
+            crops.append((crop, original))
+            return image
+
+        file.seek(0)
+        video = read_clip(file, clip, cropped)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    (crop, original), bucket = crops[0], (clip.frames, height, width)
+    return PreparedImage(row, video.frames, bucket, crop, original, digest)
+
+
+def _fits(clip: Clip, seconds: float | None) -> bool:
+    return seconds is None or clip.seconds < seconds + _TICK
