@@ -123,9 +123,7 @@ def write_video(video: Video) -> bytes:
         stream = container.add_stream("libx264", rate=Fraction(video.rate).limit_denominator(1001))
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt, stream.options = "yuv420p", _QUALITY
-        stream.codec_context.thread_count = (
-            1  # several threads cut frames into slices, each its way
-        )
+        stream.codec_context.thread_count = 1  # each number of threads cuts slices its own way
         for image in video.frames:
             frame = av.VideoFrame.from_image(_even(image.convert("RGB")))
             container.mux(stream.encode(frame))
@@ -162,7 +160,6 @@ def _av() -> Any:
         import av
     except ImportError:
         raise ModuleNotFoundError(INSTALL) from None
-    av.logging.set_level(av.logging.PANIC)  # what is wrong is raised
     return av
 
 
@@ -177,7 +174,7 @@ def _opened(file: BufferedIOBase) -> Iterator[tuple[av.container.InputContainer,
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ImageError("this PyAV has no decoder for its video; convert it to H.264")
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 1  # files are decoded beside each other
             yield container, stream
     except (av.FFmpegError, ValueError, EOFError) as error:
         if isinstance(error, ImageError):
