@@ -172,6 +172,16 @@ class ClipOptions:
 
 
 @dataclass(frozen=True)
+class FrameOptions:
+    """How a scorer of images scores a video."""
+
+    frames: int = 8
+    """Frames of a video that are scored, evenly from its first to its last."""
+    of_frames: Literal["mean", "worst"] = "mean"
+    """A video's score: the mean of its frames' or the worst."""
+
+
+@dataclass(frozen=True)
 class ReferenceOptions:
     """How the reference of `tglo cache --reference` is computed; a run must compute alike."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
-from tglo.settings import ManifestOptions, Precision
+from tglo.settings import FrameOptions, ManifestOptions, Precision
 
 
 def score(
@@ -19,6 +19,7 @@ def score(
     mixture_scale: Literal["none", "std"] = "none",
     max_bad_fraction: float = 0.01,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
+    videos: OmitArgPrefixes[FrameOptions] = FrameOptions(),
     device: str = "auto",
     dtype: Precision = "fp32",
 ) -> None:
@@ -46,6 +47,7 @@ def score(
         mixture_scale: Divide a scorer's deviation from its mean by its std before it is weighted.
         max_bad_fraction: Share of unreadable images whose rows may be left out.
         reading: How the manifest is read; its scores are replaced.
+        videos: How a video is scored.
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """
@@ -61,6 +63,7 @@ def score(
         mixture=mixture,
         mixture_scale=mixture_scale,
         reading=reading,
+        videos=videos,
         max_bad_fraction=max_bad_fraction,
         device=device,
         dtype=dtype,

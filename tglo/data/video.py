@@ -101,6 +101,7 @@ def read_clip(
             times,
             _decoded(container, stream, start),
             lambda frame: change(_picture(frame, shape)),
+            whole,
         )
     if len(found) < clip.frames:
         raise ImageError(
@@ -108,6 +109,27 @@ def read_clip(
             f"({clip.seconds:.2f} s): {len(found)} were found; ask for fewer, or leave it out"
         )
     return Video(found, clip.rate)
+
+
+def is_video(name: str) -> bool:
+    """Say whether a file is taken for a video, by its ending."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def read_frames(file: BufferedIOBase, count: int) -> Video:
+    """Decode `count` frames, evenly from the first to the last. file and errors: as of `read_clip`; ImageError
+    for a file that does not say how long it is.
+    """
+    with _opened(file) as (container, stream):
+        whole = _seconds(container, stream)
+        rate = float(stream.average_rate or 25)
+    if whole is None:
+        raise ImageError("it does not say how long it is; write it anew, as MP4")
+    file.seek(0)
+    last = max(whole - 1 / rate, 0.0)
+    apart = last / (count - 1) if count > 1 and last > 0 else 1.0
+    clip = Clip(count if last > 0 else 1, 1 / apart, "start" if count > 1 else "middle")
+    return read_clip(file, clip)
 
 
 def write_video(video: Video) -> bytes:
@@ -225,8 +247,11 @@ def _frames_at(
     times: Sequence[float],
     decoded: Iterator[tuple[float, Any]],
     picture: Callable[[Any], Image.Image],
+    whole: float | None,
 ) -> list[Image.Image]:
-    """Return the picture of the frame that is shown at each time, as far as the video goes."""
+    """Return the picture of the frame that is shown at each time, as far as the video goes. whole: its stated
+    length in seconds, if any.
+    """
     found: list[Image.Image] = []
     shown, since, length = None, 0.0, 0.0
 
@@ -242,8 +267,10 @@ def _frames_at(
         if len(found) == len(times):
             return found
         shown, since = frame, seconds
-    if shown is not None:  # the last frame is shown as long as the one before it
-        show_until(since + max(length, 2 * _TICK))
+    if (
+        shown is not None
+    ):  # the last frame is shown as long as the one before it, a single one to the end
+        show_until(since + (length or max(whole or 0.0, 2 * _TICK)))
     return found
 
 

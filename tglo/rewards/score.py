@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
+from tglo.data.video import Video, is_video, read_frames
 from tglo.rewards.partial import Entry, PartialScores, identity
 
 log = logging.getLogger("tglo")
+FRAMES = 8
 
 Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
@@ -32,7 +35,7 @@ Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 @dataclass(frozen=True)
 class _Opened:
     row: Row
-    image: Image.Image | None  # None if its score is known or it cannot be read
+    image: Image.Image | Video | None  # None if its score is known or it cannot be read
     sha256: str
     problem: str | None = None
 
@@ -98,11 +101,12 @@ def score_rows(
     sizes: BatchSize,
     *,
     done: str = "",
+    frames: int = FRAMES,
     progress: bool = True,
 ) -> int:
     """Fill in `known` for these rows, whose images are opened ahead in threads; returns how many were scored.
 
-    done: what `known` is saved as once all of them are scored.
+    done: what `known` is saved as once all of them are scored. frames: how many a video is scored by.
     """
     scored, finished = 0, ""
     try:
@@ -111,7 +115,7 @@ def score_rows(
             tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
         ):
             ahead = 2 * sizes.value
-            opened = in_order(pool, lambda row: _open(manifest, row, known), rows, ahead)
+            opened = in_order(pool, lambda row: _open(manifest, row, known, frames), rows, ahead)
             for run in _runs(opened, sizes):
                 for entry in run:
                     if entry.problem is not None:
@@ -201,12 +205,16 @@ def _judge(
     log.warning("%s; their rows are left out:\n%s", found, "\n".join(unreadable))
 
 
-def _open(manifest: Manifest, row: Row, known: PartialScores) -> _Opened:
+def _open(manifest: Manifest, row: Row, known: PartialScores, frames: int) -> _Opened:
     try:
-        data = manifest.open_image(row)
-        sha256 = hashlib.sha256(data).hexdigest()
-        scored = row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256
-        return _Opened(row, None if scored else decode_image(data), sha256)
+        with manifest.open_file(row) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
+                return _Opened(row, None, sha256)
+            file.seek(0)
+            if is_video(row.image):
+                return _Opened(row, read_frames(file, frames), sha256)
+        return _Opened(row, decode_image(manifest.open_image(row)), sha256)
     except ImageError as error:
         return _Opened(row, None, "", str(error))
 
@@ -227,7 +235,7 @@ def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialSc
 
 
 def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
-    images = [entry.image for entry in batch if entry.image is not None]
+    images: Any = [entry.image for entry in batch if entry.image is not None]
     result = scorer(images, [entry.row.prompt for entry in batch])
     try:
         scores = np.asarray(result, dtype=np.float64)

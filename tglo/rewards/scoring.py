@@ -15,17 +15,20 @@ from tglo.batch_size import BatchSize
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
+from tglo.data.video import is_video
 from tglo.rewards import (
+    Scorer,
     load_scorer,
     mix,
     named_scorers,
     parse_mixture,
     search_working_folder,
 )
+from tglo.rewards.frames import OfFrames
 from tglo.rewards.mixture import Scale
 from tglo.rewards.parts import Parts, digest, share
 from tglo.rewards.score import check_scoring, distinct, score_rows, with_scores
-from tglo.settings import IMAGES, ManifestOptions, check_limits
+from tglo.settings import COUNT, IMAGES, FrameOptions, ManifestOptions, check_limits
 
 log = logging.getLogger("tglo")
 
@@ -60,6 +63,7 @@ def score_share(
     mixture: str = "",
     mixture_scale: Scale = "none",
     reading: ManifestOptions = ManifestOptions(),
+    videos: FrameOptions = FrameOptions(),
     max_bad_fraction: float = 0.0,
     device: str = "auto",
     dtype: str = "fp32",
@@ -74,6 +78,7 @@ def score_share(
     mixture: NAME=WEIGHT,... of these scorers, whose weighted sum is the score column; the first
         scorer's numbers by default. mixture_scale: see `tglo.rewards.mix`.
     reading: how the manifest is read. The result has the columns prompt, image and score.
+    videos: how those of the rows that are videos are scored.
     max_bad_fraction: see `score_manifest`.
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). Image paths
         stay as they are, and with them sample ids: where the output is elsewhere, it is read with
@@ -89,7 +94,10 @@ def score_share(
     `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last are known before
     an image is scored.
     """
-    check_limits({"batch_size": batch_size}, {"batch_size": IMAGES["batch_size"]})
+    check_limits(
+        {"batch_size": batch_size, "frames": videos.frames},
+        {"batch_size": IMAGES["batch_size"], "frames": COUNT},
+    )
     texts = named_scorers([scorers] if isinstance(scorers, str) else scorers)
     if not texts:
         raise ValueError("give at least one scorer")
@@ -106,7 +114,14 @@ def score_share(
         )
     check_rows(output, rows)
     _make_writable(output.parent)
-    loaded = {name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()}
+    loaded: dict[str, Scorer] = {
+        name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()
+    }
+    if any(is_video(row.image) for row in rows):
+        loaded = {
+            name: OfFrames(scorer, videos.frames, videos.of_frames)
+            for name, scorer in loaded.items()
+        }
     check_scoring(loaded, max_bad_fraction)
     sizes = _sizes(batch_size, loaded)
     unit, todo = sizes.value, distinct(rows)
@@ -115,7 +130,14 @@ def score_share(
     with parts.mine():
         known = parts.begin(shares[rank])
         count = score_rows(
-            rows, shares[rank], loaded, known, sizes, done=digest(shares[rank]), progress=rank == 0
+            rows,
+            shares[rank],
+            loaded,
+            known,
+            sizes,
+            done=digest(shares[rank]),
+            frames=videos.frames,
+            progress=rank == 0,
         )
         if world_size > 1 and shares[rank] and not count:
             log.warning(
