@@ -41,6 +41,18 @@ MACHINES = {
     "flux_full_zero": Options(model="flux-dev", gpus=8, micro_batch=2, accumulation=2),
     "qwen_image_lora": Options(model="qwen-image", train="lora", micro_batch=1, accumulation=16),
     "sd35_medium_full": Options(model="sd35-medium", micro_batch=2, accumulation=16),
+    "wan21_lora_24gb": Options(
+        model="wan21-1.3b",
+        gpu_memory=24,
+        train="lora",
+        base_weights="half",
+        reference="adapter-off",
+        micro_batch=1,
+        accumulation=8,
+    ),
+    "wan21_14b_lora": Options(
+        model="wan21-14b", train="lora", reference="adapter-off", micro_batch=1, accumulation=8
+    ),
 }
 """The run that each configuration in examples/configs is for."""
 

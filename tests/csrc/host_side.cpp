@@ -128,6 +128,33 @@ void errors() {
   require(cudaGetLastError() != cudaSuccess, "stays, and is not taken for ours");
 }
 
+// Plans of videos' rows, of rows of more than 2^31 elements, and of more blocks than a grid has; no memory is touched.
+void large_rows() {
+  constexpr int64_t wan = 16 * 21 * 60 * 104, longer = (int64_t{1} << 31) + 24;
+  tglo::CudaLoss loss = {};
+  loss.type = tglo::Element::bfloat16;
+  loss.policy = loss.target = loss.reference = loss.gradient = &loss;
+  loss.call.draws = 1;
+  for (const int64_t elements : {wan, longer}) {
+    for (int64_t batch = 1; batch <= 4; ++batch) {
+      loss.rows = loss.call.batch = batch;
+      loss.call.elements = elements;
+      int error = 0;
+      const tglo::Plan plan = tglo::plan_loss_and_grad(loss, &error);
+      require(error == 0 && plan.form != tglo::Form::cluster, "no cluster holds a video's row");
+      require(plan.counters <= tglo::stream_counters, "a stream's counters are enough for long rows");
+      require(plan.groups >= 1 && plan.groups <= batch && plan.blocks >= 1, "every group has a sample");
+      require(plan.workspace == batch + plan.groups * int64_t{2 * 3} * plan.blocks, "two places of three sums a block");
+      const int64_t parts = (elements + 16383) / 16384;
+      require(tglo::plan_loss(batch, elements).workspace == batch * (3 * parts + 2), "three sums a part, two a row");
+    }
+  }
+  // 131,073 parts a row: more of them than a grid has blocks are refused, not wrapped around.
+  loss.rows = loss.call.batch = 1 << 15;
+  require(tglo::launch_loss(loss) == cudaErrorInvalidConfiguration, "a forward of 2^46 elements");
+  require(tglo::launch_backward(loss, {}, {}) == cudaErrorInvalidConfiguration, "and its backward");
+}
+
 uint32_t* counters_of(cudaStream_t stream) {
   uint32_t* counters = nullptr;
   require(tglo::counters_of(0, stream, &counters) == 0, "asking for counters");
@@ -166,6 +193,7 @@ void counters() {
 
 int main(int count, char** arguments) {
   errors();
+  large_rows();
   forms(count > 1 && !std::strcmp(arguments[1], "clusters"));
   counters();
   std::puts("PASSED");

@@ -42,6 +42,17 @@ def test_values_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, cached
     check(make_case(shape, dtype), cached=cached)
 
 
+@pytest.mark.parametrize(("batch", "dtype"), [(1, torch.float32), (4, torch.bfloat16)])
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_of_a_wan_clip(batch: int, dtype: torch.dtype, cached: bool) -> None:
+    """81 frames of 480 x 832 at the temperature that belongs to their 2.1 million elements; r is 0.13 in size."""
+    case = make_case((batch, 16, 21, 60, 104), dtype, temperature=1e-3 * 16_384 / 2_096_640)
+    check(case, cached=cached)
+    r = outcome(case, tgo_loss, backend="cpu", cached=cached).implicit_score
+    exact = outcome(widened(case), tgo_loss, cached=cached).implicit_score
+    assert 0.01 < exact.abs().max() < 1 and (r - exact).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
 @pytest.mark.parametrize("draws", [1, 3])
 def test_draws_weights_and_uneven_outer_gradient(dtype: torch.dtype, draws: int) -> None:

@@ -158,6 +158,17 @@ def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
             "'sdx' is neither one of sd15, sd21, sdxl, flux-dev, .* nor a diffusers folder",
         ),
         ({"resolution": 1000}, "resolution is 1000; sdxl needs a multiple of 32, such as 992"),
+        ({"width": 1000}, "width is 1000; sdxl needs a multiple of 32, such as 992"),
+        ({"resolution": 512, "height": 512}, "resolution 512 is a square's side, and height 512"),
+        ({"frames": 81}, "frames is 81, but sdxl makes images; leave --frames out"),
+        (
+            {"model": "wan21-1.3b", "frames": 80},
+            "frames is 80; wan makes videos of a multiple of 4 frames and one more: 81 is the nearest",
+        ),
+        (
+            {"model": "ltx-2b", "frames": 150},
+            "frames is 150; ltx .* multiple of 8 frames and one more: 153 is the nearest",
+        ),
         ({"reference": "adapter-off"}, "adapter-off needs train lora"),
         ({"base_weights": "nf4"}, "base_weights nf4 needs train lora"),
         (

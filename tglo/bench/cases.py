@@ -20,6 +20,7 @@ SHAPES = {
     "sana": (32, 32, 32),
     "qwen-image": (16, 166, 166),  # 1328 x 1328 pixels
     "wan": (16, 21, 60, 104),  # 81 frames of 480 x 832
+    "ltx": (128, 21, 16, 22),  # 161 frames of 512 x 704
     "tiny": (4, 16, 16),
 }
 """One prediction of each model family, in elements."""

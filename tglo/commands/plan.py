@@ -28,6 +28,7 @@ PUBLISHED = {
     "Qwen/Qwen-Image": "qwen-image",
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "wan21-1.3b",
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": "wan21-14b",
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "wan22-5b",
     "Lightricks/LTX-Video": "ltx-2b",
 }
 """Hub id -> the architecture that is known without its files."""

@@ -34,14 +34,31 @@ class Skeleton(ABC):
     def size_step(self) -> int:
         """The sides of images must be a multiple of this many pixels."""
 
+    @property
+    def default_frames(self) -> int | None:
+        """The frames of the videos that the model was trained on; None for a model of images."""
+        return None
+
+    @abstractmethod
+    def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
+        """Return the shape of the latents of one image of height x width pixels, or of a video of so many frames,
+        `default_frames` by default; ValueError for frames that the VAE cannot have.
+        """
+
+    def tokens(self, height: int, width: int, frames: int | None = None) -> int | None:
+        """Return the number of patches that the denoiser attends over; None if it is no transformer."""
+        return None
+
     @abstractmethod
     def make(self) -> nn.Module:
         """Return the denoiser, on the default device."""
 
     @abstractmethod
-    def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
-        """Return the keyword arguments of a call of the denoiser on images of height x width pixels, on the meta
-        device and in its dtype. The call returns a tuple whose first entry is the prediction.
+    def inputs(
+        self, denoiser: Any, batch: int, height: int, width: int, frames: int | None = None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments of a call of the denoiser on images of height x width pixels (or videos), on
+        the meta device and in its dtype. The call returns a tuple whose first entry is the prediction.
         """
 
     @abstractmethod
@@ -49,8 +66,8 @@ class Skeleton(ABC):
         """Return the shapes of what a cache keeps of a prompt, by name; None for its number of tokens."""
 
     @abstractmethod
-    def stored_bytes(self, height: int, width: int) -> int:
-        """Return the bytes of what a cache keeps of one image of height x width pixels."""
+    def stored_bytes(self, height: int, width: int, frames: int | None = None) -> int:
+        """Return the bytes of what a cache keeps of one image of height x width pixels, or of one video."""
 
     def build(self, dtype: torch.dtype, lora_rank: int | None = None) -> nn.Module:
         """Return the denoiser in train mode on the meta device; with a rank, frozen and with a LoRA."""

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tglo.plan.limits import zero_problem
-from tglo.settings import COUNT, SIDE, BaseWeights, Limit, check_limits
+from tglo.settings import COUNT, SAMPLING, SIDE, BaseWeights, Limit, check_limits
 
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
 LIMITS = {
     **dict.fromkeys(("gpus", "nodes", "micro_batch", "accumulation", "draws", "prompts"), COUNT),
     "lora_rank": Limit(1, 4096),
-    "resolution": SIDE,
+    **dict.fromkeys(("resolution", "height", "width"), SIDE),
+    "frames": SAMPLING["frames"],
     **dict.fromkeys(("gpu_memory", "epochs", "compute"), Limit(0, 1e9, above=True)),
     **dict.fromkeys(("interconnect", "network"), Limit(0, 1e9, above=True)),
 }
@@ -38,7 +39,13 @@ class Options:
     base_weights: BaseWeights = "default"
     """How the frozen weights below a LoRA are kept, as model.base_weights."""
     resolution: int | None = None
-    """Side of a square image in pixels; the model's own by default."""
+    """Side of a square image in pixels; the model's own size by default."""
+    height: int | None = None
+    """Pixels; the model's own by default."""
+    width: int | None = None
+    """Pixels; the model's own by default."""
+    frames: int | None = None
+    """Of a video's clip; the model's own number by default."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """As engine.precision."""
     reference: Literal["cached", "copy", "adapter-off", "none"] = "cached"
@@ -87,6 +94,11 @@ class Options:
     def check(self) -> None:
         """Raise ValueError for the first value that cannot be planned for."""
         check_limits({name: getattr(self, name) for name in LIMITS}, LIMITS)
+        if self.resolution is not None and (self.height is not None or self.width is not None):
+            raise ValueError(
+                f"resolution {self.resolution} is a square's side, and height {self.height} and width "
+                f"{self.width} are given too; use either"
+            )
         problem = self.problem()
         if problem:
             raise ValueError(problem)

@@ -88,6 +88,9 @@ def _profile(options: Options) -> Profile:
         options.model,
         lora_rank=options.lora_rank if options.train == "lora" else None,
         resolution=options.resolution,
+        height=options.height,
+        width=options.width,
+        frames=options.frames,
     )
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tglo.models import quantization
 from tglo.plan.options import CHECKPOINTING, Checkpointing
+from tglo.plan.sample import Sample, sample_of
 
 # DeepSpeed keeps weights of at most this many elements whole under ZeRO 3.
 PERSISTENT = 100_000
@@ -77,43 +78,47 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """The needs of a model per sample at one resolution, in bfloat16."""
+    """The needs of a model for one sample, in bfloat16."""
 
     sizes: Sizes
-    resolution: int
+    sample: Sample
     forward_flops: int
     """Floating-point operations of one sample's forward pass."""
     cost: dict[Checkpointing, Cost]
 
 
 @lru_cache(maxsize=16)
-def profile(model: str, *, lora_rank: int | None = None, resolution: int | None = None) -> Profile:
+def profile(
+    model: str,
+    *,
+    lora_rank: int | None = None,
+    resolution: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+) -> Profile:
     """Count a model's weights, arithmetic and activations on the meta device; takes seconds.
 
-    lora_rank: train a LoRA instead of all weights. resolution: pixels, the model's own by default.
+    lora_rank: train a LoRA instead of all weights. resolution: of a square; height, width: in pixels; frames: of
+    a clip. What is not given is the model's own.
     Attention is counted as flash attention does it: no matrix of tokens by tokens is kept, and its
-    backward computes the probabilities again. ValueError for an unknown model, or a side that its
-    levels cannot halve.
+    backward computes the probabilities again. ValueError for an unknown model, or a size that it cannot
+    have (`tglo.plan.sample.sample_of`).
     """
     from tglo.models.execution import checkpointing
     from tglo.models.registry import skeleton_of
 
     skeleton = skeleton_of(model)
-    resolution = resolution or skeleton.default_size[0]
-    step = skeleton.size_step
-    if resolution < step or resolution % step:
-        raise ValueError(
-            f"resolution is {resolution}; {model} needs a multiple of {step}, such as "
-            f"{max(1, resolution // step) * step}"
-        )
+    asked = {"resolution": resolution, "height": height, "width": width, "frames": frames}
+    sample = sample_of(model, skeleton, **asked)
     denoiser = skeleton.build(torch.bfloat16, lora_rank)
-    arguments = skeleton.inputs(denoiser, _BATCH, resolution, resolution)
+    arguments = skeleton.inputs(denoiser, _BATCH, sample.height, sample.width, sample.frames)
     cost: dict[Checkpointing, Cost] = {}
     forward = 0
     for mode in CHECKPOINTING:
         checkpointing.set_mode(denoiser, mode)
         forward, cost[mode] = measure(denoiser, lambda: _prediction(denoiser(**arguments)), _BATCH)
-    return Profile(Sizes.of(denoiser), resolution, forward, cost)
+    return Profile(Sizes.of(denoiser), sample, forward, cost)
 
 
 def _prediction(answer: Any) -> Tensor:

@@ -116,11 +116,11 @@ def report(plan: Plan) -> str:
     peaks = ", ".join(f"{mode} {cost[mode].peak / GB:.2f}" for mode in cost)
     return "\n".join(
         [
-            f"{options.model}: {trained}; {found.resolution} pixels",
+            f"{options.model}: {trained}; {found.sample}",
             f"TFLOP per sample: forward {found.forward_flops / 1e12:.2f}; with backward, by "
             f"checkpointing: {flops}",
             f"GB of activations per sample (bf16): {peaks}",
-            str(caches(options, found.resolution)),
+            str(caches(options, found.sample)),
             f"global batch {batch} = {options.micro_batch} x {options.accumulation} x "
             f"{options.processes} GPUs",
             "",
@@ -144,7 +144,7 @@ def report(plan: Plan) -> str:
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
-    data["caches"] = dataclasses.asdict(caches(plan.options, plan.profile.resolution))
+    data["caches"] = dataclasses.asdict(caches(plan.options, plan.profile.sample))
     entries = [*data["rows"], data["best"], data["asked"]]
     for entry, row in zip(entries, [*plan.rows, plan.best, plan.asked], strict=True):
         if row is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny_flow
+from tests import tiny_flow, tiny_video
 from tglo import models
 from tglo.data import ragged
 from tglo.noise.draw import Draw
@@ -17,6 +17,8 @@ FLOW = {
     "z-image": tiny_flow.build_z_image,
     "klein": tiny_flow.build_flux2_klein,
     "sana": tiny_flow.build_sana,
+    "wan": tiny_video.build_wan,
+    "ltx": tiny_video.build_ltx,
 }
 
 

@@ -21,7 +21,7 @@ from tglo.models.execution.modes import frozen_copy
 from tglo.models.execution.processors import DispatchedCrossAttention, DispatchedJointAttention
 from tglo.models.lora import adapters_off
 
-MASKING = ("qwen-image", "z-image", "sana")
+MASKING = ("qwen-image", "z-image", "sana", "ltx")
 
 
 def outputs_and_gradients(layer: Attention, *arguments: Any) -> list[torch.Tensor]:

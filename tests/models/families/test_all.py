@@ -204,10 +204,14 @@ def test_the_planner_calls_the_denoiser_as_the_family_does(name: str, folder: Pa
     denoiser = skeleton.build(torch.bfloat16)
     count = sum(p.numel() for p in family.denoiser.parameters())
     assert sum(p.numel() for p in denoiser.parameters()) == count
-    answer = denoiser(**skeleton.inputs(denoiser, 2, SIDE, 2 * SIDE))[0]
+    frames = [13] if family.default_frames else []
+    shape = family.latent_shape(SIDE, 2 * SIDE, *frames)
+    assert skeleton.latent_shape(SIDE, 2 * SIDE, *frames) == shape
+    assert skeleton.default_frames == family.default_frames
+    answer = denoiser(**skeleton.inputs(denoiser, 2, SIDE, 2 * SIDE, *frames))[0]
     answer = torch.stack(answer) if isinstance(answer, list) else answer
     assert answer.is_meta and len(answer) == 2
-    assert answer.numel() == 2 * math.prod(family.latent_shape(SIDE, 2 * SIDE))
+    assert answer.numel() == 2 * math.prod(shape)
 
 
 @every_family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from torch.nn.functional import pad
 
 from tests import tiny_flow, tiny_video
 from tests.tiny_video import scored_videos as manifest
@@ -20,8 +22,10 @@ from tglo.data.errors import CacheError
 from tglo.evaluate.samples import check_models
 from tglo.evaluate.settings import Evaluation
 from tglo.models.execution.attention import set_backend
+from tglo.models.execution.checkpointing import MODES
 from tglo.models.registry import skeleton_of
 from tglo.settings import ClipOptions, SamplingOptions
+from tglo.train import train
 from tglo.train.config_checks import check_family
 from tglo.train.config_files import parse_config
 
@@ -111,6 +115,20 @@ def test_frames_that_the_vae_cannot_make_are_refused(kind: str, folders: dict[st
         family.latent_shape(HEIGHT, WIDTH, 12)
 
 
+def test_one_timestep_says_what_one_a_patch_does(folders: dict[str, Path]) -> None:
+    """Wan 2.2's pipeline tells its 5B model the timestep of every patch, and in training they are all the same."""
+    family = models.load(folders["wan22-5b"], encoders=False)
+    draw = family.example(2, HEIGHT, WIDTH, FRAMES)
+    tokens = family.image_tokens(HEIGHT, WIDTH, FRAMES)
+    expected = family.denoiser(
+        hidden_states=draw.noisy,
+        timestep=family.timesteps(draw).unsqueeze(1).expand(-1, tokens),
+        encoder_hidden_states=pad(draw.conditions["prompt_embeds"], (0, 0, 0, 512 - 16)),
+        return_dict=False,
+    )[0]
+    torch.testing.assert_close(family.predict(family.denoiser, draw), expected)
+
+
 def test_two_transformers_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(folders["wan"])
     pipeline.register_to_config(boundary_ratio=0.875)
@@ -119,14 +137,34 @@ def test_two_transformers_are_refused(folders: dict[str, Path], tmp_path: Path) 
         models.load(tmp_path / "two")
 
 
-def test_the_temperature_follows_the_elements() -> None:
-    """Wan's 81 frames of 480 x 832 are 2.1 million elements: 128 times SD1.5's."""
-    wan, ltx = skeleton_of("wan21-1.3b"), skeleton_of("ltx-2b")
-    assert wan.default_size == (480, 832) and ltx.default_size == (512, 704)
+@pytest.mark.parametrize(
+    ("name", "size", "elements", "temperature"),
+    [
+        ("wan21-1.3b", (480, 832), 2_096_640, 7.8e-6),
+        ("wan22-5b", (704, 1280), 3_548_160, 4.6e-6),
+        ("ltx-2b", (512, 704), 946_176, 1.73e-5),
+    ],
+)
+def test_the_temperature_follows_the_elements_of_the_models_own_clip(
+    name: str, size: tuple[int, int], elements: int, temperature: float
+) -> None:
+    """Wan's 81 frames of 480 x 832 are 2.1 million elements: 128 times SD1.5's 16,384, for which T is 0.001."""
+    skeleton = skeleton_of(name)
+    assert skeleton.default_size == size
+    assert math.prod(skeleton.latent_shape(*size)) == elements
+    assert 1e-3 * 16_384 / elements == pytest.approx(temperature, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_run_without_a_temperature_takes_that_one(kind: str, folders: dict[str, Path]) -> None:
+    family = models.load(folders[kind], encoders=False)
+    elements = math.prod(family.latent_shape(*family.default_size, family.default_frames))
+    assert family.temperature(None) == pytest.approx(1e-3 * 16_384 / elements, rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("wan21-1.3b", 1.42), ("wan21-14b", 14.3), ("ltx-2b", 1.92)]
+    ("name", "billions"),
+    [("wan21-1.3b", 1.42), ("wan21-14b", 14.3), ("wan22-5b", 5.0), ("ltx-2b", 1.92)],
 )
 def test_published_models_have_their_sizes(name: str, billions: float) -> None:
     weights = skeleton_of(name).build(torch.bfloat16).parameters()
@@ -148,6 +186,30 @@ def run_config(folder: Path, root: Path, **parts: dict[str, Any]) -> Any:
 
 
 CLIPS = ClipOptions((9, 13), 16.0)
+
+
+@pytest.mark.parametrize("kind", ["wan", "ltx"])
+@pytest.mark.parametrize("part", ["lora", "full"])
+def test_a_run_is_the_same_whatever_is_checkpointed(
+    kind: str, part: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    scored = manifest(tmp_path / "data")
+    build(str(folders[kind]), scored, tmp_path / "cache", resolution=32, device="cpu", clips=CLIPS)
+    exports = []
+    for mode in MODES:
+        config = run_config(
+            folders[kind],
+            tmp_path,
+            model={"train": part, "gradient_checkpointing": mode},
+            objective={"reference": "adapter-off" if part == "lora" else "copy"},
+            output={"folder": str(tmp_path / mode)},
+        )
+        with torch.enable_grad():
+            export = train(config).export
+        assert export is not None
+        files = sorted(export.rglob("*.safetensors"))
+        exports.append([file.read_bytes() for file in files])
+    assert exports[0] and exports[1] == exports[0] and exports[2] == exports[0]
 
 
 @pytest.mark.parametrize("kind", ["wan", "ltx"])

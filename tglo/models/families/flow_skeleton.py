@@ -34,6 +34,18 @@ class FlowSkeleton(Skeleton):
     def size_step(self) -> int:
         return self._model(self._stated()).bucket_step
 
+    @property
+    def default_frames(self) -> int | None:
+        return self.family.default_frames
+
+    def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self._model(self._stated()).latent_shape(height, width, frames)
+        return shape
+
+    def tokens(self, height: int, width: int, frames: int | None = None) -> int | None:
+        tokens: int = self._model(self._stated()).image_tokens(height, width, frames)
+        return tokens
+
     def check(self, path: Path) -> None:
         """Raise ValueError unless transformer and VAE of that folder fit each other."""
         model = self._model(self._stated())
@@ -45,7 +57,9 @@ class FlowSkeleton(Skeleton):
             made: nn.Module = self.family.denoiser_class.from_config(self.config)
             return made
 
-    def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
+    def inputs(
+        self, denoiser: Any, batch: int, height: int, width: int, frames: int | None = None
+    ) -> dict[str, Any]:
         model = self._model(denoiser)
         found: dict[str, Any] = {}
         signature = inspect.signature(denoiser.forward)
@@ -54,7 +68,7 @@ class FlowSkeleton(Skeleton):
             found.update(signature.bind(*arguments, **options).arguments)
             raise _Recorded
 
-        noisy = torch.empty(batch, *model.latent_shape(height, width), device="meta")
+        noisy = torch.empty(batch, *model.latent_shape(height, width, frames), device="meta")
         timesteps = torch.empty(batch, device="meta")
         conditions = model.conditions(model.example_text(batch))
         if ragged.MASK in conditions:  # its values count
@@ -71,8 +85,10 @@ class FlowSkeleton(Skeleton):
         found: dict[str, tuple[int | None, ...]] = self._model(self._stated()).text_shapes()
         return found
 
-    def stored_bytes(self, height: int, width: int) -> int:
-        return self.family.codec_class(self.vae or {}).stored_bytes(height, width)
+    def stored_bytes(self, height: int, width: int, frames: int | None = None) -> int:
+        frames = frames or self.default_frames
+        size = (height, width) if frames is None else (height, width, frames)
+        return self.family.codec_class(self.vae or {}).stored_bytes(*size)
 
     def _stated(self) -> Any:
         """Return something with the transformer's whole configuration, diffusers' defaults included."""

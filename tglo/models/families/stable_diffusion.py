@@ -205,6 +205,9 @@ class UNetSkeleton(Skeleton):
     def size_step(self) -> int:
         return self.spatial_scale * _lowest(self.config)
 
+    def latent_shape(self, height: int, width: int, frames: int | None = None) -> tuple[int, ...]:
+        return self._codec().shape(height, width)
+
     def make(self) -> nn.Module:
         with reading(self.source, "UNet configuration", REMEDY):
             return UNet2DConditionModel.from_config(self.config)
@@ -218,12 +221,12 @@ class UNetSkeleton(Skeleton):
             shapes["pooled_prompt_embeds"] = (_pooled_width(config),)
         return shapes
 
-    def stored_bytes(self, height: int, width: int) -> int:
-        config = {"latent_channels": self.config["in_channels"]}
-        levels = [0] * self.spatial_scale.bit_length()
-        return LatentCodec(config | {"block_out_channels": levels}).stored_bytes(height, width)
+    def stored_bytes(self, height: int, width: int, frames: int | None = None) -> int:
+        return self._codec().stored_bytes(height, width)
 
-    def inputs(self, denoiser: Any, batch: int, height: int, width: int) -> dict[str, Any]:
+    def inputs(
+        self, denoiser: Any, batch: int, height: int, width: int, frames: int | None = None
+    ) -> dict[str, Any]:
         config = denoiser.config
         dtype = next(denoiser.parameters()).dtype
 
@@ -243,6 +246,11 @@ class UNetSkeleton(Skeleton):
                 "time_ids": empty(6),
             }
         return arguments
+
+    def _codec(self) -> LatentCodec:
+        levels = [0] * self.spatial_scale.bit_length()
+        config = {"latent_channels": self.config["in_channels"], "block_out_channels": levels}
+        return LatentCodec(config)
 
 
 def _lowest(config: Any) -> int:

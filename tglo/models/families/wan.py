@@ -21,13 +21,15 @@ _VAE = {
     "scale_factor_spatial": 8,
     "scale_factor_temporal": 4,
 }
+_VAE_22 = {**_VAE, "z_dim": 48, "scale_factor_spatial": 16}
 
 
 class Wan(VideoFamily):
     """Transformer on patches of 1 x 2 x 2 latents, conditioned on UMT5's states.
 
-    A prompt's states are followed by zeros up to 512, which are attended to. Wan 2.2's 5B model is told
-    the timestep of every patch; in text to video they are all the same.
+    A prompt's states are followed by zeros up to 512, which are attended to. Wan 2.2's pipeline tells its 5B model
+    the timestep of every patch. In text to video they are all the same, and one a video gives the same answer
+    without a modulation for each patch: in training some 40% of all activations.
     """
 
     name = "wan"
@@ -38,6 +40,13 @@ class Wan(VideoFamily):
     architectures: ClassVar[dict[str, Any]] = {
         "wan21-1.3b": ({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, _VAE),
         "wan21-14b": ({"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}, _VAE),
+        "wan22-5b": (
+            {
+                **{"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30},
+                **{"in_channels": 48, "out_channels": 48},
+            },
+            _VAE_22,
+        ),
     }
     published = tuple(architectures)
     text_parts = (
@@ -79,8 +88,6 @@ class Wan(VideoFamily):
         """See Family.call; latents (B, C, F, h, w) and embeddings are converted to the denoiser's dtype."""
         dtype = self.dtype_of(denoiser)
         prompt = conditions["prompt_embeds"].to(dtype)
-        if getattr(self, "pipeline_config", {}).get("expand_timesteps"):
-            timesteps = timesteps.unsqueeze(1).expand(-1, noisy[0, 0].numel() // self.patch**2)
         return denoiser(
             hidden_states=noisy.to(dtype),
             timestep=timesteps,
