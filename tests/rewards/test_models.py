@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.rewards import published
+from tests.rewards import published, published_qwen2vl
 from tglo import cli
 from tglo.data.manifest import read_manifest
 from tglo.rewards import MODELS, load_scorer
@@ -28,6 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published.clip_folder(folder / "clip")
     published.aesthetic_folder(folder / "aesthetic")
     published.imagereward_folder(folder / "imagereward")
+    published_qwen2vl.hpsv3_folder(folder / "hpsv3")
     return folder
 
 

@@ -23,7 +23,7 @@ def score(
     device: str = "auto",
     dtype: Precision = "fp32",
 ) -> None:
-    """Score a manifest's images; writes the manifest with a column per scorer, and score.
+    """Score a manifest's images or videos; writes the manifest with a column per scorer, and score.
 
     For example: tglo score data/manifest.csv --scorer hpsv2 --scorer clip=./clip-vit-large-patch14
     --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
@@ -33,21 +33,23 @@ def score(
 
     Args:
         manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set or tars.
-        scorer: Name of a built-in scorer (hpsv2, pickscore, imagereward, clip, aesthetic, ocr; ink,
-            colourfulness, sharpness, compressibility), module:function taking (images, prompts), or
-            NAME=http://HOST:PORT/PATH of a server (docs/rewards.md has the format).
+        scorer: Name of a built-in scorer (hpsv3, hpsv2, pickscore, imagereward, clip, aesthetic, ocr;
+            ink, colourfulness, sharpness, compressibility; of videos videoreward, videoreward_vq,
+            videoreward_mq, videoreward_ta), module:function taking (images, prompts), or (videos,
+            prompts) if its attribute takes is "videos", or NAME=http://HOST:PORT/PATH of a server,
+            with ,videos=N for one of videos (docs/rewards.md has the format).
             NAME=PLACE,PART=PLACE names a model's files; the hub has the others. Give it once for
             each scorer.
         output: Where to write; beside the manifest, its name with -scored, by default. What lies
             elsewhere is read with the --root that is printed.
-        batch_size: Images at once; does not change scores but for rounding. 0 finds it on a GPU and is 32
-            on a CPU.
+        batch_size: Images or videos at once; does not change scores but for rounding. 0 finds it on a GPU
+            and is 32 on a CPU, 2 where a scorer takes videos.
         mixture: Weights NAME=WEIGHT,... of the scorers; the weighted sum is the score to train on.
             The first scorer's by default.
         mixture_scale: Divide a scorer's deviation from its mean by its std before it is weighted.
         max_bad_fraction: Share of unreadable images whose rows may be left out.
         reading: How the manifest is read; its scores are replaced.
-        videos: How a video is scored.
+        videos: How a scorer of images scores a video.
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedIOBase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -185,6 +185,32 @@ def _av() -> Any:
     return av
 
 
+class Source(NamedTuple):
+    """An open video: its size (height, width), seconds and frames per second; what decodes it from a time on; what
+    makes a decoded frame an image.
+    """
+
+    size: tuple[int, int]
+    seconds: float | None
+    rate: float
+    decoded: Callable[[float], Iterator[tuple[float, Any]]]
+    picture: Callable[[Any], Image.Image]
+
+
+@contextmanager
+def opened(file: BufferedIOBase) -> Iterator[Source]:
+    """Open a video file. What PyAV raises in the body, too, becomes an ImageError."""
+    with _opened(file) as (container, stream):
+        shape = stream.sample_aspect_ratio or Fraction(1)
+        yield Source(
+            _shown_size(stream),
+            _seconds(container, stream),
+            float(stream.average_rate or 25),
+            lambda start: _decoded(container, stream, start),
+            lambda frame: _picture(frame, shape),
+        )
+
+
 @contextmanager
 def _opened(file: BufferedIOBase) -> Iterator[tuple[av.container.InputContainer, Any]]:
     """Open a video file. What PyAV raises in the body, too, becomes an ImageError."""
@@ -253,25 +279,39 @@ def _frames_at(
     length in seconds, if any.
     """
     found: list[Image.Image] = []
-    shown, since, length = None, 0.0, 0.0
+    for count, frame in shown_at(times, decoded, whole):
+        found.extend([picture(frame)] * count)
+    return found
 
-    def show_until(end: float) -> None:
-        wanted = [time for time in times[len(found) :] if time < end - _TICK]
-        if wanted:
-            found.extend([picture(shown)] * len(wanted))
+
+def shown_at(
+    times: Sequence[float],
+    decoded: Iterator[tuple[float, Any]],
+    whole: float | None,
+    late: float = 0.0,
+) -> Iterator[tuple[int, Any]]:
+    """Yield (at how many of the next times it is shown, frame), as far as the video goes. times: increasing.
+
+    whole: its stated length in seconds, if any. late: seconds that the last frame is shown beyond its end.
+    """
+    done, shown, since, length = 0, None, 0.0, 0.0
+
+    def before(end: float) -> int:
+        return sum(time < end - _TICK for time in times[done:])
 
     for seconds, frame in decoded:
         if shown is not None:
-            show_until(seconds)
+            if count := before(seconds):
+                yield count, shown
+                done += count
             length = seconds - since
-        if len(found) == len(times):
-            return found
+        if done == len(times):
+            return
         shown, since = frame, seconds
-    if (
-        shown is not None
-    ):  # the last frame is shown as long as the one before it, a single one to the end
-        show_until(since + (length or max(whole or 0.0, 2 * _TICK)))
-    return found
+    if shown is not None:
+        # The last frame is shown as long as the one before it, a single one to the end.
+        if count := before(since + (length or max(whole or 0.0, 2 * _TICK)) + late):
+            yield count, shown
 
 
 def _picture(frame: Any, shape: Fraction) -> Image.Image:

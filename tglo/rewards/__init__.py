@@ -18,13 +18,17 @@ from tglo.rewards import programmatic
 from tglo.rewards.mixture import mix, parse_mixture
 from tglo.rewards.score import Scorer, score_manifest
 from tglo.rewards.served import ServedScorer, is_served, parse_server, served_name
+from tglo.rewards.video import Video, VideoScorer
 from tglo.rewards.weights import did_you_mean, locate, parse
 
 __all__ = [
     "MODELS",
     "PACKAGED",
     "SCORERS",
+    "VIDEO_MODELS",
     "Scorer",
+    "Video",
+    "VideoScorer",
     "load_scorer",
     "mix",
     "named_scorers",
@@ -50,6 +54,16 @@ MODELS: dict[str, str] = {
     "imagereward": "tglo.rewards.imagereward:ImageReward",
     "clip": "tglo.rewards.clip:ClipScore",
     "aesthetic": "tglo.rewards.clip:Aesthetic",
+    "hpsv3": "tglo.rewards.hpsv3:HPSv3",
+}
+
+
+# The same of models whose first argument is videos (tglo.rewards.video).
+VIDEO_MODELS: dict[str, str] = {
+    "videoreward": "tglo.rewards.videoreward:VideoReward",
+    "videoreward_vq": "tglo.rewards.videoreward:VisualQuality",
+    "videoreward_mq": "tglo.rewards.videoreward:MotionQuality",
+    "videoreward_ta": "tglo.rewards.videoreward:TextAlignment",
 }
 
 
@@ -103,15 +117,16 @@ def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scor
     name = scorer_name(text)
     if ":" in name:
         return _import(text)
-    if name in MODELS:
+    models = {**MODELS, **VIDEO_MODELS}
+    if name in models:
         name, places = parse(text)
         where = process_device(device)
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
-        model = _imported(name, MODELS[name], "rewards")
+        model = _imported(name, models[name], "rewards")
         return model(locate(name, places, model.parts), where, DTYPES[dtype])
     if name not in (*SCORERS, *PACKAGED):
-        known = sorted([*SCORERS, *PACKAGED, *MODELS])
+        known = sorted([*SCORERS, *PACKAGED, *models])
         raise ValueError(
             f"there is no scorer {name!r}{did_you_mean(name, known)}; known are {known}, "
             'or give your own as "package.module:function"'

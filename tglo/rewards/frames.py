@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,22 @@ from PIL import Image
 
 from tglo.data.video import Video
 from tglo.rewards.partial import identity
+from tglo.rewards.video import takes_videos
 
 Aggregate = Literal["mean", "worst"]
+FRAMES = 8
+
+
+def for_videos(
+    scorers: Mapping[str, Any], frames: int = FRAMES, aggregate: Aggregate = "mean"
+) -> dict[str, Any]:
+    """Return the scorers by name, each as one that takes videos."""
+    return {
+        name: scorer
+        if takes_videos(scorer) or isinstance(scorer, OfFrames)
+        else OfFrames(scorer, frames, aggregate)
+        for name, scorer in scorers.items()
+    }
 
 
 class OfFrames:

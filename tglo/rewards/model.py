@@ -26,6 +26,7 @@ class RewardModel(ABC):
     """
 
     parts: ClassVar[Mapping[str, Part]]
+    takes: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -48,23 +49,30 @@ class RewardModel(ABC):
     def __call__(self, images: list[Image.Image], prompts: list[str]) -> NDArray[np.float64]:
         """Return scores (B,) float64; ValueError unless there are as many prompts as images."""
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one each")
+            raise ValueError(
+                f"{len(images)} {self.takes} but {len(prompts)} prompts; give one each"
+            )
         if not images:
             return np.zeros(0)
         with torch.inference_mode():
             return self.score(images, prompts).to("cpu", torch.float64).numpy()
 
 
-def build(kind: Any, config: Any, path: Path, state: Mapping[str, Tensor], **options: Any) -> Any:
-    """Build a frozen transformers model in float32 of the weights `state`, which must be exactly its own.
+def build(
+    kind: Any,
+    config: Any,
+    path: Path,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Any:
+    """Build a frozen transformers model of the weights `state`, which must be exactly its own.
 
     path: their file, named by the ValueError for others. options: arguments of the class `kind`.
     """
     with torch.device("meta"):
         checked(path, state, kind(config, **options).state_dict())
-    model = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, **options
-    )
+    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **options)
     return model.eval().requires_grad_(False)
 
 

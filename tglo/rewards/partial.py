@@ -17,6 +17,8 @@ UNSEALED = "tglo.scores.2"  # the same without a checksum
 SAVE_SECONDS = 30.0  # the least time between two savings
 _DESCRIBED = "file of partial scores", "remove it, and its images are scored again"
 
+_SETTINGS = ("frame_rate", "max_frames")  # attributes of scorers of videos
+
 Entry = tuple[list[float], str]
 """One number per scorer, and the hash of the image that they belong to."""
 
@@ -25,7 +27,8 @@ def identity(scorer: Any) -> str:
     """Return what a scorer's numbers depend on, as far as it tells: its `identity`, else its name."""
     module = getattr(scorer, "__module__", type(scorer).__module__)
     name = getattr(scorer, "__qualname__", type(scorer).__qualname__)
-    return str(getattr(scorer, "identity", f"{module}:{name}"))
+    settings = [f", {key} {getattr(scorer, key)}" for key in _SETTINGS if hasattr(scorer, key)]
+    return str(getattr(scorer, "identity", f"{module}:{name}{''.join(settings)}"))
 
 
 class PartialScores:

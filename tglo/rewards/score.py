@@ -22,11 +22,12 @@ from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.data.video import Video, is_video, read_frames
+from tglo.data.video import Video, is_video
+from tglo.rewards.frames import FRAMES, for_videos
 from tglo.rewards.partial import Entry, PartialScores, identity
+from tglo.rewards.video import Inputs, VideoFile, check_video_scorers, takes_videos
 
 log = logging.getLogger("tglo")
-FRAMES = 8
 
 Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 """Scores B images (PIL, RGB, of any sizes) for their prompts: (B,) finite numbers."""
@@ -35,7 +36,8 @@ Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 @dataclass(frozen=True)
 class _Opened:
     row: Row
-    image: Image.Image | Video | None  # None if its score is known or it cannot be read
+    samples: Sequence[Image.Image | Video | VideoFile]
+    """For each scorer what it is given; empty if the score is known or the image cannot be read."""
     sha256: str
     problem: str | None = None
 
@@ -47,6 +49,7 @@ def score_manifest(
     *,
     partial: str | os.PathLike[str] | None = None,
     max_bad_fraction: float = 0.0,
+    frames: int = FRAMES,
     progress: bool = True,
 ) -> Manifest:
     """Return the manifest with every row's score set to scorer(images, prompts).
@@ -58,6 +61,8 @@ def score_manifest(
         has changed is scored again.
     max_bad_fraction: the share of images that may be unreadable. Their rows are left out, with a
         warning that lists them.
+    frames: how many of a video a scorer of images is given, evenly from the first to the last; a video's
+        score is their mean, unless the scorer is an `OfFrames` already.
 
     Row order, sample ids and other columns stay; `write_manifest` stores the result, and `.scores()`
     is the (N,) float64 array. The same image for the same prompt is scored once. A batch is always the
@@ -70,22 +75,31 @@ def score_manifest(
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    check_scoring(scorers, max_bad_fraction)
+    if any(is_video(row.image) for row in manifest):
+        scorers = for_videos(scorers, frames)
+    check_scoring(scorers, max_bad_fraction, manifest)
     known = PartialScores(partial, scorers)
     sizes = BatchSize(batch_size, grows=False, first=batch_size, largest=batch_size)
-    score_rows(manifest, distinct(manifest), scorers, known, sizes, progress=progress)
+    score_rows(
+        manifest, distinct(manifest), scorers, known, sizes, frames=frames, progress=progress
+    )
     names = list(scorers) if isinstance(scorer, Mapping) else []
     return with_scores(
         manifest, names, known.scores, known.unreadable, max_bad_fraction, known.path
     )
 
 
-def check_scoring(scorers: Mapping[str, Scorer], max_bad_fraction: float) -> None:
-    """Raise ValueError for no scorer, or a share of unreadable images out of its limits."""
+def check_scoring(
+    scorers: Mapping[str, Scorer], max_bad_fraction: float, manifest: Manifest
+) -> None:
+    """Raise ValueError for no scorer, scorers of videos where there are images, or a share of unreadable ones
+    out of its limits.
+    """
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
+    check_video_scorers(scorers, [row.image for row in manifest if not is_video(row.image)])
 
 
 def distinct(manifest: Manifest) -> list[Row]:
@@ -106,7 +120,8 @@ def score_rows(
 ) -> int:
     """Fill in `known` for these rows, whose images are opened ahead in threads; returns how many were scored.
 
-    done: what `known` is saved as once all of them are scored. frames: how many a video is scored by.
+    done: what `known` is saved as once all of them are scored. frames: how many of a video scorers of images
+    are given.
     """
     scored, finished = 0, ""
     try:
@@ -114,14 +129,18 @@ def score_rows(
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
             tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
         ):
-            ahead = 2 * sizes.value
-            opened = in_order(pool, lambda row: _open(manifest, row, known, frames), rows, ahead)
+            large = any(map(takes_videos, scorers.values()))
+            inputs, ahead = (
+                Inputs(list(scorers.values()), frames),
+                sizes.value * (1 if large else 2),
+            )
+            opened = in_order(pool, lambda row: _open(manifest, row, known, inputs), rows, ahead)
             for run in _runs(opened, sizes):
                 for entry in run:
                     if entry.problem is not None:
                         text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
                         known.unreadable[entry.row.sample_id] = text
-                batch = [entry for entry in run if entry.image is not None]
+                batch = [entry for entry in run if entry.samples]
                 if batch:
                     _score_all(batch, scorers, known, sizes)
                     known.save(if_due=True)
@@ -205,22 +224,23 @@ def _judge(
     log.warning("%s; their rows are left out:\n%s", found, "\n".join(unreadable))
 
 
-def _open(manifest: Manifest, row: Row, known: PartialScores, frames: int) -> _Opened:
+def _open(manifest: Manifest, row: Row, known: PartialScores, inputs: Inputs) -> _Opened:
     try:
         with manifest.open_file(row) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
-                return _Opened(row, None, sha256)
+                return _Opened(row, (), sha256)
             file.seek(0)
             if is_video(row.image):
-                return _Opened(row, read_frames(file, frames), sha256)
-        return _Opened(row, decode_image(manifest.open_image(row)), sha256)
+                return _Opened(row, inputs(file, row.image), sha256)
+        image = decode_image(manifest.open_image(row))
+        return _Opened(row, [image] * len(known.scorers), sha256)
     except ImageError as error:
-        return _Opened(row, None, "", str(error))
+        return _Opened(row, (), "", str(error))
 
 
 def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialScores) -> None:
-    columns = [_ask(scorer, batch) for scorer in scorers.values()]
+    columns = [_ask(scorer, batch, number) for number, scorer in enumerate(scorers.values())]
     for entry, values in zip(batch, np.stack(columns, axis=1), strict=True):
         if np.isfinite(values).all():
             known.scores[entry.row.sample_id] = (values.tolist(), entry.sha256)
@@ -234,9 +254,9 @@ def _score(batch: list[_Opened], scorers: Mapping[str, Scorer], known: PartialSc
             )
 
 
-def _ask(scorer: Scorer, batch: list[_Opened]) -> NDArray[np.float64]:
-    images: Any = [entry.image for entry in batch if entry.image is not None]
-    result = scorer(images, [entry.row.prompt for entry in batch])
+def _ask(scorer: Scorer, batch: list[_Opened], number: int) -> NDArray[np.float64]:
+    samples: Any = [entry.samples[number] for entry in batch]
+    result = scorer(samples, [entry.row.prompt for entry in batch])
     try:
         scores = np.asarray(result, dtype=np.float64)
     except (TypeError, ValueError) as error:

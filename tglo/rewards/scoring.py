@@ -24,10 +24,11 @@ from tglo.rewards import (
     parse_mixture,
     search_working_folder,
 )
-from tglo.rewards.frames import OfFrames
+from tglo.rewards.frames import for_videos
 from tglo.rewards.mixture import Scale
 from tglo.rewards.parts import Parts, digest, share
 from tglo.rewards.score import check_scoring, distinct, score_rows, with_scores
+from tglo.rewards.video import takes_videos
 from tglo.settings import COUNT, IMAGES, FrameOptions, ManifestOptions, check_limits
 
 log = logging.getLogger("tglo")
@@ -36,6 +37,7 @@ log = logging.getLogger("tglo")
 LARGEST_BATCH = 256  # where a size is found on a GPU, from FIRST_BATCH on
 FIRST_BATCH = 8
 CPU_BATCH = 32
+VIDEOS = 16  # images that a video counts as, where a scorer is given whole ones
 
 
 def score_file(
@@ -83,8 +85,8 @@ def score_share(
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). Image paths
         stay as they are, and with them sample ids: where the output is elsewhere, it is read with
         the `root` that is logged.
-    batch_size: images at once. 0 finds it where a scorer is on a GPU (doubled until memory is short,
-        halved then) and takes 32 elsewhere.
+    batch_size: images or videos at once. 0 finds it where a scorer is on a GPU (doubled until memory is
+        short, halved then) and takes 32 elsewhere, 2 where a scorer takes whole videos.
     rank, world_size: this process scores every world_size-th batch. An interrupted call goes on where it
         was. At a fixed batch size, and on a CPU, the output has the same bits whatever the number of
         processes and interruptions.
@@ -118,11 +120,8 @@ def score_share(
         name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()
     }
     if any(is_video(row.image) for row in rows):
-        loaded = {
-            name: OfFrames(scorer, videos.frames, videos.of_frames)
-            for name, scorer in loaded.items()
-        }
-    check_scoring(loaded, max_bad_fraction)
+        loaded = for_videos(loaded, videos.frames, videos.of_frames)
+    check_scoring(loaded, max_bad_fraction, rows)
     sizes = _sizes(batch_size, loaded)
     unit, todo = sizes.value, distinct(rows)
     shares = [share(todo, unit, number, world_size) for number in range(world_size)]
@@ -170,8 +169,10 @@ def _mixed(scored: Manifest, weights: Mapping[str, float], scale: Scale) -> Mani
 def _sizes(batch_size: int, scorers: Mapping[str, Any]) -> BatchSize:
     devices = [getattr(scorer, "device", None) for scorer in scorers.values()]
     grows = any(getattr(device, "type", "") == "cuda" for device in devices)
-    first = FIRST_BATCH if grows else CPU_BATCH
-    return BatchSize(batch_size, grows=grows, first=first, largest=LARGEST_BATCH)
+    first, largest = FIRST_BATCH if grows else CPU_BATCH, LARGEST_BATCH
+    if any(map(takes_videos, scorers.values())):
+        first, largest = max(1, first // VIDEOS), largest // VIDEOS
+    return BatchSize(batch_size, grows=grows, first=first, largest=largest)
 
 
 def _default_output(manifest: Path) -> Path:

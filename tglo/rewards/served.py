@@ -1,5 +1,5 @@
-"""Scores from a server of one's own: images and prompts are posted, numbers come back. docs/rewards.md
-has the format and a server of twenty lines.
+"""Scores from a server of one's own: images or videos and prompts are posted, numbers come back.
+docs/rewards.md has the format, examples/score_server.py a small server.
 
 A scorer is named [NAME=]URL[,SETTING=NUMBER]...; see `Server` for the settings.
 """
@@ -15,7 +15,7 @@ import queue
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -25,14 +25,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tglo.data.images import as_rgb
+from tglo.data.video import Video
 from tglo.redaction import redacted
 from tglo.rewards.posting import ServerError, first_line, post
+from tglo.rewards.video import as_file
 from tglo.settings import Limit, check_limits, nearest
 
 FORMAT = "tglo.scorer.1"  # of what is posted
 TOKEN = "TGLO_SCORER_TOKEN"  # environment variable: sent as a bearer token
 LIMITS = {
     "images": Limit(1, 4096),
+    "videos": Limit(1, 4096),
     "requests": Limit(1, 256),
     "timeout": Limit(0, 86400, above=True),
     "patience": Limit(0, 604800),
@@ -49,6 +52,8 @@ class Server:
     headers: Mapping[str, str]
     images: int = 8
     """At most so many in a request."""
+    videos: int = 0
+    """Where it scores videos, and no images, at most so many in a request."""
     requests: int = 4
     """At most so many at once, for the images of one batch."""
     timeout: float = 60.0
@@ -87,10 +92,14 @@ def parse_server(text: str) -> Server:
                 "the URL itself is written %2C"
             )
         try:
-            values[key] = int(number) if key in ("images", "requests") else float(number)
+            values[key] = float(number) if key in ("timeout", "patience") else int(number)
         except ValueError:
             raise ValueError(f"scorer {redacted(text)!r}: {entry!r} is not a number") from None
     check_limits(values, LIMITS)
+    if "images" in values and "videos" in values:
+        raise ValueError(
+            f"scorer {redacted(text)!r} has images and videos; leave the one it does not score"
+        )
     return _server(found["url"], values)
 
 
@@ -113,19 +122,27 @@ def _server(url: str, values: Mapping[str, Any]) -> Server:
 
 
 class ServedScorer:
-    """A scorer whose numbers come from a server. Raises `ServerError` when it does not give them."""
+    """A scorer whose numbers come from a server. Raises `ServerError` when it does not give them.
+
+    It takes videos if the server has a number of them, as `VideoFile` or `Video`, which is encoded, and else images.
+    """
+
+    takes_files = True
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.takes = "videos" if server.videos else "images"
         query = urlsplit(server.url).query
         mark = f" (query {hashlib.sha256(query.encode()).hexdigest()[:8]})" if query else ""
-        self.identity = server.name + mark
+        self.identity = server.name + mark + (", of videos" if server.videos else "")
 
-    def __call__(self, images: list[Image.Image], prompts: list[str]) -> NDArray[np.float64]:
+    def __call__(self, images: Sequence[Any], prompts: list[str]) -> NDArray[np.float64]:
         """Return scores (B,) float64, NaN and inf as the server gives them."""
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one each")
-        step = self.server.images
+            raise ValueError(
+                f"{len(images)} {self.takes} but {len(prompts)} prompts; give one each"
+            )
+        step = self.server.videos or self.server.images
         pieces = [slice(at, at + step) for at in range(0, len(images), step)]
         todo, done = deque(pieces), queue.SimpleQueue[tuple[slice, Any]]()
         stop = threading.Event()
@@ -156,18 +173,23 @@ class ServedScorer:
         return scores
 
     def _ask(
-        self, images: list[Image.Image], prompts: list[str], stop: threading.Event
+        self, samples: Sequence[Any], prompts: list[str], stop: threading.Event
     ) -> list[float]:
-        pictures = [_png(image) for image in images]
+        if self.server.videos:
+            files = [as_file(one) if isinstance(one, Video) else one for one in samples]
+            kinds, parts = {"types": [one.kind for one in files]}, [one.content for one in files]
+        else:
+            kinds, parts = {}, [_png(image) for image in samples]
         ids = [
-            hashlib.sha256(prompt.encode("utf-8", "surrogatepass") + b"\0" + picture).hexdigest()
-            for prompt, picture in zip(prompts, pictures, strict=True)
+            hashlib.sha256(prompt.encode("utf-8", "surrogatepass") + b"\0" + part).hexdigest()
+            for prompt, part in zip(prompts, parts, strict=True)
         ]
         content = {
             "format": FORMAT,
             "ids": [identity[:16] for identity in ids],
             "prompts": prompts,
-            "images": [base64.b64encode(picture).decode() for picture in pictures],
+            self.takes: [base64.b64encode(part).decode() for part in parts],
+            **kinds,
         }
         server = self.server
         answer = post(
@@ -179,7 +201,7 @@ class ServedScorer:
             patience=server.patience,
             stop=stop,
         )
-        return _scores(answer, content["ids"], server.name)
+        return _scores(answer, content["ids"], server.name, self.takes)
 
 
 def _png(image: Image.Image) -> bytes:
@@ -188,8 +210,8 @@ def _png(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def _scores(answer: Any, ids: Any, url: str) -> list[float]:
-    """Return the numbers of an answer. ServerError, saying what is wrong, for any other answer."""
+def _scores(answer: Any, ids: Any, url: str, noun: str) -> list[float]:
+    """Return the numbers of an answer. ServerError, saying what is wrong, for any other answer. noun: of what."""
     if isinstance(answer, dict) and "scores" not in answer and "error" in answer:
         raise ServerError(f"{url} says: {first_line(str(answer['error']))}")
     found = answer.get("scores") if isinstance(answer, dict) else None
@@ -199,7 +221,7 @@ def _scores(answer: Any, ids: Any, url: str) -> list[float]:
             f'{url} answered JSON with {what}; it must be {{"scores": [NUMBER, ...]}}'
         )
     if len(found) != len(ids):
-        raise ServerError(f"{url} gave {len(found)} scores for {len(ids)} images; give one each")
+        raise ServerError(f"{url} gave {len(found)} scores for {len(ids)} {noun}; give one each")
     if answer.get("ids", ids) != ids:
         raise ServerError(
             f"{url} answered for other ids, or in another order, than it was asked for"

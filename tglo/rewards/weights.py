@@ -2,12 +2,14 @@
 
 A scorer is named as NAME[=PLACE][,PART=PLACE]...: PLACE is the model's file or folder, PART another
 thing that it needs, such as a tokenizer. A local place starts with ./, ../, / or ~/; anything else
-is a hub id. A part that is not named is looked for beside the model's local file, then on the hub.
+is a hub id. A part that is not named is looked for beside the model's local file, then in an installed
+package that has it, then on the hub.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -32,6 +34,7 @@ class Part:
     hub: the repository that publishes it; None if there is none, and then page says where it is.
     single: the part is one file, which may have any name when it is named itself.
     also: further files, or patterns, that a download takes if they exist.
+    package: where an installed package has the file, PACKAGE/PATH; it is found without being imported.
     """
 
     files: tuple[tuple[str, ...], ...]
@@ -39,12 +42,22 @@ class Part:
     page: str = ""
     single: bool = False
     also: tuple[str, ...] = ()
+    package: str = ""
 
     def inside(self, folder: Path) -> Path | None:
         """Return the part of a folder, a file or the folder itself; None if the folder lacks it."""
-        if not any(all((folder / file).is_file() for file in names) for names in self.files):
-            return None
-        return folder / self.files[0][0] if self.single else folder
+        for names in self.files:
+            if all((folder / file).is_file() for file in names):
+                return folder / names[0] if self.single else folder
+        return None
+
+    @property
+    def installed(self) -> Path | None:
+        """The file of the installed package, if there is one."""
+        name, _, path = self.package.partition("/")
+        spec = importlib.util.find_spec(name) if name else None
+        places = (spec.submodule_search_locations if spec else None) or ()
+        return next((Path(p) / path for p in places if (Path(p) / path).is_file()), None)
 
     @property
     def names(self) -> str:
@@ -108,16 +121,20 @@ def locate(name: str, places: Mapping[str, str], parts: Mapping[str, Part]) -> d
         place = places.get(part)
         if place is None:
             folders = (hit for folder in beside for hit in (folder, folder / part))
-            inside = next(filter(None, map(wanted.inside, folders)), None)
-            found[part] = inside or _download(name, part, wanted)
+            inside = next(filter(None, map(wanted.inside, folders)), None) or wanted.installed
+            if inside is not None:
+                found[part] = inside
         elif place.startswith(("path:", *_LOCAL)):
             path = Path(place.removeprefix("path:")).expanduser()
             found[part] = _local(name, path, wanted)
             if part == WEIGHTS:
                 beside = (path if path.is_dir() else path.parent,)
-        else:
-            found[part] = _download(name, part, wanted, place)
-    return found
+    # What no hub has is missed before gigabytes of the rest are downloaded.
+    missing = [part for part in parts if part not in found]
+    missing.sort(key=lambda part: bool(places.get(part) or parts[part].hub))
+    for part in missing:
+        found[part] = _download(name, part, parts[part], places.get(part))
+    return {part: found[part] for part in parts}
 
 
 def stamp(files: Mapping[str, Path]) -> str:

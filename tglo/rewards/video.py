@@ -1,0 +1,138 @@
+"""Scorers of videos: callables (videos, prompts) -> (B,) finite numbers with the attribute takes = "videos".
+
+Which frames they are given is said by further attributes, `frame_rate` and `max_frames`, or by a method
+`choose(count, rate)`, which returns the numbers of some of a video's `count` frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BufferedIOBase
+from mimetypes import guess_type
+from numbers import Real
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tglo.data.errors import ImageError
+from tglo.data.video import Video, is_video, write_video
+from tglo.data.video_views import Choose, View, evenly, read_views
+from tglo.rewards.partial import identity
+from tglo.settings import COUNT, Limit, check_limits
+
+MOST_FRAMES = 64
+"""Frames that a scorer is given at most, unless it says another number."""
+MOST_BYTES = 256 * 2**20
+"""Of a file that is given as it is."""
+MOST_ENCODED = 4096
+"""Frames of a video that is not in one file and has to be, at most."""
+
+_LIMITS = {"frame_rate": Limit(0, 1000, above=True), "max_frames": COUNT}
+
+VideoScorer = Callable[[list[Video], list[str]], ArrayLike]
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video as the bytes of its file. kind: its media type, such as video/mp4."""
+
+    content: bytes
+    kind: str
+
+
+def takes_videos(scorer: Any) -> bool:
+    """Say whether a scorer's first argument is videos, and not images."""
+    return getattr(scorer, "takes", "images") == "videos"
+
+
+def check_video_scorers(scorers: Mapping[str, Any], images: Sequence[str]) -> None:
+    """Raise ValueError for a scorer of videos whose settings are out of their limits, or that is given images.
+
+    images: those of the names in a manifest that are no videos.
+    """
+    for name, scorer in scorers.items():
+        if not takes_videos(scorer):
+            continue
+        if images:
+            raise ValueError(
+                f"the scorer {name} takes videos, and {images[0]} is an image, one of {len(images)}; leave the "
+                "scorer out, or the rows of images"
+            )
+        for key, limit in _LIMITS.items():
+            named = f"{key} of the scorer {name}"
+            values: dict[str, Any] = {named: getattr(scorer, key, None)}
+            if not isinstance(values[named], (Real, NoneType)):
+                raise ValueError(f"{named} is {values[named]!r}; it must be {limit}")
+            check_limits(values, {named: limit})
+
+
+def choice_of(scorer: Any) -> Choose:
+    """Return which frames a scorer of videos is given: its own choice, else `frame_rate` a second (all by
+    default), `max_frames` at most, evenly from the first to the last.
+    """
+    if hasattr(scorer, "choose"):
+        own: Choose = scorer.choose
+        return own
+    fps = getattr(scorer, "frame_rate", None)
+    most = int(getattr(scorer, "max_frames", None) or MOST_FRAMES)
+
+    def choose(count: int, rate: float) -> list[float]:
+        wanted = count if fps is None else max(1, round(count / rate * fps))
+        return np.linspace(0, count - 1, min(wanted, count, most)).round().tolist()
+
+    return choose
+
+
+class Inputs:
+    """What each of some scorers is given of a video file, which is decoded once for all of them.
+
+    frames: how many a scorer of images is given.
+    """
+
+    def __init__(self, scorers: Sequence[Any], frames: int) -> None:
+        self._scorers = scorers
+        some = View(evenly(frames))
+        self._files = [takes_videos(s) and getattr(s, "takes_files", False) for s in scorers]
+        self._views = [_view(scorer) if takes_videos(scorer) else some for scorer in scorers]
+
+    def __call__(self, file: BufferedIOBase, name: str) -> list[Video | VideoFile]:
+        """Read a file, named so, for each of the scorers. Errors are those of `read_views`."""
+        views = [view for view, whole in zip(self._views, self._files, strict=True) if not whole]
+        views = list(dict.fromkeys(views))
+        try:
+            found = dict(zip(views, read_views(file, views), strict=True))
+        except ImageError:
+            raise
+        except ValueError as error:
+            named = ", ".join(identity(scorer) for scorer in self._scorers if takes_videos(scorer))
+            raise ValueError(f"{named}: {error}") from None
+        whole_file = _as_file(file, name) if any(self._files) else None
+        return [
+            whole_file if whole and whole_file else found[view]
+            for view, whole in zip(self._views, self._files, strict=True)
+        ]
+
+
+def _view(scorer: Any) -> View:
+    change = getattr(scorer, "shrink", None)
+    return View(choice_of(scorer)) if change is None else View(choice_of(scorer), change)
+
+
+def _as_file(file: BufferedIOBase, name: str) -> VideoFile:
+    """Return a video's file; what is not in one is encoded."""
+    file.seek(0)
+    if not is_video(name):
+        every = View(lambda count, rate: range(min(count, MOST_ENCODED)))
+        return as_file(read_views(file, [every])[0])
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ImageError(f"it has more than the {MOST_BYTES} bytes that are sent; make it smaller")
+    return VideoFile(content, guess_type(name)[0] or "video/mp4")
+
+
+def as_file(video: Video) -> VideoFile:
+    """Encode a video as MP4."""
+    return VideoFile(write_video(video), "video/mp4")
