@@ -58,6 +58,18 @@ def test_what_is_written_is_read_again_and_always_the_same() -> None:
     assert found.rate == 25.0
 
 
+def test_a_small_video_is_the_same_whatever_was_in_memory() -> None:
+    random = np.random.default_rng(1)
+    pictures = random.integers(108, 148, (9, 4, 6, 3), dtype=np.uint8)
+    frames = [Image.fromarray(p).resize((48, 32), Image.Resampling.BICUBIC) for p in pictures]
+    found, memory = set(), []
+    for _ in range(60):
+        memory.append([np.full(s, s % 251, np.uint8) for s in random.integers(100, 30000, 20)])
+        del memory[:-5]
+        found.add(write_video(Video(frames, 16.0)))
+    assert len(found) == 1
+
+
 def test_a_clip_has_the_rate_that_is_asked_for() -> None:
     file = file_of(numbered(24))
     assert levels(read_clip(file, Clip(5, 6.25, "start")).frames) == [0, 4, 8, 12, 16]

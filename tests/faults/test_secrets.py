@@ -136,6 +136,7 @@ def test_doctor_and_evaluations_are_without_tokens(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tglo.evaluate.run import _plain
+    from tglo.evaluate.samples import ModelSamples
     from tglo.evaluate.settings import Evaluation
 
     monkeypatch.setenv("TGLO_BACKEND", TOKEN)
@@ -143,4 +144,4 @@ def test_doctor_and_evaluations_are_without_tokens(
     assert cli.main(["doctor"]) == 0
     assert TOKEN not in capsys.readouterr().out
     settings = Evaluation("./m", {"x": URL}, {"p": Path("p")}, {"clip": f"clip={URL}"})
-    assert TOKEN not in json.dumps(_plain(settings))
+    assert TOKEN not in json.dumps(_plain(settings, ModelSamples([], 1, {})))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from tglo.settings import Precision, SamplingOptions
+from tglo.settings import FrameOptions, Precision, SamplingOptions
 
 
 def evaluate(
@@ -21,12 +22,15 @@ def evaluate(
     sampling: OmitArgPrefixes[SamplingOptions] = SamplingOptions(),
     batch_size: int = 0,
     score_batch: int = 32,
+    score_frames: int = FrameOptions.frames,
+    of_frames: Literal["mean", "worst"] = FrameOptions.of_frames,
     seed: int = 1_000_000_000,
     resamples: int = 2000,
     device: str = "auto",
     dtype: Precision = "fp32",
 ) -> None:
-    """Compare trained models with their base by several scorers, under the same prompts and seeds.
+    """Compare trained models of images or videos with their base by several scorers, under the same prompts
+    and seeds.
 
     For example: tglo evaluate --base ./sdxl --models tgo=./run/export --prompts parti=PartiPrompts.tsv
     --scorers sharpness colourfulness --trained-on sharpness --output evaluation
@@ -47,7 +51,9 @@ def evaluate(
         count: Images per prompt.
         sampling: How images are sampled.
         batch_size: Images at once; 0 finds it on a GPU.
-        score_batch: Images scored at once.
+        score_batch: Images, or frames of videos, scored at once.
+        score_frames: Frames of a video that a scorer of images scores, evenly from its first to its last.
+        of_frames: A video's score by such a scorer: the mean of its frames' or the worst.
         seed: Of samples and bootstrap; another than that of the training images.
         resamples: Of the bootstrap.
         device: Of the sampling: cpu, cuda or auto.
@@ -73,6 +79,7 @@ def evaluate(
             options=sampling,
             batch_size=batch_size,
             score_batch=score_batch,
+            videos=FrameOptions(score_frames, of_frames),
             seed=seed,
             resamples=resamples,
             device=device,

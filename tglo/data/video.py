@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 """Endings of the files that are taken for videos."""
 INSTALL = "videos need PyAV: pip install 'tglo[video]'"
-_QUALITY = {"crf": "12", "preset": "medium"}  # hardly to be told from the frames
+# Hardly to be told from the frames. Without B-frames and lookahead, because what x264 chooses by them in small
+# videos depends on what was in memory before, and the bytes would be others each time.
+_QUALITY = {
+    "crf": "12",
+    "preset": "medium",
+    "x264-params": "bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0",
+}
 _TICK = 1e-3  # seconds: what times of frames are rounded to in some files
 _BACK = 10.0  # seconds before a clip from which it is decoded where a seek lands behind its start
 

@@ -5,6 +5,9 @@ two images is the root mean square over those pixels of the colour difference,
 sqrt(dL^2 + da^2 + db^2), in the unit of L*: 100 between black and white. A prompt's diversity is the
 mean distance over all pairs of its images. It needs no network and no download; it sees layout and
 colour, and neither texture below a pixel of that size nor meaning.
+
+Of a video FRAMES frames, evenly from the first to the last, take an image's place: the mean is over the
+pixels of all of them, so that videos which are the same but for their time also differ.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 16
+FRAMES = 8
 Floats = NDArray[np.float64]
 
 # Linear sRGB to CIE XYZ with Y = 1 for white (IEC 61966-2-1), and D65's white.
@@ -32,6 +36,11 @@ def features(image: Image.Image) -> Floats:
     small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
     rgb = np.asarray(small, dtype=np.float64) / 255
     return (to_lab(rgb) / SIDE).ravel()
+
+
+def video_features(frames: Sequence[Image.Image]) -> Floats:
+    """Return the `features` of all frames (at least one) over the root of their number."""
+    return np.concatenate([features(frame) for frame in frames]) / len(frames) ** 0.5
 
 
 def to_lab(rgb: Floats) -> Floats:

@@ -108,20 +108,26 @@ def side_by_side(samples: ModelSamples, prompts: Sequence[str]) -> bytes:
 
 
 def image_grid(
-    rows: Mapping[str, Sequence[Image.Image]], colours: Sequence[str], tile: int = TILE
+    rows: Mapping[str, Sequence[Image.Image]],
+    colours: Sequence[str],
+    tile: int = TILE,
+    row: int | None = None,
+    gap: int = 0,
 ) -> Image.Image:
-    """Return a page of images: a named row each, under numbered columns. tile: pixels of a side."""
+    """Return a page of images: a named row each, under numbered columns. tile: pixels of a side; row: of a
+    row's height, a tile's by default; gap: between images.
+    """
     label, top = 12 + 11 * max(map(len, rows)), 24
-    columns = len(next(iter(rows.values())))
-    page = Image.new("RGB", (label + tile * columns, top + tile * len(rows)), "white")
+    columns, row = max(map(len, rows.values())), row or tile
+    page = Image.new("RGB", (label + tile * columns, top + row * len(rows)), "white")
     draw = ImageDraw.Draw(page)
     for column in range(columns):
         draw.text((label + tile * column + 4, 4), str(column + 1), fill="black", font_size=15)
     for line, ((name, images), fill) in enumerate(zip(rows.items(), colours, strict=True)):
-        height = top + tile * line
-        draw.text((6, height + tile // 2 - 9), name, fill=fill, font_size=18)
+        height = top + row * line
+        draw.text((6, height + row // 2 - 9), name, fill=fill, font_size=18)
         for column, image in enumerate(images):
-            fitted = _fit(image, tile)
+            fitted = _fit(image, tile - gap)
             page.paste(fitted, (label + tile * column + (tile - fitted.width) // 2, height))
     return page
 

@@ -1,7 +1,7 @@
 """From scores to the numbers of an evaluation: what evaluation.json holds and all else is drawn from.
 
     prompt_sets: SET:
-        prompts, images         distinct prompts; images of each model
+        prompts, images         distinct prompts; images of each model ("videos" of models of videos)
         models: MODEL:
             diversity           estimate, or null for one image of each prompt
             scores: SCORER:     trained_on, mean and median (estimates), deviation, quantiles
@@ -49,7 +49,7 @@ def _set(settings: Evaluation, chosen: PromptSet, samples: ModelSamples) -> Resu
         models[model] = {"diversity": diversity, "scores": scores}
     return {
         "prompts": len(rows),
-        "images": len(rows) * samples.count,
+        "videos" if samples.frames else "images": len(rows) * samples.count,
         "models": models,
         "win_rates": {
             scorer: {

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tglo.evaluate import figures, html, tables
+from tglo.evaluate import figures, html, tables, videos
 from tglo.evaluate.results import Results, results
-from tglo.evaluate.samples import ModelSamples, check_models, generate, score
+from tglo.evaluate.samples import ModelSamples, check_models, check_scorer, generate, score
 from tglo.evaluate.settings import Evaluation
 from tglo.files import disk_space, locked, remove_leftovers, write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
@@ -40,29 +40,31 @@ def evaluate(
     for chosen in sets:
         if len(chosen.prompts) < 2:
             raise ValueError(f"{chosen.name} has one prompt; an interval needs at least 2")
-    check_models(settings)
+    frames = check_models(settings)
     if rank == 0:
-        for text in settings.scorers.values():
+        for name, text in settings.scorers.items():
             # A wrong name, or weights that are missing, are known before hours of sampling.
-            load_scorer(text, device=settings.device, dtype=settings.dtype)
+            check_scorer(
+                name, load_scorer(text, device=settings.device, dtype=settings.dtype), frames
+            )
     prompts = tuple(dict.fromkeys(prompt for chosen in sets for prompt in chosen.prompts))
     log.info(
-        "evaluate: %d models, %d prompts, %d images", len(settings.names), len(prompts),
-        len(settings.names) * len(prompts) * settings.count,
+        "evaluate: %d models, %d prompts, %d %s", len(settings.names), len(prompts),
+        len(settings.names) * len(prompts) * settings.count, "videos" if frames else "images",
     )  # fmt: skip
     if rank != 0:
-        generate(settings, prompts, output, rank=rank, world_size=world_size)
+        generate(settings, prompts, output, frames, rank=rank, world_size=world_size)
         return None
     busy = f"{output} is in use by another evaluation; wait for it, stop it, or give another folder"
     with disk_space(output), locked(output / ".evaluate.lock", busy):
         for folder in (output, output / "diversity", *output.glob("scores/*")):
             remove_leftovers(folder)
-        samples = generate(settings, prompts, output, rank=rank, world_size=world_size)
+        samples = generate(settings, prompts, output, frames, rank=rank, world_size=world_size)
         score(settings, samples, output)
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "settings": _plain(settings),
+            "settings": _plain(settings, samples),
             "prompt_sets": results(settings, sets, samples),
         }
         write_bytes(output / "samples.csv", _samples_csv(sets, samples, settings).encode())
@@ -71,9 +73,11 @@ def evaluate(
     return content
 
 
-def _plain(settings: Evaluation) -> dict[str, Any]:
+def _plain(settings: Evaluation, samples: ModelSamples) -> dict[str, Any]:
     plain = redacted_plain(asdict(settings))
-    options = plain.pop("options")
+    options, scored = plain.pop("options"), plain.pop("videos")
+    if samples.frames:
+        plain |= {"score_frames": scored["frames"], "of_frames": scored["of_frames"]}
     return {
         **plain,
         "prompts": {name: str(path) for name, path in settings.prompts.items()},
@@ -99,21 +103,31 @@ def _write_report(
         pictures = {"Win rates (hatched: trained on this reward)": rates, **pictures}
         write_bytes(output / "win_rates.png", rates)
     write_bytes(output / "scores.png", pictures["Score distributions"])
-    shown = {}
+    shown, clips = {}, {}
     for chosen in sets:
         spread = np.linspace(0, len(chosen.prompts) - 1, COLUMNS).round().astype(int)
         prompts = [chosen.prompts[place] for place in dict.fromkeys(spread.tolist())]
-        picture = figures.side_by_side(samples, prompts)
+        title = f"{chosen.name}: the same prompts and seeds"
+        if samples.frames:
+            clips[title] = videos.shown(samples, prompts)
+            picture = videos.sheets(clips[title])
+        else:
+            picture = figures.side_by_side(samples, prompts)
+            shown[f"{title}, a row for each model"] = picture, prompts
         write_bytes(output / f"samples-{chosen.name}.png", picture)
-        shown[f"{chosen.name}: the same prompts and seeds, a row for each model"] = picture, prompts
+    embed = videos.are_embedded([one for found in clips.values() for one in found], output)
+    galleries = [videos.gallery(title, found, output, embed) for title, found in clips.items()]
+    noun = "videos" if clips else "images"
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
-        f"{settings.count} images of each prompt, {settings.options}, {settings.dtype}, "
+        f"{settings.count} {noun} of each prompt, {settings.options}, {settings.dtype}, "
         f"seed {settings.seed}",
         f"intervals from {settings.resamples} resamples of the prompts",
+        *(videos.facts(settings, samples, embed) if clips else ()),
     ]
-    write_bytes(output / "report.html", html.page(facts, found, pictures, shown).encode())
+    page = html.page(facts, found, pictures, shown, galleries)
+    write_bytes(output / "report.html", page.encode())
 
 
 def _samples_csv(sets: Sequence[PromptSet], samples: ModelSamples, settings: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""Images of every model for all prompts, their scores and their diversity: made once, then kept.
+"""Images or videos of every model for all prompts, their scores and their diversity: made once, then kept.
 
     images/MODEL/            as `tglo generate` makes it, for the prompts of all sets together
     scores/MODEL/SCORER.json
@@ -10,6 +10,7 @@ Each of them goes on where it was stopped, and knows the images it belongs to.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import time
 from collections.abc import Sequence
@@ -24,12 +25,15 @@ from tglo import models
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
+from tglo.data.video import is_video, read_frames
 from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Evaluation
 from tglo.files import read_sealed, reading, write_sealed
 from tglo.generation.generate import generate_images
 from tglo.models import lora_files
-from tglo.rewards import load_scorer, score_manifest
+from tglo.rewards import Scorer, load_scorer, score_manifest
+from tglo.rewards.frames import OfFrames
+from tglo.rewards.video import takes_videos
 
 FORMAT = f"tglo.diversity.2, {diversity.SIDE} pixels"
 UNSEALED = f"tglo.diversity, {diversity.SIDE} pixels"  # the same without a checksum
@@ -46,6 +50,8 @@ class ModelSamples:
     count: int
     manifests: dict[str, Manifest]
     """Model -> its images, prompt by prompt, `count` times over."""
+    frames: dict[str, int] = field(default_factory=dict)
+    """Model -> frames of its videos; empty where the models make images."""
     scores: dict[str, dict[str, Floats]] = field(default_factory=dict)
     """Model -> scorer -> (P, n)."""
     diversity: dict[str, Floats] = field(default_factory=dict)
@@ -61,16 +67,29 @@ class ModelSamples:
         return self.manifests[model].rows[index * len(self.prompts) + prompt]
 
 
-def check_models(settings: Evaluation) -> None:
-    """Raise ValueError for a model or a LoRA that is not there, before the others are sampled."""
-    for name in settings.names:
-        model, lora = _model(settings, name)
-        kind = models.family_of(models.resolve(model))
-        if kind.default_frames is not None:
+def check_models(settings: Evaluation) -> dict[str, int]:
+    """Return the frames of each model's videos, nothing for models of images.
+
+    Raises ValueError, before the first is sampled, for a model or a LoRA that is not there, for a size or a
+    number of frames that a model cannot make, and for images and videos to be compared.
+    """
+    paths = {name: models.resolve(_model(settings, name)[0]) for name in settings.names}
+    kinds = {name: models.family_of(path) for name, path in paths.items()}
+    frames = {
+        name: settings.options.frames or kind.default_frames
+        for name, kind in kinds.items()
+        if kind.default_frames is not None
+    }
+    for name in settings.models:
+        if (name in frames) != (BASE in frames):
+            makes = ("images", "videos") if name in frames else ("videos", "images")
             raise ValueError(
-                f"model {name} ({model}) makes videos, and tglo evaluate compares images; sample both models with "
-                "`tglo generate` and the same seed, and look at their sheets"
+                f"{BASE} ({settings.base}) makes {makes[0]} and model {name} ({settings.models[name]}) "
+                f"{makes[1]}, which no scorer can compare; evaluate them apart, each with a base of its kind"
             )
+    for name, kind in kinds.items():
+        kind.check_size(paths[name], settings.options)
+        _, lora = _model(settings, name)
         if lora is not None and not lora.is_file() and not any(lora.glob("*.safetensors")):
             raise ValueError(
                 f"model {name}: {lora} is neither a diffusers model folder nor a LoRA: it has no "
@@ -78,17 +97,28 @@ def check_models(settings: Evaluation) -> None:
             )
         if lora is not None:
             lora_files.check(lora)
+    return frames
+
+
+def check_scorer(name: str, scorer: Scorer, frames: dict[str, int]) -> None:
+    """Raise ValueError for a scorer of videos where the models make images; frames: as of `check_models`."""
+    if takes_videos(scorer) and not frames:
+        raise ValueError(f"scorer {name} takes videos, and the models make images; leave it out")
 
 
 def generate(
     settings: Evaluation,
     prompts: Sequence[str],
     output: Path,
+    frames: dict[str, int],
     *,
     rank: int = 0,
     world_size: int = 1,
 ) -> ModelSamples:
-    """Sample the images, without scores. Process 0 waits for the others'; only its result is complete."""
+    """Sample the images, without scores. Process 0 waits for the others'; only its result is complete.
+
+    frames: as of `check_models`.
+    """
     manifests = {}
     for name in settings.names:
         model, lora = _model(settings, name)
@@ -110,7 +140,7 @@ def generate(
         )
         if rank == 0:
             manifests[name] = read_manifest(path, require_scores=False)
-    return ModelSamples(prompts, settings.count, manifests)
+    return ModelSamples(prompts, settings.count, manifests, frames)
 
 
 def score(settings: Evaluation, samples: ModelSamples, output: Path) -> None:
@@ -120,7 +150,7 @@ def score(settings: Evaluation, samples: ModelSamples, output: Path) -> None:
         for name, manifest in samples.manifests.items():
             partial = output / "scores" / name / f"{file_name(scorer)}.json"
             partial.parent.mkdir(parents=True, exist_ok=True)
-            scored = score_manifest(manifest, function, settings.score_batch, partial=partial)
+            scored = _scored(settings, manifest, function, samples.frames.get(name), partial)
             scores = scored.scores().reshape(samples.count, len(samples.prompts)).T
             samples.scores.setdefault(name, {})[scorer] = scores
     if samples.count > 1:
@@ -128,6 +158,20 @@ def score(settings: Evaluation, samples: ModelSamples, output: Path) -> None:
         for name in samples.manifests:
             path = output / "diversity" / f"{name}.json"
             samples.diversity[name] = _diversity(samples, name, path)
+
+
+def _scored(
+    settings: Evaluation, manifest: Manifest, scorer: Scorer, frames: int | None, partial: Path
+) -> Manifest:
+    """Score a model's samples: images, or videos of so many frames, as it takes them or some of their frames."""
+    batch = settings.score_batch
+    if frames is None:
+        return score_manifest(manifest, scorer, batch, partial=partial)
+    if not takes_videos(scorer):
+        frames = min(frames, settings.videos.frames)
+        scorer = OfFrames(scorer, frames, settings.videos.of_frames, chunk=batch)
+    batch = max(1, batch // frames)
+    return score_manifest(manifest, scorer, batch, partial=partial, frames=frames)
 
 
 def file_name(scorer: str) -> str:
@@ -161,7 +205,9 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
         digest = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in data)).hexdigest()
         if digest in known:
             return digest, known[digest]
-        return digest, diversity.mean_distance([diversity.features(decode_image(d)) for d in data])
+        return digest, diversity.mean_distance(
+            [_features(row, d) for row, d in zip(rows, data, strict=True)]
+        )
 
     values = []
     with ThreadPoolExecutor(4) as pool:
@@ -173,6 +219,12 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
                 saved = time.monotonic()
     write_sealed(path, content)
     return np.array(values, dtype=np.float64)
+
+
+def _features(row: Row, data: bytes) -> Floats:
+    if is_video(row.image):
+        return diversity.video_features(read_frames(io.BytesIO(data), diversity.FRAMES).frames)
+    return diversity.features(decode_image(data))
 
 
 def _known_diversity(path: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tglo.devices import check_device_name
-from tglo.settings import COUNT, IMAGES, Limit, SamplingOptions, check_limits
+from tglo.settings import COUNT, IMAGES, FrameOptions, Limit, SamplingOptions, check_limits
 
 BASE = "base"
 _NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
@@ -35,6 +35,9 @@ class Evaluation:
     options: SamplingOptions = SamplingOptions()
     batch_size: int = 0
     score_batch: int = 32
+    """Images, or frames of videos, that a scorer is given at once."""
+    videos: FrameOptions = FrameOptions()
+    """How scorers of images score videos."""
     seed: int = 1_000_000_000
     """Seed of samples and bootstrap; another than that of the training images."""
     resamples: int = 2000
@@ -65,6 +68,7 @@ class Evaluation:
                 raise ValueError(f"prefixes name {model!r}; models are {list(self.models)}")
         limits = {**IMAGES, "score_batch": COUNT, "resamples": Limit(100, 10**6)}
         check_limits({name: getattr(self, name) for name in limits}, limits)
+        check_limits({"score_frames": self.videos.frames}, {"score_frames": COUNT})
         self.options.check()
         check_device_name(self.device)
 

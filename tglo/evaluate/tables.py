@@ -30,7 +30,8 @@ def tables(prompt_sets: Results) -> list[Table]:
     """
     found: list[Table] = []
     for name, content in prompt_sets.items():
-        title = f"{name} ({content['prompts']} prompts, {content['images']} images a model)"
+        noun = "videos" if "videos" in content else "images"
+        title = f"{name} ({content['prompts']} prompts, {content[noun]} {noun} a model)"
         models, win_rates = content["models"], content["win_rates"]
         scorers, trained = list(win_rates), [model for model in models if model != BASE]
         for statistic in ("mean", "median"):

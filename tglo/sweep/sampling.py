@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from tglo.data.manifest import read_manifest
+from tglo.data.video import is_video
 from tglo.devices import check_device_name
 from tglo.generation.generate import generate_images
 from tglo.redaction import redacted
 from tglo.rewards import load_scorer, search_working_folder
 from tglo.rewards.scoring import score_file
 from tglo.settings import IMAGES, SamplingOptions, check_limits
+
+IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 256, 16  # that are scored
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ def sample_scores(
         device=sampling.device,
         dtype=sampling.dtype,
     )
-    scored = score_file(manifest, sampling.scorer, output / "scored.csv", 256)
+    videos = any(is_video(row.image) for row in read_manifest(manifest, require_scores=False))
+    batch = VIDEOS_AT_ONCE if videos else IMAGES_AT_ONCE
+    scored = score_file(manifest, sampling.scorer, output / "scored.csv", batch)
     scores = read_manifest(scored).scores()
     deviation = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
     return {"mean": float(np.mean(scores)), "deviation": deviation, "count": len(scores)}

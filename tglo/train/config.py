@@ -240,6 +240,11 @@ class OutputConfig:
     validation_steps: int = 25
     """Denoising steps of a validation image."""
     validation_guidance: float = 5.0
+    validation_height: int | None = None
+    """Pixels of a validation image or video; the model's own size by default."""
+    validation_width: int | None = None
+    validation_frames: int | None = None
+    """Of a validation video; the model's own number by default, which takes long."""
     export: bool = True
     """Write the trained model (folder or LoRA) to FOLDER/export at the end."""
     progress: bool = True

@@ -39,4 +39,7 @@ LIMITS: dict[str, Limit] = {
     "output.validation_every": COUNT,
     "output.validation_steps": SAMPLING["steps"],
     "output.validation_guidance": SAMPLING["guidance"],
+    "output.validation_height": SAMPLING["height"],
+    "output.validation_width": SAMPLING["width"],
+    "output.validation_frames": SAMPLING["frames"],
 }

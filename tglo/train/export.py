@@ -14,10 +14,9 @@ from torch import Tensor
 
 from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import writing_folder
-from tglo.settings import SamplingOptions
 from tglo.train import processes
 from tglo.train.earlier import SAMPLES
-from tglo.train.run import Run
+from tglo.train.run import Run, validation_options
 
 log = logging.getLogger("tglo")
 
@@ -57,7 +56,8 @@ def validate(run: Run, step: int) -> None:
                 return run.family.generate(
                     [prefix + prompt for prompt in output.validation_prompts],
                     list(range(len(output.validation_prompts))),
-                    SamplingOptions(output.validation_steps, output.validation_guidance),
+                    validation_options(output),
+                    batch_size=8 if run.family.frame_rate is None else 1,
                     denoiser=run.engine.module,
                 )
             except FloatingPointError as error:  # the guard, not a picture, ends a run

@@ -31,7 +31,7 @@ from tglo.train import auto_checkpointing, processes
 from tglo.train.base_model import BaseModel
 from tglo.train.batches import Batches, Samples
 from tglo.train.checkpoint import Checkpoints
-from tglo.train.config import TrainConfig, reference_mode
+from tglo.train.config import OutputConfig, TrainConfig, reference_mode
 from tglo.train.config_checks import check_family
 from tglo.train.earlier import CHECKPOINTS
 from tglo.train.ema import Ema
@@ -267,6 +267,17 @@ def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
     return drawer
 
 
+def validation_options(output: OutputConfig) -> SamplingOptions:
+    """Return how validation prompts are sampled."""
+    return SamplingOptions(
+        output.validation_steps,
+        output.validation_guidance,
+        height=output.validation_height,
+        width=output.validation_width,
+        frames=output.validation_frames,
+    )
+
+
 def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
     """Load the model, check that cache and errors are its own, and arrange what policy and reference
     share, on their device: attention and memory layout.
@@ -285,9 +296,11 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
         encoders=encoders,
     )
     if encoders:  # what cannot be sampled is told now, not after hours
-        output = config.output
-        options = SamplingOptions(output.validation_steps, output.validation_guidance)
-        family.step_options(options.resolved(family.default_size))
+        options = validation_options(config.output)
+        options.check_sides(family.size_step)
+        resolved = options.resolved(family.default_size, family.default_frames)
+        family.latent_shape(*resolved.size, resolved.frames)
+        family.step_options(resolved)
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))

@@ -83,9 +83,12 @@ class FlowFamily(Family):
 
     @classmethod
     def check_size(cls, path: Path, options: SamplingOptions) -> None:
-        skeleton = cls.skeleton(f"path:{path}")
+        super().check_size(path, options)
+        cls.check_choice(options)
+        skeleton = flow_skeleton.of_folder(cls, f"path:{path}")
         if skeleton is not None:
             options.check_sides(skeleton.size_step)
+            skeleton.check_frames(options.frames)
 
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return the embeddings; the sizes have no part in it."""

@@ -52,6 +52,11 @@ class FlowSkeleton(Skeleton):
         model.path = path
         model._check_parts()
 
+    def check_frames(self, frames: int | None) -> None:
+        """Raise ValueError for a number of frames that the VAE cannot make; None is the default."""
+        model = self._model(self._stated())
+        model.latent_shape(*model.default_size, frames)
+
     def make(self) -> nn.Module:
         with reading(self.source, "transformer configuration", REMEDY):
             made: nn.Module = self.family.denoiser_class.from_config(self.config)

@@ -179,11 +179,16 @@ class Model(Loaded):
 
         options: resolved ones, with a height and a width.
         """
+        self.check_choice(options)
+        return {"num_inference_steps": options.steps}
+
+    @classmethod
+    def check_choice(cls, options: SamplingOptions) -> None:
+        """Raise ValueError for a choice_temperature, which a model without tokens has no use for."""
         if options.choice_temperature is not None:
             raise ValueError(
-                f"choice_temperature is of masked models; {self.name} has no tokens to choose"
+                f"choice_temperature is of masked models; {cls.name} has no tokens to choose"
             )
-        return {"num_inference_steps": options.steps}
 
     @classmethod
     def skeleton(cls, model: str) -> Skeleton | None:
@@ -192,7 +197,11 @@ class Model(Loaded):
 
     @classmethod
     def check_size(cls, path: Path, options: SamplingOptions) -> None:
-        """Raise ValueError, before a folder's model is loaded, for sides that it is known not to make."""
+        """Raise ValueError, before a folder's model is loaded, for sides and frames that it is known not to make."""
+        if options.frames is not None and cls.default_frames is None:
+            raise ValueError(
+                f"{cls.name} makes images, not {options.frames} frames; leave frames out"
+            )
 
     @classmethod
     def image_settings(cls, path: Path) -> dict[str, str]:
