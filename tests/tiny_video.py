@@ -1,6 +1,6 @@
 """Tiny, offline folders of video pipelines in the true architectures: Wan 2.1, Wan 2.2's 5B, and LTX.
 
-Wan's VAE takes 8 x 8 pixels and, after the first frame, 4 frames together; LTX's 4 x 4 and 4.
+Wan's VAE takes 8 x 8 pixels (that of the 5B 16 x 16) and, after the first frame, 4 frames together; LTX's 4 x 4 and 4.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from tglo.data.video import Video, write_video
 
 
 def build_wan(folder: Path | str, *, expand: bool = False, seed: int = 0) -> Path:
-    """A Wan 2.1 folder; expand: told the timestep of every patch, as Wan 2.2's 5B."""
+    """A Wan 2.1 folder; expand: told the timestep of every patch, as Wan 2.2's 5B, whose VAE takes patches."""
+    patched = {
+        "is_residual": True,
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+        "scale_factor_spatial": 16,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = WanTransformer3DModel(
@@ -50,6 +57,7 @@ def build_wan(folder: Path | str, *, expand: bool = False, seed: int = 0) -> Pat
             temperal_downsample=[False, True, True],
             latents_mean=[0.1, -0.2, 0.3, 0.0],
             latents_std=[0.2, 0.15, 0.3, 0.1],
+            **(patched if expand else {}),
         )
         pipeline = WanPipeline(
             transformer=transformer.eval(),

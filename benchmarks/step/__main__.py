@@ -3,7 +3,7 @@
     python -m benchmarks.step --output FILE                  # from a checkout's root
     python -m benchmarks.step --quick                        # does everything work?
     python -m benchmarks.step --device cuda --output FILE    # SDXL at its true size
-    python -m benchmarks.step --model flux ...               # FLUX.1 dev, each of these
+    python -m benchmarks.step --model flux ...               # FLUX.1 dev, each of these; or wan, Wan 2.1 1.3B
 
 Prints tables; writes its record as it grows. The exit status is 1 if a step of tglo's is wrong.
 """

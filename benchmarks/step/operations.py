@@ -86,7 +86,7 @@ def _measured(size: ModelSize, measure: Callable[[Callable[[], object]], int]) -
     """Run every part once on the meta device."""
     with torch.device("meta"):
         denoiser, vae = size.make_denoiser(), size.make_vae()
-        arguments, pixels = size.example(), size.resolution
+        arguments, pixels = size.example(), torch.empty(1, *size.pixel_shape)
 
         def policy() -> None:
             denoiser(**arguments).sample.sum().backward()
@@ -94,7 +94,7 @@ def _measured(size: ModelSize, measure: Callable[[Callable[[], object]], int]) -
         full = measure(policy)
         with torch.no_grad():
             reference = measure(lambda: denoiser(**arguments))
-            image = measure(lambda: vae.encode(torch.empty(1, 3, pixels, pixels)))
+            image = measure(lambda: vae.encode(pixels))
             text = 0
             for part in size.text_classes:
                 tokens = torch.zeros(1, size.text_tokens(part), dtype=torch.int64)

@@ -7,7 +7,8 @@ prompts encoded in every step, a second model in half precision, gradient checkp
 VAE, the text encoders and the second model in host memory, and decodes images; here all is on the
 device, and pixels are ready. For SDXL it updates with Adafactor, which has less state than AdamW;
 here everyone has AdamW. The script knows Stable Diffusion only: for FLUX, its step is written with the
-lines of diffusers' own script for FLUX. What differs between models is in benchmarks/step/models.
+lines of diffusers' own script for FLUX, for Wan with the same lines on latents with frames. What differs
+between models is in benchmarks/step/models.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class PeerStep:
         rows = self.rows()
         self.count += 1
         with clock.part("encode" if self.peer.online else "data"):
-            latents, text, pooled = self._inputs(rows, draw)
+            latents, *text = self._inputs(rows, draw)
         with clock.part("noise"):
             if draw is None:
                 noise = torch.randn_like(latents)
@@ -125,9 +126,9 @@ class PeerStep:
                 noise, index = draw.noise.to(latents.dtype), draw.index
             noised = self.size.noised(self.scheduler, latents, noise, index)
         with clock.part("policy"):
-            policy = self.size.predict(self.model, noised, text, pooled)
+            policy = self.size.predict(self.model, noised, *text)
         with clock.part("reference"), torch.no_grad():
-            reference = self._predict_reference(noised, text, pooled)
+            reference = self._predict_reference(noised, *text)
         with clock.part("loss"):
             loss = self._loss(policy, reference, noised.target, rows)
             shown = self.accelerator.gather(loss.detach().repeat(len(rows))).mean().item()
@@ -140,31 +141,32 @@ class PeerStep:
             self.optimizer.zero_grad()
         return shown, 0.0 if draw is None else float(norm)
 
-    def _inputs(self, rows: list[int], draw: NoiseDraw | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents, embeddings and pooled embeddings on the device, in the weights' dtype."""
+    def _inputs(self, rows: list[int], draw: NoiseDraw | None) -> tuple[Tensor, ...]:
+        """Return latents and embeddings on the device, in the weights' dtype."""
         posterior = None if draw is None else draw.posterior
         if self.encoders is not None:
             return self.encoders.latents(rows, posterior), *self.encoders.text(rows)
-        mean, std, text, pooled = (
+        mean, std, *text = (
             values[rows].to(self.device, non_blocking=True).to(self.dtype) for values in self.cached
         )
         sample = torch.randn_like(mean) if posterior is None else posterior.to(self.dtype)
-        return mean + std * sample, text, pooled
+        return mean + std * sample, *text
 
-    def _predict_reference(self, noised: Noised, text: Tensor, pooled: Tensor) -> Tensor:
+    def _predict_reference(self, noised: Noised, *text: Tensor) -> Tensor:
         if self.reference is not None:
-            return self.size.predict(self.reference, noised, text, pooled)
+            return self.size.predict(self.reference, noised, *text)
         model = self.accelerator.unwrap_model(self.model)
         model.disable_adapters()
-        prediction = self.size.predict(self.model, noised, text, pooled)
+        prediction = self.size.predict(self.model, noised, *text)
         model.enable_adapters()
         return prediction
 
     def _loss(self, policy: Tensor, reference: Tensor, target: Tensor, rows: list[int]) -> Tensor:
         if self.peer.loss == "fp32":
             policy, reference, target = policy.float(), reference.float(), target.float()
-        policy_error = (policy - target).pow(2).mean(dim=[1, 2, 3])
-        reference_error = (reference - target).pow(2).mean(dim=[1, 2, 3])
+        axes = list(range(1, policy.dim()))
+        policy_error = (policy - target).pow(2).mean(dim=axes)
+        reference_error = (reference - target).pow(2).mean(dim=axes)
         log_ratio = -(policy_error - reference_error) / TEMPERATURE
         scores = self.samples.scores[rows].to(self.device, torch.float32)
         distance = scores - self.samples.threshold
@@ -173,11 +175,10 @@ class PeerStep:
         return (-weight * F.logsigmoid(sign * log_ratio)).mean()
 
     def _read_cache(self) -> list[Tensor]:
-        """Return mean, std, embeddings and pooled embeddings of all samples, in host memory."""
+        """Return mean, std and embeddings of all samples, in host memory."""
         latents = self.samples.cache.batch(self.samples.ids)
         text = self.samples.cache.text(self.samples.ids)
-        found = [latents["mean"], latents["std"]]
-        found += [text["prompt_embeds"], text["pooled_prompt_embeds"]]
+        found = [latents["mean"], latents["std"], *(text[name] for name in self.size.cached_text)]
         return [t.pin_memory() if self.device.type == "cuda" else t for t in found]
 
 

@@ -127,5 +127,30 @@ PLANS = {
             fork=False,
         ),
     },
+    "wan": {
+        "quick": StepPlan("wan-tiny", "cpu", (2,), rounds=1, threads=1, quick=True),
+        "cpu": StepPlan(
+            "wan-small",
+            "cpu",
+            (1, 2, 4),
+            contenders=tuple(name for name in CONTENDERS if name not in (COMPILED, COMPILED_LORA)),
+            ablation_batch=2,
+            rounds=5,
+            seconds=560.0,
+        ),
+        "cuda": StepPlan(
+            "wan",
+            "cuda",
+            (1, 2),
+            contenders=tuple(n for n, c in CONTENDERS.items() if c.train == "lora"),
+            base=LORA,
+            ablation_batch=1,
+            rounds=5,
+            enough=3.0,
+            seconds=450.0,
+            threads=8,
+            fork=False,
+        ),
+    },
 }
 """The plans that flags start from, by model."""

@@ -11,7 +11,7 @@ from tglo.bench.record import Record, newest
 from tglo.bench.table import Cell, Render, number
 
 NOT_MEASURED = "**No GPU has run this step yet**, and nothing is said here about its speed on one."
-BLOCKS = {"sdxl": "step", "flux": "step flux"}
+BLOCKS = {"sdxl": "step", "flux": "step flux", "wan": "step wan"}
 """The beginnings of the page's blocks, by model."""
 
 
@@ -101,7 +101,7 @@ def whole(record: Record) -> str:
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
-    """Return the page's blocks "step cpu" and "step gpu", of SDXL, and "step flux cpu" and "step flux gpu"."""
+    """Return the page's blocks "step cpu" and "step gpu", of SDXL, and the like of the other models."""
     found = {}
     for model, name in BLOCKS.items():
         found |= by_device(name, _of(records, model), _block, NOT_MEASURED)

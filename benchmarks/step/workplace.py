@@ -14,10 +14,12 @@ from PIL import Image
 from benchmarks.step.models import SIZES, ModelSize
 from tglo.cache import make as caching
 from tglo.cache.drawer import DrawRule
-from tglo.settings import ReferenceOptions
+from tglo.data.video import Video, write_video
+from tglo.settings import ClipOptions, ReferenceOptions
 
 SEED = 0
 CAPTION_DROPOUT = 0.0
+FRAME_RATE = 16.0
 DRAWS = 4
 """Draws of each sample in the reference's cache."""
 TEMPERATURE = 0.1
@@ -61,14 +63,14 @@ class Workplace:
 
 
 def build(workplace: Workplace, samples: int) -> None:
-    """Make the model folder, `samples` scored images, their latents and embeddings, and the
+    """Make the model folder, `samples` scored images or videos, their latents and embeddings, and the
     reference's errors.
     """
     size, device = workplace.size, workplace.device
     # Half the bytes to write and to read again and again; loading gives float32 weights.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size.save(workplace.model, device, dtype)
-    _write_images(workplace, samples)
+    _write_samples(workplace, samples)
     caching.build(
         str(workplace.model),
         workplace.manifest,
@@ -78,6 +80,7 @@ def build(workplace: Workplace, samples: int) -> None:
         batch_size=4,
         device=workplace.device_name,
         dtype=workplace.precision,
+        clips=ClipOptions() if size.frames is None else ClipOptions((size.frames,), FRAME_RATE),
     )
     caching.build_reference(
         str(workplace.model),
@@ -91,16 +94,24 @@ def build(workplace: Workplace, samples: int) -> None:
     )
 
 
-def _write_images(workplace: Workplace, samples: int) -> None:
-    """Write images of coarse noise, prompts of their own, scores spread evenly over 0 to 1."""
+def _write_samples(workplace: Workplace, samples: int) -> None:
+    """Write images or videos of coarse noise, prompts of their own, scores spread evenly over 0 to 1."""
     random = np.random.default_rng(SEED)
-    side = workplace.size.resolution
-    with workplace.manifest.open("w", newline="") as file:
-        writer = csv.writer(file)
+    side, frames = workplace.size.resolution, workplace.size.frames
+    name = "{}.png" if frames is None else "{}.mp4"
+    with workplace.manifest.open("w", newline="") as table:
+        writer = csv.writer(table)
         writer.writerow(["prompt", "image", "score"])
         for number in range(samples):
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
-            image.save(workplace.folder / f"{number}.png")
+            pictures = []
+            for _ in range(frames or 1):
+                pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+                pictures.append(image)
+            file = workplace.folder / name.format(number)
+            if frames is None:
+                pictures[0].save(file)
+            else:
+                file.write_bytes(write_video(Video(pictures, FRAME_RATE)))
             score = f"{number / max(samples - 1, 1):.4f}"
-            writer.writerow([f"picture number {number} of many", f"{number}.png", score])
+            writer.writerow([f"picture number {number} of many", file.name, score])

@@ -260,7 +260,7 @@ def build_reference(
         compile_denoiser(family.denoiser, options.compile)
     drawer = Drawer(rule, latents, family, dtype, own_noise)
     if options.weights == "half":
-        family.to(dtype=dtype)
+        quantization.convert_weights(family.denoiser, dtype)
     rank, world_size = process()
     family.denoiser.eval().requires_grad_(False)
     half = options.weights == "fp32" and dtype != torch.float32

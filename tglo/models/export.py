@@ -72,16 +72,14 @@ def save_pipeline(
         if lora.has(trained):
             weights = lora.state_dict(trained)
             # In float32: rounding a merged weight to half precision would cost part of the update.
-            like = next(trained.parameters())
-            merged = _in_float32(model.load_denoiser(model.path, like.dtype, like.device))
+            merged = _in_float32(_loaded_like(trained, model, model.path))
             lora.attach(merged, lora.config(trained))
             lora.load_state_dict(merged, weights)
             merged.fuse_lora()
             merged.unload_lora()
         _copy_other_parts(model, temporary)
         merged.save_pretrained(temporary / model.denoiser_part)
-        like = next(merged.parameters())
-        loaded = model.load_denoiser(temporary, like.dtype, like.device)
+        loaded = _loaded_like(merged, model, temporary)
         tolerance = _TOLERANCE if merged is trained else _MERGED_TOLERANCE
         _compare(model, trained, loaded, folder, tolerance)
     return folder
@@ -101,9 +99,8 @@ def save_lora(
         trained = _trained(model, state_dict)
         weights = lora.state_dict(trained)
         model.write_lora(temporary, trained)
-        like = next(trained.parameters())
         # The base with the exported LoRA, as users load it.
-        loaded = _in_float32(model.load_denoiser(model.path, like.dtype, like.device))
+        loaded = _in_float32(_loaded_like(trained, model, model.path))
         model.attach_lora(temporary, loaded)
         adapters = lora.adapters(loaded)
         names = set(get_peft_model_state_dict(loaded, adapter_name=adapters[0]) if adapters else ())
@@ -146,6 +143,16 @@ def _trained(model: Model, state_dict: Tensors | None) -> Any:
             f"{len(names)} weights do not fit the denoiser in {model.path}, such as {names[0]}"
         )
     return denoiser
+
+
+def _loaded_like(denoiser: Any, model: Model, folder: Path) -> Any:
+    """Load a folder's denoiser in the dtypes of this one, on its device; its LoRA apart."""
+    dtype = quantization.floating_dtype(denoiser)
+    loaded = model.load_denoiser(folder, dtype, next(denoiser.parameters()).device)
+    own = {p.dtype for name, p in denoiser.named_parameters() if "lora_" not in name}
+    if own == {dtype}:  # also what its class keeps in float32 in loading
+        quantization.convert_weights(loaded, dtype)
+    return loaded
 
 
 def load_lora(model: Model, folder: Path) -> None:

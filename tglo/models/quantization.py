@@ -65,8 +65,31 @@ def layers(denoiser: nn.Module) -> Iterator[nn.Linear]:
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:
-    """Return the dtype of a module's weights, quantised ones apart."""
-    return next(p.dtype for p in module.parameters() if p.is_floating_point())
+    """Return the dtype of a module's weights: quantised ones apart, and those that its class keeps in float32
+    when it is loaded in half precision (Wan's embedding of time, its norms and modulations).
+    """
+    inner = getattr(module, "module", module)  # of a wrapper
+    kept = getattr(inner, "_keep_in_fp32_modules", None) or ()
+    dtypes = (
+        weights.dtype
+        for name, weights in module.named_parameters()
+        if weights.is_floating_point() and not any(part in name for part in kept)
+    )
+    return next(dtypes)
+
+
+def convert_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert all weights but quantised ones, in place, as DeepSpeed does: buffers, such as the angles of a rotary
+    embedding, keep their precision.
+    """
+    for weights in module.parameters():
+        if weights.is_floating_point() and weights.dtype != dtype:
+            weights.data = weights.data.to(dtype)
+
+
+def floating_dtypes(module: nn.Module) -> set[torch.dtype]:
+    """Return the dtypes of all of a module's weights, quantised ones apart."""
+    return {weights.dtype for weights in module.parameters() if weights.is_floating_point()}
 
 
 def _with_parents(module: nn.Module, inside: bool = False) -> Iterator[tuple[nn.Module, str, Any]]:

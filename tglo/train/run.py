@@ -23,7 +23,7 @@ from tglo.models.execution import attention
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
-from tglo.models.quantization import floating_dtype
+from tglo.models.quantization import convert_weights, floating_dtype, floating_dtypes
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.settings import QUANTIZED, SamplingOptions
 from tglo.threshold.frozen import Threshold, describe, estimate
@@ -175,8 +175,10 @@ def _reference(
     """Make the reference policy of that mode, in the precision that the engine computes in."""
     if copy is not None:
         dtype = floating_dtype(engine.module)
-        if floating_dtype(copy) != dtype:  # DeepSpeed has converted the policy
-            copy = copy.to(dtype)
+        if floating_dtypes(copy) != floating_dtypes(
+            engine.module
+        ):  # DeepSpeed has converted the policy
+            convert_weights(copy, dtype)
         elif engine.dtype != dtype:  # autocast
             keep_products_in(copy, engine.dtype)
         return Reference(family.predict, copy)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.step.models import flux, sdxl
+from benchmarks.step.models import flux, sdxl, wan
 from benchmarks.step.models.model import ModelSize
 
-SIZES: dict[str, ModelSize] = {size.name: size for size in (*sdxl.SIZES, *flux.SIZES)}
+SIZES: dict[str, ModelSize] = {size.name: size for size in (*sdxl.SIZES, *flux.SIZES, *wan.SIZES)}
 """By name."""
 MODELS = tuple(dict.fromkeys(size.model for size in SIZES.values()))

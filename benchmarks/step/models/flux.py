@@ -9,28 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from benchmarks.step.models.model import TOKENS, ModelSize, Noised, clip_config, clip_numbers
+from benchmarks.step.models.model import (
+    T5_VOCABULARY,
+    TOKENS,
+    FlowSize,
+    Noised,
+    clip_config,
+    clip_numbers,
+    t5_numbers,
+)
 from tests.tiny import build_tokenizer
 from tests.tiny_flow import build_t5_tokenizer
 
 T5_TOKENS = 512
 GUIDANCE = 3.5
-_T5_VOCABULARY = 98  # of the tokenizer: a token for each letter
 # The plain engine keeps frozen weights in float32, which are 48 GB here.
 _ENGINE = {"kind": "deepspeed", "zero_stage": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flux(ModelSize):
+class Flux(FlowSize):
     """A transformer on packed latents, conditioned on T5's states and CLIP's pooled embedding."""
 
     heads: int
@@ -84,7 +89,7 @@ class Flux(ModelSize):
         if part == "text_encoder":
             return CLIPTextModel(clip_config(self.text))
         return T5EncoderModel(
-            T5Config(vocab_size=_T5_VOCABULARY, feed_forward_proj="gated-gelu", **self.t5)
+            T5Config(vocab_size=T5_VOCABULARY, feed_forward_proj="gated-gelu", **self.t5)
         )
 
     def make_pipeline(self, parts: Mapping[str, Any]) -> Any:
@@ -117,33 +122,18 @@ class Flux(ModelSize):
     def text_tokens(self, part: str) -> int:
         return TOKENS if part == "text_encoder" else T5_TOKENS
 
-    def make_scheduler(self, folder: Path) -> Any:
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-
-    def random_index(self, scheduler: Any, batch: int, device: torch.device) -> Tensor:
-        unit = compute_density_for_timestep_sampling("none", batch)  # in host memory
-        return (unit * scheduler.config.num_train_timesteps).long()
-
-    def noised(self, scheduler: Any, latents: Tensor, noise: Tensor, index: Tensor) -> Noised:
-        place = (
-            scheduler.config.num_train_timesteps - 1 - index.cpu()
-        )  # it starts with the most noise
-        timesteps = scheduler.timesteps[place].to(latents.device)
-        sigma = scheduler.sigmas[place].to(latents.device, latents.dtype).view(-1, 1, 1, 1)
-        return Noised((1.0 - sigma) * latents + sigma * noise, timesteps, noise - latents)
-
-    def predict(self, denoiser: Any, draw: Noised, text: Tensor, pooled: Tensor) -> Tensor:
-        noisy = draw.noisy
+    def predict(self, denoiser: Any, draw: Noised, *text: Tensor) -> Tensor:
+        (hidden, pooled), noisy = text, draw.noisy
         batch, channels, height, width = noisy.shape
         packed = denoiser(
             hidden_states=FluxPipeline._pack_latents(noisy, batch, channels, height, width),
             timestep=draw.timesteps / 1000,
             guidance=torch.full((batch,), GUIDANCE, device=noisy.device),
             pooled_projections=pooled,
-            encoder_hidden_states=text,
-            txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device, dtype=text.dtype),
+            encoder_hidden_states=hidden,
+            txt_ids=torch.zeros(hidden.shape[1], 3, device=noisy.device, dtype=hidden.dtype),
             img_ids=FluxPipeline._prepare_latent_image_ids(
-                batch, height // 2, width // 2, noisy.device, text.dtype
+                batch, height // 2, width // 2, noisy.device, hidden.dtype
             ),
             return_dict=False,
         )[0]
@@ -159,30 +149,20 @@ class Flux(ModelSize):
         return t5(tokens[1])[0], clip(tokens[0]).pooler_output
 
 
-def _t5(width: int, layers: int, heads: int, hidden: int) -> dict[str, int]:
-    return {
-        "d_model": width,
-        "d_kv": 64,
-        "d_ff": hidden,
-        "num_layers": layers,
-        "num_heads": heads,
-    }
-
-
 SIZES = (
     Flux(
         name="flux", resolution=1024, heads=24, axes=(16, 56, 56), blocks=19, single_blocks=38,
         vae_channels=(128, 256, 512, 512), vae_groups=32,
-        text=clip_numbers(768, 12, 12), t5=_t5(4096, 24, 64, 10240), engine=_ENGINE,
+        text=clip_numbers(768, 12, 12), t5=t5_numbers(4096, 24, 64, 10240), engine=_ENGINE,
     ),  # CLIP-L and T5-XXL
     Flux(
         name="flux-small", resolution=256, heads=4, axes=(8, 28, 28), blocks=2, single_blocks=4,
         vae_channels=(16, 32, 64, 64), vae_groups=8,
-        text=clip_numbers(96, 3, 3), t5=_t5(192, 4, 3, 480),
+        text=clip_numbers(96, 3, 3), t5=t5_numbers(192, 4, 3, 480),
     ),
     Flux(
         name="flux-tiny", resolution=32, heads=2, axes=(4, 6, 6), blocks=1, single_blocks=1,
-        vae_channels=(8, 8), vae_groups=4, text=clip_numbers(16, 2, 2), t5=_t5(16, 1, 1, 32),
+        vae_channels=(8, 8), vae_groups=4, text=clip_numbers(16, 2, 2), t5=t5_numbers(16, 1, 1, 32),
     ),
 )  # fmt: skip
 """`flux`; `flux-small` for the CPU (9 million weights, 16x32x32 latents); `flux-tiny` for CI."""

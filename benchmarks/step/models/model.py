@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 from transformers import CLIPTextConfig
 
@@ -21,6 +22,7 @@ VOCABULARY = 514
 """Of the tokenizer, a byte alphabet in two forms and two special tokens; the text encoders have as many rows, at
 every size: looking a row up costs the same whatever their number.
 """
+T5_VOCABULARY = 98  # of the tokenizer: a token for each letter
 
 
 class Noised(NamedTuple):
@@ -38,8 +40,10 @@ class ModelSize(ABC):
     name: str
     resolution: int
     """Side of the images in pixels."""
+    frames: int | None = None
+    """Of a video; None for images."""
     vae_channels: tuple[int, ...]
-    vae_groups: int
+    vae_groups: int = 32
     engine: Mapping[str, Any] = field(default_factory=dict)
     """What tglo's configuration says of the engine at this size."""
 
@@ -54,15 +58,23 @@ class ModelSize(ABC):
     tokenizer_classes: ClassVar[Mapping[str, Any]]
     latent_channels: ClassVar[int]
     lora_targets: ClassVar[tuple[str, ...]]
-    vae_options: ClassVar[Mapping[str, Any]]
+    vae_class: ClassVar[Any] = AutoencoderKL
+    vae_options: ClassVar[Mapping[str, Any]] = {}
+    cached_text: ClassVar[tuple[str, ...]] = ("prompt_embeds", "pooled_prompt_embeds")
+    """What a cache has of a prompt, in the order in which `predict` takes it."""
 
     @property
     def latent_side(self) -> int:
         return self.resolution // 2 ** (len(self.vae_channels) - 1)
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, ...]:
         return self.latent_channels, self.latent_side, self.latent_side
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        frames = () if self.frames is None else (self.frames,)
+        return 3, *frames, self.resolution, self.resolution
 
     @abstractmethod
     def make_denoiser(self) -> Any:
@@ -98,14 +110,18 @@ class ModelSize(ABC):
     def noised(self, scheduler: Any, latents: Tensor, noise: Tensor, index: Tensor) -> Noised: ...
 
     @abstractmethod
-    def predict(self, denoiser: Any, draw: Noised, text: Tensor, pooled: Tensor) -> Tensor:
-        """Return the denoiser's answer (B, C, h, w)."""
+    def predict(self, denoiser: Any, draw: Noised, *text: Tensor) -> Tensor:
+        """Return the denoiser's answer (B, C, h, w); text as `embed` gives it."""
 
     @abstractmethod
-    def embed(self, tokens: Sequence[Tensor], encoders: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Return hidden states (B, tokens, width) and a pooled embedding (B, width) of prompts."""
+    def embed(self, tokens: Sequence[Tensor], encoders: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Return `cached_text` of prompts: hidden states (B, tokens, width), pooled embeddings (B, width)."""
 
     # What follows from it.
+
+    def scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """Return the VAE's latents as the denoiser takes them."""
+        return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
     def make_vae(self) -> Any:
         levels = len(self.vae_channels)
@@ -133,6 +149,26 @@ class ModelSize(ABC):
         self.make_pipeline(parts).save_pretrained(folder)
 
 
+class FlowSize(ModelSize):
+    """One of flow matching: at sigma s, (1 - s) latents + s noise, at timesteps that are all as likely."""
+
+    def make_scheduler(self, folder: Path) -> Any:
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+
+    def random_index(self, scheduler: Any, batch: int, device: torch.device) -> Tensor:
+        unit = compute_density_for_timestep_sampling("none", batch)  # in host memory
+        return (unit * scheduler.config.num_train_timesteps).long()
+
+    def noised(self, scheduler: Any, latents: Tensor, noise: Tensor, index: Tensor) -> Noised:
+        place = (
+            scheduler.config.num_train_timesteps - 1 - index.cpu()
+        )  # it starts with the most noise
+        timesteps = scheduler.timesteps[place].to(latents.device)
+        sigma = scheduler.sigmas[place].to(latents.device, latents.dtype)
+        sigma = sigma.view(-1, *(1,) * (latents.dim() - 1))
+        return Noised((1.0 - sigma) * latents + sigma * noise, timesteps, noise - latents)
+
+
 def clip_numbers(width: int, layers: int, heads: int) -> dict[str, int]:
     """Return what a CLIP text encoder's configuration says of its size."""
     return {
@@ -142,6 +178,17 @@ def clip_numbers(width: int, layers: int, heads: int) -> dict[str, int]:
         "num_attention_heads": heads,
         "projection_dim": width,
         "vocab_size": VOCABULARY,
+    }
+
+
+def t5_numbers(width: int, layers: int, heads: int, hidden: int) -> dict[str, int]:
+    """Return what a T5 text encoder's configuration says of its size."""
+    return {
+        "d_model": width,
+        "d_kv": 64,
+        "d_ff": hidden,
+        "num_layers": layers,
+        "num_heads": heads,
     }
 
 

@@ -126,12 +126,13 @@ class SDXL(ModelSize):
     def noised(self, scheduler: Any, latents: Tensor, noise: Tensor, index: Tensor) -> Noised:
         return Noised(scheduler.add_noise(latents, noise, index), index, noise)
 
-    def predict(self, denoiser: Any, draw: Noised, text: Tensor, pooled: Tensor) -> Tensor:
+    def predict(self, denoiser: Any, draw: Noised, *text: Tensor) -> Tensor:
+        hidden, pooled = text
         side = float(self.resolution)
-        time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=text.device)
-        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(text), -1)}
+        time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=hidden.device)
+        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(hidden), -1)}
         prediction: Tensor = denoiser(
-            draw.noisy, draw.timesteps, encoder_hidden_states=text, added_cond_kwargs=added
+            draw.noisy, draw.timesteps, encoder_hidden_states=hidden, added_cond_kwargs=added
         ).sample
         return prediction
 

@@ -40,9 +40,11 @@ def flow(flow_kind: str, flow_folders: dict[str, Path]) -> models.Family:
     return models.load(flow_folders[flow_kind], encoders=False)
 
 
-def uneven(family: models.Family, height: int = 32, width: int = 32, longest: int = 16) -> Draw:
-    """A draw of two images whose prompts, where the family masks padding, have `longest` and 3 tokens."""
-    draw = family.example(2, height, width)
+def uneven(
+    family: models.Family, height: int = 32, width: int = 32, longest: int = 16, frames: int = 9
+) -> Draw:
+    """A draw of two images or videos whose prompts, where they are ragged, have `longest` and 3 tokens."""
+    draw = family.example(2, height, width, frames if family.default_frames else None)
     if ragged.MASK in draw.conditions:
         rows = draw.conditions[ragged.ROWS]
         rows = rows.repeat(1, -(-longest // rows.shape[1]), 1)[:, :longest].clone()

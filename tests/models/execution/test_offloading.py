@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests import tiny, tiny_flow
+from tests import tiny, tiny_flow, tiny_video
 from tglo import models
 from tglo.generation.generate import generate_images
 from tglo.models.execution.offloading import encode_by_blocks, offload
@@ -27,8 +28,15 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "qwen-image": tiny_flow.build_qwen_image,
     "z-image": tiny_flow.build_z_image,
     "sana": tiny_flow.build_sana,
+    "wan": tiny_video.build_wan,
+    "ltx": tiny_video.build_ltx,
 }
 OPTIONS = SamplingOptions(2, 3.0, height=32, width=32)
+
+
+def frames(made: Any) -> list[bytes]:
+    """The pixels of an image, or of a video."""
+    return [frame.tobytes() for frame in getattr(made, "frames", [made])]
 
 
 def is_at(module: torch.nn.Module, device: str) -> bool:
@@ -40,11 +48,13 @@ def is_at(module: torch.nn.Module, device: str) -> bool:
 def test_offloaded_models_make_the_same_images(kind: str, how: Offload, tmp_path: Path) -> None:
     folder = BUILDERS[kind](tmp_path / "model")
     prompts, seeds = ["a cat", "two dogs"], [1, 2]
-    expected = models.load(folder).generate(prompts, seeds, OPTIONS)
+    plain = models.load(folder)
+    options = replace(OPTIONS, frames=None if plain.default_frames is None else 9)
+    expected = plain.generate(prompts, seeds, options)
     family = offload(models.load(folder), how, "cpu")
     for _ in range(2):
-        found = family.generate(prompts, seeds, OPTIONS)
-        assert [a.tobytes() for a in found] == [b.tobytes() for b in expected]
+        found = family.generate(prompts, seeds, options)
+        assert [frames(a) for a in found] == [frames(b) for b in expected]
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -52,9 +62,9 @@ def test_a_part_leaves_the_device_when_another_is_used(kind: str, tmp_path: Path
     family = models.load(BUILDERS[kind](tmp_path / "model"))
     parts = family.encoders.present()
     offload(family, "model", "cpu", home="meta")
-    family.generate(
-        ["a cat"], [1], replace(OPTIONS, guidance=0.0)
-    )  # else the empty prompt comes first
+    video = family.default_frames is not None
+    options = replace(OPTIONS, guidance=0.0, frames=9 if video else None)
+    family.generate(["a cat"], [1], options)  # with guidance the empty prompt comes first
     vae = parts.pop(family.vae_part)
     assert is_at(vae, "cpu") and is_at(family.denoiser, "meta")
     assert all(is_at(encoder, "meta") for encoder in parts.values())

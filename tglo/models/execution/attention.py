@@ -19,6 +19,7 @@ from diffusers.models.attention_dispatch import (
 from torch import Tensor
 
 from tglo.models.execution.processors import MASKED, STOCK, WITHOUT_SOFTMAX
+from tglo.models.quantization import floating_dtype
 
 # diffusers' "_flash_3", of the flash_attn_3 package, has no backward; the hub's kernel has one.
 ALIASES = {"sdpa": "native", "cudnn": "_native_cudnn", "flash3": "_flash_3_hub"}
@@ -46,8 +47,8 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
     if backend == "default":
         _restore(modules)
         return
-    like, name = next(denoiser.parameters()), ALIASES.get(backend, backend)
-    check_place(backend, like.device)
+    device, name = next(denoiser.parameters()).device, ALIASES.get(backend, backend)
+    check_place(backend, device)
     kinds = [STOCK.get(type(module.processor), type(module.processor)) for module in modules]
     others = [kind.__name__ for kind in kinds if not _asks(kind)]
     if others:
@@ -57,7 +58,7 @@ def set_backend(denoiser: Any, backend: str, dtype: torch.dtype | None = None) -
             + (", or undo fuse_qkv_projections" if "Fused" in min(others) else "")
         )
     masks = {MASKED[kind.__name__] for kind in kinds if kind.__name__ in MASKED}
-    _check(backend, name, like.device, dtype or like.dtype, _head_sizes(modules), masks)
+    _check(backend, name, device, dtype or floating_dtype(denoiser), _head_sizes(modules), masks)
     for module, kind in zip(modules, kinds, strict=True):
         if type(module.processor) is not kind:
             module.set_processor(kind())

@@ -264,7 +264,10 @@ class Loaded(ABC):
             if device is not None and (self.has_denoiser or module is not self.denoiser):
                 module.to(device)
             if new is not None and new != module.dtype:
-                module.to(new)
+                if module is self.denoiser:
+                    quantization.convert_weights(module, new)
+                else:
+                    module.to(new)
         if device is not None:
             # Kept, because sharded or offloaded weights do not tell where the model computes.
             self.device = torch.device(device)
