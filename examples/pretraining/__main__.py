@@ -4,8 +4,10 @@
     python -m examples.pretraining masked-digits               # tglo/demo/masked
     python -m examples.pretraining flow-digits                 # tglo/demo/flow, on the VAE of tglo/demo/base
     python -m examples.pretraining shapes                      # tglo/shapes/base
+    python -m examples.pretraining moving-digits               # examples/moving_digits/wan
 
-Each takes 20 to 30 minutes on two CPU cores; the same seed gives the same weights on the same machine.
+Each takes 20 to 30 minutes on two CPU cores, the last less; the same seed gives the same weights on the
+same machine.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 # The installed package, which has the extension, comes before the source folder.
 sys.path.append(sys.path.pop(0))
 
-from examples.pretraining import digits, shapes
+from examples.pretraining import digits, moving, shapes
 from examples.pretraining.training import pretrain
 
 RECIPES = {
@@ -26,6 +28,7 @@ RECIPES = {
     "masked-digits": digits.MASKED,
     "flow-digits": digits.FLOW,
     "shapes": shapes.RECIPE,
+    "moving-digits": moving.RECIPE,
 }
 
 

@@ -64,15 +64,16 @@ def draw_captions(
     empty: int,
     generator: np.random.Generator,
     dropout: float = CAPTION_DROPOUT,
+    batch: int = BATCH,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a batch of rows and their captions, a tenth of them ``empty``: the rows (B,), the different
     captions (C,), and the place (B,) of each row's among those; all int64.
 
     dropout: the share of empty captions; models without guidance need none.
     """
-    picked = generator.integers(rows, size=BATCH)
+    picked = generator.integers(rows, size=batch)
     chosen = captions(picked)
-    chosen[generator.random(BATCH) < dropout] = empty
+    chosen[generator.random(batch) < dropout] = empty
     distinct, places = np.unique(chosen, return_inverse=True)
     return torch.from_numpy(picked), torch.from_numpy(distinct), torch.from_numpy(places)
 

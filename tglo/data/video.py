@@ -122,22 +122,6 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_frames(file: BufferedIOBase, count: int) -> Video:
-    """Decode `count` frames, evenly from the first to the last. file and errors: as of `read_clip`; ImageError
-    for a file that does not say how long it is.
-    """
-    with _opened(file) as (container, stream):
-        whole = _seconds(container, stream)
-        rate = float(stream.average_rate or 25)
-    if whole is None:
-        raise ImageError("it does not say how long it is; write it anew, as MP4")
-    file.seek(0)
-    last = max(whole - 1 / rate, 0.0)
-    apart = last / (count - 1) if count > 1 and last > 0 else 1.0
-    clip = Clip(count if last > 0 else 1, 1 / apart, "start" if count > 1 else "middle")
-    return read_clip(file, clip)
-
-
 def write_video(video: Video) -> bytes:
     """Encode a video as MP4 (H.264), the same bytes each time. Odd sides are made even by the last row or
     column again. ValueError for frames of several sizes.

@@ -82,6 +82,11 @@ def read_views(file: BufferedIOBase, views: Sequence[View]) -> list[Video]:
     ]
 
 
+def read_frames(file: BufferedIOBase, count: int) -> Video:
+    """Decode `count` frames of a video file, evenly from the first to the last. Errors are those of `read_views`."""
+    return read_views(file, [View(evenly(count))])[0]
+
+
 def _times(view: View, count: int, rate: float) -> list[float]:
     numbers = [float(number) for number in view.choose(count, rate)]
     if not numbers or not all(0 <= number < count for number in numbers):

@@ -25,7 +25,7 @@ from tglo.data.prefetch import in_order
 from tglo.data.video import Video, is_video
 from tglo.rewards.frames import FRAMES, for_videos
 from tglo.rewards.partial import Entry, PartialScores, identity
-from tglo.rewards.video import Inputs, VideoFile, check_video_scorers, takes_videos
+from tglo.rewards.video import Inputs, VideoBytes, check_video_scorers, takes_videos
 
 log = logging.getLogger("tglo")
 
@@ -36,7 +36,7 @@ Scorer = Callable[[list[Image.Image], list[str]], ArrayLike]
 @dataclass(frozen=True)
 class _Opened:
     row: Row
-    samples: Sequence[Image.Image | Video | VideoFile]
+    samples: Sequence[Image.Image | Video | VideoBytes]
     """For each scorer what it is given; empty if the score is known or the image cannot be read."""
     sha256: str
     problem: str | None = None

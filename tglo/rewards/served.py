@@ -124,7 +124,7 @@ def _server(url: str, values: Mapping[str, Any]) -> Server:
 class ServedScorer:
     """A scorer whose numbers come from a server. Raises `ServerError` when it does not give them.
 
-    It takes videos if the server has a number of them, as `VideoFile` or `Video`, which is encoded, and else images.
+    It takes videos if the server has a number of them, as `VideoBytes` or `Video`, which is encoded, and else images.
     """
 
     takes_files = True

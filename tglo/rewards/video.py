@@ -36,7 +36,7 @@ VideoScorer = Callable[[list[Video], list[str]], ArrayLike]
 
 
 @dataclass(frozen=True)
-class VideoFile:
+class VideoBytes:
     """A video as the bytes of its file. kind: its media type, such as video/mp4."""
 
     content: bytes
@@ -98,7 +98,7 @@ class Inputs:
         self._files = [takes_videos(s) and getattr(s, "takes_files", False) for s in scorers]
         self._views = [_view(scorer) if takes_videos(scorer) else some for scorer in scorers]
 
-    def __call__(self, file: BufferedIOBase, name: str) -> list[Video | VideoFile]:
+    def __call__(self, file: BufferedIOBase, name: str) -> list[Video | VideoBytes]:
         """Read a file, named so, for each of the scorers. Errors are those of `read_views`."""
         views = [view for view, whole in zip(self._views, self._files, strict=True) if not whole]
         views = list(dict.fromkeys(views))
@@ -121,7 +121,7 @@ def _view(scorer: Any) -> View:
     return View(choice_of(scorer)) if change is None else View(choice_of(scorer), change)
 
 
-def _as_file(file: BufferedIOBase, name: str) -> VideoFile:
+def _as_file(file: BufferedIOBase, name: str) -> VideoBytes:
     """Return a video's file; what is not in one is encoded."""
     file.seek(0)
     if not is_video(name):
@@ -130,9 +130,9 @@ def _as_file(file: BufferedIOBase, name: str) -> VideoFile:
     content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ImageError(f"it has more than the {MOST_BYTES} bytes that are sent; make it smaller")
-    return VideoFile(content, guess_type(name)[0] or "video/mp4")
+    return VideoBytes(content, guess_type(name)[0] or "video/mp4")
 
 
-def as_file(video: Video) -> VideoFile:
+def as_file(video: Video) -> VideoBytes:
     """Encode a video as MP4."""
-    return VideoFile(write_video(video), "video/mp4")
+    return VideoBytes(write_video(video), "video/mp4")
