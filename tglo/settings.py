@@ -48,6 +48,8 @@ FRACTION = Limit(0, 1)
 SEED = Limit(0, 2**32 - 1)
 SIDE = Limit(8, 16384)
 """Of an image, in pixels."""
+FRAME_RATE = Limit(0, 1000, above=True)
+"""Frames per second."""
 IMAGES = {
     "count": Limit(1, 10**6),
     "batch_size": Limit(0, 10**6),
@@ -93,6 +95,8 @@ class SamplingOptions:
     """Pixels; the model's own size by default."""
     frames: int | None = None
     """Of a video; the model's own number by default."""
+    vae_tiling: bool = False
+    """Decode what is larger than a tile of the VAE in overlapping tiles: less memory, slightly other pixels."""
 
     def check(self) -> None:
         """Raise ValueError, before a model is loaded, for what no model can be sampled with."""
@@ -132,6 +136,8 @@ class SamplingOptions:
             texts["choice_temperature"] = str(float(self.choice_temperature))
         if self.frames is not None:
             texts["frames"] = str(self.frames)
+        if self.vae_tiling:
+            texts["vae_tiling"] = "on"
         return texts
 
     def __str__(self) -> str:
@@ -164,11 +170,20 @@ class ClipOptions:
     """Frames per second of a clip; the model's own by default."""
     clip: Literal["start", "middle"] = "middle"
     """Where in a video its clip lies."""
+    source_rate: float | None = None
+    """Frames per second of videos that are folders of frames, where the manifest has no frame_rate for them;
+    the clip's by default."""
 
     def resolved(self, frames: int, rate: float) -> ClipOptions:
-        """Return these options with a model's own number of frames and rate where they are not given."""
+        """Return these options with a model's own number of frames and rate where they are not given.
+        ValueError for rates out of their limits.
+        """
+        rates = {"frame_rate": self.frame_rate, "source_rate": self.source_rate}
+        check_limits(rates, dict.fromkeys(rates, FRAME_RATE))
         frame_rate = rate if self.frame_rate is None else self.frame_rate
-        return replace(self, frames=self.frames or (frames,), frame_rate=frame_rate)
+        return replace(
+            self, frames=tuple(dict.fromkeys(self.frames)) or (frames,), frame_rate=frame_rate
+        )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from tests import tiny, tiny_video
 from tests.evaluate.test_evaluate import equal
 from tests.models.helpers import perturb
 from tglo import cli, models, rewards
-from tglo.data.video import Video, read_frames, write_video
+from tglo.data.video import Video, write_video
+from tglo.data.video_views import read_frames
 from tglo.evaluate import diversity, videos
 from tglo.evaluate import run as run_module
 from tglo.evaluate import samples as samples_module

@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests import tiny_video
 from tglo.cache.make import build
-from tglo.data.video import about, read_frames
+from tglo.data.video import about
+from tglo.data.video_views import read_frames
 from tglo.settings import ClipOptions, SamplingOptions
 from tglo.sweep import sampling
 from tglo.sweep.sampling import Sampling, sample_scores

@@ -74,6 +74,7 @@ def build_cache(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
     clips: ClipOptions | None = None,
+    vae_tiling: bool = False,
     progress: bool = True,
 ) -> CacheReport:
     """Encode every distinct image and prompt of a manifest into out_dir.
@@ -82,7 +83,7 @@ def build_cache(
     rank, world_size: this process's share, see `make_shards`; the last to finish completes the cache.
     dtype: the latents'; embeddings stay as the encoder returns them.
     markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
-    clips: of a model of videos, which clip of each; resolved.
+    clips: of a model of videos, which clip of each; resolved. vae_tiling: the encoder works in tiles.
 
     What out_dir has already is kept: prompts, and images whose file has the size and time that it
     had, or else the same bytes. Rows that are no longer in the manifest stay on the disk, but leave
@@ -102,7 +103,9 @@ def build_cache(
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     started, folder = time.monotonic(), Path(out_dir)
     check_format(folder)
-    fingerprint = fingerprint_of(encoder, resolution, buckets, shard_size, dtype, markers, clips)
+    fingerprint = fingerprint_of(
+        encoder, resolution, buckets, shard_size, dtype, markers, clips, vae_tiling
+    )
     sizes = choose_buckets(encoder, resolution, buckets, () if clips is None else clips.frames)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
     distinct = {row.sample_id: row for row in manifest.rows}.values()

@@ -11,6 +11,7 @@ from tglo.cache.encode import PreparedImage
 from tglo.cache.format import Quarantined
 from tglo.data.buckets import Bucket, Size, nearest_bucket
 from tglo.data.errors import ImageError
+from tglo.data.frames import FrameFolder
 from tglo.data.images import cover_and_crop
 from tglo.data.manifest import Manifest, Row
 from tglo.data.video import Clip, about, read_clip
@@ -34,25 +35,28 @@ def _prepared(
 ) -> PreparedImage:
     assert clips.frame_rate is not None
     with manifest.open_file(row) as file:
-        found = about(file)
+        if isinstance(file, FrameFolder) and file.rate is None:
+            file.rate = clips.source_rate or clips.frame_rate
         wanted = [Clip(count, clips.frame_rate, clips.clip) for count in sorted(clips.frames)]
-        fitting = [clip for clip in wanted if _fits(clip, found.seconds)]
+        seconds = about(file).seconds
+        fitting = [clip for clip in wanted if _fits(clip, seconds)]
         clip = fitting[-1] if fitting else wanted[0]
         sizes = [(bucket[1], bucket[2]) for bucket in buckets if bucket[0] == clip.frames]
-        height, width = nearest_bucket(found.height, found.width, sizes)
-        crops: list[tuple[tuple[int, int], Size]] = []
+        crops: list[tuple[Size, tuple[int, int], Size]] = []
 
         def cropped(frame: Image.Image) -> Image.Image:
-            image, crop, original = cover_and_crop(frame, (height, width))
-            crops.append((crop, original))
+            """Crop a frame, which is upright, to the bucket of the first one."""
+            size = crops[0][0] if crops else nearest_bucket(frame.height, frame.width, sizes)
+            image, crop, original = cover_and_crop(frame, size)
+            crops.append((size, crop, original))
             return image
 
-        file.seek(0)
         video = read_clip(file, clip, cropped)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    (crop, original), bucket = crops[0], (clip.frames, height, width)
-    return PreparedImage(row, video.frames, bucket, crop, original, digest)
+    size, crop, original = crops[0]
+    bucket = (clip.frames, *size)
+    return PreparedImage(row, video.frames, bucket, crop, original, digest, video.is_whole)
 
 
 def _fits(clip: Clip, seconds: float | None) -> bool:

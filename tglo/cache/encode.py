@@ -18,6 +18,7 @@ from tglo.data import ragged
 from tglo.data.buckets import Bucket, Size, nearest_bucket
 from tglo.data.errors import CacheError, ImageError
 from tglo.data.images import cover_and_crop, decode_image, to_tensor
+from tglo.data.kinds import IS_VIDEO, is_video, video_kind
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 
@@ -32,6 +33,8 @@ class PreparedImage:
     crop: tuple[int, int]
     original: Size
     sha256: str  # of the encoded bytes
+    is_whole: bool = False
+    """A clip that has every frame of its video once."""
 
     def pixels(self) -> Tensor:
         """Return (3, H, W) float32 in [-1, 1], of a clip (3, F, H, W)."""
@@ -62,6 +65,11 @@ def prepare_image(
 ) -> PreparedImage | Quarantined:
     """Open, decode and crop one image, or say why that is impossible."""
     try:
+        if is_video(row.image):  # it may be larger than an image may be
+            with manifest.open_file(row) as file:
+                kind = video_kind(file.read(16))
+            if kind is not None:
+                raise ImageError(IS_VIDEO.format(kind=kind))
         data = manifest.open_image(row)
         image = decode_image(data)
     except ImageError as error:
@@ -122,6 +130,8 @@ def encode_latents(
                     "sha256": result.sha256,
                 }
             )
+            if result.is_whole:
+                samples[-1]["whole"] = True
             waiting.setdefault(bucket, []).append((result, place))
         samples[-1]["position"] = len(places.setdefault(bucket, []))
         places[bucket].append(place)

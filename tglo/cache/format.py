@@ -106,10 +106,11 @@ def fingerprint_of(
     dtype: torch.dtype = torch.float32,
     markers: Sequence[str] = (),
     clips: ClipOptions | None = None,
+    vae_tiling: bool = False,
 ) -> dict[str, str]:
     """Return all that a cache's bytes depend on but its rows and the images' bytes, which it records.
 
-    clips: resolved, of a model of videos.
+    clips: resolved, of a model of videos. vae_tiling: the encoder works in tiles.
     """
     dtype_name = str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
@@ -125,8 +126,12 @@ def fingerprint_of(
     }
     if markers:  # absent otherwise, so that caches made before markers existed stay valid
         own["markers"] = json.dumps(sorted(markers))
+    if vae_tiling:
+        own["vae_tiling"] = "on"
     if clips is not None:
         own["clip"] = f"{clips.clip}, {clips.frame_rate:g} frames per second"
+        if clips.source_rate is not None:
+            own["source_rate"] = f"{clips.source_rate:g}"
     model = encoder.fingerprint()
     if model.keys() & own.keys():
         raise ValueError(f"the encoder's fingerprint may not have fields named {sorted(own)}")

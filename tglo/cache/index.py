@@ -68,6 +68,7 @@ def _samples(finished: Finished, buckets: Sequence[Bucket]) -> dict[str, NDArray
             *sample["original"],
             *sample["crop"],
             *words(sample["digest"]),
+            int(sample.get("whole", False)),
         )
         for part, shard in finished["latents"]
         for wanted in [{*part.keys}]
@@ -79,6 +80,8 @@ def _samples(finished: Finished, buckets: Sequence[Bucket]) -> dict[str, NDArray
     columns = np.array(table, dtype=np.int64)
     names = ("sample_id", "shard", "bucket", "position")
     index = {name: columns[:, i].copy() for i, name in enumerate(names)}
+    if columns[:, 10].any():  # of videos alone
+        index["whole"] = columns[:, 10].copy()
     pairs = {"original": 4, "crop": 6, "digest": 8}
     return index | {name: columns[:, start : start + 2].copy() for name, start in pairs.items()}
 

@@ -133,6 +133,12 @@ class LatentCache:
         """Return the size (H, W) that each image had before it was fitted to its bucket."""
         return [(h, w) for h, w in self._index["original"][self._find(sample_ids)].tolist()]
 
+    def are_whole(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (B,) bool: True for clips that have every frame of their video once."""
+        places = self._find(sample_ids)
+        whole = self._index.get("whole", np.zeros(len(self), dtype=np.int64))
+        return whole[places] != 0
+
     def batch(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the encoded images and their sizes, on the CPU.
 

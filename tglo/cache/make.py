@@ -25,6 +25,7 @@ from tglo.cache.size import cache_size
 from tglo.cache.sources import Sources
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
+from tglo.data.video import is_video, need_pyav
 from tglo.devices import DTYPES, process, process_device
 from tglo.files import DamagedFile, Patience
 from tglo.losses.tgo import prediction_error
@@ -57,6 +58,7 @@ def is_made_of(
     buckets: bool = True,
     reading: ManifestOptions = ManifestOptions(),
     clips: ClipOptions = ClipOptions(),
+    vae_tiling: bool = False,
 ) -> bool:
     """Return whether `cache` is a complete cache of this manifest and its images at this resolution, so
     that it need not be built; False also for a damaged one. The images' files are looked at, not read.
@@ -75,6 +77,12 @@ def is_made_of(
         raise CacheError(
             f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
         )
+    if vae_tiling != ("vae_tiling" in found.fingerprint):
+        there, here = ("without", "in") if vae_tiling else ("in", "without")
+        raise CacheError(
+            f"the cache {cache} was encoded {there} tiles and is asked for {here}: give --vae-tiling as then, or "
+            "another folder"
+        )
     _check_clips(found, clips)
     return found.rows == rows.identity and _is_current(found, rows)
 
@@ -83,6 +91,8 @@ def _check_clips(cache: LatentCache, clips: ClipOptions) -> None:
     """Raise CacheError unless a cache of videos has clips as they are asked for; what is not given may be any."""
     if "clip" not in cache.fingerprint:
         return
+    if clips.source_rate is not None:
+        cache.check({"source_rate": f"{clips.source_rate:g}"})
     frames = {int(bucket.split("x")[0]) for bucket in cache.fingerprint["buckets"].split()}
     place, rate = cache.fingerprint["clip"].split(", ")
     asked = None if clips.frame_rate is None else f"{clips.frame_rate:g} frames per second"
@@ -122,6 +132,7 @@ def build(
     revision: str | None = None,
     reading: ManifestOptions = ManifestOptions(),
     clips: ClipOptions = ClipOptions(),
+    vae_tiling: bool = False,
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
@@ -133,6 +144,8 @@ def build(
         {"resolution": resolution, "batch_size": batch_size, "max_bad_fraction": max_bad_fraction},
         {"resolution": SIDE, "batch_size": COUNT, "max_bad_fraction": FRACTION},
     )
+    if any(is_video(row.image) for row in rows) and _makes_videos(model, revision):
+        need_pyav()
     family = models.load(
         model,
         dtype=DTYPES[dtype],
@@ -140,6 +153,8 @@ def build(
         revision=revision,
         denoiser=False,
     )
+    if vae_tiling:
+        family.encode_in_tiles()
     if offload == "blocks":
         encode_by_blocks(family)
     check_format(output)
@@ -164,9 +179,14 @@ def build(
         max_bad_fraction=max_bad_fraction,
         markers=markers,
         clips=clip,
+        vae_tiling=vae_tiling,
     )
     family.prompts.report()
     return report
+
+
+def _makes_videos(model: str, revision: str | None) -> bool:
+    return models.family_of(models.resolve(model, revision=revision)).default_frames is not None
 
 
 def clips_of(family: type[Family] | Family, clips: ClipOptions) -> ClipOptions | None:
@@ -176,8 +196,8 @@ def clips_of(family: type[Family] | Family, clips: ClipOptions) -> ClipOptions |
         return clips.resolved(frames, rate)
     if clips != ClipOptions():
         raise ValueError(
-            f"frames {list(clips.frames)}, frame_rate {clips.frame_rate} and clip {clips.clip} are of "
-            f"videos, and {family.name} makes images; leave them out"
+            f"frames {list(clips.frames)}, frame_rate {clips.frame_rate}, source_rate {clips.source_rate} and "
+            f"clip {clips.clip} are of videos, and {family.name} makes images; leave them out"
         )
     return None
 

@@ -93,9 +93,9 @@ class OwnNoise:
         ids = np.asarray(sample_ids, dtype=np.int64)
         originals, buckets = cache.original_sizes(ids), cache.buckets(ids)
         changed = [
-            (self._rows[i], original, bucket)
+            (self._rows[i], original, bucket[-2:])
             for i, original, bucket in zip(ids.tolist(), originals, buckets, strict=True)
-            if original != bucket
+            if original != bucket[-2:]
         ]
         if changed:
             row, (height, width), bucket = changed[0]
@@ -104,6 +104,15 @@ class OwnNoise:
                 f"latents are not those that their noise became; line {row.line}, {row.image}, was "
                 f"{height} x {width} pixels and is {bucket[0]} x {bucket[1]}. Make a cache of the images' own "
                 f"size (--resolution, the side of a square with as many pixels), or {FRESH}"
+            )
+        videos = np.array([len(bucket) == 3 for bucket in buckets])
+        parts = ids[videos & ~cache.are_whole(ids)].tolist()
+        if parts:
+            row = self._rows[parts[0]]
+            raise CacheError(
+                f"{len(parts)} clips of {cache.path} are not the whole videos that their noise became, such as that "
+                f"of line {row.line}, {row.image}. Make a cache with the number of frames and the rate that they were "
+                f"made with (--frames, --frame-rate), from the videos' files, or {FRESH}"
             )
 
     def batch(self, sample_ids: Iterable[int], shape: tuple[int, ...]) -> Tensor:

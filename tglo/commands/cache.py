@@ -23,6 +23,7 @@ def cache(
     device: str = "auto",
     dtype: Precision = "fp32",
     offload: Literal["none", "blocks"] = "none",
+    vae_tiling: bool = False,
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
     revision: str | None = None,
@@ -60,6 +61,8 @@ def cache(
         dtype: Precision of the encoders and of the embeddings that are stored.
         offload: One encoder at a time is loaded in any case. With blocks its layers wait in host memory, for a
             text encoder that is larger than a GPU.
+        vae_tiling: Encode what is larger than a tile of the VAE in overlapping tiles: less memory, slightly
+            other latents, and so another cache.
         max_bad_fraction: Share of unreadable images that may be left out.
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
@@ -91,7 +94,7 @@ def cache(
         own_noise = find_own_noise(model, manifest, revision=revision, reading=reading)
 
     def is_made() -> bool:
-        return is_made_of(output, manifest, resolution, buckets, reading, clips)
+        return is_made_of(output, manifest, resolution, buckets, reading, clips, vae_tiling)
 
     complete = reference and not markers and is_made()
     if not complete:
@@ -110,6 +113,7 @@ def cache(
             revision=revision,
             reading=reading,
             clips=clips,
+            vae_tiling=vae_tiling,
         )
         print(report)
         complete = report.complete

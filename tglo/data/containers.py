@@ -1,6 +1,7 @@
 """Reads the bytes of an image: a file in the data folder, a tar member, or a row of an Arrow file.
 
-A manifest names them as `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`.
+A manifest names them as `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`. A folder
+that is named so is a video (frames.py).
 Nothing outside the data folder (roots.py) is ever read, and nothing is ever unpacked to disk.
 """
 
@@ -12,14 +13,16 @@ import re
 import stat
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tglo.data.errors import ImageError, ManifestError, reading_manifest
+from tglo.data.frames import FrameFolder, frame_names, rate_of
 from tglo.data.roots import Root, why_refused
 
 if TYPE_CHECKING:
@@ -108,21 +111,40 @@ class ImageStore:
         path, member = self._find(image)
         if isinstance(member, str):
             return self._arrow_bytes(path, member, max_bytes)
+        if member is None and path.is_dir():
+            raise ImageError(
+                "it is a folder, which is the frames of a video, and not an image: give it to a model of videos, "
+                "or name each image in a row of its own"
+            )
         with _opened_range(path, member) as (handle, size):
             if size > max_bytes:
                 raise ImageError(f"{size} bytes are above the cap of {max_bytes} (max_bytes)")
             return handle.read(size)
 
     @contextmanager
-    def open(self, image: str) -> Iterator[BufferedIOBase]:
-        """Open what an image or a video is encoded in, of any size. Errors are those of `read`."""
+    def open(
+        self, image: str, cells: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[BufferedIOBase | FrameFolder]:
+        """Open what an image or a video is encoded in, of any size; cells: the row's other columns, which may say
+        the rate of a folder of frames. Errors are those of `read`, and ImageError for a folder without frames.
+        """
         path, member = self._find(image)
+        if member is None and path.is_dir():
+            names = [f"{image.rstrip('/')}/{name}" for name in frame_names(path)]
+            yield FrameFolder(names, self.open_frame, self.read, rate_of(cells))
+            return
         if isinstance(member, str):
             yield io.BytesIO(self._arrow_bytes(path, member, MAX_BYTES))
             return
         with _opened_range(path, member) as (handle, size):
             if member is not None:
                 handle = io.BufferedReader(_Part(handle, member.offset, size))
+            yield handle
+
+    @contextmanager
+    def open_frame(self, image: str) -> Iterator[BufferedIOBase]:
+        """Open a file of its own, of any size. Errors are those of `read`."""
+        with _opened_range(self._find(image)[0], None) as (handle, _):
             yield handle
 
     def _find(self, image: str) -> tuple[Path, Member | str | None]:
@@ -146,6 +168,14 @@ class ImageStore:
         except (OSError, ManifestError):
             return None
         return status if stat.S_ISREG(status.st_mode) else None
+
+    def folder(self, file: str) -> Path | None:
+        """Return where a folder is that is named as an image, None if there is none."""
+        try:
+            path = self.root.find(file)
+        except ManifestError:
+            return None
+        return path if path.is_dir() else None
 
     def _opened(self, path: Path, read: Callable[[Path], Any], known: dict[Path, Any]) -> Any:
         with self._lock:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from io import BufferedIOBase
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from tglo.data.containers import MAX_BYTES
 from tglo.data.errors import ImageError
+from tglo.data.kinds import IS_VIDEO, video_kind
 
 MAX_PIXELS = 2**26  # 8192 x 8192; below the size at which PIL itself warns of a bomb
 # PIL starts no other program for any of these.
@@ -45,6 +48,17 @@ def decode_image(
         raise ImageError(f"cannot be decoded: {_reason(data, error)}") from None
 
 
+def image_format(file: BufferedIOBase) -> str | None:
+    """Return the format of the image that a file is, None if it is none; it is left at its start."""
+    file.seek(0)
+    try:
+        return Image.open(cast("IO[bytes]", file), formats=FORMATS).format
+    except Exception:  # see decode_image
+        return None
+    finally:
+        file.seek(0)
+
+
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
@@ -65,7 +79,8 @@ def _reason(data: bytes, error: Exception) -> str:
         return "it is an AVIF, which this Pillow was built without: pip install --upgrade pillow"
     if kind in ("HEIC", "HEIF"):
         return f"{kind} is not read; convert it to PNG, JPEG, WebP or AVIF"
-    return "no known image format"
+    video = video_kind(data[:16])
+    return "no known image format" if video is None else IS_VIDEO.format(kind=video)
 
 
 def _without_text(data: bytes) -> bytes:

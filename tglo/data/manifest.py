@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from tglo.data.containers import MAX_BYTES, ImageStore, split_reference
 from tglo.data.errors import ManifestError
+from tglo.data.frames import FrameFolder, is_frame
+from tglo.data.kinds import is_video
 from tglo.data.manifest_checks import problem_of
 from tglo.data.manifest_files import read_rows
 from tglo.data.manifest_rows import Columns
@@ -99,9 +101,17 @@ class Manifest:
         """
         return self._store.read(row.image, max_bytes)
 
-    def open_file(self, row: Row) -> AbstractContextManager[BufferedIOBase]:
+    def open_file(self, row: Row) -> AbstractContextManager[BufferedIOBase | FrameFolder]:
         """Open a row's image or video, of any size, seekable. Errors are those of `open_image`."""
-        return self._store.open(row.image)
+        return self._store.open(row.image, row.extra)
+
+    def is_video(self, row: Row) -> bool:
+        """Say whether a row is taken for a video: by its ending, or because it is a folder, of frames."""
+        return is_video(row.image) or self.folder(row.image) is not None
+
+    def folder(self, image: str) -> Path | None:
+        """Return the folder that is named as an image, None if there is none of that name."""
+        return None if is_frame(image) else self._store.folder(image)
 
     def status(self, file: str) -> os.stat_result | None:
         """Return what the system says of a file that holds images, None if it is not there.

@@ -24,7 +24,8 @@ def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
     if not (folder / "state.json").is_file():
         raise ManifestError(
             f"{folder} is not a manifest: it has neither .tar files nor the state.json of "
-            "datasets.save_to_disk"
+            "datasets.save_to_disk. Images, videos and folders of frames are named in the rows of one: write a CSV "
+            "with the columns prompt and image"
         )
     line = 1
     for name in _data_files(folder / "state.json"):

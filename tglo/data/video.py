@@ -8,23 +8,23 @@ kept in memory, and decoding starts at the last key frame before it, however lon
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedIOBase
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from PIL import Image
 
 from tglo.data.errors import ImageError
-from tglo.data.images import MAX_PIXELS
+from tglo.data.frames import FrameFolder
+from tglo.data.images import MAX_PIXELS, as_rgb, image_format
+from tglo.data.kinds import is_video as is_video
+from tglo.data.pictures import Source, even, of_folder, of_image
 
-if TYPE_CHECKING:
-    import av
-
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-"""Endings of the files that are taken for videos."""
+VideoFile = BufferedIOBase | FrameFolder
 INSTALL = "videos need PyAV: pip install 'tglo[video]'"
 # Hardly to be told from the frames. Without B-frames and lookahead, because what x264 chooses by them in small
 # videos depends on what was in memory before, and the bytes would be others each time.
@@ -43,6 +43,8 @@ class Video:
 
     frames: Sequence[Image.Image]
     rate: float
+    is_whole: bool = False
+    """It has every frame of its file once, in their order, and nothing else."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,60 +68,52 @@ class Clip:
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of its video: size in pixels as it is shown, and seconds, None if unknown."""
+    """What a file says of its video: size in square pixels before it is turned, and seconds, None if unknown."""
 
     height: int
     width: int
     seconds: float | None
 
 
-def about(file: BufferedIOBase) -> About:
-    """Read a video file's size and length; ImageError if there is no video in it."""
-    with _opened(file) as (container, stream):
-        height, width = _shown_size(stream)
-        return About(height, width, _seconds(container, stream))
+def about(file: VideoFile) -> About:
+    """Read a video's size and length; ImageError if there is no video in it. file: see `read_clip`."""
+    with opened(file) as source:
+        return About(*source.size, source.seconds)
 
 
 def read_clip(
-    file: BufferedIOBase,
+    file: VideoFile,
     clip: Clip,
     change: Callable[[Image.Image], Image.Image] = lambda image: image,
 ) -> Video:
-    """Decode a clip. file: seekable, opened in binary mode; change: what is done to each frame, so that large
+    """Decode a clip. file: a video's, seekable and in binary mode, or the folder of its frames, whose rate is the
+    clip's unless it has one; an image is a video of one frame. change: what is done to each frame, so that large
     ones need not be kept.
 
     Raises ImageError for a file that is broken, without video, or shorter than the clip, and for frames
     above the cap on pixels.
     """
-    with _opened(file) as (container, stream):
-        height, width = _shown_size(stream)
-        if height * width > MAX_PIXELS:
+    with opened(file, clip.rate) as source:
+        if source.is_image and clip.frames > 1:
             raise ImageError(
-                f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
+                f"it is an image or an animation, of which one frame is read, and the clip has {clip.frames}: "
+                "convert an animation to MP4, leave images out, or let clips have 1 frame too (--frames)"
             )
-        whole = _seconds(container, stream)
+        height, width = source.size
+        if height * width > MAX_PIXELS:
+            raise ImageError(_above(width, height))
+        whole = source.seconds
         start = 0.0
         if clip.place == "middle" and whole is not None:
             start = max(0.0, (whole - clip.seconds) / 2)
         times = [start + number / clip.rate for number in range(clip.frames)]
-        shape = stream.sample_aspect_ratio or Fraction(1)
-        found = _frames_at(
-            times,
-            _decoded(container, stream, start),
-            lambda frame: change(_picture(frame, shape)),
-            whole,
-        )
+        found, is_whole = _taken(source, times, change)
     if len(found) < clip.frames:
         raise ImageError(
             f"it is shorter than the clip of {clip.frames} frames at {clip.rate:g} a second "
             f"({clip.seconds:.2f} s): {len(found)} were found; ask for fewer, or leave it out"
         )
-    return Video(found, clip.rate)
-
-
-def is_video(name: str) -> bool:
-    """Say whether a file is taken for a video, by its ending."""
-    return name.lower().endswith(SUFFIXES)
+    return Video(found, clip.rate, is_whole)
 
 
 def write_video(video: Video) -> bytes:
@@ -137,7 +131,7 @@ def write_video(video: Video) -> bytes:
         stream.pix_fmt, stream.options = "yuv420p", _QUALITY
         stream.codec_context.thread_count = 1  # each number of threads cuts slices its own way
         for image in video.frames:
-            frame = av.VideoFrame.from_image(_even(image.convert("RGB")))
+            frame = av.VideoFrame.from_image(even(image.convert("RGB")))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return output.getvalue()
@@ -155,16 +149,9 @@ def contact_sheet(video: Video, count: int = 8) -> Image.Image:
     return sheet
 
 
-def _even(image: Image.Image) -> Image.Image:
-    height, width = image.height + image.height % 2, image.width + image.width % 2
-    if (height, width) == (image.height, image.width):
-        return image
-    found = Image.new("RGB", (width, height))
-    for x in {0, width - image.width}:
-        for y in {0, height - image.height}:
-            found.paste(image, (x, y))
-    found.paste(image, (0, 0))
-    return found
+def need_pyav() -> None:
+    """Raise ModuleNotFoundError, which says what to install, where video files cannot be read or written."""
+    _av()
 
 
 def _av() -> Any:
@@ -175,49 +162,60 @@ def _av() -> Any:
     return av
 
 
-class Source(NamedTuple):
-    """An open video: its size (height, width), seconds and frames per second; what decodes it from a time on; what
-    makes a decoded frame an image.
-    """
-
-    size: tuple[int, int]
-    seconds: float | None
-    rate: float
-    decoded: Callable[[float], Iterator[tuple[float, Any]]]
-    picture: Callable[[Any], Image.Image]
+@contextmanager
+def opened(file: VideoFile, rate: float = 25.0) -> Iterator[Source]:
+    """Open a video. What PyAV raises in the body, too, becomes an ImageError. rate: of a folder without one."""
+    if isinstance(file, FrameFolder):
+        yield of_folder(file, file.rate or rate)
+    elif image_format(file) is not None:
+        yield of_image(file)
+    else:
+        with _opened_file(file) as source:
+            yield source
 
 
 @contextmanager
-def opened(file: BufferedIOBase) -> Iterator[Source]:
-    """Open a video file. What PyAV raises in the body, too, becomes an ImageError."""
-    with _opened(file) as (container, stream):
-        shape = stream.sample_aspect_ratio or Fraction(1)
-        yield Source(
-            _shown_size(stream),
-            _seconds(container, stream),
-            float(stream.average_rate or 25),
-            lambda start: _decoded(container, stream, start),
-            lambda frame: _picture(frame, shape),
-        )
-
-
-@contextmanager
-def _opened(file: BufferedIOBase) -> Iterator[tuple[av.container.InputContainer, Any]]:
-    """Open a video file. What PyAV raises in the body, too, becomes an ImageError."""
+def _opened_file(file: BufferedIOBase) -> Iterator[Source]:
     av = _av()
+    if not file.seek(0, os.SEEK_END):
+        raise ImageError("it is empty, a file of 0 bytes; write or download it again")
+    file.seek(0)
     try:
         with av.open(file, "r") as container:
             if not container.streams.video:
-                raise ImageError("it has no video, only " + _kinds(container))
+                raise ImageError(
+                    f"it has no video, only {_kinds(container)}: it holds none, or is torn"
+                )
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise ImageError("this PyAV has no decoder for its video; convert it to H.264")
+                raise ImageError(
+                    "its video cannot be decoded: either it is torn (copy it again), or this PyAV has no decoder "
+                    "for it (convert it to H.264)"
+                )
             stream.codec_context.thread_count = 1  # files are decoded beside each other
-            yield container, stream
-    except (av.FFmpegError, ValueError, EOFError) as error:
+            yield _source(container, stream)
+    except (av.FFmpegError, ValueError, EOFError, OSError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"cannot be decoded: {error}") from None
+        raise ImageError(
+            f"cannot be decoded: {getattr(error, 'strerror', None) or error}; if it is a video, it is torn or "
+            "damaged: copy it again"
+        ) from None
+
+
+def _source(container: Any, stream: Any) -> Source:
+    shape = stream.sample_aspect_ratio or Fraction(1)
+    return Source(
+        _shown_size(stream),
+        _seconds(container, stream),
+        float(stream.average_rate or 25),
+        lambda start: _decoded(container, stream, start),
+        lambda frame: _picture(frame, shape),
+    )
+
+
+def _above(width: int, height: int) -> str:
+    return f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
 
 
 def _kinds(container: Any) -> str:
@@ -227,12 +225,17 @@ def _kinds(container: Any) -> str:
 def _seconds(container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / 1e6
+    if container.duration is None:
+        return None
+    first = float((stream.start_time or 0) * stream.time_base)  # it counts from 0 on
+    return max(0.0, container.duration / 1e6 - first)
 
 
 def _shown_size(stream: Any) -> tuple[int, int]:
     """Return height and width with pixels that are not square made square; turned frames are turned later."""
     context = stream.codec_context
+    if context.height < 1 or context.width < 1:
+        raise ImageError("it says no size of its video: it is torn, or no video")
     shape = stream.sample_aspect_ratio or Fraction(1)
     return context.height, max(1, round(context.width * shape))
 
@@ -242,7 +245,9 @@ def _decoded(container: Any, stream: Any, start: float) -> Iterator[tuple[float,
     first = (stream.start_time or 0) * stream.time_base
     origin = start
     while True:
-        if start > 0:
+        if (
+            start > 0 and first >= 0
+        ):  # what lies before 0 is in no index: such files are read from their start
             place = int((Fraction(max(0.0, origin)) + first) / stream.time_base)
             container.seek(place, stream=stream, backward=True)
         behind = False
@@ -250,13 +255,37 @@ def _decoded(container: Any, stream: Any, start: float) -> Iterator[tuple[float,
             if frame.pts is None:
                 continue
             seconds = float(frame.pts * stream.time_base - first)
-            if number == 0 and seconds > start and origin > 0:
+            if number == 0 and seconds > start and origin > 0 and first >= 0:
                 behind = True  # the index of key frames was wrong
                 break
             yield seconds, frame
         if not behind:
             return
         origin -= _BACK
+
+
+def _taken(
+    source: Source, times: Sequence[float], change: Callable[[Image.Image], Image.Image]
+) -> tuple[list[Image.Image], bool]:
+    """Return the frames at these times, and whether these are all frames of the video, each once."""
+    passed, used, ended = 0, 0, False
+
+    def picture(frame: Any) -> Image.Image:
+        nonlocal used
+        used += 1
+        return change(source.picture(frame))
+
+    def counted(start: float) -> Iterator[tuple[float, Any]]:
+        nonlocal passed, ended
+        for seconds, frame in source.decoded(start):
+            passed += (
+                1 if passed or seconds < _TICK else 1 + len(times)
+            )  # it begins later: not whole
+            yield seconds, frame
+        ended = True
+
+    found = _frames_at(times, counted(times[0]), picture, source.seconds)
+    return found, ended and passed == used == len(found)
 
 
 def _frames_at(
@@ -306,7 +335,11 @@ def shown_at(
 
 def _picture(frame: Any, shape: Fraction) -> Image.Image:
     """Convert a decoded frame to RGB, upright, its pixels made square. shape: of a pixel, width to height."""
+    if frame.width * frame.height * max(1, shape) > MAX_PIXELS:  # they may change on the way
+        raise ImageError(_above(frame.width, frame.height))
     image: Image.Image = frame.to_image()
+    if any(part.is_alpha for part in frame.format.components):
+        image = as_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
     if shape != 1:
         image = image.resize((max(1, round(image.width * shape)), image.height))
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

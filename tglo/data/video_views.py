@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,8 @@ from PIL import Image
 
 from tglo.data.errors import ImageError
 from tglo.data.images import MAX_PIXELS
-from tglo.data.video import Source, Video, opened, shown_at
+from tglo.data.pictures import Source
+from tglo.data.video import Video, VideoFile, opened, shown_at
 
 FAR = 10.0  # seconds between two frames, above which a seek costs less than decoding on
 LATE = 1.0  # seconds that a video may end before its stated length, which may be that of its sound
@@ -51,7 +51,7 @@ def evenly(number: int) -> Choose:
     return choose
 
 
-def read_views(file: BufferedIOBase, views: Sequence[View]) -> list[Video]:
+def read_views(file: VideoFile, views: Sequence[View]) -> list[Video]:
     """Decode these views of a video file (seekable, in binary mode). A view's rate is its number of frames over the
     length of the video.
 
@@ -82,7 +82,7 @@ def read_views(file: BufferedIOBase, views: Sequence[View]) -> list[Video]:
     ]
 
 
-def read_frames(file: BufferedIOBase, count: int) -> Video:
+def read_frames(file: VideoFile, count: int) -> Video:
     """Decode `count` frames of a video file, evenly from the first to the last. Errors are those of `read_views`."""
     return read_views(file, [View(evenly(count))])[0]
 

@@ -25,7 +25,8 @@ from tglo import models
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row, read_manifest
 from tglo.data.prefetch import in_order
-from tglo.data.video import is_video, read_frames
+from tglo.data.video import is_video
+from tglo.data.video_views import read_frames
 from tglo.evaluate import diversity
 from tglo.evaluate.settings import BASE, Evaluation
 from tglo.files import read_sealed, reading, write_sealed

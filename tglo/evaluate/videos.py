@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw
 
-from tglo.data.video import Video, read_frames
+from tglo.data.video import Video
+from tglo.data.video_views import read_frames
 from tglo.evaluate.figures import colour, image_grid, png
 from tglo.evaluate.html import text
 from tglo.evaluate.samples import ModelSamples

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from tglo import models
 from tglo.batch_size import BatchSize
 from tglo.data.manifest import FAMILY, SEED, Row, sample_id, write_manifest
+from tglo.data.video import need_pyav
 from tglo.devices import DTYPES, process_device
 from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, is_whole, publish_images
@@ -121,6 +122,8 @@ def generate_images(
     path = models.resolve(model)
     kind = models.family_of(path)
     kind.check_size(path, options)
+    if kind.default_frames is not None:
+        need_pyav()
     planned = plan_images(texts, count, ".png" if kind.default_frames is None else ".mp4")
     settings = {
         "model": model_digest(path, kind),

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tglo.models.tiling import tiled
+
 # Decoding one 1024 x 1024 image in float32 takes about 4 GB of activations.
 PIXELS_AT_ONCE = 1024 * 1024
 
@@ -29,6 +31,8 @@ class Codec(ABC):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
+        self.tiling = False
+        """Encode in tiles (tiling.py)."""
 
     @property
     def spatial_scale(self) -> int:
@@ -110,13 +114,10 @@ class LatentCodec(Codec):
         """Return mean and std of the scaled posterior, (B, C, h, w) float32 each, of videos (B, C, F, h, w)."""
         pixels = pixels.to(vae.device, vae.dtype)
         one_frame = self.video and pixels.dim() == 4
-        with own_precision(vae):
-            encoded = vae.encode(pixels.unsqueeze(2) if one_frame else pixels)
-        if self.posterior:
-            mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
-        else:
-            mean = encoded.latent.float()
-            std = torch.zeros_like(mean)
+        with own_precision(vae), tiled(vae, self.tiling):
+            whole = pixels.unsqueeze(2) if one_frame else pixels
+            encoded = [self._encoded(vae, part) for part in _videos_apart(whole)]
+        mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
         shift, factor = self.scaling(vae)
         mean, std = (mean - shift) * factor, std * factor
         if one_frame:
@@ -136,6 +137,14 @@ class LatentCodec(Codec):
             decoded = [self._decoded(vae, chunk).float() for chunk in self._chunks(latents)]
         pixels = bounded(torch.cat(decoded), -1, 1)
         return pixels.squeeze(2) if one_frame else pixels
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std in float32, not scaled yet."""
+        encoded = vae.encode(pixels)
+        if self.posterior:
+            return encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        mean = encoded.latent.float()
+        return mean, torch.zeros_like(mean)
 
     def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
         decoded: Tensor = vae.decode(latents, return_dict=False)[0]
@@ -201,6 +210,13 @@ class TokenCodec(Codec):
                 for chunk in self._chunks(latents)
             ]
         return bounded(torch.cat(decoded), 0, 1) * 2 - 1
+
+
+def _videos_apart(pixels: Tensor) -> tuple[Tensor, ...]:
+    """Split a batch of videos (B, 3, F, H, W) into parts of at most PIXELS_AT_ONCE pixels; not one of images."""
+    if pixels.dim() == 4 or pixels.shape[2] == 1:
+        return (pixels,)
+    return pixels.split(max(1, PIXELS_AT_ONCE // math.prod(pixels.shape[2:])))
 
 
 def bounded(pixels: Tensor, low: float, high: float) -> Tensor:

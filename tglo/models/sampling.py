@@ -18,6 +18,7 @@ from tglo.models.execution.modes import evaluating
 from tglo.models.families.model import Denoiser, Model, Tensors, image_sizes
 from tglo.models.finite import require_finite
 from tglo.models.samplers import Predict
+from tglo.models.tiling import check_tiling, tiled
 from tglo.noise.starting import generators_of
 from tglo.settings import SamplingOptions
 
@@ -53,6 +54,8 @@ def generate(
     """
     model.need_encoders()
     model.need_denoiser()
+    if options.vae_tiling:
+        check_tiling(model.vae)
     denoiser = model.denoiser if denoiser is None else denoiser
     options = options.resolved(model.default_size, model.default_frames)
     _check(prompts, seeds, options, batch_size, model.size_step)
@@ -87,7 +90,8 @@ def generate(
             generators = generators_of(seeds[batch])
             latents = type(model).sampler(predict, scheduler, generators, shape, model.device)
             check(latents, "the latents")
-            pixels = model.codec.decode(model.vae, latents)
+            with tiled(model.vae, options.vae_tiling):
+                pixels = model.codec.decode(model.vae, latents)
             check(pixels, "the pixels")
             rate = model.frame_rate
             images += to_images(pixels) if rate is None else to_videos(pixels, rate)

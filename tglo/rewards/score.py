@@ -22,7 +22,7 @@ from tglo.data.errors import ImageError, ManifestError
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
-from tglo.data.video import Video, is_video
+from tglo.data.video import Video
 from tglo.rewards.frames import FRAMES, for_videos
 from tglo.rewards.partial import Entry, PartialScores, identity
 from tglo.rewards.video import Inputs, VideoBytes, check_video_scorers, takes_videos
@@ -75,7 +75,7 @@ def score_manifest(
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if any(is_video(row.image) for row in manifest):
+    if any(manifest.is_video(row) for row in manifest):
         scorers = for_videos(scorers, frames)
     check_scoring(scorers, max_bad_fraction, manifest)
     known = PartialScores(partial, scorers)
@@ -99,7 +99,7 @@ def check_scoring(
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
-    check_video_scorers(scorers, [row.image for row in manifest if not is_video(row.image)])
+    check_video_scorers(scorers, [row.image for row in manifest if not manifest.is_video(row)])
 
 
 def distinct(manifest: Manifest) -> list[Row]:
@@ -231,7 +231,7 @@ def _open(manifest: Manifest, row: Row, known: PartialScores, inputs: Inputs) ->
             if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
                 return _Opened(row, (), sha256)
             file.seek(0)
-            if is_video(row.image):
+            if manifest.is_video(row):
                 return _Opened(row, inputs(file, row.image), sha256)
         image = decode_image(manifest.open_image(row))
         return _Opened(row, [image] * len(known.scorers), sha256)

@@ -15,7 +15,7 @@ from tglo.batch_size import BatchSize
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
-from tglo.data.video import is_video
+from tglo.data.video import is_video, need_pyav
 from tglo.rewards import (
     Scorer,
     load_scorer,
@@ -116,10 +116,12 @@ def score_share(
         )
     check_rows(output, rows)
     _make_writable(output.parent)
+    if any(is_video(row.image) for row in rows):
+        need_pyav()
     loaded: dict[str, Scorer] = {
         name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()
     }
-    if any(is_video(row.image) for row in rows):
+    if any(rows.is_video(row) for row in rows):
         loaded = for_videos(loaded, videos.frames, videos.of_frames)
     check_scoring(loaded, max_bad_fraction, rows)
     sizes = _sizes(batch_size, loaded)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
 from mimetypes import guess_type
 from numbers import Real
 from types import NoneType
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tglo.data.errors import ImageError
-from tglo.data.video import Video, is_video, write_video
+from tglo.data.video import Video, VideoFile, is_video, write_video
 from tglo.data.video_views import Choose, View, evenly, read_views
 from tglo.rewards.partial import identity
 from tglo.settings import COUNT, Limit, check_limits
@@ -98,7 +97,7 @@ class Inputs:
         self._files = [takes_videos(s) and getattr(s, "takes_files", False) for s in scorers]
         self._views = [_view(scorer) if takes_videos(scorer) else some for scorer in scorers]
 
-    def __call__(self, file: BufferedIOBase, name: str) -> list[Video | VideoBytes]:
+    def __call__(self, file: VideoFile, name: str) -> list[Video | VideoBytes]:
         """Read a file, named so, for each of the scorers. Errors are those of `read_views`."""
         views = [view for view, whole in zip(self._views, self._files, strict=True) if not whole]
         views = list(dict.fromkeys(views))
@@ -121,7 +120,7 @@ def _view(scorer: Any) -> View:
     return View(choice_of(scorer)) if change is None else View(choice_of(scorer), change)
 
 
-def _as_file(file: BufferedIOBase, name: str) -> VideoBytes:
+def _as_file(file: VideoFile, name: str) -> VideoBytes:
     """Return a video's file; what is not in one is encoded."""
     file.seek(0)
     if not is_video(name):

@@ -55,6 +55,8 @@ class Sampling:
         merged |= merged.pop("options")
         order = ("prompts", "scorer", "count", "steps", "guidance")  # a folder's name is its hash
         first = {name: merged.pop(name) for name in order}
+        if not merged["vae_tiling"]:
+            del merged["vae_tiling"]
         kept = {k: v for k, v in merged.items() if v is not None or k == "choice_temperature"}
         return first | kept
 

@@ -245,6 +245,8 @@ class OutputConfig:
     validation_width: int | None = None
     validation_frames: int | None = None
     """Of a validation video; the model's own number by default, which takes long."""
+    validation_vae_tiling: bool = False
+    """Decode validation images in tiles, as tglo generate --vae-tiling."""
     export: bool = True
     """Write the trained model (folder or LoRA) to FOLDER/export at the end."""
     progress: bool = True

@@ -24,6 +24,7 @@ from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
 from tglo.models.quantization import convert_weights, floating_dtype, floating_dtypes
+from tglo.models.tiling import check_tiling
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.settings import QUANTIZED, SamplingOptions
 from tglo.threshold.frozen import Threshold, describe, estimate
@@ -277,6 +278,7 @@ def validation_options(output: OutputConfig) -> SamplingOptions:
         height=output.validation_height,
         width=output.validation_width,
         frames=output.validation_frames,
+        vae_tiling=output.validation_vae_tiling,
     )
 
 
@@ -303,6 +305,8 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
         resolved = options.resolved(family.default_size, family.default_frames)
         family.latent_shape(*resolved.size, resolved.frames)
         family.step_options(resolved)
+        if config.output.validation_vae_tiling:
+            check_tiling(family.vae)
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))

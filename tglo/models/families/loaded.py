@@ -16,6 +16,7 @@ from tglo.models import folder, lora, lora_files, quantization
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.encoders import Encoders, EncodersInTurn, TextEncoders
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
+from tglo.models.tiling import check_tiling
 from tglo.noise.density import Density, parse, uniform
 from tglo.noise.schedule import Schedule
 
@@ -224,6 +225,13 @@ class Loaded(ABC):
         """Return what a cache keeps of images (B, 3, H, W) in [-1, 1], by name; see the family's codec."""
         self.need_encoders()
         return self.codec.encode(self.vae, pixels)
+
+    def encode_in_tiles(self) -> None:
+        """Let the VAE encode in overlapping tiles from now on; ValueError if it cannot. See tiling.py."""
+        kind = self._class_of(self.vae_part)
+        with torch.device("meta"):
+            check_tiling(kind.from_config(dict(self.codec.config)))
+        self.codec.tiling = True
 
     def _tokens(
         self, prompts: Sequence[str], number: int, length: int | None = None

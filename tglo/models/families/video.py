@@ -11,11 +11,6 @@ from tglo.models.families.flow import FlowFamily
 class VideoFamily(FlowFamily):
     """A flow-matching transformer of videos; an image is a video of one frame."""
 
-    unsupported: ClassVar[dict[tuple[str, str], str]] = {
-        ("data.noise", "own"): (
-            "a cache does not tell a clip from the whole video that the noise became; use fresh"
-        ),
-    }
     codec: VideoCodec
     codec_class = VideoCodec
     default_frames: ClassVar[int]
