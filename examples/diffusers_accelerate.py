@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tglo import tgo_loss
-from tglo.threshold.frozen import describe, estimate
+from tglo.threshold import describe, estimate
 
 
 class ScoredImages(Dataset):

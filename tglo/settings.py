@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ QUANTIZED = ("int8", "nf4")
 @dataclass(frozen=True)
 class Limit:
     """The numbers that a setting may be: low to high, without low where `above`, without high where
-    `below`. NaN never is, nor is inf.
+    `below`. NaN never is; inf is where it is `endless`.
     """
 
     low: float
@@ -27,9 +28,12 @@ class Limit:
     """None: as large as 32 bits hold."""
     above: bool = False
     below: bool = False
+    endless: bool = False
 
     def allows(self, number: float) -> bool:
         """Say whether a number is within."""
+        if number == math.inf:
+            return self.endless
         high = 2**31 - 1 if self.high is None else self.high
         low_enough = number < high if self.below else number <= high
         return low_enough and (number > self.low if self.above else number >= self.low)
@@ -40,7 +44,8 @@ class Limit:
         if self.above and not self.low:
             return f"positive and at most {self.high:g}"
         high = str(self.high) if isinstance(self.high, int) else f"{self.high:.6g}"
-        return f"from {self.low:g} to {'below ' if self.below else ''}{high}"
+        more = ", or inf" if self.endless else ""
+        return f"from {self.low:g} to {'below ' if self.below else ''}{high}{more}"
 
 
 COUNT = Limit(1)

@@ -32,7 +32,8 @@ from tglo.data.manifest import read_manifest
 from tglo.data.roots import Root
 from tglo.data.sampler import BatchSampler
 from tglo.files.sealed import write_sealed
-from tglo.threshold.frozen import describe, estimate
+from tglo.threshold.frozen import estimate
+from tglo.threshold.summary import describe
 
 SETTINGS = {"resolution": 32, "shard_size": 6, "batch_size": 4, "progress": False}
 

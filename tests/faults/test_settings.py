@@ -33,6 +33,7 @@ ZERO_IS_FINE = {
     "optimizer.beta2", "optimizer.weight_decay", "optimizer.max_gradient_norm",
     "optimizer.ema_decay", "output.validation_guidance",
 }  # fmt: skip
+INF_IS_FINE = {"objective.confidence"}
 
 
 def kinds_of_keys(kind: type, prefix: str = "") -> Iterator[tuple[str, set[type]]]:
@@ -74,6 +75,9 @@ def test_a_number_out_of_its_limits_is_named(key: str) -> None:
         values = [-1.0, float("nan"), float("inf"), -float("inf"), 1e308]
     if key not in ZERO_IS_FINE:
         values.append(0)
+    if key in INF_IS_FINE:
+        values.remove(float("inf"))
+        check(config_with(key, float("inf")))
     for value in values:
         if key == "optimizer.steps" and value == 10**400:
             value = 2**63
@@ -189,7 +193,7 @@ COMMANDS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         {
             "--percentile": ("nan", "inf", "-1", "101"),
             "--kappa": ("nan", "inf", "-1"),
-            "--confidence": ("nan", "inf", "-1"),
+            "--confidence": ("nan", "-inf", "-1"),
         },
     ),
     "plan": (

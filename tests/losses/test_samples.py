@@ -298,3 +298,40 @@ def test_a_cached_error_with_a_gradient_is_refused(function: Any) -> None:
     error = torch.ones(2, requires_grad=True)
     with pytest.raises(ValueError, match=r"reference_error requires a gradient, .*detach"):
         function(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2), 0.5, reference_error=error)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weight", [None, 0.5, torch.tensor([1.0, 0.0, 2.0, 3.0, 0.5])])
+def test_an_infinite_confidence_weighs_by_the_distance(
+    backend: str, dtype: torch.dtype, weight: Tensor | float | None
+) -> None:
+    case = half_scored(dtype, reduction="sum")
+    scores, threshold = case.scores, 0.25
+    distance = (scores.double() - threshold).abs().nan_to_num()
+    given = 1.0 if weight is None else weight
+    arguments = case.policy_pred, case.target, scores, threshold
+    options = {"reference_pred": case.reference_pred, "draws": 2, "scored": SCORED}
+    options |= {"reduction": "none", "return_stats": True, "backend": backend}
+    found, stats = tgo_loss(*arguments, confidence=float("inf"), sample_weight=weight, **options)
+    expected, others = tgo_loss(
+        *arguments, confidence=0.0, sample_weight=given * distance, **options
+    )
+    assert torch.equal(found, expected) and torch.equal(stats.weight, others.weight)
+    assert torch.equal(stats.weight, given * distance * SCORED)
+    module = TGOLoss(threshold, confidence=float("inf"), reduction="none", backend=backend)
+    options = {k: options[k] for k in ("reference_pred", "draws", "scored")}
+    assert torch.equal(module(*arguments[:3], sample_weight=weight, **options), found)
+
+
+def test_an_infinite_confidence_is_the_limit_of_large_ones() -> None:
+    case = make_case((6, 3, 4), torch.float64)
+    arguments = case.policy_pred, case.target, case.scores, 0.1
+    options = {"reference_pred": case.reference_pred, "temperature": 0.1}
+    large = tgo_loss(*arguments, **options, confidence=1e12)
+    endless = tgo_loss(*arguments, **options, confidence=float("inf"))
+    assert large.item() / 1e12 == pytest.approx(endless.item(), rel=1e-10)
+    with pytest.raises(
+        ValueError, match="confidence is -inf; it must be a finite number of at least"
+    ):
+        tgo_loss(*arguments, **options, confidence=-float("inf"))

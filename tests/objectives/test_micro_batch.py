@@ -83,3 +83,28 @@ def test_labels_are_indexed_and_moved_as_one() -> None:
     assert len(chosen) == 2 and torch.equal(chosen.scores, scores[[2, 0]])
     assert torch.equal(chosen.quantiles, scores[[2, 0]] / 2)
     assert labels.to("meta").thresholds.device.type == "meta"
+
+
+def test_weights_of_the_labels_take_the_place_of_the_confidences() -> None:
+    policy = torch.linspace(1, 2, 6, dtype=torch.float64).requires_grad_()
+    batch = given(policy, torch.full((6,), 1.4, dtype=torch.float64))
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.0, 0.25, 3.0], dtype=torch.float64)
+    labels = dataclasses.replace(batch.labels, weights=weights)
+    for plain in (batch, as_predictions(batch)):
+        objective = OBJECTIVES["tgo"](Settings(confidence=0.0, backend="reference"))
+        loss, stats = OBJECTIVES["tgo"](Settings(confidence=7.0, backend="reference"))(
+            dataclasses.replace(plain, labels=labels), T
+        )
+        assert torch.equal(stats.weight, weights)
+        sign = plain.labels.sign
+        per_sample = torch.nn.functional.softplus(-sign * stats.implicit_score)
+        torch.testing.assert_close(loss, (weights * per_sample).mean(), rtol=1e-12, atol=0)
+        assert objective(plain, T)[0] != loss
+
+
+def test_labels_carry_their_weights_along() -> None:
+    scores = torch.arange(4, dtype=torch.float64)
+    labels = Labels(scores, scores, scores, 10 * scores)
+    assert labels[torch.tensor([2, 1])].weights.tolist() == [20, 10]
+    assert labels.to("cpu").weights is not None
+    assert Labels(scores, scores, scores)[[0]].weights is None

@@ -64,6 +64,14 @@ def test_points_are_the_grid_and_errors_name_the_key(make_config: Make, tmp_path
         points(make_config(), {"seed.x": [1]}, tmp_path)
 
 
+def test_a_recipe_and_an_infinite_confidence_vary(make_config: Make, tmp_path: Path) -> None:
+    texts = ["objective.confidence=5,inf", "recipe=published,tglo"]
+    grid = points(make_config(), parse_variations(texts), tmp_path)
+    found = [(p.config.objective.confidence, p.config.data.baseline) for p in grid]
+    assert found == [(c, b) for c in (5.0, float("inf")) for b in ("percentile", "oracle")]
+    assert json.dumps([point.values for point in grid], allow_nan=False)
+
+
 @pytest.fixture
 def cached(make_config: Make, caches: dict[Path, Path], sd15: Path, tmp_path: Path) -> TrainConfig:
     errors = tmp_path / "errors"

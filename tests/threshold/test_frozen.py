@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tglo.threshold.frozen import Threshold, describe, estimate
+from tglo.threshold.frozen import Threshold, estimate
+from tglo.threshold.summary import describe
 
 RANDOM = np.random.default_rng(0)
 
@@ -181,7 +182,8 @@ def test_a_scale_of_zero_is_refused():
 
 
 def test_summary_warns_of_a_weight_that_does_nothing():
-    scores = RANDOM.normal(0.26, 0.03, size=500)
+    distances = RANDOM.normal(0, 0.03, size=250)  # both sides alike
+    scores = 0.26 + np.concatenate([distances, -distances])
     assert 'score_scale "std"' in str(describe(scores, estimate(scores)))
     assert not describe(scores, estimate(scores, score_scale="std")).warnings()
 

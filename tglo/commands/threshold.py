@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from tglo.settings import ManifestOptions
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from tglo.threshold.baselines import Embed
+
 
 def threshold(
     manifest: Positional[Path],
     output: Path = Path("threshold.json"),
+    baseline: Literal["percentile", "mean", "oracle", "ridge"] = "percentile",
     percentile: float = 50.0,
     score_scale: Literal["none", "std", "mad", "iqr"] = "none",
     per_prompt: bool = False,
     kappa: float = 10.0,
     confidence: float = 5.0,
     proxy: Path | None = None,
+    cache: Path | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
 ) -> None:
     """Estimate the threshold of a scored manifest, show what it does, and freeze it.
@@ -26,31 +34,51 @@ def threshold(
     Args:
         manifest: The scored manifest.
         output: JSON file to write.
+        baseline: The paper's percentile; the mean of all scores; oracle, the mean of each prompt's,
+            shrunk as far as the scores tell (one image a prompt: ridge); ridge, a regression on the
+            prompts' embeddings.
         percentile: Percentile of the scores.
         score_scale: Unit of the distance from the threshold: none is the paper's.
-        per_prompt: A threshold for each prompt, shrunk towards the global one.
+        per_prompt: A percentile for each prompt, shrunk towards the global one.
         kappa: Strength of that shrinkage, in samples.
-        confidence: Constant c of the weight 1 + c |s - tau|, for the summary.
+        confidence: Constant c of the weight 1 + c |s - tau|, for the summary; inf: |s - tau|.
         proxy: Scored manifest of images by the reference model to estimate from instead.
+        cache: Folder that `tglo cache` made, with the prompts' embeddings for ridge.
         reading: How both manifests are read.
     """
     from dataclasses import asdict
 
     from tglo.data.manifest import read_manifest
-    from tglo.threshold.frozen import describe, estimate
+    from tglo.threshold.frozen import estimate
+    from tglo.threshold.summary import describe
 
     options = asdict(reading)
     training = read_manifest(manifest, **options)
     source = training if proxy is None else read_manifest(proxy, **options)
+    by_prompt = per_prompt or baseline != "percentile"
     frozen = estimate(
         source.scores(),
         percentile,
-        prompts=source.prompts() if per_prompt else None,
+        prompts=source.prompts() if by_prompt else None,
         kappa=kappa if per_prompt else None,
         score_scale=score_scale,
         source="scores" if proxy is None else "proxy",
+        baseline=baseline,
+        embed=None if cache is None else _embeddings(cache),
     )
     summary = describe(training.scores(), frozen, confidence, training.prompts())
     frozen.save(output)
     print(summary)
     print(f"wrote {output}")
+
+
+def _embeddings(folder: Path) -> Embed:
+    """Return a function from prompts to their mean embeddings in a cache, which is opened when it is called."""
+
+    def embed(prompts: Sequence[str]) -> ArrayLike:
+        from tglo.cache.latents import LatentCache
+        from tglo.cache.pooled import mean_pooled
+
+        return mean_pooled(LatentCache(folder), prompts)
+
+    return embed

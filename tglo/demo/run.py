@@ -30,7 +30,8 @@ from tglo.files import claim_folder
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
 from tglo.stopping import Stopped
-from tglo.threshold.frozen import describe, estimate
+from tglo.threshold.frozen import estimate
+from tglo.threshold.summary import describe
 from tglo.train import load_config, train
 
 log = logging.getLogger("tglo")

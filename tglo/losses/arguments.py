@@ -7,11 +7,11 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from tglo import ops
+from tglo import ops, reference
 from tglo.losses import checks, samples
 from tglo.losses.masks import mask_weights
 from tglo.losses.results import MaskMean, Reduction
-from tglo.ops.dtypes import constant, number, promote
+from tglo.ops.dtypes import constant, number, promote, wide
 
 
 class CallOptions(TypedDict, total=False):
@@ -110,12 +110,16 @@ def scoring(
     checks.check_reduction(reduction)
     checks.check_scores(scores, threshold, batch, device, other)
     checks.check_number("beta", beta, above=0)
-    checks.check_number("confidence", confidence, at_least=0)
+    endless = checks.check_confidence(confidence)
     weight: Tensor | float = 1.0
     if sample_weight is not None:
         sample_weight = samples.flat(sample_weight)
         checks.check_sample_weight(sample_weight, batch, device, other)
         weight = number(sample_weight)
+    if endless:  # the kernels know 1 + c |s - tau| alone
+        known_scores, limit = wide(constant(scores)), wide(number(threshold))
+        weight = reference.loss_weight(known_scores, limit, confidence, wide(weight))
+        confidence = 0.0
     if scored is not None:
         scored, weight = samples.scored_weight(scored, weight, batch, device, other)
     limit = number(threshold)

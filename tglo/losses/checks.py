@@ -47,6 +47,14 @@ def check_number(
         raise ValueError(f"{name} is {value}; it must be a finite number{limit}")
 
 
+def check_confidence(confidence: float) -> bool:
+    """Check c, and return whether it is infinite."""
+    if _is_number(confidence) and confidence == math.inf:
+        return True
+    check_number("confidence", confidence, at_least=0)
+    return False
+
+
 def _as_float(name: str, value: object) -> float:
     if not _is_number(value):
         raise TypeError(f"{name} is a {type(value).__name__}; pass a Python number")

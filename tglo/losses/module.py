@@ -34,7 +34,7 @@ class TGOLoss(nn.Module):
         super().__init__()
         checks.check_number("beta", beta, above=0)
         checks.check_number("temperature", temperature, above=0)
-        checks.check_number("confidence", confidence, at_least=0)
+        checks.check_confidence(confidence)
         checks.check_reduction(reduction)
         if threshold is not None:
             checks.check_number("threshold", threshold)

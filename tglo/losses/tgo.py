@@ -73,7 +73,8 @@ def tgo_loss(
             (`prediction_error` computes it). Exactly one of reference_pred and reference_error.
         beta = 1.0, temperature = 1e-3: strength of the implicit reward and variance of the Gaussian
             that stands for a step; above 0.
-        confidence = 5.0: c >= 0, in units of 1 / score.
+        confidence = 5.0: c >= 0, in units of 1 / score. With math.inf the factor is |score - threshold|, to
+            which (1 + c |score - threshold|) / c tends.
         sample_weight = None: >= 0, a number, a 0-d tensor or (B,), weighs the samples' losses; None is
             1. "mean" still divides by B. Where it is 0 the score is not looked at, be it NaN. Bad
             values and trailing ones as in timestep_weight.

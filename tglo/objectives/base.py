@@ -53,6 +53,8 @@ class Objective(ABC):
     """Learns from samples at or above the threshold: there must be some."""
     needs_negatives: ClassVar[bool] = False
     """Learns from samples below the threshold: there must be some."""
+    weighs: ClassVar[bool] = False
+    """Weighs samples by their distance from the threshold: by `confidence`, or by the labels' weights."""
     saturates: ClassVar[bool] = True
     """A sigmoid of r: samples of large |r| teach little."""
     default_beta: ClassVar[float] = 1.0
@@ -82,6 +84,12 @@ class Objective(ABC):
     def check(cls, config: Any) -> None:
         """Raise ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
         name, micro_batch = config.objective.name, config.optimizer.micro_batch
+        for key in () if cls.weighs else ("weight_normalisation", "balance"):
+            if getattr(config.objective, key):
+                raise ValueError(
+                    f"objective.{key} changes the weights by the distance from the threshold, which "
+                    f"objective {name} has not; leave it out, or use tgo"
+                )
         if cls.takes_pairs and micro_batch % 2:
             raise ValueError(
                 f"optimizer.micro_batch is {micro_batch}, but objective {name} takes pairs: it must be "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tglo import reference
 from tglo.losses import results
-from tglo.losses.arguments import scoring
+from tglo.losses.arguments import SampleOptions, scoring
 from tglo.losses.log_ratio import LogRatio, log_ratio, log_ratio_of_errors, policy_error
 from tglo.losses.results import TGOStats
 from tglo.losses.tgo import tgo_loss
@@ -32,6 +32,8 @@ class Labels:
     """A sample is positive where its score is at least this."""
     quantiles: Tensor
     """In [0, 1]: the place of the score among those of its prompt."""
+    weights: Tensor | None = None
+    """w, where it is not 1 + c |s - tau|: normalised or balanced over the data set, or of an infinite c."""
 
     @property
     def positive(self) -> Tensor:
@@ -58,7 +60,8 @@ class Labels:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
-        return Labels(change(self.scores), change(self.thresholds), change(self.quantiles))
+        weights = None if self.weights is None else change(self.weights)
+        return Labels(change(self.scores), change(self.thresholds), change(self.quantiles), weights)
 
 
 class BatchIds(NamedTuple):
@@ -115,7 +118,11 @@ class MicroBatch:
     def tgo_loss(
         self, beta: float, temperature: float, confidence: float, backend: str = "auto"
     ) -> tuple[Tensor, TGOStats]:
-        """Compute the mean TGO loss, in one launch, and its statistics."""
+        """Compute the mean TGO loss, in one launch, and its statistics. Weights that the labels have take the
+        place of those by the confidence.
+        """
+        given = self.labels.weights
+        weighed: SampleOptions = {} if given is None else {"sample_weight": given}
         return tgo_loss(
             self.policy_pred,
             self.draw.target,
@@ -125,10 +132,11 @@ class MicroBatch:
             reference_error=self.reference_error,
             beta=beta,
             temperature=temperature,
-            confidence=confidence,
+            confidence=confidence if given is None else 0.0,
             timestep_weight=self.timestep_weight,
             return_stats=True,
             backend=backend,
+            **weighed,
         )
 
 
@@ -149,9 +157,9 @@ class ErrorMicroBatch(MicroBatch):
         self, beta: float, temperature: float, confidence: float, backend: str = "auto"
     ) -> tuple[Tensor, TGOStats]:
         labels, error = self.labels, self.policy_pred
-        scored = scoring(
-            labels.scores, labels.thresholds, len(labels), error.device, beta, confidence, "mean"
-        )
+        given = labels.weights
+        known = labels.scores, labels.thresholds, len(labels), error.device, beta
+        scored = scoring(*known, confidence if given is None else 0.0, "mean", given)
         dtype = torch.promote_types(error.dtype, torch.float32)
         result = scored.by_reference(self.log_ratio(temperature), dtype)
         return result.loss, results.statistics(result, scored)

@@ -10,9 +10,10 @@ from tglo.objectives.micro_batch import MicroBatch
 
 
 class TGO(Objective):
-    """Threshold-guided optimization (arXiv 2605.04653): (1 + c |s - tau|) softplus(-z r)."""
+    """Threshold-guided optimization (arXiv 2605.04653): w softplus(-z r), w = 1 + c |s - tau| as published."""
 
     needs_positives = needs_negatives = True
+    weighs = True
 
     def __call__(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, TGOStats]:
         settings = self.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,11 @@ def label(scores: Tensor, threshold: Tensor | float) -> Tensor:
 
 
 def confidence_weight(scores: Tensor, threshold: Tensor | float, confidence: float = 5.0) -> Tensor:
-    """w = 1 + c |s - tau|, of the shape of `scores`; c has the unit of 1 / score."""
+    """w = 1 + c |s - tau|, of the shape of `scores`; c has the unit of 1 / score. With c = inf w = |s - tau|, to
+    which w / c tends.
+    """
+    if confidence == math.inf:
+        return (scores - threshold).abs()
     return 1.0 + confidence * (scores - threshold).abs()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,8 @@ def points(config: TrainConfig, variations: Variations, output: Path) -> list[Po
     result = []
     for combination in itertools.product(*variations.values()):
         plain, values = copy.deepcopy(base), dict(zip(variations, combination, strict=True))
-        for key, value in values.items():
+        # A recipe sets other keys: first, so that one that varies, too, stays.
+        for key, value in sorted(values.items(), key=lambda item: item[0] != "recipe"):
             try:
                 put(plain, key, value)
             except ValueError as error:
@@ -76,6 +78,7 @@ def points(config: TrainConfig, variations: Variations, output: Path) -> list[Po
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if value in (math.inf, -math.inf) else value  # results are JSON, which has no inf

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tglo.threshold.frozen import SCORE_SCALES, SOURCES, Threshold, describe, estimate
-from tglo.threshold.summary import Summary
+from tglo.threshold.baselines import BASELINES
+from tglo.threshold.frozen import SCORE_SCALES, SOURCES, Threshold, estimate
+from tglo.threshold.summary import Summary, describe
 
-__all__ = ["SCORE_SCALES", "SOURCES", "Summary", "Threshold", "describe", "estimate"]
+__all__ = ["BASELINES", "SCORE_SCALES", "SOURCES", "Summary", "Threshold", "describe", "estimate"]

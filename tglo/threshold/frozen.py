@@ -5,6 +5,7 @@
     w = 1 + c |s - tau| / scale                               scale = 1 in arXiv 2605.04653
     tau(x) = (n_x percentile_x + kappa tau) / (n_x + kappa)   per prompt, shrunk to the global tau
 
+or, in place of the percentile, a mean that stands for the oracle's baseline (baselines.py).
 All statistics are float64, so scores may be large or far from zero (times 1e8, plus 1e6).
 """
 
@@ -22,21 +23,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tglo.files import read_sealed, reading, write_sealed
+from tglo.threshold.baselines import BASELINES, Embed, check_baseline, estimate_baseline
+from tglo.threshold.fit import Fit
 from tglo.threshold.statistics import (
     as_scores,
-    contrast_from,
-    one_label_share,
+    check_prompts,
     percentile_of,
     rows_by_prompt,
     scale_of,
     sha256_of,
 )
-from tglo.threshold.summary import Summary
 
 SCORE_SCALES = ("none", "std", "mad", "iqr")
 SOURCES = ("scores", "proxy")
 FORMAT = "tglo.threshold"
-VERSION = 1
+VERSION = 2
+"""1 has percentiles alone, without `baseline` and `fit`; such thresholds are still written so."""
 _FILE, _REMEDY = "threshold file", "write it again with `tglo threshold`"
 _EDITED = ', or remove its line "seal" if you changed it on purpose'
 
@@ -48,15 +50,17 @@ class Threshold:
     """A frozen threshold. `estimate` makes it; it travels with the run as JSON.
 
     value: the global tau.
+    percentile: None where the baseline is another.
     per_prompt: tau(x) of every prompt that was seen, already shrunk; empty for a global threshold.
     scale: the divisor of |s - tau| (1.0 for score_scale "none").
     source: "scores", or "proxy" when the scores belong to images that the reference model made
         and not to the training rows.
     scores_sha256: the digest of the scores that it was estimated from.
+    baseline: one of BASELINES; fit: what another one than "percentile" found.
     """
 
     value: float
-    percentile: float
+    percentile: float | None
     count: int
     score_scale: str
     scale: float
@@ -64,13 +68,15 @@ class Threshold:
     per_prompt: Mapping[str, float] = field(default_factory=dict)
     source: str = "scores"
     scores_sha256: str = ""
+    baseline: str = "percentile"
+    fit: Fit | None = None
 
     def for_prompts(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return tau for each prompt, (B,) float64; the global value if the prompt is unknown."""
         return np.array([self.per_prompt.get(p, self.value) for p in prompts], dtype=np.float64)
 
     def confidence(self, confidence: float) -> float:
-        """Return the c for the loss with which its w = 1 + c |s - tau| uses scaled scores."""
+        """Return the c for the loss with which its w = 1 + c |s - tau| uses scaled scores; inf of inf."""
         return confidence / self.scale
 
     def check(self, scores: ArrayLike) -> None:
@@ -90,7 +96,15 @@ class Threshold:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON with its own checksum atomically; floats keep every bit."""
-        write_sealed(Path(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
+        version = 1 if self.baseline == "percentile" else VERSION
+        write_sealed(Path(path), {"format": FORMAT, "version": version, **self.plain()})
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON. A percentile's has what it always had, so that its digests stay the same."""
+        plain = asdict(self)
+        if self.baseline == "percentile":
+            del plain["baseline"], plain["fit"]
+        return plain
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Threshold:
@@ -114,23 +128,36 @@ class Threshold:
         content = read_sealed(Path(path), _FILE, _REMEDY + _EDITED, without_checksum)
         if content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a threshold file; write one with `tglo threshold`")
-        if content.get("version") != VERSION:
+        version = content.get("version")
+        if version not in range(1, VERSION + 1):
             raise ValueError(
-                f"{path} has threshold format version {content.get('version')!r}, "
-                f"this tglo reads {VERSION}: estimate it again"
+                f"{path} has threshold format version {version!r}, this tglo reads 1 to {VERSION}: "
+                "estimate it again"
             )
         given = {key: value for key, value in content.items() if key not in ("format", "version")}
-        wrong = {f.name for f in fields(cls)} ^ given.keys()
+        known = {f.name for f in fields(cls)} - ({"baseline", "fit"} if version == 1 else set())
+        wrong = known ^ given.keys()
         if wrong:
             raise ValueError(f"{path} lacks or adds {sorted(wrong)}; estimate it again")
-        threshold = cls(**given)
         with reading(path, _FILE, _REMEDY):
+            if given.get("fit") is not None:
+                given["fit"] = Fit(**given["fit"])
+            threshold = cls(**given)
             threshold._validate()
         return threshold
 
     def _validate(self) -> None:
         """Raise an error of any class unless all fields are what `estimate` makes."""
-        numbers = {"value": self.value, "percentile": self.percentile, "scale": self.scale}
+        if self.baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {self.baseline!r}")
+        by_percentile = self.baseline == "percentile"
+        if by_percentile != (self.fit is None) or by_percentile != (self.percentile is not None):
+            raise ValueError("a percentile, or a fit, that its baseline has not")
+        if self.fit is not None:
+            self.fit.validate()
+        numbers = {"value": self.value, "scale": self.scale}
+        if self.percentile is not None:
+            numbers["percentile"] = self.percentile
         numbers |= {f"per_prompt of {p!r}": tau for p, tau in self.per_prompt.items()}
         if self.kappa is not None:
             numbers["kappa"] = self.kappa
@@ -139,7 +166,7 @@ class Threshold:
                 raise ValueError(f"{name} is {number!r}, not a finite number")
         if self.scale <= 0:
             raise ValueError(f"scale is {self.scale}, a scale that is not positive")
-        if not 0 <= self.percentile <= 100:
+        if self.percentile is not None and not 0 <= self.percentile <= 100:
             raise ValueError(f"percentile is {self.percentile}, not in [0, 100]")
         if type(self.count) is not int or self.count < 1:
             raise ValueError(f"count is {self.count!r}")
@@ -157,6 +184,8 @@ def estimate(
     kappa: float | None = None,
     score_scale: str = "none",
     source: str = "scores",
+    baseline: str = "percentile",
+    embed: Embed | None = None,
 ) -> Threshold:
     """Estimate the threshold from scores (N,).
 
@@ -167,9 +196,14 @@ def estimate(
         "iqr" (interquartile range over 1.349); the factors make each one estimate the standard
         deviation of a normal distribution.
     source: "proxy" when the scores come from images that the reference model generated.
+    baseline: "percentile" (the paper), or without percentile and kappa "mean", "oracle" or "ridge", of
+        which the last two need prompts: see `tglo.threshold.baselines`.
+    embed: a function from P different prompts to their embeddings (P, D); "ridge" needs it, and
+        "oracle" where every prompt has one score.
 
     Raises TypeError for scores that are not real numbers; ValueError for NaN or inf (with their
-    positions), an empty set, scores that are all equal, a zero scale, or settings out of range.
+    positions), an empty set, scores that are all equal, a zero scale, settings out of range, or a baseline
+    that these scores do not give.
     """
     values = as_scores(scores)
     if not 0 <= percentile <= 100:
@@ -178,71 +212,38 @@ def estimate(
         raise ValueError(f"score_scale must be one of {SCORE_SCALES}, got {score_scale!r}")
     if source not in SOURCES:
         raise ValueError(f"source must be one of {SOURCES}, got {source!r}")
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}")
     if values.min() == values.max():
         raise ValueError(
             f"all {values.size} scores equal {values[0]:.6g}: no threshold separates better from "
             "worse images, so training would only pull every sample up; score with another reward, "
             "or add images of other quality"
         )
+    known: dict[str, Any] = {
+        "count": int(values.size),
+        "score_scale": score_scale,
+        "scale": scale_of(values, score_scale),
+        "source": source,
+        "scores_sha256": sha256_of(values),
+        "baseline": baseline,
+    }
+    if baseline != "percentile":
+        check_baseline(baseline, percentile, kappa is not None)
+        if prompts is not None:
+            check_prompts(prompts, values.size)
+        value, per_prompt, fit = estimate_baseline(values, baseline, prompts, embed)
+        return Threshold(
+            value=value, percentile=None, kappa=None, per_prompt=per_prompt, fit=fit, **known
+        )
     value = percentile_of(np.sort(values), percentile)
     return Threshold(
         value=value,
         percentile=float(percentile),
-        count=int(values.size),
-        score_scale=score_scale,
-        scale=scale_of(values, score_scale),
         kappa=None if kappa is None else float(kappa),
         per_prompt=_per_prompt(values, percentile, value, prompts, kappa),
-        source=source,
-        scores_sha256=sha256_of(values),
+        **known,
     )
-
-
-def describe(
-    scores: ArrayLike,
-    threshold: Threshold,
-    confidence: float = 5.0,
-    prompts: Sequence[str] | None = None,
-) -> Summary:
-    """Summarise the labels and weights (w = 1 + c |s - tau| / scale) of the scores (N,).
-
-    prompts: one per score; needed when the threshold is per prompt. Errors are those of `estimate`.
-    """
-    values = as_scores(scores)
-    if not (math.isfinite(confidence) and confidence >= 0):
-        raise ValueError(f"confidence must be a finite number, zero or more, got {confidence}")
-    if prompts is None and threshold.per_prompt:
-        raise ValueError("this threshold differs by prompt: pass prompts, one per score")
-    tau = np.full(values.size, threshold.value)
-    if prompts is not None:
-        _check_prompts(prompts, values.size)
-        tau = threshold.for_prompts(prompts)
-    own = not threshold.per_prompt and threshold.source == "scores"
-    positive = values >= tau
-    weight = 1 + confidence * (np.abs(values - tau) / threshold.scale)
-    return Summary(
-        count=int(values.size),
-        threshold=threshold.value,
-        percentile=threshold.percentile,
-        positives=int(positive.sum()),
-        negatives=int((~positive).sum()),
-        ties=int((values == tau).sum()),
-        weight_min=float(weight.min()),
-        weight_median=float(np.median(weight)),
-        weight_p90=float(np.percentile(weight, 90)),
-        weight_max=float(weight.max()),
-        score_scale=threshold.score_scale,
-        confidence=float(confidence),
-        degenerate_share=None if prompts is None else one_label_share(positive, prompts),
-        contrast_from=contrast_from(values) if own else None,
-    )
-
-
-def _check_prompts(prompts: Sequence[str], count: int) -> None:
-    if isinstance(prompts, str) or len(prompts) != count:
-        raise ValueError(
-            f"prompts must be a sequence, one prompt per score ({count}), got {len(prompts)}"
-        )
 
 
 def _per_prompt(
@@ -262,7 +263,7 @@ def _per_prompt(
         )
     if not (math.isfinite(kappa) and kappa >= 0):
         raise ValueError(f"kappa must be a finite number, zero or more, got {kappa}")
-    _check_prompts(prompts, values.size)
+    check_prompts(prompts, values.size)
     result = {}
     for prompt, rows in rows_by_prompt(prompts).items():
         own = percentile_of(np.sort(values[rows]), percentile)

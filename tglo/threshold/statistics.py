@@ -32,6 +32,14 @@ def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
     return result
 
 
+def check_prompts(prompts: Sequence[str], count: int) -> None:
+    """Raise ValueError unless there is a prompt for each of `count` scores."""
+    if isinstance(prompts, str) or len(prompts) != count:
+        raise ValueError(
+            f"prompts must be a sequence, one prompt per score ({count}), got {len(prompts)}"
+        )
+
+
 def sha256_of(values: NDArray[np.float64]) -> str:
     """Return a hex digest of the scores that does not depend on their order."""
     # Sorted, since reordering rows changes no threshold; + 0.0 turns -0.0 into 0.0.
@@ -96,6 +104,24 @@ def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
     for row, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(row)
     return groups
+
+
+def numbered(prompts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the different prompts in the order in which they first come, and each row's place among them."""
+    places: dict[str, int] = {}
+    rows = (places.setdefault(prompt, len(places)) for prompt in prompts)
+    numbers = np.fromiter(rows, dtype=np.int64, count=len(prompts))
+    return list(places), numbers
+
+
+def outlying(values: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
+    """Return which values are more than `limit` robust standard deviations (1.4826 times the median absolute
+    deviation) from the median; none where half of the values are equal.
+    """
+    distance = np.abs(values - np.median(values))
+    unit = 1.4826 * np.median(distance)
+    result: NDArray[np.bool_] = (distance > limit * unit) & (unit > 0)
+    return result
 
 
 def quantiles_within(scores: NDArray[np.float64], prompts: Sequence[str]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ dropped captions (tglo.cache.drawer).
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tglo.cache.drawer import CachedRows, Drawer
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.sampler import BatchSampler
 from tglo.objectives.micro_batch import BatchIds, ErrorMicroBatch, Labels, MicroBatch
+from tglo.threshold.weights import Weighing
 from tglo.train.config import TrainConfig
 
 _Read = tuple[BatchIds, Labels, Tensor | None, CachedRows]
@@ -37,6 +38,17 @@ class Samples:
     """Prompts in place of the cached ones."""
     units: NDArray[np.int64]
     """(units, 1 or 2) what the sampler shuffles: rows, or pairs of winner and loser."""
+    weighing: Weighing | None = None
+    """How the labels' weights were found, where they have some."""
+
+    def weighed(self, weighing: Weighing | None) -> Samples:
+        """Return the samples with the weights that follow from `weighing`: none where the loss has them by itself."""
+        if weighing is None or weighing.published:
+            return self
+        labels = self.labels
+        weights = weighing.of(labels.scores.numpy(), labels.thresholds.numpy())
+        labels = replace(labels, weights=torch.from_numpy(weights))
+        return replace(self, labels=labels, weighing=weighing)
 
 
 class Batches:

@@ -53,12 +53,16 @@ class DataConfig:
     """Folder that `tglo cache` made from this manifest and model."""
     threshold: Path | None = None
     """File that `tglo threshold` wrote; without one it is estimated from the manifest."""
+    baseline: Literal["percentile", "mean", "oracle", "ridge"] = "percentile"
+    """What a score is compared with, if the threshold is estimated here: a percentile, as published; the
+    mean; oracle, the mean of each prompt's scores, shrunk as far as they tell (one image a prompt:
+    ridge); ridge, a regression on the cached embeddings."""
     percentile: float = 50.0
     """Percentile of the scores for the threshold, if it is estimated here."""
     score_scale: Literal["none", "std", "mad", "iqr"] = "none"
     """Unit of the distance from the threshold, if it is estimated here."""
     per_prompt: bool = False
-    """A threshold for each prompt, shrunk towards the global one, if it is estimated here."""
+    """A percentile for each prompt, shrunk towards the global one, if it is estimated here."""
     kappa: float = 10.0
     """Strength of that shrinkage, in samples."""
     prompt_column: str = "prompt"
@@ -107,8 +111,12 @@ class SharedObjectiveConfig:
     temperature: float | Literal["auto", "default"] = "default"
     """Scale of the squared errors (T): a number, auto (measured), or the objective's published value
     (dpo, dspo), else the model family's default."""
-    confidence: float = 5.0
-    """Weight of the distance from the threshold, w = 1 + c |s - tau| (c)."""
+    confidence: float | Literal["inf"] = 5.0
+    """Weight of the distance from the threshold, w = 1 + c |s - tau| (c); of inf w = |s - tau|."""
+    weight_normalisation: bool = False
+    """Divide the weights w by their mean over the data set."""
+    balance: bool = False
+    """Scale the weights w so that samples at or above the threshold and the others have the same total."""
     timestep_weight: Literal["none", "min_snr", "sigma_sqrt", "cosmap"] = "none"
     """Weight of a timestep (omega_t): min_snr by the signal-to-noise ratio; of flow matching also
     sigma_sqrt (1 / sigma^2, at most 100) and cosmap."""
@@ -122,6 +130,9 @@ class SharedObjectiveConfig:
     """Replace the reference by the policy at each epoch's end (needs reference = copy)."""
     backend: str = "auto"
     """Backend of the fused loss."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "confidence", float(self.confidence))  # JSON has no inf, but "inf"
 
     @property
     def constants(self) -> Any:
@@ -256,6 +267,9 @@ class OutputConfig:
 class TrainConfig:
     """One training run."""
 
+    recipe: Literal["published", "tglo"] = "published"
+    """published: the paper's settings. tglo: data.baseline = oracle, objective.confidence = inf and
+    objective.weight_normalisation. Keys that are set themselves win."""
     seed: int = 0
     """Seed of order, noise, timesteps and dropout."""
     model: ModelConfig = field(default_factory=ModelConfig)

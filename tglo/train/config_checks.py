@@ -13,7 +13,8 @@ from tglo.ops import BACKENDS
 from tglo.plan.limits import zero_problem
 from tglo.redaction import refuse_url
 from tglo.settings import check_limits, nearest
-from tglo.train.config import EngineConfig, OptimizerConfig, TrainConfig, reference_mode
+from tglo.threshold.baselines import check_baseline
+from tglo.train.config import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, reference_mode
 from tglo.train.config_limits import LIMITS
 
 
@@ -29,11 +30,7 @@ def check(config: TrainConfig) -> None:
             raise ValueError(f"{key} is required: set it in the TOML file or as --{key} VALUE")
     _check_numbers(config)
     _check_words(config)
-    if data.threshold is not None and data.per_prompt:
-        raise ValueError(
-            f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
-            "leave one out (`tglo threshold --per-prompt` writes a file with a threshold per prompt)"
-        )
+    _check_threshold(data)
     OBJECTIVES[objective.name].check(config)
     if objective.reference == "adapter-off" and model.train == "full":
         raise ValueError(
@@ -63,6 +60,21 @@ def check(config: TrainConfig) -> None:
     # Without ZeRO the engine may be the plain one, unless DeepSpeed is asked for.
     plain = engine.kind != "deepspeed" and not engine.zero_stage
     check_zero(config, None if plain else engine.zero_stage)
+
+
+def _check_threshold(data: DataConfig) -> None:
+    if data.threshold is not None and data.per_prompt:
+        raise ValueError(
+            f"data.per_prompt estimates a threshold, but data.threshold = {data.threshold} gives one; "
+            "leave one out (`tglo threshold --per-prompt` writes a file with a threshold per prompt)"
+        )
+    if data.threshold is not None and data.baseline != "percentile":
+        raise ValueError(
+            f"data.baseline = {data.baseline} estimates a threshold, but data.threshold = "
+            f"{data.threshold} gives one; leave one out (`tglo threshold --baseline {data.baseline}` "
+            "writes such a file)"
+        )
+    check_baseline(data.baseline, data.percentile, data.per_prompt, "data.")
 
 
 def _check_base(config: TrainConfig) -> None:

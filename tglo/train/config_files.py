@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,6 +15,7 @@ from tglo.files import reading
 from tglo.redaction import redacted_plain, refuse_url
 from tglo.settings import nearest
 from tglo.train.config import TrainConfig
+from tglo.train.recipes import expanded, with_recipe
 
 # Keys of older files -> where they stand now.
 MOVED = {
@@ -48,7 +50,7 @@ def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
     except RecursionError:
         raise ValueError(f"{source} is nested too deeply for a configuration") from None
     refuse_url(str(_at(data, "model", "path")), f"{source}: model.path")
-    data = with_moved_keys(data, source)
+    data = expanded(with_moved_keys(data, source))
     _refuse_unknown(data, TrainConfig, "", source)
     try:
         return msgspec.convert(data, TrainConfig, strict=True, dec_hook=_decode)
@@ -77,6 +79,8 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
     passwords and tokens.
     """
     plain = redacted_plain(msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str))
+    if plain["objective"]["confidence"] == math.inf:
+        plain["objective"]["confidence"] = "inf"  # JSON has no number for it
     return {
         key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
         for key, value in plain.items()
@@ -85,8 +89,11 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
 
 def put(plain: dict[str, Any], key: str, value: Any) -> None:
     """Set a key such as "objective.beta", or an older one's, in nested plain data. ValueError if a
-    table of its path is a value.
+    table of its path is a value. A recipe sets the keys that it stands for, too.
     """
+    if key == "recipe":
+        plain.update(with_recipe(plain, value))
+        return
     *path, last = MOVED.get(key, key).split(".")
     place = plain
     for name in path:

@@ -17,7 +17,7 @@ LIMITS: dict[str, Limit] = {
     "data.guidance": Limit(0, 1000),
     "objective.beta": Limit(0, 1e9, above=True),
     "objective.temperature": Limit(0, 1e9, above=True),
-    "objective.confidence": Limit(0, 1e9),
+    "objective.confidence": Limit(0, 1e9, endless=True),
     "objective.min_snr_gamma": Limit(0, 1e9, above=True),
     "objective.kto.positive_weight": Limit(0, 1e9),
     "objective.kto.negative_weight": Limit(0, 1e9),

@@ -16,7 +16,8 @@ from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import writing_folder
 from tglo.train import processes
 from tglo.train.earlier import SAMPLES
-from tglo.train.run import Run, validation_options
+from tglo.train.run import Run
+from tglo.train.validation import validation_options
 
 log = logging.getLogger("tglo")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tglo.files import DamagedFile
+from tglo.threshold.weights import Weighing
 from tglo.train import processes
 from tglo.train.config_files import to_plain, with_moved_keys
 from tglo.train.earlier import set_aside
@@ -27,6 +28,8 @@ DECIDING = (
     "engine.zero_stage",
 )
 """Settings that decide which tensors a checkpoint has, and what they were trained for."""
+WEIGHING = ("name", "confidence", "weight_normalisation", "balance")
+"""Settings that decide what is recorded of the weights."""
 
 
 def begin_anew(run: Run) -> int:
@@ -55,6 +58,7 @@ def save(run: Run, step: int) -> Path:
             assert run.reference is not None
             run.reference.save(folder)
 
+    weighing = run.batches.samples.weighing
     state = SavedState(
         step=step,
         temperature=run.temperature.state(),
@@ -67,6 +71,7 @@ def save(run: Run, step: int) -> Path:
         epoch=run.epoch(step),
         shift=run.batches.shift,
         noise_floor=run.noise_floor,
+        weighing=None if weighing is None else weighing.plain(),
     )
     ema = 0 if run.ema is None else sum(t.nbytes for t in run.ema.average.values())
     needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
@@ -123,11 +128,19 @@ def _restore(run: Run, folder: Path, state: SavedState, to_export: bool) -> int:
         assert reference is not None
         processes.together(lambda: reference.load(folder))
     run.noise_floor = state.noise_floor
+    _keep_weights(run, before, state)
     _find_place(run, state)
     if not to_export:
         run.checkpoints.go_on_from(folder)
     log.info("going on from %s", folder)
     return state.step
+
+
+def _keep_weights(run: Run, before: dict[str, Any], state: SavedState) -> None:
+    """Weigh samples as until now, although rows may have come or gone; with other settings, anew."""
+    now = to_plain(run.config)["objective"]
+    if state.weighing is not None and all(before["objective"].get(k) == now[k] for k in WEIGHING):
+        run.batches.samples = run.batches.samples.weighed(Weighing.parse(state.weighing))
 
 
 def _find_place(run: Run, state: SavedState) -> None:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tglo import models
 from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
+from tglo.cache.pooled import mean_pooled
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
@@ -24,23 +27,25 @@ from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
 from tglo.models.quantization import convert_weights, floating_dtype, floating_dtypes
-from tglo.models.tiling import check_tiling
 from tglo.objectives import OBJECTIVES, Objective, Settings
-from tglo.settings import QUANTIZED, SamplingOptions
-from tglo.threshold.frozen import Threshold, describe, estimate
+from tglo.settings import QUANTIZED
+from tglo.threshold.frozen import Threshold, estimate
+from tglo.threshold.summary import Summary, describe
 from tglo.train import auto_checkpointing, processes
 from tglo.train.base_model import BaseModel
 from tglo.train.batches import Batches, Samples
 from tglo.train.checkpoint import Checkpoints
-from tglo.train.config import OutputConfig, TrainConfig, reference_mode
+from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.config_checks import check_family
 from tglo.train.earlier import CHECKPOINTS
 from tglo.train.ema import Ema
 from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
+from tglo.train.recipes import recipe_line
 from tglo.train.reference_policy import Reference, keep_products_in
 from tglo.train.same_data import digests, order_of
 from tglo.train.samples import choose
 from tglo.train.temperature import Temperature
+from tglo.train.validation import check_validation
 
 log = logging.getLogger("tglo")
 
@@ -127,7 +132,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     threshold, objective, mode = data.threshold, data.objective, reference_mode(config)
     if processes.rank() == 0:
         scores, prompts = data.manifest.scores(), data.manifest.prompts()
-        log.info("%s", describe(scores, threshold, config.objective.confidence, prompts))
+        log.info("%s", recipe_line(config))
+        log.info("%s", _summary(config, objective, threshold, scores, prompts))
         data.sampler.report(config.optimizer.steps)
 
     family = processes.together(lambda: _family(config, device, data))
@@ -192,16 +198,37 @@ def _reference(
 def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
     data = config.data
     if data.threshold is None:
+        by_prompt = data.per_prompt or data.baseline != "percentile"
         return estimate(
             manifest.scores(),
             data.percentile,
-            prompts=manifest.prompts() if data.per_prompt else None,
+            prompts=manifest.prompts() if by_prompt else None,
             kappa=data.kappa if data.per_prompt else None,
             score_scale=data.score_scale,
+            baseline=data.baseline,
+            embed=lambda prompts: mean_pooled(LatentCache(data.cache), prompts),
         )
     threshold = Threshold.load(data.threshold)
     threshold.check(manifest.scores())
     return threshold
+
+
+def _summary(
+    config: TrainConfig,
+    objective: Objective,
+    threshold: Threshold,
+    scores: NDArray[np.float64],
+    prompts: list[str],
+) -> Summary:
+    chosen = config.objective
+    return describe(
+        scores,
+        threshold,
+        float(chosen.confidence),
+        prompts,
+        normalised=objective.weighs and chosen.weight_normalisation,
+        balance=objective.weighs and chosen.balance,
+    )
 
 
 def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
@@ -209,7 +236,7 @@ def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
     chosen = config.objective
     settings = Settings(
         beta=None if isinstance(chosen.beta, str) else chosen.beta,
-        confidence=threshold.confidence(chosen.confidence),
+        confidence=threshold.confidence(float(chosen.confidence)),
         backend=chosen.backend,
     )
     return OBJECTIVES[chosen.name](settings, processes.mean, chosen.constants)
@@ -270,18 +297,6 @@ def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
     return drawer
 
 
-def validation_options(output: OutputConfig) -> SamplingOptions:
-    """Return how validation prompts are sampled."""
-    return SamplingOptions(
-        output.validation_steps,
-        output.validation_guidance,
-        height=output.validation_height,
-        width=output.validation_width,
-        frames=output.validation_frames,
-        vae_tiling=output.validation_vae_tiling,
-    )
-
-
 def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
     """Load the model, check that cache and errors are its own, and arrange what policy and reference
     share, on their device: attention and memory layout.
@@ -300,13 +315,7 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
         encoders=encoders,
     )
     if encoders:  # what cannot be sampled is told now, not after hours
-        options = validation_options(config.output)
-        options.check_sides(family.size_step)
-        resolved = options.resolved(family.default_size, family.default_frames)
-        family.latent_shape(*resolved.size, resolved.frames)
-        family.step_options(resolved)
-        if config.output.validation_vae_tiling:
-            check_tiling(family.vae)
+        check_validation(config.output, family)
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
     cache.check(fingerprint.encoders(family))

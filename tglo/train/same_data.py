@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ def digests(
     ids, scores = manifest.sample_ids(), manifest.scores()
     order = np.lexsort((scores, ids))
     parts = ids[order].astype("<i8").tobytes(), scores[order].astype("<f8").tobytes()
-    cut = asdict(threshold)
+    cut = threshold.plain()
     del cut["scores_sha256"], cut["count"]  # told by "scores" already
     return {
         "count": len(manifest),

@@ -16,6 +16,7 @@ from tglo.objectives import Labels, Objective
 from tglo.threshold.frozen import Threshold
 from tglo.threshold.split import check_split
 from tglo.threshold.statistics import quantiles_within
+from tglo.threshold.weights import Weighing, weighing
 from tglo.train.batches import Samples
 from tglo.train.config import TrainConfig
 
@@ -57,7 +58,25 @@ def choose(
         buckets = cache.buckets(ids)
         units = form_pairs(ids, rows.prompts(), buckets, scores[kept], config.seed)
         log.info("%d pairs from %d rows", len(units), len(kept))
-    return Samples(ids, [row.line for row in rows.rows], labels, captions, units)
+    samples = Samples(ids, [row.line for row in rows.rows], labels, captions, units)
+    return samples.weighed(_weighing(config, objective, labels, threshold.scale))
+
+
+def _weighing(
+    config: TrainConfig, objective: Objective, labels: Labels, scale: float
+) -> Weighing | None:
+    """Find the weights of all samples, whichever process trains on them; None of an objective without."""
+    chosen = config.objective
+    if not objective.weighs:
+        return None
+    return weighing(
+        labels.scores.numpy(),
+        labels.thresholds.numpy(),
+        float(chosen.confidence),
+        scale=scale,
+        normalised=chosen.weight_normalisation,
+        balance=chosen.balance,
+    )
 
 
 def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tglo.files import reading
+from tglo.threshold.weights import Weighing
 
 SECTIONS = ("model", "data", "objective", "optimizer", "engine")
 
@@ -33,6 +34,8 @@ class SavedState:
     shift: int = 0
     """Of Batches: from a step to its place in that order."""
     noise_floor: float | None = None
+    weighing: dict[str, float | str] | None = None
+    """How weights follow from scores (Weighing); None where the loss has them by itself."""
 
     def plain(self) -> dict[str, Any]:
         """Return JSON."""
@@ -50,6 +53,8 @@ class SavedState:
                 raise ValueError(f"its temperature is {state.temperature}")
             if not all(isinstance(state.config[name], dict) for name in SECTIONS):
                 raise ValueError("its configuration lacks a section")
+            if state.weighing is not None:
+                Weighing.parse(state.weighing)
             if not isinstance(state.config["seed"], int):
                 raise ValueError("its configuration has no seed")
             return state
