@@ -53,7 +53,7 @@ FRACTION = Limit(0, 1)
 SEED = Limit(0, 2**32 - 1)
 SIDE = Limit(8, 16384)
 """Of an image, in pixels."""
-FRAME_RATE = Limit(0, 1000, above=True)
+FRAME_RATE = Limit(0.01, 1000)
 """Frames per second."""
 IMAGES = {
     "count": Limit(1, 10**6),

@@ -113,6 +113,13 @@ def test_folders_are_cached_and_encoded_again_when_they_change(tmp_path: Path) -
     assert cached(rows, cache).encoded == 1
     (tmp_path / "a" / "notes.txt").write_text("no frame")
     assert cached(rows, cache).encoded == 0
+    for rate in ("", "32"):
+        rows = manifest(tmp_path, f"p,a,{rate}", f"p,b,{rate}")
+        cached(rows, cache)
+        (tmp_path / "a" / "3.png").touch()  # the same bytes again
+        assert cached(rows, cache).encoded == 0
+    rows = manifest(tmp_path, "p,a,", "p,b,")
+    cached(rows, cache)
     (tmp_path / "b" / "11.png").unlink()  # fewer
     assert cached(rows, cache).encoded == 1
     rows = manifest(tmp_path, "p,a,", "p,b,32")  # another rate

@@ -103,12 +103,16 @@ def test_a_video_above_the_cap_of_an_image_is_still_called_one(
 @pytest.mark.parametrize(
     ("model", "flags", "message"),
     [
-        ("wan", ["--frames", "12"], "frames is 12; wan makes videos of a multiple of 4"),
-        ("ltx", ["--frames", "9", "15"], "frames is 15; ltx makes videos of a multiple of 4"),
+        ("wan", ["--frames", "12"], "frames is 12; for wan it must be a multiple of 4 plus 1: 13"),
+        (
+            "ltx",
+            ["--frames", "9", "15"],
+            "frames is 15; for ltx it must be a multiple of 4 plus 1: 17",
+        ),
         ("wan", ["--frames", "0"], "frames is 0"),
-        ("wan", ["--frame-rate", "0"], "frame_rate is 0.0; it must be positive and at most 1000"),
-        ("wan", ["--frame-rate", "nan"], "frame_rate is nan; it must be positive"),
-        ("wan", ["--source-rate", "-1"], "source_rate is -1.0; it must be positive"),
+        ("wan", ["--frame-rate", "0"], "frame_rate is 0.0; it must be from 0.01 to 1000"),
+        ("wan", ["--frame-rate", "nan"], "frame_rate is nan; it must be from 0.01"),
+        ("wan", ["--source-rate", "-1"], "source_rate is -1.0; it must be from 0.01"),
         ("flux", ["--source-rate", "8"], "are of videos, and flux makes images"),
         ("flux", ["--frames", "9"], "are of videos, and flux makes images"),
     ],

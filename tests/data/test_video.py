@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tglo.data import video
+from tglo.data import decoding, video, video_views
 from tglo.data.errors import ImageError
 from tglo.data.images import decode_image
 from tglo.data.video import Clip, Video, about, contact_sheet, read_clip, write_video
@@ -94,14 +94,14 @@ def test_a_clip_of_a_long_file_is_found_by_a_seek(monkeypatch: pytest.MonkeyPatc
     frames = [Image.new("RGB", (16, 16), (n % 25 * 10, 128, 100)) for n in range(1800)]
     data = encoded(frames, [20_000 * number for number in range(1800)])
     decoded = []
-    whole = video._decoded
+    whole = decoding._decoded
 
     def counted(*arguments: Any) -> Any:
         for seconds, frame in whole(*arguments):
             decoded.append(seconds)
             yield seconds, frame
 
-    monkeypatch.setattr(video, "_decoded", counted)
+    monkeypatch.setattr(decoding, "_decoded", counted)
     found = read_clip(io.BytesIO(data), Clip(3, 0.05))  # from 17,970.02 s of 35,980.04
     assert len(decoded) < 40 and min(decoded) > 17_000
     assert levels(found.frames) == [898 % 25, 899 % 25, 900 % 25]
@@ -264,15 +264,16 @@ def test_a_turned_video_is_upright() -> None:
 
 
 def test_more_pixels_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 32 - 1)
+    for module in (decoding, video, video_views):
+        monkeypatch.setattr(module, "MAX_PIXELS", 48 * 32 - 1)
     for read in (lambda file: read_clip(file, Clip(9, 25.0)), lambda file: read_frames(file, 4)):
         with pytest.raises(ImageError, match="48 x 32 pixels are above the cap of 1535"):
             read(io.BytesIO(WHOLE))
 
 
 def test_frames_that_grow_on_the_way_meet_the_cap_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_shown_size", lambda stream: (1, 1))
-    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 32 - 1)
+    monkeypatch.setattr(decoding, "_shown_size", lambda stream: (1, 1))
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32 - 1)
     with pytest.raises(ImageError, match="48 x 32 pixels are above the cap"):
         read_clip(io.BytesIO(WHOLE), Clip(9, 25.0))
 

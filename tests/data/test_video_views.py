@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_video import encoded
-from tglo.data import video as video_module
+from tglo.data import decoding
 from tglo.data.errors import ImageError
 from tglo.data.video import Video, write_video
 from tglo.data.video_views import View, evenly, read_frames, read_views
@@ -71,14 +71,14 @@ def test_what_lies_between_is_skipped(monkeypatch):
         container.mux(stream.encode())
     data.seek(0)
     decoded = []
-    original = video_module._decoded
+    original = decoding._decoded
 
     def counted(container, stream, start):
         for entry in original(container, stream, start):
             decoded.append(entry[0])
             yield entry
 
-    monkeypatch.setattr(video_module, "_decoded", counted)
+    monkeypatch.setattr(decoding, "_decoded", counted)
     numbers = [0, 3, 57, 121, 122, 238, 239]
     (found,) = read_views(data, [chosen(*numbers)])
     assert [number(frame) * 3 for frame in found.frames] == pytest.approx(numbers, abs=1)
@@ -97,14 +97,14 @@ def test_ten_hours_of_variable_rate() -> None:
 def test_an_end_that_is_late_is_the_last_frame_and_one_that_is_missing_an_error(monkeypatch):
     data = numbered(40, 10.0)
     for longer, message in ((0.9, None), (3.0, r"no frame at 6\.90 s, which is within the length")):
-        monkeypatch.setattr(video_module, "_seconds", lambda *_, more=longer: 4.0 + more)
+        monkeypatch.setattr(decoding, "_seconds", lambda *_, more=longer: 4.0 + more)
         if message is None:
             (found,) = read_views(io.BytesIO(data), [View(evenly(8))])
             assert number(found.frames[-1]) == pytest.approx(39, abs=0.4)
         else:
             with pytest.raises(ImageError, match=message):
                 read_views(io.BytesIO(data), [View(evenly(2))])
-    monkeypatch.setattr(video_module, "_seconds", lambda *_: None)
+    monkeypatch.setattr(decoding, "_seconds", lambda *_: None)
     with pytest.raises(ImageError, match="does not say how long it is"):
         read_views(io.BytesIO(data), [])
 

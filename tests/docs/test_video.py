@@ -48,4 +48,7 @@ def test_the_small_worlds_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (tmp_path / "moving" / name / "export" / "model_index.json").exists()
     rows = (tmp_path / "moving" / "evaluation" / "samples.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 40  # base, TGO and SFT: two of each prompt
+    assert rows[0].endswith(
+        ":boldness,examples.moving_digits.rewards:legibility,examples.moving_digits.rewards:motion"
+    )
     assert (tmp_path / "moving" / "evaluation" / "report.html").exists()

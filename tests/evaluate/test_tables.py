@@ -94,6 +94,21 @@ def test_win_rates_are_drawn_with_formula_characters(content: Results) -> None:
     assert picture.width > 500 and len(np.unique(np.asarray(picture.convert("RGB")))) > 20
 
 
+@pytest.mark.parametrize(
+    ("scorers", "shown"),
+    [
+        (["a.b:ink", "hpsv2", "c:bold"], ["ink", "hpsv2", "bold"]),
+        (["a:ink", "b:ink"], ["a:ink", "b:ink"]),
+        (["a:ink", "ink"], ["a:ink", "ink"]),
+        (["http://127.0.0.1:8000/score"], ["http://127.0.0.1:8000/score"]),
+    ],
+)
+def test_own_scorers_have_short_labels_where_they_stay_apart(
+    scorers: list[str], shown: list[str]
+) -> None:
+    assert figures.labels(scorers) == shown
+
+
 @pytest.mark.parametrize("values", [[0.0] * 3, [1e9] * 3, [1.0, 1.0 + 1e-15], [0.0, 1.0]])
 def test_bins_hold_all_values(values: list[float]) -> None:
     edges = figures._bins(np.array(values))

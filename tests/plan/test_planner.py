@@ -163,11 +163,11 @@ def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
         ({"frames": 81}, "frames is 81, but sdxl makes images; leave --frames out"),
         (
             {"model": "wan21-1.3b", "frames": 80},
-            "frames is 80; wan makes videos of a multiple of 4 frames and one more: 81 is the nearest",
+            "frames is 80; for wan it must be a multiple of 4 plus 1: 81 is the nearest",
         ),
         (
             {"model": "ltx-2b", "frames": 150},
-            "frames is 150; ltx .* multiple of 8 frames and one more: 153 is the nearest",
+            "frames is 150; for ltx .* multiple of 8 plus 1: 153 is the nearest",
         ),
         ({"reference": "adapter-off"}, "adapter-off needs train lora"),
         ({"base_weights": "nf4"}, "base_weights nf4 needs train lora"),

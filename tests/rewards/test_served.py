@@ -152,6 +152,7 @@ def test_an_answer_that_is_wrong_is_refused_at_once(answer, message):
         (b"\n<html><title>Log in</title>\n</html>", "not JSON: '<html><title>Log in</title>'"),
         (b"", "answered nothing"),
         (b'{"scores": [1.0,', "answered application/json, not JSON"),
+        (b"[" * 100_000, "answered application/json, not JSON"),  # deeper than Python reads
     ],
 )
 def test_html_and_nothing_are_asked_for_again_and_then_refused(body, message):

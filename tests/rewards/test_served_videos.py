@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.rewards.test_served import example, no_pauses, send, serving  # noqa: F401
 from tglo import cli
+from tglo.data.decoding import opened
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import read_manifest
 from tglo.data.video import Video, write_video
@@ -94,6 +95,30 @@ def test_videos_of_frames_are_encoded(manifest):
         with (manifest.parent / "4.mp4").open("rb") as file:  # as of a name that is no video file's
             (found,) = Inputs([scorer], 2)(file, "folder")
         assert found.kind == "video/mp4" and scorer([found], ["a"]).tolist() == [8]
+
+
+def test_folders_of_frames_are_encoded_whatever_their_names(tmp_path, monkeypatch):
+    for name, count in (("plain", 3), ("like.mp4", 7)):
+        (tmp_path / name).mkdir()
+        for number, frame in enumerate(blink(count, 90).frames):
+            frame.save(tmp_path / name / f"{number}.png")
+    (tmp_path / "m.csv").write_text("prompt,image,frame_rate\na,plain,4\nb,like.mp4,4\n")
+    rows = read_manifest(tmp_path / "m.csv", require_scores=False)
+    seen = []
+
+    def answer(asked, handler):
+        for text in asked["videos"]:
+            with opened(io.BytesIO(base64.b64decode(text))) as source:
+                seen.append((len(list(source.decoded(0.0))), source.rate))
+        return {"scores": [1.0] * len(asked["videos"])}
+
+    with serving(answer) as url:
+        scorer = load_scorer(f"{url},videos=1,requests=1")
+        score_manifest(rows, scorer, progress=False)
+        assert seen == [(3, 4.0), (7, 4.0)]
+        monkeypatch.setattr(video_module, "MOST_ENCODED", 6)  # none is cut short
+        with pytest.raises(ManifestError, match=r"like\.mp4: it has 7 frames, and at most 6 are"):
+            score_manifest(rows, scorer, progress=False)
 
 
 def test_what_is_too_large_is_set_aside(manifest, monkeypatch):

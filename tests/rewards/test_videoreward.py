@@ -15,6 +15,7 @@ from tests.rewards.test_hpsv3 import tokens
 from tglo.rewards import Video, load_scorer, score_manifest
 from tglo.rewards.qwen2_vl import resized
 from tglo.rewards.videoreward import REWARDS, prepare, sampled
+from tglo.rewards.videoreward_files import settings_of
 
 
 def video(seed: int, count: int, rate: float, size=(60, 40)) -> Video:
@@ -209,3 +210,15 @@ def test_the_four_names_share_one_network_and_its_answer(tmp_path, monkeypatch):
     assert len({scorer.identity for scorer in scorers}) == 4
     assert scorers[0](videos, ["a", "c"])[1] != found[0][1] and len(calls) == 2
     assert scorers[1](videos[::-1], ["a", "c"])[0] != found[1][0] and len(calls) == 3
+
+
+@pytest.mark.parametrize(("fps", "rank"), [("x", 4), (2, 0), (0, 4)])
+def test_a_number_of_the_settings_that_cannot_be_names_the_file(tmp_path, fps, rank):
+    norm = {f"{name}_{key}": 1 for name in ("VQ", "MQ", "TA") for key in ("mean", "std")}
+    data = {"prompt_template_type": "detailed_special", "sample_type": "uniform", "fps": fps}
+    lora = {"lora_alpha": 1, "lora_r": rank, "use_rslora": True}
+    content = {"data_config": {**data, "max_frame_pixels": 9}, "peft_lora_config": lora}
+    path = tmp_path / "model_config.json"
+    path.write_text(json.dumps({**content, "inference_config": norm}))
+    with pytest.raises(ValueError, match=r"model_config\.json has a number that cannot be"):
+        settings_of(path)

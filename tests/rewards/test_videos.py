@@ -11,10 +11,10 @@ from PIL import Image
 
 from tests.rewards import published_qwen2vl
 from tglo import cli
-from tglo.data import video as video_module
+from tglo.data import decoding
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import read_manifest
-from tglo.data.video import Video, write_video
+from tglo.data.video import Clip, Video, read_clip, write_video
 from tglo.rewards import load_scorer, score_manifest
 from tglo.rewards.frames import OfFrames
 from tglo.rewards.partial import identity
@@ -82,13 +82,13 @@ def columns(path: str | Path) -> dict[str, list[float]]:
 
 def test_scorers_of_videos_and_of_images_share_a_pass(scorers, monkeypatch, capsys):
     opened = []
-    original = video_module._decoded
+    original = decoding._decoded
 
     def counted(container, stream, start):
         opened.append(start)
         return original(container, stream, start)
 
-    monkeypatch.setattr(video_module, "_decoded", counted)
+    monkeypatch.setattr(decoding, "_decoded", counted)
     names = ["ends", "slow", "red", "picky"]
     flags = [flag for name in names for flag in ("--scorer", f"video_scorers:{name}")]
     mixture = "video_scorers:ends=1,video_scorers:red=-2"
@@ -155,6 +155,22 @@ def test_images_are_not_for_scorers_of_videos(scorers):
     assert scored.scores() == pytest.approx([5, 10.5, 0, 15.5, 0.5, 0], abs=0.4)
 
 
+def test_folders_of_frames_have_a_rate(scorers):
+    Path("f").mkdir()
+    for number, frame in enumerate(ramp(0, 11).frames):
+        frame.save(f"f/{number}.png")
+    Path("m.csv").write_text("prompt,image,frame_rate\nslow,f,5\nfast,f,\n")
+    with pytest.raises(ValueError, match=r"1 folders of frames, such as f, are of an unknown rate"):
+        score_file(Path("m.csv"), "video_scorers:ends")
+    with pytest.raises(ValueError, match=r"source_rate is 0; it must be from 0.01"):
+        score_file(Path("m.csv"), "video_scorers:ends", source_rate=0)
+    assert not scorers.seen
+    flags = ["--scorer", "video_scorers:ends", "--source-rate", "20"]
+    assert cli.main(["score", "m.csv", *flags]) == 0
+    assert scorers.seen == [[(11, 5.0), (11, 20.0)]]
+    score_file(Path("m.csv"), "video_scorers:red")  # frames alone need none
+
+
 def test_a_scorer_of_frames_stays_as_it_is(scorers):
     manifest = read_manifest("m.csv", require_scores=False)
     worst = OfFrames(scorers.red, 2, "worst")
@@ -168,9 +184,9 @@ def test_a_scorer_of_frames_stays_as_it_is(scorers):
         (
             "frame_rate",
             0,
-            "frame_rate of the scorer score is 0; it must be positive and at most 1000",
+            "frame_rate of the scorer score is 0; it must be from 0.01 to 1000",
         ),
-        ("frame_rate", "5", "frame_rate of the scorer score is '5'; it must be positive"),
+        ("frame_rate", "5", "frame_rate of the scorer score is '5'; it must be from 0.01"),
         ("max_frames", 0, "max_frames of the scorer score is 0; it must be at least 1"),
         ("choose", lambda count, rate: [], r"video_scorers:ends: of a video of .* the frames \[\]"),
         ("choose", lambda count, rate: [count], "numbered from 0 to 10"),
@@ -215,8 +231,8 @@ def test_videoreward_from_files_is_videoreward_of_all_frames(scorers, tmp_path, 
         frames = [still.rotate(20 * n).resize(size, Image.Resampling.BICUBIC) for n in range(count)]
         Path(f"{number}.mp4").write_bytes(write_video(Video(frames, rate)))
         with Path(f"{number}.mp4").open("rb") as file:
-            clip = video_module.Clip(count, rate, "start")
-            videos.append(video_module.read_clip(file, clip))
+            clip = Clip(count, rate, "start")
+            videos.append(read_clip(file, clip))
     Path("m.csv").write_text("prompt,image\n" + "".join(f"turn {n},{n}.mp4\n" for n in range(3)))
     folder, _ = published_qwen2vl.videoreward_folder(tmp_path / "vr")
     names = ["videoreward", "videoreward_vq", "videoreward_mq", "videoreward_ta"]

@@ -152,3 +152,10 @@ def test_state_dicts(tmp_path):
     torch.save({"epoch": 1}, tmp_path / "none.pt")
     with pytest.raises(ValueError, match="no state dict of tensors"):
         load_state(tmp_path / "none.pt")
+
+
+def test_a_torn_safetensors_file_is_named(tmp_path):
+    path = tmp_path / "torn.safetensors"
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match=r"torn\.safetensors is torn.*download it again"):
+        load_state(path)

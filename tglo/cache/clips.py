@@ -35,8 +35,8 @@ def _prepared(
 ) -> PreparedImage:
     assert clips.frame_rate is not None
     with manifest.open_file(row) as file:
-        if isinstance(file, FrameFolder) and file.rate is None:
-            file.rate = clips.source_rate or clips.frame_rate
+        if isinstance(file, FrameFolder):
+            said, file.rate = file.rate, file.rate or clips.source_rate or clips.frame_rate
         wanted = [Clip(count, clips.frame_rate, clips.clip) for count in sorted(clips.frames)]
         seconds = about(file).seconds
         fitting = [clip for clip in wanted if _fits(clip, seconds)]
@@ -52,6 +52,8 @@ def _prepared(
             return image
 
         video = read_clip(file, clip, cropped)
+        if isinstance(file, FrameFolder):
+            file.rate = said  # a later look at the folder alone must give the same digest
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size, crop, original = crops[0]

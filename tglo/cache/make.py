@@ -23,9 +23,10 @@ from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
 from tglo.cache.size import cache_size
 from tglo.cache.sources import Sources
+from tglo.data.decoding import need_pyav
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
-from tglo.data.video import is_video, need_pyav
+from tglo.data.video import is_video
 from tglo.devices import DTYPES, process, process_device
 from tglo.files import DamagedFile, Patience
 from tglo.losses.tgo import prediction_error

@@ -48,8 +48,8 @@ def evaluate(
         models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
         prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
         trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
-        count: Images per prompt.
-        sampling: How images are sampled.
+        count: Images or videos per prompt.
+        sampling: How images or videos are sampled.
         batch_size: Images at once; 0 finds it on a GPU.
         score_batch: Images, or frames of videos, scored at once.
         score_frames: Frames of a video that a scorer of images scores, evenly from its first to its last.

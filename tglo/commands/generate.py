@@ -23,7 +23,7 @@ def generate(
     dtype: Precision = "fp32",
     offload: Offload = "none",
 ) -> None:
-    """Sample images for a file of prompts; writes PNG files and a manifest.
+    """Sample images or videos for a file of prompts; writes PNG or MP4 files and a manifest.
 
     The same command goes on after an interruption, and adds to a folder what more prompts or a larger
     count ask for. Under torchrun the processes share the images.
@@ -32,10 +32,10 @@ def generate(
         model: Pipeline folder (leading ./ or /) or hub id.
         prompts: Text file with a prompt per line, or a JSON list, JSON lines, CSV or TSV.
         output: Folder for images/ and manifest.csv.
-        count: Images per prompt.
+        count: Images or videos per prompt.
         lora: LoRA folder or file to load first.
         prefix: Given to the model before each prompt, as a csft model needs its good marker.
-        sampling: How images are sampled.
+        sampling: How images or videos are sampled.
         batch_size: Images at once; does not change them but for rounding. 0 finds it on a GPU.
         seed: An image's noise follows from this, its prompt and its index among the prompt's.
         device: cpu, cuda or auto.

@@ -20,6 +20,7 @@ def score(
     max_bad_fraction: float = 0.01,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
     videos: OmitArgPrefixes[FrameOptions] = FrameOptions(),
+    source_rate: float | None = None,
     device: str = "auto",
     dtype: Precision = "fp32",
 ) -> None:
@@ -50,6 +51,8 @@ def score(
         max_bad_fraction: Share of unreadable images whose rows may be left out.
         reading: How the manifest is read; its scores are replaced.
         videos: How a scorer of images scores a video.
+        source_rate: Frames per second of folders of frames, where the manifest has no frame_rate
+            for them; a scorer of videos needs it.
         device: Of the reward models: cpu, cuda or auto.
         dtype: Of the reward models.
     """
@@ -66,6 +69,7 @@ def score(
         mixture_scale=mixture_scale,
         reading=reading,
         videos=videos,
+        source_rate=source_rate,
         max_bad_fraction=max_bad_fraction,
         device=device,
         dtype=dtype,

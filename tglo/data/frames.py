@@ -21,7 +21,7 @@ FRAME_RATE = "frame_rate"
 """The manifest's column of frames per second, which is read for folders of frames alone."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".gif")
 """Endings of the files that are taken for frames."""
-HIGHEST_RATE = 1000.0
+LOWEST_RATE, HIGHEST_RATE = 0.01, 1000.0
 _CHUNK = 2**20
 Opener = Callable[[str], AbstractContextManager[BufferedIOBase]]
 
@@ -103,18 +103,24 @@ def natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     ], name
 
 
+def has_rate(cells: Mapping[str, Any]) -> bool:
+    """Say whether a row's other columns say frames per second, right or wrong."""
+    cell = cells.get(FRAME_RATE)
+    return cell is not None and cell == cell and not (isinstance(cell, str) and not cell.strip())
+
+
 def rate_of(cells: Mapping[str, Any]) -> float | None:
     """Return the frames per second that a row's other columns say, None for none; ImageError for what is none."""
-    cell = cells.get(FRAME_RATE)
-    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+    if not has_rate(cells):
         return None
+    cell: Any = cells[FRAME_RATE]
     try:
         rate = float(cell)
     except (TypeError, ValueError):
         rate = -1.0
-    if isinstance(cell, bool) or not 0 < rate <= HIGHEST_RATE:
+    if isinstance(cell, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ImageError(
-            f"its {FRAME_RATE} is {cell!r}; it must be the frames per second of the folder's frames, above 0 and "
-            f"at most {HIGHEST_RATE:g}, or empty"
+            f"its {FRAME_RATE} is {cell!r}; it must be the frames per second of the folder's frames, from "
+            f"{LOWEST_RATE:g} to {HIGHEST_RATE:g}, or empty"
         )
     return rate

@@ -8,24 +8,19 @@ kept in memory, and decoding starts at the last key frame before it, however lon
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BufferedIOBase
 from typing import Any, Literal
 
 from PIL import Image
 
+from tglo.data.decoding import VideoFile, above, opened, pyav
 from tglo.data.errors import ImageError
-from tglo.data.frames import FrameFolder
-from tglo.data.images import MAX_PIXELS, as_rgb, image_format
+from tglo.data.images import MAX_PIXELS
 from tglo.data.kinds import is_video as is_video
-from tglo.data.pictures import Source, even, of_folder, of_image
+from tglo.data.pictures import Source, even
 
-VideoFile = BufferedIOBase | FrameFolder
-INSTALL = "videos need PyAV: pip install 'tglo[video]'"
 # Hardly to be told from the frames. Without B-frames and lookahead, because what x264 chooses by them in small
 # videos depends on what was in memory before, and the bytes would be others each time.
 _QUALITY = {
@@ -34,7 +29,6 @@ _QUALITY = {
     "x264-params": "bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0",
 }
 _TICK = 1e-3  # seconds: what times of frames are rounded to in some files
-_BACK = 10.0  # seconds before a clip from which it is decoded where a seek lands behind its start
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def read_clip(
             )
         height, width = source.size
         if height * width > MAX_PIXELS:
-            raise ImageError(_above(width, height))
+            raise ImageError(above(width, height))
         whole = source.seconds
         start = 0.0
         if clip.place == "middle" and whole is not None:
@@ -120,17 +114,22 @@ def write_video(video: Video) -> bytes:
     """Encode a video as MP4 (H.264), the same bytes each time. Odd sides are made even by the last row or
     column again. ValueError for frames of several sizes.
     """
-    av = _av()
-    height, width = video.size
-    if any((frame.height, frame.width) != (height, width) for frame in video.frames):
-        raise ValueError("the frames of a video must be of one size")
-    output = io.BytesIO()
+    return write_frames(video.frames, video.rate)
+
+
+def write_frames(frames: Iterable[Image.Image], rate: float) -> bytes:
+    """Do what `write_video` does with frames that are asked for one by one."""
+    av, size, output = pyav(), None, io.BytesIO()
     with av.open(output, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(video.rate).limit_denominator(1001))
-        stream.height, stream.width = height + height % 2, width + width % 2
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.pix_fmt, stream.options = "yuv420p", _QUALITY
         stream.codec_context.thread_count = 1  # each number of threads cuts slices its own way
-        for image in video.frames:
+        for image in frames:
+            if size is None:
+                size = image.size
+                stream.width, stream.height = (side + side % 2 for side in size)
+            if image.size != size:
+                raise ValueError("the frames of a video must be of one size")
             frame = av.VideoFrame.from_image(even(image.convert("RGB")))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -147,121 +146,6 @@ def contact_sheet(video: Video, count: int = 8) -> Image.Image:
     for place, number in enumerate(chosen):
         sheet.paste(video.frames[number], (place * width, 0))
     return sheet
-
-
-def need_pyav() -> None:
-    """Raise ModuleNotFoundError, which says what to install, where video files cannot be read or written."""
-    _av()
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ModuleNotFoundError(INSTALL) from None
-    return av
-
-
-@contextmanager
-def opened(file: VideoFile, rate: float = 25.0) -> Iterator[Source]:
-    """Open a video. What PyAV raises in the body, too, becomes an ImageError. rate: of a folder without one."""
-    if isinstance(file, FrameFolder):
-        yield of_folder(file, file.rate or rate)
-    elif image_format(file) is not None:
-        yield of_image(file)
-    else:
-        with _opened_file(file) as source:
-            yield source
-
-
-@contextmanager
-def _opened_file(file: BufferedIOBase) -> Iterator[Source]:
-    av = _av()
-    if not file.seek(0, os.SEEK_END):
-        raise ImageError("it is empty, a file of 0 bytes; write or download it again")
-    file.seek(0)
-    try:
-        with av.open(file, "r") as container:
-            if not container.streams.video:
-                raise ImageError(
-                    f"it has no video, only {_kinds(container)}: it holds none, or is torn"
-                )
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise ImageError(
-                    "its video cannot be decoded: either it is torn (copy it again), or this PyAV has no decoder "
-                    "for it (convert it to H.264)"
-                )
-            stream.codec_context.thread_count = 1  # files are decoded beside each other
-            yield _source(container, stream)
-    except (av.FFmpegError, ValueError, EOFError, OSError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(
-            f"cannot be decoded: {getattr(error, 'strerror', None) or error}; if it is a video, it is torn or "
-            "damaged: copy it again"
-        ) from None
-
-
-def _source(container: Any, stream: Any) -> Source:
-    shape = stream.sample_aspect_ratio or Fraction(1)
-    return Source(
-        _shown_size(stream),
-        _seconds(container, stream),
-        float(stream.average_rate or 25),
-        lambda start: _decoded(container, stream, start),
-        lambda frame: _picture(frame, shape),
-    )
-
-
-def _above(width: int, height: int) -> str:
-    return f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
-
-
-def _kinds(container: Any) -> str:
-    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-
-
-def _seconds(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is None:
-        return None
-    first = float((stream.start_time or 0) * stream.time_base)  # it counts from 0 on
-    return max(0.0, container.duration / 1e6 - first)
-
-
-def _shown_size(stream: Any) -> tuple[int, int]:
-    """Return height and width with pixels that are not square made square; turned frames are turned later."""
-    context = stream.codec_context
-    if context.height < 1 or context.width < 1:
-        raise ImageError("it says no size of its video: it is torn, or no video")
-    shape = stream.sample_aspect_ratio or Fraction(1)
-    return context.height, max(1, round(context.width * shape))
-
-
-def _decoded(container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
-    """Yield (seconds since the video's first frame, frame), from the last one at or before `start` on."""
-    first = (stream.start_time or 0) * stream.time_base
-    origin = start
-    while True:
-        if (
-            start > 0 and first >= 0
-        ):  # what lies before 0 is in no index: such files are read from their start
-            place = int((Fraction(max(0.0, origin)) + first) / stream.time_base)
-            container.seek(place, stream=stream, backward=True)
-        behind = False
-        for number, frame in enumerate(container.decode(stream)):
-            if frame.pts is None:
-                continue
-            seconds = float(frame.pts * stream.time_base - first)
-            if number == 0 and seconds > start and origin > 0 and first >= 0:
-                behind = True  # the index of key frames was wrong
-                break
-            yield seconds, frame
-        if not behind:
-            return
-        origin -= _BACK
 
 
 def _taken(
@@ -331,15 +215,3 @@ def shown_at(
         # The last frame is shown as long as the one before it, a single one to the end.
         if count := before(since + (length or max(whole or 0.0, 2 * _TICK)) + late):
             yield count, shown
-
-
-def _picture(frame: Any, shape: Fraction) -> Image.Image:
-    """Convert a decoded frame to RGB, upright, its pixels made square. shape: of a pixel, width to height."""
-    if frame.width * frame.height * max(1, shape) > MAX_PIXELS:  # they may change on the way
-        raise ImageError(_above(frame.width, frame.height))
-    image: Image.Image = frame.to_image()
-    if any(part.is_alpha for part in frame.format.components):
-        image = as_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
-    if shape != 1:
-        image = image.resize((max(1, round(image.width * shape)), image.height))
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -13,10 +13,11 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from tglo.data.decoding import VideoFile, opened
 from tglo.data.errors import ImageError
 from tglo.data.images import MAX_PIXELS
 from tglo.data.pictures import Source
-from tglo.data.video import Video, VideoFile, opened, shown_at
+from tglo.data.video import Video, shown_at
 
 FAR = 10.0  # seconds between two frames, above which a seek costs less than decoding on
 LATE = 1.0  # seconds that a video may end before its stated length, which may be that of its sound

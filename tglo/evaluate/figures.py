@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tglo.generation.prompts import PromptSet
 
 COLOURS = ("#8a8a8a", "#1f6fb4", "#d98c21", "#3c8c3c", "#b04040", "#7b5aa6", "#20908d", "#a05a2c")
 TILE = 192  # pixels
+_OWN = re.compile(r"[\w.]+:\w+")  # a scorer of the user's
 
 
 def colour(number: int) -> str:
@@ -59,7 +61,7 @@ def win_rates(prompt_sets: Results) -> bytes:
                 hatch=["//" if scores[scorer]["trained_on"] else "" for scorer in scorers],
             )
         axes.axhline(0.5, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(scorers)), [_plain(scorer) for scorer in scorers])
+        axes.set_xticks(range(len(scorers)), [_plain(name) for name in labels(scorers)])
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.set(ylim=(0, 1.2), ylabel=f"win rate against {BASE}", title=_plain(name))
         axes.legend(frameon=False, ncols=4, loc="upper left")
@@ -72,14 +74,20 @@ def histograms(sets: Sequence[PromptSet], samples: ModelSamples, scorers: Sequen
     figure, panels = panel_grid(size, len(sets), len(scorers))
     for line, chosen in zip(panels, sets, strict=True):
         rows = samples.rows(chosen.prompts)
-        for axes, scorer in zip(line, scorers, strict=True):
+        for axes, scorer, label in zip(line, scorers, labels(scorers), strict=True):
             scores = {m: mine[scorer][rows].ravel() for m, mine in samples.scores.items()}
             bins = _bins(np.concatenate([*scores.values()]))
             for number, (model, values) in enumerate(scores.items()):
                 outline(axes, values, bins, colour(number), _plain(model))
-            axes.set(title=f"{_plain(chosen.name)}: {_plain(scorer)}", xlabel="score")
+            axes.set(title=f"{_plain(chosen.name)}: {_plain(label)}", xlabel="score")
     panels[0, 0].legend(frameon=False)
     return png(figure)
+
+
+def labels(scorers: Sequence[str]) -> list[str]:
+    """Return names that fit below bars: of module:function the function, where no two are the same."""
+    short = [scorer.split(":")[1] if _OWN.fullmatch(scorer) else scorer for scorer in scorers]
+    return short if len(set(short)) == len(short) else list(scorers)
 
 
 def outline(axes: Any, values: Floats, bins: Floats, colour: str, label: str) -> None:

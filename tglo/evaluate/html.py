@@ -89,7 +89,7 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #222 }}
 body {{ max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
-h2 {{ font-size: 1.1rem; margin-top: 2rem }} img {{ max-width: 100% }}
+h2 {{ font-size: 1.1rem; margin-top: 2rem; overflow-wrap: anywhere }} img {{ max-width: 100% }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
 th:first-child, td:first-child {{ text-align: left }}

@@ -117,7 +117,7 @@ def _write_report(
         write_bytes(output / f"samples-{chosen.name}.png", picture)
     embed = videos.are_embedded([one for found in clips.values() for one in found], output)
     galleries = [videos.gallery(title, found, output, embed) for title, found in clips.items()]
-    noun = "videos" if clips else "images"
+    noun = ("video" if clips else "image") + "s" * (settings.count > 1)
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),

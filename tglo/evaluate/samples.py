@@ -10,7 +10,6 @@ Each of them goes on where it was stopped, and knows the images it belongs to.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import time
 from collections.abc import Sequence
@@ -202,13 +201,11 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
 
     def measure(prompt: int) -> tuple[str, float]:
         rows = [samples.image(name, prompt, index) for index in range(samples.count)]
-        data = [manifest.open_image(row) for row in rows]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in data)).hexdigest()
+        digests = b"".join(_digest(manifest, row) for row in rows)
+        digest = hashlib.sha256(digests).hexdigest()
         if digest in known:
             return digest, known[digest]
-        return digest, diversity.mean_distance(
-            [_features(row, d) for row, d in zip(rows, data, strict=True)]
-        )
+        return digest, diversity.mean_distance([_features(manifest, row) for row in rows])
 
     values = []
     with ThreadPoolExecutor(4) as pool:
@@ -222,10 +219,16 @@ def _diversity(samples: ModelSamples, name: str, path: Path) -> Floats:
     return np.array(values, dtype=np.float64)
 
 
-def _features(row: Row, data: bytes) -> Floats:
+def _digest(manifest: Manifest, row: Row) -> bytes:
+    with manifest.open_file(row) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _features(manifest: Manifest, row: Row) -> Floats:
     if is_video(row.image):
-        return diversity.video_features(read_frames(io.BytesIO(data), diversity.FRAMES).frames)
-    return diversity.features(decode_image(data))
+        with manifest.open_file(row) as file:
+            return diversity.video_features(read_frames(file, diversity.FRAMES).frames)
+    return diversity.features(decode_image(manifest.open_image(row)))
 
 
 def _known_diversity(path: Path) -> dict[str, float]:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from tglo import models
 from tglo.batch_size import BatchSize
+from tglo.data.decoding import need_pyav
 from tglo.data.manifest import FAMILY, SEED, Row, sample_id, write_manifest
-from tglo.data.video import need_pyav
 from tglo.devices import DTYPES, process_device
 from tglo.files import Patience, claim_folder, disk_space, locked, remove_leftovers
 from tglo.generation.image_files import collect, is_whole, publish_images
@@ -167,7 +167,7 @@ def generate_images(
                 family.load_lora(lora)
             if offload != "none":
                 offloading.offload(family, offload, place)
-            with tqdm(total=len(mine), desc="images", disable=rank != 0) as bar:
+            with tqdm(total=len(mine), desc="samples", disable=rank != 0) as bar:
                 for made in _make(family, mine, prefix, seed, sizes, folder, options):
                     bar.update(made)
             family.prompts.report()

@@ -99,7 +99,7 @@ def _once(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> 
         raise _failed(getattr(error, "reason", error), timeout) from None
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         what = f"{kind}, not JSON: {first_line(content)!r}" if content.strip() else "nothing"
         raise _Again(f"answered {what}", garbled=True) from None
 

@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from tglo.batch_size import BatchSize
 from tglo.data.errors import ImageError, ManifestError
+from tglo.data.frames import FrameFolder
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 from tglo.data.video import Video
 from tglo.rewards.frames import FRAMES, for_videos
 from tglo.rewards.partial import Entry, PartialScores, identity
-from tglo.rewards.video import Inputs, VideoBytes, check_video_scorers, takes_videos
+from tglo.rewards.video import Inputs, VideoBytes, check_rates, check_video_scorers, takes_videos
 
 log = logging.getLogger("tglo")
 
@@ -50,6 +51,7 @@ def score_manifest(
     partial: str | os.PathLike[str] | None = None,
     max_bad_fraction: float = 0.0,
     frames: int = FRAMES,
+    source_rate: float | None = None,
     progress: bool = True,
 ) -> Manifest:
     """Return the manifest with every row's score set to scorer(images, prompts).
@@ -63,6 +65,8 @@ def score_manifest(
         warning that lists them.
     frames: how many of a video a scorer of images is given, evenly from the first to the last; a video's
         score is their mean, unless the scorer is an `OfFrames` already.
+    source_rate: frames per second of folders of frames for which the manifest has no frame_rate; needed by scorers
+        of videos.
 
     Row order, sample ids and other columns stay; `write_manifest` stores the result, and `.scores()`
     is the (N,) float64 array. The same image for the same prompt is scored once. A batch is always the
@@ -77,11 +81,18 @@ def score_manifest(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if any(manifest.is_video(row) for row in manifest):
         scorers = for_videos(scorers, frames)
-    check_scoring(scorers, max_bad_fraction, manifest)
+    check_scoring(scorers, max_bad_fraction, manifest, source_rate)
     known = PartialScores(partial, scorers)
     sizes = BatchSize(batch_size, grows=False, first=batch_size, largest=batch_size)
     score_rows(
-        manifest, distinct(manifest), scorers, known, sizes, frames=frames, progress=progress
+        manifest,
+        distinct(manifest),
+        scorers,
+        known,
+        sizes,
+        frames=frames,
+        source_rate=source_rate,
+        progress=progress,
     )
     names = list(scorers) if isinstance(scorer, Mapping) else []
     return with_scores(
@@ -90,16 +101,20 @@ def score_manifest(
 
 
 def check_scoring(
-    scorers: Mapping[str, Scorer], max_bad_fraction: float, manifest: Manifest
+    scorers: Mapping[str, Scorer],
+    max_bad_fraction: float,
+    manifest: Manifest,
+    source_rate: float | None = None,
 ) -> None:
-    """Raise ValueError for no scorer, scorers of videos where there are images, or a share of unreadable ones
-    out of its limits.
+    """Raise ValueError for no scorer, scorers of videos where there are images or folders of an unknown rate, or a
+    share of unreadable ones out of its limits.
     """
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
     check_video_scorers(scorers, [row.image for row in manifest if not manifest.is_video(row)])
+    check_rates(scorers, manifest, source_rate)
 
 
 def distinct(manifest: Manifest) -> list[Row]:
@@ -116,22 +131,23 @@ def score_rows(
     *,
     done: str = "",
     frames: int = FRAMES,
+    source_rate: float | None = None,
     progress: bool = True,
 ) -> int:
     """Fill in `known` for these rows, whose images are opened ahead in threads; returns how many were scored.
 
     done: what `known` is saved as once all of them are scored. frames: how many of a video scorers of images
-    are given.
+    are given. source_rate: see `score_manifest`.
     """
     scored, finished = 0, ""
     try:
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(desc="score", unit="image", total=len(rows), disable=not progress) as bar,
+            tqdm(desc="score", unit="sample", total=len(rows), disable=not progress) as bar,
         ):
             large = any(map(takes_videos, scorers.values()))
             inputs, ahead = (
-                Inputs(list(scorers.values()), frames),
+                Inputs(list(scorers.values()), frames, source_rate),
                 sizes.value * (1 if large else 2),
             )
             opened = in_order(pool, lambda row: _open(manifest, row, known, inputs), rows, ahead)
@@ -227,6 +243,8 @@ def _judge(
 def _open(manifest: Manifest, row: Row, known: PartialScores, inputs: Inputs) -> _Opened:
     try:
         with manifest.open_file(row) as file:
+            if isinstance(file, FrameFolder) and file.rate is None:
+                file.rate = inputs.source_rate
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if row.sample_id in known.scores and known.scores[row.sample_id][1] == sha256:
                 return _Opened(row, (), sha256)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from tglo.batch_size import BatchSize
+from tglo.data.decoding import need_pyav
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
-from tglo.data.video import is_video, need_pyav
+from tglo.data.video import is_video
 from tglo.rewards import (
     Scorer,
     load_scorer,
@@ -66,6 +67,7 @@ def score_share(
     mixture_scale: Scale = "none",
     reading: ManifestOptions = ManifestOptions(),
     videos: FrameOptions = FrameOptions(),
+    source_rate: float | None = None,
     max_bad_fraction: float = 0.0,
     device: str = "auto",
     dtype: str = "fp32",
@@ -81,7 +83,7 @@ def score_share(
         scorer's numbers by default. mixture_scale: see `tglo.rewards.mix`.
     reading: how the manifest is read. The result has the columns prompt, image and score.
     videos: how those of the rows that are videos are scored.
-    max_bad_fraction: see `score_manifest`.
+    source_rate, max_bad_fraction: see `score_manifest`.
     output: beside the manifest as NAME-scored by default (scored.csv inside a folder). Image paths
         stay as they are, and with them sample ids: where the output is elsewhere, it is read with
         the `root` that is logged.
@@ -123,7 +125,7 @@ def score_share(
     }
     if any(rows.is_video(row) for row in rows):
         loaded = for_videos(loaded, videos.frames, videos.of_frames)
-    check_scoring(loaded, max_bad_fraction, rows)
+    check_scoring(loaded, max_bad_fraction, rows, source_rate)
     sizes = _sizes(batch_size, loaded)
     unit, todo = sizes.value, distinct(rows)
     shares = [share(todo, unit, number, world_size) for number in range(world_size)]
@@ -138,6 +140,7 @@ def score_share(
             sizes,
             done=digest(shares[rank]),
             frames=videos.frames,
+            source_rate=source_rate,
             progress=rank == 0,
         )
         if world_size > 1 and shares[rank] and not count:

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tglo.data.decoding import VideoFile, opened
 from tglo.data.errors import ImageError
-from tglo.data.video import Video, VideoFile, is_video, write_video
+from tglo.data.frames import FrameFolder, has_rate
+from tglo.data.manifest import Manifest
+from tglo.data.video import Video, is_video, write_frames, write_video
 from tglo.data.video_views import Choose, View, evenly, read_views
 from tglo.rewards.partial import identity
-from tglo.settings import COUNT, Limit, check_limits
+from tglo.settings import COUNT, FRAME_RATE, check_limits
 
 MOST_FRAMES = 64
 """Frames that a scorer is given at most, unless it says another number."""
@@ -28,8 +31,9 @@ MOST_BYTES = 256 * 2**20
 """Of a file that is given as it is."""
 MOST_ENCODED = 4096
 """Frames of a video that is not in one file and has to be, at most."""
+_MP4 = "video/mp4"
 
-_LIMITS = {"frame_rate": Limit(0, 1000, above=True), "max_frames": COUNT}
+_LIMITS = {"frame_rate": FRAME_RATE, "max_frames": COUNT}
 
 VideoScorer = Callable[[list[Video], list[str]], ArrayLike]
 
@@ -68,6 +72,23 @@ def check_video_scorers(scorers: Mapping[str, Any], images: Sequence[str]) -> No
             check_limits(values, {named: limit})
 
 
+def check_rates(scorers: Mapping[str, Any], manifest: Manifest, source_rate: float | None) -> None:
+    """Raise ValueError for a source_rate out of its limits, and for none where a scorer of videos is given folders of
+    frames whose rate the manifest does not say either.
+    """
+    check_limits({"source_rate": source_rate}, {"source_rate": FRAME_RATE})
+    named = [name for name, scorer in scorers.items() if takes_videos(scorer)]
+    if source_rate is not None or not named:
+        return
+    silent = [r for r in manifest if not has_rate(r.extra) and manifest.folder(r.image) is not None]
+    if silent:
+        raise ValueError(
+            f"the scorer {named[0]} takes videos, and {len(silent)} folders of frames, such as {silent[0].image}, are "
+            f"of an unknown rate; give frames per second in the manifest's column frame_rate, or as "
+            "--source-rate for all that have none there"
+        )
+
+
 def choice_of(scorer: Any) -> Choose:
     """Return which frames a scorer of videos is given: its own choice, else `frame_rate` a second (all by
     default), `max_frames` at most, evenly from the first to the last.
@@ -88,11 +109,13 @@ def choice_of(scorer: Any) -> Choose:
 class Inputs:
     """What each of some scorers is given of a video file, which is decoded once for all of them.
 
-    frames: how many a scorer of images is given.
+    frames: how many a scorer of images is given. source_rate: frames per second of folders that do not say theirs.
     """
 
-    def __init__(self, scorers: Sequence[Any], frames: int) -> None:
-        self._scorers = scorers
+    def __init__(
+        self, scorers: Sequence[Any], frames: int, source_rate: float | None = None
+    ) -> None:
+        self._scorers, self.source_rate = scorers, source_rate
         some = View(evenly(frames))
         self._files = [takes_videos(s) and getattr(s, "takes_files", False) for s in scorers]
         self._views = [_view(scorer) if takes_videos(scorer) else some for scorer in scorers]
@@ -121,17 +144,31 @@ def _view(scorer: Any) -> View:
 
 
 def _as_file(file: VideoFile, name: str) -> VideoBytes:
-    """Return a video's file; what is not in one is encoded."""
+    """Return a video's file; what is not in one, whatever its name, is encoded."""
     file.seek(0)
-    if not is_video(name):
-        every = View(lambda count, rate: range(min(count, MOST_ENCODED)))
-        return as_file(read_views(file, [every])[0])
-    content = file.read(MOST_BYTES + 1)
+    if isinstance(file, FrameFolder) or not is_video(name):
+        return VideoBytes(_checked(_encoded(file)), _MP4)
+    return VideoBytes(_checked(file.read(MOST_BYTES + 1)), guess_type(name)[0] or _MP4)
+
+
+def _encoded(file: VideoFile) -> bytes:
+    """Encode a video's frames, of which one at a time is in memory."""
+    with opened(file) as source:
+        count = round((source.seconds or 0.0) * source.rate)
+        if count > MOST_ENCODED:
+            raise ImageError(
+                f"it has {count} frames, and at most {MOST_ENCODED} are encoded for a server; make it an MP4 file"
+            )
+        pictures = (source.picture(frame) for _, frame in source.decoded(0.0))
+        return write_frames(pictures, source.rate)
+
+
+def _checked(content: bytes) -> bytes:
     if len(content) > MOST_BYTES:
         raise ImageError(f"it has more than the {MOST_BYTES} bytes that are sent; make it smaller")
-    return VideoBytes(content, guess_type(name)[0] or "video/mp4")
+    return content
 
 
 def as_file(video: Video) -> VideoBytes:
     """Encode a video as MP4."""
-    return VideoBytes(write_video(video), "video/mp4")
+    return VideoBytes(write_video(video), _MP4)

@@ -60,14 +60,22 @@ def settings_of(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: num_frames is {data['num_frames']}; known is none, but frames at a rate (fps)"
             )
-        return {
-            "fps": float(data["fps"]),
-            "max_frame_pixels": int(data["max_frame_pixels"]),
-            "scale": lora["lora_alpha"]
-            / (math.sqrt if lora["use_rslora"] else int)(lora["lora_r"]),
-            "mean": [float(norm[f"{name}_mean"]) for name in NAMES],
-            "deviation": [float(norm[f"{name}_std"]) for name in NAMES],
-        }
+        try:
+            found: dict[str, Any] = {
+                "fps": float(data["fps"]),
+                "max_frame_pixels": int(data["max_frame_pixels"]),
+                "scale": lora["lora_alpha"]
+                / (math.sqrt if lora["use_rslora"] else int)(lora["lora_r"]),
+                "mean": [float(norm[f"{name}_mean"]) for name in NAMES],
+                "deviation": [float(norm[f"{name}_std"]) for name in NAMES],
+            }
+            if not all(number > 0 for number in (found["fps"], *found["deviation"])):
+                raise ValueError("fps and the three _std must be above 0")
+            return found
+        except (ArithmeticError, ValueError) as error:
+            raise ValueError(
+                f"{path} has a number that cannot be: {error}; give the published {CONFIG}"
+            ) from None
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} lacks {error}; give the published {CONFIG}") from None
 

@@ -152,9 +152,15 @@ def load_state(path: Path) -> dict[str, Tensor]:
     Only tensors are unpickled; a file that would run code raises ValueError, and so does a torn one.
     """
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is torn, or no safetensors file ({error}); download it again"
+            ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):

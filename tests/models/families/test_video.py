@@ -107,7 +107,7 @@ def test_frames_that_the_vae_cannot_make_are_refused(kind: str, folders: dict[st
     family = models.load(folders[kind], encoders=False)
     assert family.latent_shape(HEIGHT, WIDTH, 1)[1] == 1
     with pytest.raises(
-        ValueError, match=r"frames is 12; .* multiple of 4 .* one more: 13 is the nearest"
+        ValueError, match=r"frames is 12; .* multiple of 4 plus 1: 13 is the nearest"
     ):
         family.latent_shape(HEIGHT, WIDTH, 12)
 

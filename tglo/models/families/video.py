@@ -24,7 +24,7 @@ class VideoFamily(FlowFamily):
         if frames < 1 or (frames - 1) % step:
             near = max(0, round((frames - 1) / step)) * step + 1
             raise ValueError(
-                f"frames is {frames}; {self.name} makes videos of a multiple of {step} frames and one "
-                f"more: {near} is the nearest"
+                f"frames is {frames}; for {self.name} it must be a multiple of {step} plus 1: {near} is "
+                "the nearest"
             )
         return self.codec.shape(height, width, frames)
