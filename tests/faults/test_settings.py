@@ -32,8 +32,10 @@ ZERO_IS_FINE = {
     "objective.kto.negative_weight", "optimizer.warmup_steps", "optimizer.beta1",
     "optimizer.beta2", "optimizer.weight_decay", "optimizer.max_gradient_norm",
     "optimizer.ema_decay", "output.validation_guidance",
+    "objective.sdpo.mu", "objective.tgo.safeguard",
 }  # fmt: skip
 INF_IS_FINE = {"objective.confidence"}
+NEEDED = {"objective.tgo.safeguard": ("objective.group", 2)}
 
 
 def kinds_of_keys(kind: type, prefix: str = "") -> Iterator[tuple[str, set[type]]]:
@@ -57,6 +59,8 @@ WORDS = [k for k, kinds in KINDS.items() if kinds & {str, Path} and not k.endswi
 
 def config_with(key: str, value: Any) -> TrainConfig:
     plain = {section: dict(values) for section, values in COMPLETE.items()}
+    if key in NEEDED:
+        put(plain, *NEEDED[key])
     put(plain, key, value)
     return parse_config(plain)
 

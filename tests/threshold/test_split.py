@@ -15,6 +15,9 @@ from tglo.threshold.frozen import Threshold, estimate
 from tglo.train.config_files import parse_config
 from tglo.train.samples import choose
 
+GROUPS = {"lair": {"group": 2}}
+ROWS = {"lair": 4}  # of six in three sizes: 3, 2 and 1
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Manifest, LatentCache]:
@@ -33,7 +36,7 @@ def made(tmp_path_factory) -> tuple[Manifest, LatentCache]:
 def chosen(made, name: str, threshold: Threshold) -> int:
     """The number of rows that the objective trains on."""
     rows, cache = made
-    config = parse_config({"objective": {"name": name}})
+    config = parse_config({"objective": {"name": name, **GROUPS.get(name, {})}})
     return len(choose(config, OBJECTIVES[name](), rows, cache, threshold).ids)
 
 
@@ -45,7 +48,7 @@ def test_all_positive(made, name):
         with pytest.raises(ValueError, match=message):
             chosen(made, name, threshold)
     else:  # sft trains on all, csft on one marker; the others do not look at labels
-        assert chosen(made, name, threshold) == 6
+        assert chosen(made, name, threshold) == ROWS.get(name, 6)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -58,9 +61,9 @@ def test_all_negative(made, name):
         with pytest.raises(ValueError, match=message):
             chosen(made, name, threshold)
     else:
-        assert chosen(made, name, threshold) == 6
+        assert chosen(made, name, threshold) == ROWS.get(name, 6)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_both(made, name):
-    assert chosen(made, name, estimate(made[0].scores(), 50)) == (3 if name == "sft" else 6)
+    assert chosen(made, name, estimate(made[0].scores(), 50)) == {"sft": 3, **ROWS}.get(name, 6)

@@ -68,8 +68,11 @@ def test_an_objective_has_its_own_table() -> None:
         ({"objectve": {}}, r"unknown key objectve; nearest: objective"),
         ({"optimizer": {"steps": "many"}}, r"Expected `int`, got `str` - at `\$\.optimizer\.steps"),
         ({"model": {"train": "adapter"}}, r"model\.train is 'adapter'; valid: full, lora"),
-        ({"objective": {"name": "dpos"}}, r"objective\.name is 'dpos'; nearest: dpo, dspo, qrpo"),
-        ({"objective": {"name": "diffusion"}}, r"valid: tgo, sft, csft, kto, bco, qrpo, dpo, dspo"),
+        ({"objective": {"name": "dpos"}}, r"objective\.name is 'dpos'; nearest: dpo, "),
+        (
+            {"objective": {"name": "diffusion"}},
+            r"valid: tgo, sft, csft, kto, bco, qrpo, dpo, sdpo, dspo, lair",
+        ),
         ({"model": "x"}, r"\[model\] must be a table"),
         ({"data": {"cache": 3}}, r"expected a path as text, got 3"),
     ],

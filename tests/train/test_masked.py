@@ -144,6 +144,12 @@ def test_objectives(name: str, make: Make) -> None:
     ("section", "values", "message"),
     [
         ("objective", {"name": "dspo"}, "objective.name is dspo.*use dpo"),
+        ("objective", {"name": "sdpo"}, "objective.name is sdpo.*use dpo"),
+        (
+            "objective",
+            {"tgo": {"safeguard": 0.5}, "group": 2},
+            "tgo.safeguard is 0.5, which does not fit.*leave it out",
+        ),
         ("objective", {"timestep_weight": "min_snr"}, "timestep_weight is min_snr.*use none"),
         ("objective", {"timestep_weight": "cosmap"}, "timestep_weight is cosmap.*use none"),
         ("engine", {"compile": "whole"}, "engine.compile is whole.*use blocks"),

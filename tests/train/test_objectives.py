@@ -25,8 +25,9 @@ from tglo.train.config_checks import check
 from tglo.train.run import Run, prepare
 
 Make = Callable[..., TrainConfig]
-SCORED = [name for name, kind in OBJECTIVES.items() if not kind.takes_pairs]
+SCORED = [name for name, kind in OBJECTIVES.items() if kind.group_size("default") == 1]
 PAIRED = [name for name, kind in OBJECTIVES.items() if kind.takes_pairs]
+TWO = {"lair": {"group": 2}}  # of a prompt and a size there are two rows
 MARKERS = ("good image: ", "bad image: ")
 
 
@@ -48,7 +49,10 @@ def prepared(config: TrainConfig) -> Run:
 def test_trains_by_name(name: str, what: str, make_config: Make, marked_cache: Path) -> None:
     data = {"cache": str(marked_cache)} if name == "csft" else {}
     config = make_config(
-        model={"train": what}, objective={"name": name}, optimizer={"steps": 3}, data=data
+        model={"train": what},
+        objective={"name": name, **TWO.get(name, {})},
+        optimizer={"steps": 3},
+        data=data,
     )
     result = train(config)
     lines = metrics(result.folder)
@@ -59,9 +63,9 @@ def test_trains_by_name(name: str, what: str, make_config: Make, marked_cache: P
     assert lines[0]["r_positive"] == lines[0]["r_negative"] == 0.0
     if OBJECTIVES[name].needs_reference:
         assert lines[-1]["policy_error"] != lines[-1]["reference_error"]
-    expected = {"tgo": None, "kto": 0.5, "bco": np.log(2), "dpo": np.log(2)}.get(name)
-    if expected is not None:
-        assert lines[0]["loss"] == pytest.approx(expected, rel=1e-6)
+    expected = {"kto": 0.5, "bco": np.log(2), "dpo": np.log(2), "sdpo": np.log(2), "lair": 0.0}
+    if name in expected:
+        assert lines[0]["loss"] == pytest.approx(expected[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in OBJECTIVES if OBJECTIVES[n].needs_reference])
@@ -78,7 +82,7 @@ def test_reference_modes_give_the_same_losses(
         data["reference_cache"] = str(errors)
     found = []
     for mode in modes:
-        objective = {"name": name, "reference": mode}
+        objective = {"name": name, "reference": mode, **TWO.get(name, {})}
         config = make_config(
             folder=mode,
             objective=objective,
@@ -201,8 +205,9 @@ def test_two_processes_share_the_baselines(
     files, folders = [], {}
     common = {"model": {"train": "full"}, "data": {"cache": str(square_cache)}}
     # KTO's baseline is cut off at 0, where every r is soon at a small T.
-    for name, temperature in (("kto", 0.02), ("bco", 0.005), ("dpo", 0.005)):
-        objective = {"name": name, "temperature": temperature}
+    runs = (("kto", 0.02), ("bco", 0.005), ("dpo", 0.005), ("lair", 0.005))
+    for name, temperature in runs:
+        objective = {"name": name, "temperature": temperature, **TWO.get(name, {})}
         alone = make_config(
             folder=f"{name}-1",
             **common,

@@ -114,7 +114,7 @@ def test_ridge_takes_the_embeddings_of_the_runs_cache(
         asked.append((cache.path, prompts))  # type: ignore[attr-defined]
         return np.zeros((len(prompts), 3))
 
-    monkeypatch.setattr("tglo.train.run.mean_pooled", pooled)
+    monkeypatch.setattr("tglo.train.samples.mean_pooled", pooled)
     config = make_config(data={"baseline": "ridge"})
     with pytest.raises(ValueError, match="ridge regression needs 8 prompts or more, got 2"):
         _Data(config)

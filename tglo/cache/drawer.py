@@ -5,7 +5,8 @@ Draw k of a sample follows from (seed, sample id, k) alone: the latent is one sa
 posterior, the timestep is uniform (or stratified over the draws), the caption is dropped at a given
 rate, and noise and target come from the same key (tglo.noise). Of a masked model's tokens the share
 that is hidden stands for the timestep, and the places for the noise (tglo.noise.masking). In a pair the
-loser takes timestep, noise and dropped caption of the winner's key; where images take the noise that they were
+loser takes timestep, noise and dropped caption of the winner's key, and by a rule keyed by prompts every
+sample those of its prompt's, which a reference cache can know; where images take the noise that they were
 made from (tglo.cache.own_noise), each sample has its own in every draw.
 """
 
@@ -46,7 +47,8 @@ class DrawRule:
     seed in [0, 2^32); caption_dropout in [0, 1]; draws: how many per sample, gone through in turn,
     or 0 for a new one each time; stratified: a sample's draws cover the schedule (needs draws);
     timesteps: a name of tglo.noise.density; guidance: what a model that takes it as an input is told, None
-    for the family's own; noise: "fresh", or "own", that which a generated image was made from.
+    for the family's own; noise: "fresh", or "own", that which a generated image was made from; draws_of:
+    "sample", or "prompt", whose images then all have the same timestep, noise and dropped caption in draw k.
     """
 
     seed: int
@@ -56,6 +58,7 @@ class DrawRule:
     timesteps: str = "default"
     guidance: float | None = None
     noise: str = "fresh"
+    draws_of: str = "sample"
 
     def draw_index(self, times: Tensor) -> Tensor:
         """The numbers of the draws of samples that have come so many times before."""
@@ -74,6 +77,8 @@ class DrawRule:
             own["guidance"] = repr(float(self.guidance))
         if self.noise != "fresh":
             own["noise"] = self.noise
+        if self.draws_of != "sample":
+            own["draws_of"] = self.draws_of
         return {
             **own,
             "draw_version": _VERSION,
@@ -178,13 +183,16 @@ class Drawer:
         """Read B samples of one bucket; touches no accelerator, so any thread may call it.
 
         draw_index: the number of the draw, one for all or (B,) int64. keys: sample ids whose timestep,
-        noise and dropped caption the rows take, by default their own. captions: prompts in place of
+        noise and dropped caption the rows take, by default their own; their prompts', whatever is given, by a
+        rule that is keyed so. captions: prompts in place of
         the samples' own. Errors are those of LatentCache.
         """
         stored = self.cache.batch(ids)
         text = dict(self.cache.text(ids if captions is None else captions))
         known = torch.tensor(ids, dtype=torch.int64)
         keyed = known if keys is None else torch.tensor(keys, dtype=torch.int64)
+        if self.rule.draws_of == "prompt":
+            keyed = torch.from_numpy(self.cache.prompt_keys(ids))
         chance = philox.uniform(self.rule.seed, keyed, draw_index, philox.DROPOUT, 1)[:, 0]
         dropped = chance < self.rule.caption_dropout
         if bool(dropped.any()) and ragged.MASK in text:

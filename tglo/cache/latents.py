@@ -102,6 +102,12 @@ class LatentCache:
         parts = [self._index["digest"][places], self._index["text_digest"][order[at]]]
         return np.concatenate(parts, axis=1)
 
+    def prompt_keys(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the identity of each sample's prompt in [0, 2^63), (B,) int64; the same in every cache."""
+        positions, order = self._text_order
+        at, _ = lookup(positions, self._index["text"][self._find(sample_ids)])
+        return self._index["text_key"][order[at]]
+
     @functools.cached_property
     def _text_order(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
         """The positions of all prompts, ascending, and their places in the index."""

@@ -37,6 +37,7 @@ def cache(
     timesteps: str = "default",
     guidance: float | None = None,
     noise: Literal["fresh", "own"] = "fresh",
+    draws_of: Literal["sample", "prompt"] = "sample",
     forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
     reference_output: Path | None = None,
 ) -> None:
@@ -77,6 +78,7 @@ def cache(
         timesteps: How often each timestep is drawn, as data.timesteps.
         guidance: What a guidance-distilled model is told, as data.guidance.
         noise: A new noise in each draw, or the one that each image was made from, as data.noise.
+        draws_of: Draws of each sample's own, or one for all samples of a prompt, as data.draws_of.
         forward: How the reference is computed.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
@@ -125,7 +127,9 @@ def cache(
                 model,
                 output,
                 reference_output or output / "reference",
-                DrawRule(seed, caption_dropout, draws, stratified, timesteps, guidance, noise),
+                DrawRule(
+                    seed, caption_dropout, draws, stratified, timesteps, guidance, noise, draws_of
+                ),
                 forward,
                 own_noise=own_noise,
                 revision=revision,
@@ -158,6 +162,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "timesteps": data.timesteps,
         "guidance": data.guidance,
         "noise": data.noise,
+        "draws_of": data.draws_of,
         "forward": ReferenceOptions(
             precision=engine.precision,
             weights="half" if engine.kind == "deepspeed" else "fp32",

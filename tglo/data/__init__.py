@@ -1,1 +1,1 @@
-"""Manifests, images, aspect-ratio buckets, pairs and the batch sampler."""
+"""Manifests, images, aspect-ratio buckets, pairs, groups and the batch sampler."""

@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.data.groups import cut, rows_by_prompt
+
 Pairs = NDArray[np.int64]
 
 
@@ -28,16 +30,11 @@ def form_pairs(
     Raises ValueError when there is no pair, saying how many prompts have several rows and how many
     of those have different scores.
     """
-    stream = np.random.Philox(key=np.array([seed, 1 << 63], dtype=np.uint64))
-    order = np.argsort(stream.random_raw(len(prompts)), kind="stable")
-    order = order[np.argsort(scores[order], kind="stable")]
-    groups: dict[tuple[str, Hashable], list[int]] = {}
-    for row in order.tolist():
-        groups.setdefault((prompts[row], buckets[row]), []).append(row)
+    groups = rows_by_prompt(prompts, buckets, scores, seed)
     pairs = [
         (winner, loser)
-        for _, rows in sorted(groups.items(), key=lambda item: min(item[1]))
-        for loser, winner in zip(rows, rows[(len(rows) + 1) // 2 :], strict=False)
+        for rows in groups
+        for winner, loser in cut(rows, 2)
         if scores[winner] > scores[loser] and ids[winner] != ids[loser]
     ]
     if not pairs:

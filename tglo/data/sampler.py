@@ -20,7 +20,7 @@ class BatchSampler:
     sample_buckets: the bucket of each row, in row order.
     micro_batch: rows per forward; accumulation: micro batches per rank and step; world_size: ranks.
     seed: in [0, 2^32); each epoch has an order of its own.
-    unit: the word for a row in errors: "rows" or "pairs".
+    unit: the word for a row in errors: "rows", "pairs" or "groups".
 
     An epoch is as many steps as hold all rows once. With one bucket its rows are shuffled in each epoch and
     cut into micro batches, and the last step is filled up with the rows that came first. The rows of a

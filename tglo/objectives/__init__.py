@@ -8,8 +8,10 @@ from tglo.objectives.csft import CSFT
 from tglo.objectives.dpo import DPO
 from tglo.objectives.dspo import DSPO
 from tglo.objectives.kto import KTO
+from tglo.objectives.lair import LAIR
 from tglo.objectives.micro_batch import Labels, MicroBatch, mean_loss, statistics
 from tglo.objectives.qrpo import QRPO
+from tglo.objectives.sdpo import SDPO
 from tglo.objectives.sft import SFT
 from tglo.objectives.tgo import TGO
 
@@ -35,5 +37,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bco": BCO,
     "qrpo": QRPO,
     "dpo": DPO,
+    "sdpo": SDPO,
     "dspo": DSPO,
+    "lair": LAIR,
 }

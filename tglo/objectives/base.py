@@ -30,6 +30,8 @@ class Settings:
     beta: float | None = None
     confidence: float = 5.0
     backend: str = "auto"
+    score_scale: float = 1.0
+    """What a difference of scores is divided by where an objective compares scores; that of the threshold."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class Objective(ABC):
 
     needs_reference: ClassVar[bool] = True
     takes_pairs: ClassVar[bool] = False
-    """The batch holds pairs of one prompt that share timestep and noise."""
+    """The batch holds pairs of one prompt, a winner and a loser, that share timestep and noise."""
+    default_group: ClassVar[int] = 1
+    """How many samples of one prompt come together, unless objective.group says; of pairs always 2."""
+    least_group: ClassVar[int] = 1
+    """How many have to."""
     positives_only: ClassVar[bool] = False
     """Samples below the threshold are left out of the training set."""
     needs_positives: ClassVar[bool] = False
@@ -83,23 +89,53 @@ class Objective(ABC):
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise ValueError for a run (a `tglo.train.TrainConfig`) that the objective cannot work with."""
-        name, micro_batch = config.objective.name, config.optimizer.micro_batch
+        name = config.objective.name
         for key in () if cls.weighs else ("weight_normalisation", "balance"):
             if getattr(config.objective, key):
                 raise ValueError(
                     f"objective.{key} changes the weights by the distance from the threshold, which "
                     f"objective {name} has not; leave it out, or use tgo"
                 )
+        cls._check_group(config)
+
+    @classmethod
+    def group_size(cls, chosen: int | str) -> int:
+        """Return how many samples a unit has, where objective.group is `chosen`."""
+        if cls.takes_pairs:
+            return 2
+        return cls.default_group if isinstance(chosen, str) else chosen
+
+    @classmethod
+    def _check_group(cls, config: Any) -> None:
+        objective, micro_batch = config.objective, config.optimizer.micro_batch
+        size, name = cls.group_size(objective.group), objective.name
+        if cls.takes_pairs and objective.group not in ("default", 2):
+            raise ValueError(
+                f"objective.group is {objective.group}, but objective {name} takes pairs, groups of 2; leave it out"
+            )
+        if size < cls.least_group:
+            raise ValueError(
+                f"objective.group is {size}, but objective {name} compares the samples of a group: it must "
+                f"be at least {cls.least_group}"
+            )
         if cls.takes_pairs and micro_batch % 2:
             raise ValueError(
                 f"optimizer.micro_batch is {micro_batch}, but objective {name} takes pairs: it must be "
                 "even, two samples per pair"
             )
-        if cls.takes_pairs and config.objective.reference == "cached":
+        if micro_batch % size:
             raise ValueError(
-                f"objective.reference is cached, but objective {name} takes pairs: the two images of a "
-                "pair share timestep and noise, and the cache holds errors of each sample's own; use "
-                "copy, or adapter-off with a LoRA"
+                f"optimizer.micro_batch is {micro_batch}, but objective {name} takes groups of {size} samples "
+                f"(objective.group): it must be a multiple of {size}"
+            )
+        known = config.data.draws_of == "prompt" or not objective.share_draws
+        if size > 1 and not known and objective.reference == "cached":
+            takes = "pairs" if cls.takes_pairs else f"groups of {size}"
+            raise ValueError(
+                f"objective.reference is cached, but objective {name} takes {takes}: their images share "
+                "timestep and noise, and the cache holds errors of each sample's own; use "
+                "copy, or adapter-off with a LoRA, or draws that a cache knows, by data.draws_of = prompt or "
+                "objective.share_draws = false"
             )
 
     @property

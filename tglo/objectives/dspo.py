@@ -33,6 +33,11 @@ class DSPO(Objective):
     @classmethod
     def check(cls, config: Any) -> None:
         super().check(config)
+        if config.objective.reference == "cached":
+            raise ValueError(
+                "objective.reference is cached, but objective dspo needs the reference's prediction, and the "
+                "cache holds its error; use copy, or adapter-off with a LoRA"
+            )
         if config.objective.temperature == "auto":
             raise ValueError(
                 "objective.temperature is auto, which only raises T from its default, and dspo's "

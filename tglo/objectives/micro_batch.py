@@ -79,7 +79,8 @@ _NAMELESS = BatchIds((), ())
 class MicroBatch:
     """B samples with one draw each, on the training device, for a model that answers with predictions.
 
-    An objective of pairs gets B / 2 winners, then their losers: rows i and i + B / 2 are a pair.
+    An objective of pairs gets B / 2 winners, then their losers: rows i and i + B / 2 are a pair. Of groups of
+    G it gets the B / G best of each group, then the others by rank: rows i, i + B / G, ... are a group.
     """
 
     labels: Labels
@@ -93,6 +94,8 @@ class MicroBatch:
     reference_pred: Tensor | None = None
     """The reference's answer, where it is asked."""
     ids: BatchIds = _NAMELESS
+    group: int = 1
+    """G, the samples of a unit."""
 
     def answered(self, policy: Tensor, reference: Tensor | None) -> Self:
         """Return the batch with the answers of policy and reference filled in."""
@@ -101,6 +104,12 @@ class MicroBatch:
     def error(self, backend: str = "auto") -> Tensor:
         """Compute the policy's error e_theta, (B,) float64, with a gradient."""
         return policy_error(self.policy_pred, self.draw.target, backend=backend)
+
+    def residual(self) -> Tensor:
+        """Compute the policy's prediction minus the target, (B, elements) in float32 or wider, without a gradient."""
+        policy = self.policy_pred.detach()
+        policy = policy.to(torch.promote_types(policy.dtype, torch.float32))
+        return (policy - self.draw.target).flatten(1)
 
     def log_ratio(self, temperature: float, backend: str = "auto") -> LogRatio:
         """Compute ell, with a gradient, and the errors of policy and reference."""
@@ -145,6 +154,9 @@ class ErrorMicroBatch(MicroBatch):
 
     def error(self, backend: str = "auto") -> Tensor:
         return self.policy_pred.double()
+
+    def residual(self) -> Tensor:
+        raise NotImplementedError("a model that answers with its error gives no predictions")
 
     def log_ratio(self, temperature: float, backend: str = "auto") -> LogRatio:
         other = self.reference_error if self.reference_pred is None else self.reference_pred

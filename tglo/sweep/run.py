@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tglo.files import read_json, read_sealed, reading, write_json, write_sealed
-from tglo.objectives import OBJECTIVES
 from tglo.stopping import Stopped
 from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
@@ -44,8 +43,7 @@ def sweep(
     Stopped when a signal stops a run.
     """
     grid = points(config, variations, output)
-    objective = OBJECTIVES[config.objective.name]
-    if reference_mode(config) not in ("none", "cached") and not objective.takes_pairs:
+    if reference_mode(config) not in ("none", "cached") and not config.objective.shared_draws:
         log.info('objective.reference = "cached" would spare every run its reference')
     base: dict[str, float] | None = None
     if sampling is not None:

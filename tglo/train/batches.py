@@ -37,7 +37,7 @@ class Samples:
     captions: list[str] | None
     """Prompts in place of the cached ones."""
     units: NDArray[np.int64]
-    """(units, 1 or 2) what the sampler shuffles: rows, or pairs of winner and loser."""
+    """(units, G) what the sampler shuffles: rows, pairs of winner and loser, or groups, the best first."""
     weighing: Weighing | None = None
     """How the labels' weights were found, where they have some."""
 
@@ -88,6 +88,7 @@ class Batches:
                 draw.index, objective.timestep_weight, objective.min_snr_gamma
             ),
             reference_error=None if errors is None else errors.to(device, non_blocking=True),
+            group=self.samples.units.shape[1],
         )
 
     def close(self) -> None:
@@ -109,9 +110,11 @@ class Batches:
         numbers, draws = self.sampler.batch(step + self.shift, micro, self.rank)
         samples = self.samples
         units = samples.units[numbers]
-        order = units.T.reshape(-1)  # of pairs all winners, then all losers
+        order = units.T.reshape(-1)  # of pairs all winners, then all losers; so of groups
         draw_index = self.drawer.rule.draw_index(torch.from_numpy(np.tile(draws, units.shape[1])))
-        first = np.tile(units[:, 0], units.shape[1])  # a pair shares the winner's draw
+        # A pair shares the winner's draw, a group its first sample's.
+        shared = np.tile(units[:, 0], units.shape[1])
+        keys = shared if self.config.objective.share_draws else order
         ids = [samples.ids[row] for row in order]
         labels, errors = samples.labels[torch.from_numpy(order)], None
         if self.reference_errors is not None:
@@ -119,7 +122,7 @@ class Batches:
         rows = self.drawer.read(
             ids,
             draw_index,
-            keys=[samples.ids[row] for row in first],
+            keys=[samples.ids[row] for row in keys],
             captions=samples.captions and [samples.captions[row] for row in order],
         )
         lines = [samples.lines[row] for row in order]

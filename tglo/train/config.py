@@ -87,6 +87,9 @@ class DataConfig:
     "shift(S)", "resolution"."""
     guidance: float | None = None
     """What a guidance-distilled model (FLUX.1 dev) is told in training; the family's own by default."""
+    draws_of: Literal["sample", "prompt"] = "sample"
+    """Draws of each sample's own, or one for all samples of a prompt: a reference can then be cached for
+    pairs and groups too."""
     noise: Literal["fresh", "own"] = "fresh"
     """A new noise in each draw, or, for images that `tglo generate` made with a flow-matching model, the
     noise that each was made from."""
@@ -104,7 +107,7 @@ class SharedObjectiveConfig:
 
     name: ObjectiveName = "tgo"
     """tgo; of single samples also sft (on those at or above the threshold), csft (on all, with marked
-    prompts), kto (Diffusion-KTO), bco, qrpo; of pairs dpo (Diffusion-DPO), dspo."""
+    prompts), kto (Diffusion-KTO), bco, qrpo; of pairs dpo (Diffusion-DPO), sdpo, dspo; of groups lair."""
     beta: float | Literal["default"] = "default"
     """Strength of the implicit score r = beta * log-ratio (beta): a number, or the objective's
     default, 1 (qrpo: 0.1)."""
@@ -117,6 +120,11 @@ class SharedObjectiveConfig:
     """Divide the weights w by their mean over the data set."""
     balance: bool = False
     """Scale the weights w so that samples at or above the threshold and the others have the same total."""
+    group: int | Literal["default"] = "default"
+    """Samples of one prompt that come together in a micro batch; by default the objective's own number, 1
+    (of pairs 2, lair 4)."""
+    share_draws: bool = True
+    """Give the samples of a pair or group one timestep, noise and dropped caption; else each has its own."""
     timestep_weight: Literal["none", "min_snr", "sigma_sqrt", "cosmap"] = "none"
     """Weight of a timestep (omega_t): min_snr by the signal-to-noise ratio; of flow matching also
     sigma_sqrt (1 / sigma^2, at most 100) and cosmap."""
@@ -133,6 +141,23 @@ class SharedObjectiveConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "confidence", float(self.confidence))  # JSON has no inf, but "inf"
+
+    @property
+    def group_size(self) -> int:
+        """The number of samples of one prompt that come together."""
+        return OBJECTIVES[self.name].group_size(self.group)
+
+    @property
+    def unit(self) -> Literal["rows", "pairs", "groups"]:
+        """The word for what comes together."""
+        if OBJECTIVES[self.name].takes_pairs:
+            return "pairs"
+        return "rows" if self.group_size == 1 else "groups"
+
+    @property
+    def shared_draws(self) -> bool:
+        """Whether samples share their draws, which a cached reference does not know."""
+        return self.share_draws and self.group_size > 1
 
     @property
     def constants(self) -> Any:
@@ -190,7 +215,7 @@ class OptimizerConfig:
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm; 0 switches clipping off."""
     micro_batch: int = 4
-    """Samples per process and forward pass; of pairs twice their number."""
+    """Samples per process and forward pass; of pairs twice their number, of groups a multiple of their size."""
     accumulation: int = 1
     """Forward passes per update; global batch = micro_batch * accumulation * processes."""
     ema_decay: float = 0.0

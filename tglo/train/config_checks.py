@@ -139,6 +139,13 @@ def check_family(config: TrainConfig, family: type[Family]) -> None:
     for (key, value), reason in family.unsupported.items():
         if attrgetter(key)(config) == value:
             raise ValueError(f"{key} is {value}, which does not fit {family.name}: {reason}")
+    constants = config.objective.constants
+    safeguard = constants.safeguard if config.objective.name == "tgo" else None
+    if safeguard is not None and family.answers_with_error:
+        raise ValueError(
+            f"objective.tgo.safeguard is {safeguard}, which does not fit {family.name}: it compares "
+            "predictions element by element, and masked models answer with log-probabilities; leave it out"
+        )
 
 
 def _check_speed(optimizer: OptimizerConfig, engine: EngineConfig) -> None:

@@ -81,10 +81,13 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
     plain = redacted_plain(msgspec.to_builtins(dataclasses.asdict(config), enc_hook=str))
     if plain["objective"]["confidence"] == math.inf:
         plain["objective"]["confidence"] = "inf"  # JSON has no number for it
-    return {
-        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-        for key, value in plain.items()
-    }
+    return {key: _without_none(value) for key, value in plain.items()}
+
+
+def _without_none(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_none(entry) for name, entry in value.items() if entry is not None}
 
 
 def put(plain: dict[str, Any], key: str, value: Any) -> None:

@@ -16,7 +16,6 @@ from tglo import models
 from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
-from tglo.cache.pooled import mean_pooled
 from tglo.cache.reference import ReferenceErrors
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
@@ -29,7 +28,7 @@ from tglo.models.families.base import Family
 from tglo.models.quantization import convert_weights, floating_dtype, floating_dtypes
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.settings import QUANTIZED
-from tglo.threshold.frozen import Threshold, estimate
+from tglo.threshold.frozen import Threshold
 from tglo.threshold.summary import Summary, describe
 from tglo.train import auto_checkpointing, processes
 from tglo.train.base_model import BaseModel
@@ -43,7 +42,7 @@ from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
 from tglo.train.recipes import recipe_line
 from tglo.train.reference_policy import Reference, keep_products_in
 from tglo.train.same_data import digests, order_of
-from tglo.train.samples import choose
+from tglo.train.samples import choose, threshold_of
 from tglo.train.temperature import Temperature
 from tglo.train.validation import check_validation
 
@@ -90,7 +89,7 @@ class _Data:
             score_column=data.score_column,
             root=data.root,
         )
-        self.threshold = _threshold(config, self.manifest)
+        self.threshold = threshold_of(config, self.manifest)
         self.cache = LatentCache(data.cache)
         self.objective = _objective(config, self.threshold)
         self.samples = choose(config, self.objective, self.manifest, self.cache, self.threshold)
@@ -104,7 +103,7 @@ class _Data:
             accumulation=optimizer.accumulation,
             world_size=processes.world_size(),
             seed=config.seed,
-            unit="rows" if units.shape[1] == 1 else "pairs",
+            unit=config.objective.unit,
         )
         batch = (self.sampler.micro_batch, optimizer.accumulation, processes.world_size())
         ids = [self.samples.ids[row] for row in units.reshape(-1)]
@@ -195,24 +194,6 @@ def _reference(
     return None
 
 
-def _threshold(config: TrainConfig, manifest: Manifest) -> Threshold:
-    data = config.data
-    if data.threshold is None:
-        by_prompt = data.per_prompt or data.baseline != "percentile"
-        return estimate(
-            manifest.scores(),
-            data.percentile,
-            prompts=manifest.prompts() if by_prompt else None,
-            kappa=data.kappa if data.per_prompt else None,
-            score_scale=data.score_scale,
-            baseline=data.baseline,
-            embed=lambda prompts: mean_pooled(LatentCache(data.cache), prompts),
-        )
-    threshold = Threshold.load(data.threshold)
-    threshold.check(manifest.scores())
-    return threshold
-
-
 def _summary(
     config: TrainConfig,
     objective: Objective,
@@ -238,6 +219,7 @@ def _objective(config: TrainConfig, threshold: Threshold) -> Objective:
         beta=None if isinstance(chosen.beta, str) else chosen.beta,
         confidence=threshold.confidence(float(chosen.confidence)),
         backend=chosen.backend,
+        score_scale=threshold.scale,
     )
     return OBJECTIVES[chosen.name](settings, processes.mean, chosen.constants)
 
@@ -275,6 +257,7 @@ def _draws(
         timesteps=data.timesteps,
         guidance=data.guidance,
         noise=data.noise,
+        draws_of=data.draws_of,
         draws=data.draws or (0 if errors is None else errors.draws),
         stratified=bool(stratified),
     )
@@ -283,7 +266,7 @@ def _draws(
     base = quantization.fingerprint(config.model.base_weights)
     # What was made with other choices than the defaults says so; caches made before there was a choice do not.
     choices = {name: "default" for name in ("timesteps", "guidance", "base_weights")}
-    choices["noise"] = "fresh"
+    choices |= {"noise": "fresh", "draws_of": "sample"}
     defaults = {name: choices[name] for name in choices.keys() & errors.fingerprint.keys()}
     errors.check({**defaults, **rule.fingerprint(), **base, "precision": config.engine.precision})
     errors.check_inputs(cache, samples.ids, own_noise)

@@ -1,4 +1,4 @@
-"""The rows of a manifest that a run trains on, as its objective wants them: all, the positives, pairs."""
+"""The rows of a manifest that a run trains on, as its objective wants them: all, the positives, pairs, groups."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from tglo.cache.latents import LatentCache
+from tglo.cache.pooled import mean_pooled
 from tglo.data.errors import CacheError
+from tglo.data.groups import form_groups
 from tglo.data.manifest import Manifest
 from tglo.data.pairs import form_pairs
 from tglo.objectives import Labels, Objective
-from tglo.threshold.frozen import Threshold
+from tglo.threshold.frozen import Threshold, estimate
 from tglo.threshold.split import check_split
 from tglo.threshold.statistics import quantiles_within
 from tglo.threshold.weights import Weighing, weighing
@@ -33,13 +35,71 @@ def choose(
     """Choose the manifest's rows that the cache holds and the objective uses; rows that the cache
     quarantined are left out.
 
-    ValueError when the cache lacks rows, or the embeddings of marked prompts, and when pairs are
-    needed and there are none.
+    ValueError when the cache lacks rows, or the embeddings of marked prompts, and when pairs or groups
+    are needed and there are none.
     """
     prompts, scores = manifest.prompts(), manifest.scores()
     columns = scores, threshold.for_prompts(prompts), quantiles_within(scores, prompts)
     labels = Labels(*map(torch.from_numpy, columns))
     kept = _cached(manifest, cache)
+    _check_split(config, objective, labels, kept)
+    if objective.positives_only:
+        kept = kept[labels.positive[kept].numpy()]
+    kept, units = _units(config, objective, manifest, cache, kept)
+    _check_split(config, objective, labels, kept)
+    rows, labels = manifest.select(kept.tolist()), labels[kept]
+    ids, captions = rows.sample_ids().tolist(), None
+    if objective.markers is not None:
+        captions = _marked(objective.markers, rows, labels, cache, config.objective.name)
+    samples = Samples(ids, [row.line for row in rows.rows], labels, captions, units)
+    return samples.weighed(_weighing(config, objective, labels, threshold.scale))
+
+
+def threshold_of(config: TrainConfig, manifest: Manifest) -> Threshold:
+    """Estimate or read the threshold that the scores are judged by."""
+    data = config.data
+    if data.threshold is None:
+        by_prompt = data.per_prompt or data.baseline != "percentile"
+        return estimate(
+            manifest.scores(),
+            data.percentile,
+            prompts=manifest.prompts() if by_prompt else None,
+            kappa=data.kappa if data.per_prompt else None,
+            score_scale=data.score_scale,
+            baseline=data.baseline,
+            embed=lambda prompts: mean_pooled(LatentCache(data.cache), prompts),
+        )
+    threshold = Threshold.load(data.threshold)
+    threshold.check(manifest.scores())
+    return threshold
+
+
+def _units(
+    config: TrainConfig,
+    objective: Objective,
+    manifest: Manifest,
+    cache: LatentCache,
+    kept: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which of the kept rows are trained on, and the units of their places that come together."""
+    size = config.objective.group_size
+    if size == 1:
+        return kept, np.arange(len(kept), dtype=np.int64)[:, None]
+    rows = manifest.select(kept.tolist())
+    ids, prompts, scores = rows.sample_ids().tolist(), rows.prompts(), rows.scores()
+    buckets = cache.buckets(ids)
+    if objective.takes_pairs:
+        pairs = form_pairs(ids, prompts, buckets, scores, config.seed)
+        log.info("%d pairs from %d rows", len(pairs), len(kept))
+        return kept, pairs
+    groups = form_groups(prompts, buckets, scores, size, config.seed)
+    used, places = np.unique(groups, return_inverse=True)  # weights are normalised over these
+    return kept[used], places.reshape(groups.shape)
+
+
+def _check_split(
+    config: TrainConfig, objective: Objective, labels: Labels, kept: NDArray[np.int64]
+) -> None:
     check_split(
         config.objective.name,
         int(labels.positive[kept].sum()),
@@ -47,19 +107,6 @@ def choose(
         needs_positives=objective.needs_positives,
         needs_negatives=objective.needs_negatives,
     )
-    if objective.positives_only:
-        kept = kept[labels.positive[kept].numpy()]
-    rows, labels = manifest.select(kept.tolist()), labels[kept]
-    ids, captions = rows.sample_ids().tolist(), None
-    if objective.markers is not None:
-        captions = _marked(objective.markers, rows, labels, cache, config.objective.name)
-    units = np.arange(len(kept), dtype=np.int64)[:, None]
-    if objective.takes_pairs:
-        buckets = cache.buckets(ids)
-        units = form_pairs(ids, rows.prompts(), buckets, scores[kept], config.seed)
-        log.info("%d pairs from %d rows", len(units), len(kept))
-    samples = Samples(ids, [row.line for row in rows.rows], labels, captions, units)
-    return samples.weighed(_weighing(config, objective, labels, threshold.scale))
 
 
 def _weighing(

@@ -31,6 +31,10 @@ _NO_DISTANCE = (
     "it needs the distance of two predictions, and masked models compare log-probabilities; use dpo, "
     "or an objective of single samples"
 )
+_NO_RESIDUAL = (
+    "its safeguard compares predictions element by element, and masked models answer with log-probabilities; "
+    "use dpo, or an objective of single samples"
+)
 _NO_NOISE = "masked tokens have no signal-to-noise ratio; use none"
 _NO_LORA = (
     "which computes the loss and can have no LoRA; target other layers, or train the whole model"
@@ -55,6 +59,7 @@ class MaskedFamily(Family):
     unsupported: ClassVar[dict[tuple[str, str], str]] = {
         **Family.unsupported,
         ("objective.name", "dspo"): _NO_DISTANCE,
+        ("objective.name", "sdpo"): _NO_RESIDUAL,
         ("objective.timestep_weight", "min_snr"): _NO_NOISE,
         ("objective.timestep_weight", "sigma_sqrt"): _NO_NOISE,
         ("objective.timestep_weight", "cosmap"): _NO_NOISE,
