@@ -55,7 +55,7 @@ def test_options_that_a_runs_file_answers(tmp_path: Path) -> None:
     assert flags_of(load_config(path))["options"].reference == "none"
     path.write_text(RUN.format(work="./w", objective="dpo"))
     options = flags_of(load_config(path))["options"]
-    assert (options.rows, options.accumulation, options.ema) == (4, 3, True)
+    assert (options.micro_batch, options.accumulation, options.ema) == (2, 3, True)
 
 
 @pytest.mark.parametrize("name", scaling.MACHINES)

@@ -54,7 +54,6 @@ def plan(options: OmitArgPrefixes[Options] = Options(), json: bool = False) -> N
 
 def flags_of(config: TrainConfig) -> dict[str, Any]:
     """Return the flags that a run's configuration answers."""
-    from tglo.objectives import OBJECTIVES
     from tglo.train.config import reference_mode
 
     model, optimizer, engine = config.model, config.optimizer, config.engine
@@ -72,7 +71,6 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "offload_optimizer": engine.offload_optimizer,
         "offload_parameters": engine.offload_parameters,
         "draws": config.data.draws or None,
-        "pairs": OBJECTIVES[config.objective.name].takes_pairs,
     }
     if engine.kind != "auto" and model.gradient_checkpointing != "auto":
         answered["zero_stage"] = "plain" if engine.kind == "plain" else engine.zero_stage

@@ -125,7 +125,7 @@ def memory(
     extra = copy + 4 * sizes.trained * options.ema
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
-    activations = wide * found.cost[checkpointing].peak * options.rows
+    activations = wide * found.cost[checkpointing].peak * options.micro_batch
     backward = activations + _buffers(options, sizes, stage)
     if options.base_weights in QUANTIZED:
         backward += WIDTH[options.precision] * sizes.largest

@@ -74,17 +74,10 @@ class Options:
     """Bandwidth between the GPUs of a node in GB/s per GPU and direction."""
     network: float = 50.0
     """Bandwidth between nodes in GB/s per node and direction."""
-    pairs: bool = False
-    """Samples come in pairs (dpo, dspo), so that a forward pass holds twice micro_batch."""
     zero_stage: Literal["plain", 0, 1, 2, 3] | None = None
     """As engine.zero_stage, or the plain engine: said beside the best, with gradient_checkpointing."""
     gradient_checkpointing: Checkpointing = "none"
     """As model.gradient_checkpointing; counts beside zero_stage alone: all ways are tried."""
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of a forward pass."""
-        return self.micro_batch * (2 if self.pairs else 1)
 
     @property
     def processes(self) -> int:

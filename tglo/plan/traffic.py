@@ -40,7 +40,7 @@ def compute_seconds(options: Options, found: Profile, checkpointing: Checkpointi
     flops = found.cost[checkpointing].flops
     if options.reference in ("copy", "adapter-off"):
         flops += found.forward_flops
-    return flops * options.rows * options.accumulation / (options.compute * 1e12)
+    return flops * options.micro_batch * options.accumulation / (options.compute * 1e12)
 
 
 def reference_factor(options: Options) -> float:
