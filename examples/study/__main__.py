@@ -5,8 +5,8 @@
 
 Tunes each method with the same budget on validation prompts and images of its own, trains and
 evaluates all of them, runs the ablations, and writes tables.md, results.csv and pictures into the
-output folder. Jobs that are done are kept; with --record those of a record are, too. About an hour
-and a half on two CPU cores.
+output folder. Every setting of every grid is also run on the evaluation: the front of gain against harm.
+Jobs that are done are kept; with --record those of a record are, too. --plan says how many there are.
 """
 
 from __future__ import annotations
@@ -24,15 +24,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from filelock import FileLock, Timeout
 
-from examples.study import plan, record, reference
+from examples.study import plan, record, reference, stages
+from examples.study.ablations import ABLATIONS
 from examples.study.plan import SIZES
-from examples.study.stages import study
 from examples.study.workers import Workers
 from tglo.files import claim_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "study.md"
 RECORD = ROOT / "benchmarks" / "results" / "study" / "shapes.json"
+
+
+SECONDS = {"tuning": 15, "grids": 22, "other rewards": 22, "ablations": 22}
+"""What a job of a stage takes on one core, and what `--plan` reckons with; tuning has fewer prompts."""
+
+
+def say(counts: dict[str, int]) -> int:
+    """Print the jobs by stage, and how long they take on two cores."""
+    for stage, number in counts.items():
+        print(f"{stage}: {number} jobs of about {SECONDS[stage]} s")
+    hours = sum(number * SECONDS[stage] for stage, number in counts.items()) / 2 / 3600
+    print(f"in all: {sum(counts.values())} jobs, about {hours:.1f} hours on two cores")
+    return 0
 
 
 def main() -> int:
@@ -50,11 +63,25 @@ def main() -> int:
     parser.add_argument(
         "--ablations",
         nargs="*",
-        choices=plan.ABLATIONS,
-        default=plan.ABLATIONS,
+        choices=ABLATIONS,
+        default=ABLATIONS,
         metavar="NAME",
-        help=f"which, of {', '.join(plan.ABLATIONS)}; all by default",
+        help=f"which, of {', '.join(ABLATIONS)}; all by default",
     )
+    parser.add_argument(
+        "--fronts",
+        nargs="*",
+        choices=plan.METHODS,
+        metavar="METHOD",
+        help="only the grids of these methods (all, if none is named), and the front",
+    )
+    parser.add_argument("--rewards", nargs="+", choices=plan.REWARDS, default=plan.REWARDS)
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="run nothing: only the front of the jobs that are done",
+    )
+    parser.add_argument("--plan", action="store_true", help="say how many jobs there are, and end")
     parser.add_argument(
         "--reference",
         action="store_true",
@@ -71,14 +98,22 @@ def main() -> int:
         parser.error(f"{seeds} seeds and {given.workers} workers; needed are at least 2 and 1")
     if given.docs and given.size != "cpu":
         parser.error(f"the page tells of --size cpu, not {given.size}; leave --docs out")
+    if given.plan:
+        return say(stages.count(seeds, size, given.ablations))
     folder = given.output.resolve()
     try:
         claim_folder(folder / "study.json", record.fingerprint(size))
         with FileLock(folder / ".lock", timeout=0), Workers(folder, size, given.workers) as workers:
             if given.record:
                 print(f"{record.restore(RECORD, folder, size)} results from {RECORD}")
-            tuned = study(workers, seeds, given.ablations, PAGE if given.docs else None)
-            if given.reference:
+            page = PAGE if given.docs else None
+            if given.report or given.fronts is not None:
+                methods = given.fronts or tuple(plan.METHODS)
+                run = not given.report
+                stages.fronts(workers, seeds, methods, given.rewards, page, run=run)
+            else:
+                tuned = stages.study(workers, seeds, given.ablations, page)
+            if given.reference and not given.report and given.fronts is None:
                 reference.answer(workers, tuned["TGO"], seeds)
     except Timeout:
         parser.error(f"another process works in {folder}; wait for it, or name another folder")

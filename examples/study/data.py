@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from examples.study.plan import DEFAULTS, FRESH_DRAWS, REWARDS, Job, Size
+from examples.study import made
+from examples.study.plan import DEFAULTS, FRESH_DRAWS, OTHER_REWARDS, REWARDS, Job, Size
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build, build_reference
 from tglo.data.manifest import read_manifest, write_manifest
@@ -28,6 +30,16 @@ class Pool:
     def __init__(self, folder: Path, seed: int, size: Size) -> None:
         self.folder, self.seed, self.size = folder / f"seed-{seed}", seed, size
 
+    @classmethod
+    def of(cls, folder: Path, job: Job, size: Size) -> Pool:
+        """Return the pool of a job: another where it takes more images of a prompt than the study's has."""
+        pool = cls(folder, job.seed, size)
+        if job.each is not None and job.each > size.images:
+            fewer = size.prompts * size.images // job.each
+            pool.size = replace(size, prompts=fewer, images=job.each)
+            pool.folder = folder / f"seed-{job.seed}-of-{job.each}"
+        return pool
+
     @property
     def cache(self) -> Path:
         """Latents, and embeddings of the prompts with and without CSFT's markers."""
@@ -38,17 +50,32 @@ class Pool:
         plain = "" if stratified or draws < 2 else "-plain"
         return self.folder / f"reference-{draws}{plain}"
 
-    def manifest(self, reward: str, error: float | None, used: int | None) -> Path:
-        """Return the scored images that a job trains on: those of the first prompts, all of each."""
-        name = reward if error is None else f"{reward}-{error:g}"
-        count = used or self.size.used
-        path = self.folder / "data" / f"{name}-{count}.csv"
+    def path(self, job: Job) -> Path:
+        """Return where a job's scored images are listed."""
+        count, each = job.used or self.size.used, job.each or self.size.images
+        fewer = "" if each == self.size.images else f"-{each}"
+        return self.folder / "data" / f"{_column(job)}-{count}{fewer}.csv"
+
+    def manifest(self, job: Job) -> Path:
+        """Return the scored images that a job trains on: the first of each of the first prompts."""
+        path, name = self.path(job), _column(job)
+        count, each = job.used or self.size.used, job.each or self.size.images
         if path.is_file():
             return path
         rows = read_manifest(self.folder / "data" / "scored.csv")
-        kept = set(scenes.prompt_set("train", self.size.prompts)[: count // self.size.images])
-        chosen = rows.select([i for i, row in enumerate(rows.rows) if row.prompt in kept])
-        scored = [replace(row, score=float(row.extra[name])) for row in chosen.rows]
+        room = dict.fromkeys(scenes.prompt_set("train", self.size.prompts)[: count // each], each)
+        kept = []
+        for i, row in enumerate(rows.rows):
+            if room.get(row.prompt, 0):
+                room[row.prompt] -= 1
+                kept.append(i)
+        chosen = rows.select(kept)
+        if name in OTHER_REWARDS:
+            scores = made.scores(name, rows, self.seed)[kept]
+        else:
+            scores = np.array([float(row.extra[name]) for row in chosen.rows])
+        pairs = zip(chosen.rows, scores.tolist(), strict=True)
+        scored = [replace(row, score=score) for row, score in pairs]
         write_manifest(path, chosen.with_rows(scored))
         return path
 
@@ -88,7 +115,11 @@ class Pool:
                     batch_size=BATCH,
                 )
         for job in jobs:
-            self.manifest(job.reward, job.rater_error, job.used)
+            self.manifest(job)
+
+
+def _column(job: Job) -> str:
+    return job.reward if job.rater_error is None else f"{job.reward}-{job.rater_error:g}"
 
 
 def rater(error: float) -> Callable[[list[Image.Image], list[str]], rewards.Scores]:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
 from tglo.settings import SamplingOptions
 from tglo.shapes import rewards
+from tglo.train.recipes import RECIPES
 
 Changes = dict[str, Any]
 """Keys of the training configuration, as objective.confidence -> values."""
 
 REWARDS = rewards.NAMES
+OTHER_REWARDS: Mapping[str, tuple[str, ...]] = {
+    "mixture": ("faithfulness", "vividness", "symmetry"),
+    "learned": ("stars",),  # what its raters have in common
+}
+"""Rewards made from others (examples/study/made.py), and whose mean gain is theirs."""
+OTHER_METHODS = ("TGO", "TGO oracle", "KTO", "QRPO", "DPO")
 SETS = ("seen", "unseen", "paraphrases")
 TUNING_REWARDS = ("faithfulness", "stars")
 TUNING_SEEDS = (100, 101, 102)  # their training images, noise and order are of no other run
 FINALISTS = 2  # settings that go on from the first tuning seed to the others
+ABLATION_SEEDS = 3  # at most
 FRESH_DRAWS = 0
 
 
@@ -41,7 +49,7 @@ class Size:
     """Prompts of each set, one image each."""
     sampling_steps: int = 12
     guidance: float = 2.0
-    seeds: int = 3
+    seeds: int = 5
 
     @property
     def sampling(self) -> SamplingOptions:
@@ -69,6 +77,9 @@ _QRPO = (0.002, 0.02)  # with beta = 0.1 its mean target of r asks for an error 
 # The strongest that its authors searched, and one where the pair's term weighs as much as the fit: at the
 # start it cancels the fit, so that nothing is learned.
 _DSPO = (40.0, 1.0)
+# Balanced sides allow a larger rate.
+_ORACLE_RATES = (5e-5, 1e-4, 2e-4)
+_ORACLE = (0.04, 0.1)
 _RATES_ALONE = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 
 
@@ -81,10 +92,12 @@ class Method:
     changes: Changes = field(default_factory=dict)
 
 
-def _grid(temperatures: tuple[float, ...]) -> tuple[Changes, ...]:
+def _grid(
+    temperatures: tuple[float, ...], rates: tuple[float, ...] = _RATES
+) -> tuple[Changes, ...]:
     return tuple(
         {"optimizer.learning_rate": rate, "objective.temperature": temperature}
-        for rate, temperature in product(_RATES, temperatures)
+        for rate, temperature in product(rates, temperatures)
     )
 
 
@@ -92,6 +105,8 @@ _RATES_GRID = tuple({"optimizer.learning_rate": rate} for rate in _RATES_ALONE)
 METHODS: Mapping[str, Method] = {
     "TGO": Method("tgo", _grid(_TEMPERATURES)),
     "TGO per prompt": Method("tgo", _grid(_TEMPERATURES), {"data.per_prompt": True}),
+    # What `recipe = "tglo"` stands for.
+    "TGO oracle": Method("tgo", _grid(_ORACLE, _ORACLE_RATES), dict(RECIPES["tglo"])),
     "SFT": Method("sft", _RATES_GRID),
     "CSFT": Method("csft", _RATES_GRID),
     "KTO": Method("kto", _grid(_TEMPERATURES)),
@@ -119,6 +134,8 @@ class Job:
     """Cached draws of a sample; FRESH_DRAWS: a new one each epoch, with a frozen copy."""
     rater_error: float | None = None
     """The rater's error in stars; None is its own."""
+    each: int | None = None
+    """Images of each prompt that are trained on; None is the size's."""
 
     @property
     def name(self) -> str:
@@ -129,7 +146,10 @@ class Job:
 
     def plain(self) -> dict[str, Any]:
         """Return the job as plain data for JSON."""
-        return asdict(self)
+        plain = asdict(self)
+        if self.each is None:
+            del plain["each"]  # so that jobs of before keep their names
+        return plain
 
     def cached_draws(self, size: Size) -> tuple[int, bool]:
         """Return the number of cached draws of a sample, and whether they are stratified."""
@@ -153,78 +173,29 @@ def main_jobs(tuned: Mapping[str, Changes], seeds: int) -> list[Job]:
     ]
 
 
-ABLATIONS = ("c", "c-faithfulness", "T", "p", "scale", "threshold", "draws", "rater", "images")
+def other_jobs(tuned: Mapping[str, Changes], seeds: int) -> list[Job]:
+    """Return the jobs of some methods, as they were tuned, on the rewards that are made from others."""
+    return [
+        Job(name, reward, seed, METHODS[name].changes | tuned[name])
+        for seed, reward, name in product(
+            range(min(seeds, ABLATION_SEEDS)), OTHER_REWARDS, OTHER_METHODS
+        )
+    ]
 
 
-def ablation_jobs(
-    tuned: Changes, seeds: int, size: Size, names: Sequence[str] = ABLATIONS
-) -> dict[str, dict[str, list[Job]]]:
-    """Return for each ablation, by its title in the table, value -> its jobs, a seed each.
-
-    The first value is the tuned TGO's, but for draws, which need more epochs to differ: there all
-    values are of fewer images. On stars, which a person could have given, where it needs no finer
-    scores.
+def grid_jobs(
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    rewards: Sequence[str] = REWARDS,
+    settings: Sequence[Changes] | None = None,
+) -> list[Job]:
+    """Return the jobs of these methods' whole grids (or of these settings), seed by seed: the front of gain
+    against harm. The tuned settings' are those of `main_jobs`.
     """
-    pool = size.prompts * size.images
-    few = pool // 8
-
-    def job(reward: str = "stars", **options: Any) -> Job:
-        return Job("TGO", reward, 0, dict(tuned), **options)
-
-    def changed(base: Job, key: str, value: Any) -> Job:
-        return replace(base, changes=base.changes | {key: value})
-
-    def varied(base: Job, key: str, values: Sequence[Any]) -> dict[str, Job]:
-        first = {**DEFAULTS, **base.changes}[key]
-        others = {v: changed(base, key, v) for v in values if v != first}
-        return {_text(first): base, **{_text(v): other for v, other in others.items()}}
-
-    temperature = tuned["objective.temperature"]
-    temperatures = [temperature * factor for factor in (0.1, 0.3, 3.0, 10.0)]
-    confidences = (0.0, 1.0, 5.0, 20.0)
-    found = {
-        "confidence c": varied(job(), "objective.confidence", confidences),
-        "the same, faithfulness": varied(
-            job("faithfulness"), "objective.confidence", confidences[:3]
-        ),
-        "temperature T": varied(job(), "objective.temperature", temperatures),
-        "percentile p, vividness": varied(
-            job("vividness"), "data.percentile", (25.0, 50.0, 75.0, 90.0)
-        ),
-        "score_scale, faithfulness": varied(
-            job("faithfulness"), "data.score_scale", ("none", "std", "iqr")
-        ),
-        "threshold": {
-            "global": job(),
-            **{
-                f"per prompt, kappa {k:g}": replace(
-                    job(), changes=tuned | {"data.per_prompt": True, "data.kappa": k}
-                )
-                for k in (1.0, 10.0)
-            },
-        },
-        f"draws K, {few} images": {
-            "new each epoch": job(used=few, draws=FRESH_DRAWS),
-            **{f"{k}": job(used=few, draws=k) for k in (1, 2)},
-            f"{size.draws}": job(used=few),
-        },
-        "rater's error, stars": {
-            f"{rewards.RATER_ERROR:g}": job(),
-            **{f"{e:g}": job(rater_error=e) for e in (0.0, 1.5, 3.0)},
-        },
-        "scored images": {
-            f"{size.used:,}": job(),
-            **{f"{n:,}": job(used=n) for n in (few, pool // 4, pool) if n != size.used},
-        },
-    }
-    return {
-        title: {
-            value: [replace(one, seed=seed) for seed in range(seeds)] for value, one in jobs.items()
-        }
-        for name, (title, jobs) in zip(ABLATIONS, found.items(), strict=True)
-        if name in names
-    }
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return [
+        Job(name, reward, seed, METHODS[name].changes | changes)
+        for seed in seeds
+        for name in methods
+        for changes in (METHODS[name].grid if settings is None else settings)
+        for reward in rewards
+    ]

@@ -54,10 +54,15 @@ def restore(path: Path, folder: Path, size: Size) -> int:
     wanted = fingerprint(size)
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} is no record of a study; leave --record out, or name another")
+    there = content["fingerprint"]
+    # Methods that came later are no difference: the record has no results of them.
+    known = json.loads(there.get("objectives", "{}"))
+    objectives = json.loads(wanted["objectives"])
+    wanted["objectives"] = json.dumps({name: objectives.get(name) for name in known})
     different = [
-        f"{name} is {content['fingerprint'].get(name)!r} there and {value!r} here"
+        f"{name} is {there.get(name)!r} there and {value!r} here"
         for name, value in wanted.items()
-        if content["fingerprint"].get(name) != value
+        if there.get(name) != value
     ]
     if different:
         raise ValueError(f"{path} is of other settings: {'; '.join(different)}; leave --record out")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.study import report, results, runs
+from examples.study import pictures, report, results, runs
 from examples.study.data import Pool
 from examples.study.plan import FRESH_DRAWS, Changes, Job, Size
 from examples.study.results import Bases
@@ -145,7 +145,7 @@ def draw_draws(record: dict[str, Any]) -> bytes:
     axes.set_xlabel("cached draws K of each sample")
     axes.set_ylabel("gain, standard deviations\nof the base's scores")
     axes.legend(fontsize=8)
-    return report.png(figure)
+    return pictures.png(figure)
 
 
 def draw_modes(lines: dict[str, Any]) -> bytes:
@@ -162,7 +162,7 @@ def draw_modes(lines: dict[str, Any]) -> bytes:
     axes.set_xlabel("step")
     axes.set_ylabel("mean r")
     figure.legend(fontsize=8, ncols=3, loc="outside lower center", frameon=False)
-    return report.png(figure)
+    return pictures.png(figure)
 
 
 def _changed(job: Job, changes: Changes) -> Job:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from examples.study import harm
 from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_STRIDE, Pool, rater
 from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, SETS, Job, Size
 from tglo.data.manifest import read_manifest
@@ -46,21 +48,37 @@ def run(folder: Path, job: Job, size: Size) -> Result:
     if done := result_of(folder, job):
         return done
     here = folder / "runs" / job.name
-    pool = Pool(folder, job.seed, size)
-    config = parse_config(settings(pool, job, here / "train"), job.name)
-    check(config)
-    if not train(config).finished:
-        raise RuntimeError("stopped by a signal; the same command goes on")
-    prefix = config.objective.prompt_prefix
-    result = {
+    pool, refused = Pool.of(folder, job, size), None
+    try:
+        prefix = _train(pool, job, here / "train")
+    except ValueError as error:
+        if "use baseline mean" not in (refused := str(error)).lower():
+            raise
+        # A baseline that the data cannot bear: what its message advises is done, and kept with the result.
+        mean = replace(job, changes=job.changes | {"data.baseline": "mean"})
+        shutil.rmtree(here / "train", ignore_errors=True)
+        prefix = _train(pool, mean, here / "train")
+    export = here / "train" / "export"
+    result: Result = {
         "job": job.plain(),
-        "means": means(
-            sample(here / "train" / "export", here, job.prompts, job.seed, size, prefix)
-        ),
+        "means": means(sample(export, here, job.prompts, job.seed, size, prefix)),
     }
+    if refused is not None:
+        result["refused"] = refused
+    if job.prompts == "evaluation":
+        result["harm"] = harm.measure(export, here, Pool(folder, job.seed, size), prefix)
     write_json(here / RESULT, result)
     shutil.rmtree(here / "train")
     return result
+
+
+def _train(pool: Pool, job: Job, output: Path) -> str:
+    """Train in `output`; returns what goes before the prompts in sampling."""
+    config = parse_config(settings(pool, job, output), job.name)
+    check(config)
+    if not train(config).finished:
+        raise RuntimeError("stopped by a signal; the same command goes on")
+    return config.objective.prompt_prefix
 
 
 def base_name(prompts: str, seed: int) -> str:
@@ -74,6 +92,14 @@ def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
     if not (here / RESULT).is_file():
         scores = sample(BASE, here, prompts, seed, size)
         write_json(here / RESULT, {"means": means(scores), "deviations": means(scores, np.std)})
+    return read_json(here / RESULT)
+
+
+def base_harm(pool: Pool) -> dict[str, float]:
+    """Measure the base model itself as `harm.measure` does the trained ones."""
+    here = pool.folder.parent / "runs" / base_name("harm", pool.seed)
+    if not (here / RESULT).is_file():
+        write_json(here / RESULT, harm.measure(BASE, here, pool))
     return read_json(here / RESULT)
 
 
@@ -126,7 +152,7 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
         "seed": job.seed,
         "model.path": str(BASE),
         "model.train": "full",
-        "data.manifest": str(pool.manifest(job.reward, job.rater_error, job.used)),
+        "data.manifest": str(pool.manifest(job)),
         "data.cache": str(pool.cache),
         "data.caption_dropout": CAPTION_DROPOUT,
         "data.draws": draws,
@@ -141,6 +167,8 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
         "output.progress": False,
         **DEFAULTS,
     }
+    if job.changes.get("data.baseline", "percentile") != "percentile":
+        del flat["data.percentile"]  # other baselines have none
     if draws != FRESH_DRAWS:
         flat["data.stratified"] = stratified
     if cached:

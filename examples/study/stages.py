@@ -7,8 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.study import plan, report, results
-from examples.study.plan import FINALISTS, METHODS, TUNING_SEEDS, Changes, Job, Size
+from examples.study import ablations as changed
+from examples.study import front, pictures, plan, report, results
+from examples.study.plan import (
+    ABLATION_SEEDS,
+    FINALISTS,
+    METHODS,
+    REWARDS,
+    TUNING_SEEDS,
+    Changes,
+    Job,
+    Size,
+)
 from examples.study.results import Bases, Gain
 from examples.study.workers import Workers
 from tglo.files import write_bytes, write_json
@@ -26,7 +36,10 @@ def study(
     write_json(folder / "tuned.json", {"chosen": tuned, "gains": trials})
     main_jobs = plan.main_jobs(tuned, seeds)
     workers.run("methods", main_jobs, range(seeds))
-    chosen = plan.ablation_jobs(tuned["TGO"], seeds, size, ablations)
+    workers.run("grids", plan.grid_jobs(tuple(METHODS), range(seeds)), range(seeds))
+    others = plan.other_jobs(tuned, seeds)
+    workers.run("other rewards", others, range(seeds))
+    chosen = changed.ablation_jobs(tuned, min(seeds, ABLATION_SEEDS), size, ablations)
     every = [job for values in chosen.values() for jobs in values.values() for job in jobs]
     workers.run("ablations", every, range(seeds))
 
@@ -39,8 +52,39 @@ def study(
         }
         for name, values in chosen.items()
     }
-    write(folder, size, seeds, main_jobs, found, tuned, trials, ablated, page)
+    made = [gain for job in others for gain in results.gains(folder, job, bases)]
+    write(folder, size, seeds, main_jobs, found, tuned, trials, ablated, made, page)
+    write_front(folder, seeds, size, REWARDS, page)
     return tuned
+
+
+def fronts(
+    workers: Workers,
+    seeds: int,
+    methods: Sequence[str],
+    rewards: Sequence[str],
+    page: Path | None,
+    *,
+    run: bool,
+) -> None:
+    """Run these methods' grids alone (unless what is done shall do), and write the front of gain against harm."""
+    if run:
+        workers.run("grids", plan.grid_jobs(methods, range(seeds), rewards), range(seeds))
+    write_front(workers.folder, seeds, workers.size, rewards, page)
+
+
+def write_front(
+    folder: Path, seeds: int, size: Size, rewards: Sequence[str], page: Path | None
+) -> None:
+    """Write front.md and its picture from the jobs that are done."""
+    found = front.measured(folder, range(seeds), size, rewards)
+    blocks, images = front.blocks(found), {"study-front.png": front.picture(found)}
+    text = "\n\n".join(f"## {name}\n\n{content}" for name, content in blocks.items())
+    write_bytes(folder / "front.md", f"{text}\n".encode())
+    write_bytes(folder / "study-front.png", images["study-front.png"])
+    if page is not None:
+        report.write(page, blocks, images)
+    print(f"{text}\n\nwrote {folder}/front.md and study-front.png")
 
 
 def tune(workers: Workers) -> dict[str, list[list[float]]]:
@@ -77,6 +121,28 @@ def tune(workers: Workers) -> dict[str, list[list[float]]]:
     return trials
 
 
+def count(seeds: int, size: Size, names: Sequence[str]) -> dict[str, int]:
+    """Return the number of jobs by stage, tuning's as if no finalist were known."""
+    some = {name: method.grid[0] for name, method in METHODS.items()}
+    grid = {job.name for job in plan.grid_jobs(tuple(METHODS), range(seeds))}
+    ablated = changed.ablation_jobs(some, min(seeds, ABLATION_SEEDS), size, names)
+    others = {job.name for values in ablated.values() for jobs in values.values() for job in jobs}
+    settings = [(name, setting) for name, method in METHODS.items() for setting in method.grid]
+    first = [j for name, s in settings for j in plan.tuning_jobs(name, s, TUNING_SEEDS[:1])]
+    again = [
+        job
+        for name, method in METHODS.items()
+        for setting in method.grid[:FINALISTS]
+        for job in plan.tuning_jobs(name, setting, TUNING_SEEDS[1:])
+    ]
+    return {
+        "tuning": len(first) + len(again),
+        "grids": len(grid),
+        "other rewards": len(plan.other_jobs(some, seeds)),
+        "ablations": len(others - grid),
+    }
+
+
 def best(tried: Sequence[Sequence[float]]) -> int:
     """Return the setting with the largest mean gain among those with the most seeds."""
     most = max(len(gains) for gains in tried)
@@ -93,16 +159,17 @@ def write(
     tuned: Mapping[str, Changes],
     trials: Mapping[str, Sequence[Sequence[float]]],
     ablated: Mapping[str, Mapping[str, Sequence[Gain]]],
+    made: Sequence[Gain],
     page: Path | None,
 ) -> None:
     """Write tables.md, results.csv and pictures."""
     others = [g for values in ablated.values() for gains in values.values() for g in gains]
-    distinct = {(g.job.name, g.set, g.scorer): g for g in [*found, *others]}
+    distinct = {(g.job.name, g.set, g.scorer): g for g in [*found, *others, *made]}
     write_bytes(folder / "results.csv", results.as_csv(list(distinct.values())).encode())
     table = report.Table(found, seeds)
-    tables = report.blocks(table, tuned, trials, ablated)
-    images = {"study.png": report.bars(table)}
-    if (samples := report.pictures(folder, main_jobs, size)) is not None:
+    tables = report.blocks(table, tuned, trials, ablated) | {"others": report.others(made)}
+    images = {"study.png": pictures.bars(table)}
+    if (samples := pictures.samples(folder, main_jobs, size)) is not None:
         images["study-samples.png"] = samples
     text = "\n\n".join(f"## {name}\n\n{content}" for name, content in tables.items())
     write_bytes(folder / "tables.md", f"{text}\n".encode())

@@ -66,6 +66,11 @@ def _start(count: int) -> None:
 
 
 def _prepare(folder: Path, seed: int, prompts: str, jobs: list[Job], size: Size) -> None:
-    if jobs:
-        Pool(folder, seed, size).make(jobs)
+    pools = {(pool := Pool.of(folder, job, size)).folder: pool for job in jobs}
+    for place, pool in pools.items():
+        pool.make([job for job in jobs if Pool.of(folder, job, size).folder == place])
     runs.base_result(folder, prompts, seed, size)
+    if jobs and prompts == "evaluation":
+        pool = Pool(folder, seed, size)
+        pool.make([])
+        runs.base_harm(pool)
