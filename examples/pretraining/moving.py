@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from examples.moving_digits import clips, rewards
-from examples.pretraining import flux, wan
+from examples.pretraining import flux, stable_diffusion, wan
 from examples.pretraining.training import Recipe, Trained
 from tglo.rewards.frames import OfFrames
 from tglo.settings import SamplingOptions
@@ -41,7 +41,9 @@ def train(generator: np.random.Generator, vae_steps: int, steps: int) -> Trained
     def batch(count: int = 8) -> Tensor:
         return pixels(clips.random_scenes(generator, count))
 
-    reached = wan.train_vae(pipeline.vae, batch, vae_steps)
+    reached = stable_diffusion.train_vae(
+        pipeline.vae, batch, vae_steps, learning_rate=4e-3, divergence=1e-4
+    )
     wan.scale_latents(pipeline.vae, batch(256))
     scenes = clips.random_scenes(generator, CLIPS)
     parts = [scenes[start : start + 40] for start in range(0, CLIPS, 40)]

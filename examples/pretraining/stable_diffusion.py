@@ -89,17 +89,27 @@ def text_config(tokenizer: CLIPTokenizer, width: int, **options: Any) -> CLIPTex
     )
 
 
-def train_vae(vae: Any, pixels: Callable[[], Tensor], steps: int) -> dict[str, Any]:
-    """Train ``vae`` in place; pixels: a fresh batch (B, 3, H, W) in [-1, 1] at each call."""
+def train_vae(
+    vae: Any,
+    pixels: Callable[[], Tensor],
+    steps: int,
+    *,
+    learning_rate: float = 2e-3,
+    divergence: float = 3e-4,
+) -> dict[str, Any]:
+    """Train ``vae`` in place; pixels: a fresh batch, (B, 3, H, W) or (B, 3, F, H, W), in [-1, 1] at each call.
+
+    divergence: the weight of the KL divergence from a standard normal.
+    """
     vae.train()
-    optimizer, schedule = training.make_optimizer(list(vae.parameters()), 2e-3, steps)
+    optimizer, schedule = training.make_optimizer(list(vae.parameters()), learning_rate, steps)
     error = torch.zeros(())
     for step in range(steps):
         batch = pixels()
         posterior = vae.encode(batch).latent_dist
         error = mse_loss(vae.decode(posterior.sample()).sample, batch)
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        training.update(error + 3e-4 * kl, optimizer, schedule)
+        training.update(error + divergence * kl, optimizer, schedule)
         if step % 100 == 0 or step == steps - 1:
             print(f"vae {step}/{steps}: error {error.item():.4f}, kl {kl.item():.2f}", flush=True)
     vae.eval()

@@ -8,7 +8,6 @@ but for patches of one latent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,24 +78,6 @@ def build(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0
         ),
     )
-
-
-def train_vae(vae: Any, pixels: Callable[[], Tensor], steps: int) -> dict[str, Any]:
-    """Train ``vae`` in place; pixels: a fresh batch (B, 3, F, H, W) in [-1, 1] at each call."""
-    vae.train()
-    optimizer, schedule = training.make_optimizer(list(vae.parameters()), 4e-3, steps)
-    error = torch.zeros(())
-    for step in range(steps):
-        batch = pixels()
-        posterior = vae.encode(batch).latent_dist
-        # decode() clamps, which would leave no gradient where it is too dark or too light.
-        error = mse_loss(vae.decode(posterior.sample()).sample, batch)
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        training.update(error + 1e-4 * kl, optimizer, schedule)
-        if step % 100 == 0 or step == steps - 1:
-            print(f"vae {step}/{steps}: error {error.item():.4f}, kl {kl.item():.2f}", flush=True)
-    vae.eval()
-    return {"vae_error": round(error.item(), 5)}
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ class ErrorMicroBatch(MicroBatch):
         return self.policy_pred.double()
 
     def residual(self) -> Tensor:
-        raise NotImplementedError("a model that answers with its error gives no predictions")
+        raise TypeError("a model that answers with its error gives no predictions")
 
     def log_ratio(self, temperature: float, backend: str = "auto") -> LogRatio:
         other = self.reference_error if self.reference_pred is None else self.reference_pred
