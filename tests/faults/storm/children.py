@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+# diffusers imports onnxruntime where it is installed (tglo[ocr]), which starts a thread.
+sys.modules["onnxruntime"] = None  # type: ignore[assignment]
+
 PATIENCE = 60.0  # seconds until a command counts as hanging
 MEMORY = 12 * 2**30  # bytes of address space that a command may take
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
