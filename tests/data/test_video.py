@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tglo.data import decoding, video, video_views
+from tglo.data import decoding, video
 from tglo.data.errors import ImageError
 from tglo.data.images import decode_image
 from tglo.data.video import Clip, Video, about, contact_sheet, read_clip, write_video
@@ -264,8 +264,7 @@ def test_a_turned_video_is_upright() -> None:
 
 
 def test_more_pixels_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (decoding, video, video_views):
-        monkeypatch.setattr(module, "MAX_PIXELS", 48 * 32 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32 - 1)
     for read in (lambda file: read_clip(file, Clip(9, 25.0)), lambda file: read_frames(file, 4)):
         with pytest.raises(ImageError, match="48 x 32 pixels are above the cap of 1535"):
             read(io.BytesIO(WHOLE))

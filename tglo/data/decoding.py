@@ -87,8 +87,12 @@ def _source(container: Any, stream: Any) -> Source:
     )
 
 
-def above(width: int, height: int) -> str:
-    return f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
+def check_pixels(height: int, width: int, shape: Fraction | int = 1) -> None:
+    """Raise ImageError for a frame above the cap on pixels; shape: of a pixel, width to height."""
+    if width * height * max(1, shape) > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
+        )
 
 
 def _kinds(container: Any) -> str:
@@ -139,8 +143,7 @@ def _decoded(container: Any, stream: Any, start: float) -> Iterator[tuple[float,
 
 def _picture(frame: Any, shape: Fraction) -> Image.Image:
     """Convert a decoded frame to RGB, upright, its pixels made square. shape: of a pixel, width to height."""
-    if frame.width * frame.height * max(1, shape) > MAX_PIXELS:  # they may change on the way
-        raise ImageError(above(frame.width, frame.height))
+    check_pixels(frame.height, frame.width, shape)  # they may change on the way
     image: Image.Image = frame.to_image()
     if any(part.is_alpha for part in frame.format.components):
         image = as_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))

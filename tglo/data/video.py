@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from tglo.data.decoding import VideoFile, above, opened, pyav
+from tglo.data.decoding import VideoFile, check_pixels, opened, pyav
 from tglo.data.errors import ImageError
-from tglo.data.images import MAX_PIXELS
 from tglo.data.kinds import is_video as is_video
 from tglo.data.pictures import Source, even
 
@@ -93,9 +92,7 @@ def read_clip(
                 f"it is an image or an animation, of which one frame is read, and the clip has {clip.frames}: "
                 "convert an animation to MP4, leave images out, or let clips have 1 frame too (--frames)"
             )
-        height, width = source.size
-        if height * width > MAX_PIXELS:
-            raise ImageError(above(width, height))
+        check_pixels(*source.size)
         whole = source.seconds
         start = 0.0
         if clip.place == "middle" and whole is not None:

@@ -13,9 +13,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from tglo.data.decoding import VideoFile, opened
+from tglo.data.decoding import VideoFile, check_pixels, opened
 from tglo.data.errors import ImageError
-from tglo.data.images import MAX_PIXELS
 from tglo.data.pictures import Source
 from tglo.data.video import Video, shown_at
 
@@ -60,11 +59,7 @@ def read_views(file: VideoFile, views: Sequence[View]) -> list[Video]:
     the cap on pixels or of several sizes; ValueError for a view without frames or with some that there are not.
     """
     with opened(file) as source:
-        height, width = source.size
-        if height * width > MAX_PIXELS:
-            raise ImageError(
-                f"{width} x {height} pixels are above the cap of {MAX_PIXELS} (max_pixels)"
-            )
+        check_pixels(*source.size)
         seconds, rate = source.seconds, source.rate
     if seconds is None:
         raise ImageError("it does not say how long it is; write it anew, as MP4")
