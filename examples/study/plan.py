@@ -113,6 +113,8 @@ METHODS: Mapping[str, Method] = {
     "BCO": Method("bco", _grid(_TEMPERATURES)),
     "QRPO": Method("qrpo", _grid(_QRPO)),
     "DPO": Method("dpo", _grid(_TEMPERATURES)),
+    "SDPO": Method("sdpo", _grid(_TEMPERATURES)),
+    "LAIR": Method("lair", _grid(_TEMPERATURES)),
     "DSPO": Method("dspo", _grid(_DSPO)),
 }
 

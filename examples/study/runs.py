@@ -147,7 +147,9 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
     size = pool.size
     draws, stratified = job.cached_draws(size)
     objective = OBJECTIVES[METHODS[job.method].objective]
-    cached = objective.needs_reference and not objective.takes_pairs and draws != FRESH_DRAWS
+    # Those that share their draw with others of the prompt have none in the pool's cache.
+    alone = objective.group_size(job.changes.get("objective.group", "default")) == 1
+    cached = objective.needs_reference and alone and draws != FRESH_DRAWS
     flat = {
         "seed": job.seed,
         "model.path": str(BASE),
