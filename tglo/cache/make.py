@@ -134,6 +134,7 @@ def build(
     reading: ManifestOptions = ManifestOptions(),
     clips: ClipOptions = ClipOptions(),
     vae_tiling: bool = False,
+    progress: bool = True,
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
@@ -181,6 +182,7 @@ def build(
         markers=markers,
         clips=clip,
         vae_tiling=vae_tiling,
+        progress=progress,
     )
     family.prompts.report()
     return report

@@ -91,6 +91,7 @@ def generate_images(
     rank: int = 0,
     world_size: int = 1,
     wait: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
@@ -167,7 +168,7 @@ def generate_images(
                 family.load_lora(lora)
             if offload != "none":
                 offloading.offload(family, offload, place)
-            with tqdm(total=len(mine), desc="samples", disable=rank != 0) as bar:
+            with tqdm(total=len(mine), desc="samples", disable=not progress or rank != 0) as bar:
                 for made in _make(family, mine, prefix, seed, sizes, folder, options):
                     bar.update(made)
             family.prompts.report()
