@@ -1,4 +1,4 @@
-"""The study: every objective on every reward of the shapes world, equally tuned, over several seeds.
+"""The study: every objective on every reward of a small world, equally tuned, over several seeds.
 
     python -m examples.study --output study            # from a checkout's root; go on with the same
     python -m examples.study --output try --size quick # does everything work?
@@ -24,27 +24,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from filelock import FileLock, Timeout
 
-from examples.study import plan, record, reference, stages
+from examples.study import record, reference, stages
 from examples.study.ablations import ABLATIONS
-from examples.study.plan import SIZES
 from examples.study.workers import Workers
-from tglo.files import claim_folder
+from examples.study.world import SHAPES, WORLDS, World
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "study.md"
-RECORD = ROOT / "benchmarks" / "results" / "study" / "shapes.json"
 
 
-SECONDS = {"tuning": 15, "grids": 22, "other rewards": 22, "ablations": 22}
-"""What a job of a stage takes on one core, and what `--plan` reckons with; tuning has fewer prompts."""
-
-
-def say(counts: dict[str, int]) -> int:
-    """Print the jobs by stage, and how long they take on two cores."""
-    for stage, number in counts.items():
-        print(f"{stage}: {number} jobs of about {SECONDS[stage]} s")
-    hours = sum(number * SECONDS[stage] for stage, number in counts.items()) / 2 / 3600
-    print(f"in all: {sum(counts.values())} jobs, about {hours:.1f} hours on two cores")
+def say(counts: dict[str, dict[str, int]]) -> int:
+    """Print the jobs by world and stage, and how long they take on two cores."""
+    jobs = hours = 0.0
+    for name, stages_ in counts.items():
+        for stage, number in stages_.items():
+            if number:
+                print(f"{name}, {stage}: {number} jobs of about {WORLDS[name].seconds[stage]:g} s")
+                jobs += number
+                hours += number * WORLDS[name].seconds[stage] / 2 / 3600
+    print(f"in all: {jobs:.0f} jobs, about {hours:.1f} hours on two cores")
     return 0
 
 
@@ -55,7 +53,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument(
+        "--world",
+        choices=WORLDS,
+        help="shapes by default; --plan tells of both unless one is named",
+    )
+    parser.add_argument("--size", choices=SHAPES.sizes, default="cpu")
     parser.add_argument("--seeds", type=int, help="more than before adds to what is there")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at a time"
@@ -71,11 +74,18 @@ def main() -> int:
     parser.add_argument(
         "--fronts",
         nargs="*",
-        choices=plan.METHODS,
+        choices=list(dict.fromkeys(name for w in WORLDS.values() for name in w.methods)),
         metavar="METHOD",
         help="only the grids of these methods (all, if none is named), and the front",
     )
-    parser.add_argument("--rewards", nargs="+", choices=plan.REWARDS, default=plan.REWARDS)
+    parser.add_argument(
+        "--rewards",
+        nargs="+",
+        choices=list(dict.fromkeys(name for w in WORLDS.values() for name in w.rewards)),
+        default=(),
+        metavar="REWARD",
+        help="of the front; all of the world's by default",
+    )
     parser.add_argument(
         "--report",
         action="store_true",
@@ -87,41 +97,53 @@ def main() -> int:
         action="store_true",
         help="also ask how many cached draws the reference needs, and whether its modes are one run",
     )
-    parser.add_argument("--record", action="store_true", help=f"go on from {RECORD.name}")
     parser.add_argument(
-        "--docs", action="store_true", help=f"write docs/study.md and {RECORD.name}"
+        "--record", action="store_true", help="go on from the results kept with the project"
+    )
+    parser.add_argument(
+        "--docs", action="store_true", help="write docs/study.md, and keep the results"
     )
     given = parser.parse_args()
-    size = SIZES[given.size]
-    seeds = size.seeds if given.seeds is None else given.seeds
+    world = WORLDS[given.world or SHAPES.name].of_size(given.size)
+    seeds = world.size.seeds if given.seeds is None else given.seeds
     if seeds < 2 or given.workers < 1:
         parser.error(f"{seeds} seeds and {given.workers} workers; needed are at least 2 and 1")
     if given.docs and given.size != "cpu":
         parser.error(f"the page tells of --size cpu, not {given.size}; leave --docs out")
     if given.plan:
-        return say(stages.count(seeds, size, given.ablations))
-    folder = given.output.resolve()
+        planned = [world] if given.world else [w.of_size(given.size) for w in WORLDS.values()]
+        return say({w.name: stages.count(w, seeds, given.ablations) for w in planned})
+    unknown = [name for name in given.fronts or () if name not in world.methods]
+    unknown += [name for name in given.rewards if name not in world.rewards]
+    if given.reference and not world.tuning_rewards:
+        unknown.append("--reference")
+    if unknown:
+        parser.error(f"the world {world.name} is without {', '.join(unknown)}; leave that out")
     try:
-        claim_folder(folder / "study.json", record.fingerprint(size))
-        with FileLock(folder / ".lock", timeout=0), Workers(folder, size, given.workers) as workers:
-            if given.record:
-                print(f"{record.restore(RECORD, folder, size)} results from {RECORD}")
-            page = PAGE if given.docs else None
-            if given.report or given.fronts is not None:
-                methods = given.fronts or tuple(plan.METHODS)
-                run = not given.report
-                stages.fronts(workers, seeds, methods, given.rewards, page, run=run)
-            else:
-                tuned = stages.study(workers, seeds, given.ablations, page)
-            if given.reference and not given.report and given.fronts is None:
-                reference.answer(workers, tuned["TGO"], seeds)
+        run(given, world, seeds)
     except Timeout:
-        parser.error(f"another process works in {folder}; wait for it, or name another folder")
+        parser.error(f"another process works in {given.output}; wait, or name another folder")
     except ValueError as error:
         parser.error(str(error))
-    if given.docs:
-        record.save(folder, RECORD, size)
     return 0
+
+
+def run(given: argparse.Namespace, world: World, seeds: int) -> None:
+    """Run what is missing in the output folder, and write what is asked for."""
+    folder, page = given.output.resolve(), PAGE if given.docs else None
+    record.claim(folder, world)
+    with FileLock(folder / ".lock", timeout=0), Workers(folder, world, given.workers) as workers:
+        if given.record:
+            print(f"{record.restore(world.record, folder, world)} results from {world.record}")
+        if given.report or given.fronts is not None:
+            methods = given.fronts or world.fronts
+            stages.fronts(workers, seeds, methods, given.rewards, page, run=not given.report)
+        else:
+            tuned = stages.study(workers, seeds, given.ablations, page)
+            if given.reference:
+                reference.answer(workers, tuned["TGO"], seeds)
+    if given.docs:
+        record.save(folder, world.record, world)
 
 
 if __name__ == "__main__":

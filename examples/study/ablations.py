@@ -1,4 +1,4 @@
-"""The ablations: one setting of a tuned method changed at a time."""
+"""The ablations, in the world of shapes: one setting of a tuned method changed at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, Changes, Job, Size
+from examples.study.methods import Changes
+from examples.study.plan import FRESH_DRAWS, Job
+from examples.study.world import World
 from tglo.shapes import rewards
 
 OURS = "TGO oracle"
@@ -33,10 +35,10 @@ ABLATIONS = (*PUBLISHED, *RECIPE)
 
 
 def ablation_jobs(
-    tuned: Mapping[str, Changes], seeds: int, size: Size, names: Sequence[str] = ABLATIONS
+    world: World, tuned: Mapping[str, Changes], seeds: int, names: Sequence[str] = ABLATIONS
 ) -> dict[str, dict[str, list[Job]]]:
     """Return for each ablation, by its title in the table, value -> its jobs, a seed each."""
-    found = {**_published(tuned["TGO"], size), **_recipe(tuned, size)}
+    found = {**_published(world, tuned["TGO"]), **_recipe(world, tuned)}
     return {
         title: {
             value: [replace(one, seed=seed) for seed in range(seeds)] for value, one in jobs.items()
@@ -46,16 +48,17 @@ def ablation_jobs(
     }
 
 
-def _recipe(tuned: Mapping[str, Changes], size: Size) -> dict[str, dict[str, Job]]:
+def _recipe(world: World, tuned: Mapping[str, Changes]) -> dict[str, dict[str, Job]]:
     """Return ablations of the oracle's threshold and its weights, and the images of each prompt for several
     methods, at equal total.
     """
 
     def job(reward: str, changes: Changes | None = None, name: str = OURS, **options: Any) -> Job:
         return Job(
-            name, reward, 0, METHODS[name].changes | tuned[name] | (changes or {}), **options
+            name, reward, 0, world.methods[name].changes | tuned[name] | (changes or {}), **options
         )
 
+    size = world.size
     total = size.prompts * size.images // 4
     return {
         **{
@@ -82,11 +85,12 @@ def _recipe(tuned: Mapping[str, Changes], size: Size) -> dict[str, dict[str, Job
     }
 
 
-def _published(tuned: Changes, size: Size) -> dict[str, dict[str, Job]]:
+def _published(world: World, tuned: Changes) -> dict[str, dict[str, Job]]:
     """Return ablations of TGO as published. The first value is the tuned one's, but for draws, which need more
     epochs to differ: there all values are of fewer images. On stars, which a person could have given, where it
     needs no finer scores.
     """
+    size = world.size
     pool = size.prompts * size.images
     few = pool // 8
 
@@ -97,7 +101,7 @@ def _published(tuned: Changes, size: Size) -> dict[str, dict[str, Job]]:
         return replace(base, changes=base.changes | {key: value})
 
     def varied(base: Job, key: str, values: Sequence[Any]) -> dict[str, Job]:
-        first = {**DEFAULTS, **base.changes}[key]
+        first = {**world.defaults, **base.changes}[key]
         others = {v: changed(base, key, v) for v in values if v != first}
         return {_text(first): base, **{_text(v): other for v, other in others.items()}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
 from examples.study import plan, results, runs
-from examples.study.plan import METHODS, REWARDS, Changes, Job, Size
+from examples.study.methods import Changes, Method
+from examples.study.plan import Job
 from examples.study.results import Bases
+from examples.study.world import World
 from tglo.bench.table import markdown
 from tglo.files import read_json
 
@@ -60,18 +62,20 @@ class Best:
 def measured(
     folder: Path,
     seeds: Sequence[int],
-    size: Size,
-    rewards: Sequence[str] = REWARDS,
+    world: World,
+    rewards: Sequence[str] = (),
 ) -> list[Setting]:
-    """Return the settings of all grids that are done on two seeds or more, for all of these rewards."""
+    """Return the settings of all grids that are done on two seeds or more, for all of these rewards (all of the
+    world's, if none is named).
+    """
     known = [seed for seed in seeds if _base(folder, "evaluation", seed).is_file()]
-    bases = Bases(folder, "evaluation", known, size)
+    bases = Bases(folder, "evaluation", known, world)
     found = []
-    for name in METHODS:
-        for changes in METHODS[name].grid:
+    for name, method in world.methods.items():
+        for changes in method.grid:
             setting = Setting(name, changes)
             for seed in known:
-                jobs = plan.grid_jobs([name], [seed], rewards, [changes])
+                jobs = plan.grid_jobs(world, [name], [seed], rewards, [changes])
                 if all(runs.result_of(folder, job) is not None for job in jobs):
                     _add(setting, folder, seed, jobs, bases)
             if len(setting.gain) > 1:
@@ -121,14 +125,14 @@ def fronts(settings: Sequence[Setting]) -> dict[str, dict[float, Best]]:
     }
 
 
-def table(settings: Sequence[Setting]) -> str:
+def table(settings: Sequence[Setting], methods: Mapping[str, Method]) -> str:
     """Return the front of every method, best at the middle limit first. A star marks what differs from ours,
     after correction for the number of comparisons; only whole grids are compared.
     """
     found = fronts(settings)
     keys = [(name, limit) for name in found for limit in LIMITS]
     done = {name: [s for s in settings if s.method == name] for name in found}
-    whole = {name for name, several in done.items() if len(several) == len(METHODS[name].grid)}
+    whole = {name for name, several in done.items() if len(several) == len(methods[name].grid)}
     values = [_p(found, name, limit) if {OURS, name} <= whole else NAN for name, limit in keys]
     corrected = dict(zip(keys, holm(values), strict=True))
     lines = []
@@ -137,7 +141,7 @@ def table(settings: Sequence[Setting]) -> str:
         lines.append(
             [
                 name,
-                f"{len(done[name])} of {len(METHODS[name].grid)}",
+                f"{len(done[name])} of {len(methods[name].grid)}",
                 " to ".join(str(n) for n in sorted({seeds[0], seeds[-1]})),
                 *(_cell(found[name][limit], corrected[name, limit]) for limit in LIMITS),
             ]
@@ -146,10 +150,11 @@ def table(settings: Sequence[Setting]) -> str:
     return markdown(["method", "settings run", "seeds", *limits], lines)
 
 
-def settings_table(settings: Sequence[Setting]) -> str:
+def settings_table(settings: Sequence[Setting], methods: Mapping[str, Method]) -> str:
     """Return every measured setting: gain, change of accuracy, and the other two harms where they are known."""
     lines = []
-    for one in sorted(settings, key=lambda s: (list(METHODS).index(s.method), str(s.changes))):
+    order = list(methods)
+    for one in sorted(settings, key=lambda s: (order.index(s.method), str(s.changes))):
         cells = [_mean(one.gain, 2), _mean({k: -v for k, v in one.harm.items()}, 1)]
         others = [_mean(values, 1) for values in (one.error, one.diversity)]
         rate, temperature = (one.changes.get(key) for key in _SHOWN)
@@ -162,7 +167,7 @@ def settings_table(settings: Sequence[Setting]) -> str:
 _SHOWN = ("optimizer.learning_rate", "objective.temperature")
 
 
-def picture(settings: Sequence[Setting]) -> bytes:
+def picture(settings: Sequence[Setting], methods: Mapping[str, Method]) -> bytes:
     """Draw gain against loss of accuracy: a point for each setting, a line through those that no other setting of
     the method beats in both.
     """
@@ -172,7 +177,7 @@ def picture(settings: Sequence[Setting]) -> bytes:
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    for number, name in enumerate(METHODS):
+    for number, name in enumerate(methods):
         own = [s for s in settings if s.method == name]
         points = sorted((s.over(s.harm, s.seeds), s.over(s.gain, s.seeds)) for s in own)
         if not points:
@@ -190,9 +195,12 @@ def picture(settings: Sequence[Setting]) -> bytes:
     return png(figure)
 
 
-def blocks(settings: Sequence[Setting]) -> dict[str, str]:
+def blocks(settings: Sequence[Setting], world: World) -> dict[str, str]:
     """Return what belongs between the page's markers."""
-    return {"front": table(settings), "settings": settings_table(settings)}
+    return {
+        f"{world.prefix}front": table(settings, world.methods),
+        f"{world.prefix}settings": settings_table(settings, world.methods),
+    }
 
 
 def _add(setting: Setting, folder: Path, seed: int, jobs: Sequence[Job], bases: Bases) -> None:

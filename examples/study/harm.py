@@ -4,6 +4,7 @@ samples, and how much the images of one prompt still differ.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from tglo.data.manifest import read_manifest
 from tglo.evaluate.diversity import features, mean_distance
 from tglo.generation.generate import generate_images
 from tglo.losses.tgo import prediction_error
-from tglo.shapes import scenes
 
 PROMPTS, IMAGES = 8, 4  # whose difference is looked at
 
@@ -30,13 +30,11 @@ def measure(model: Path, output: Path, pool: Pool, prefix: str = "") -> dict[str
 
 @torch.no_grad()
 def error(model: Path, pool: Pool) -> float:
-    """Return the mean squared error on samples of the base: the last eighth of its pool, which only runs on all
-    of it train on, with the same timesteps and noise for every model.
+    """Return the mean squared error on samples of the base that only runs on all of its pool train on, with the
+    same timesteps and noise for every model.
     """
     cache, draws = LatentCache(pool.cache), pool.size.draws
-    rows = read_manifest(pool.folder / "data" / "scored.csv", require_scores=False)
-    last = set(scenes.prompt_set("train", pool.size.prompts)[-max(1, pool.size.prompts // 8) :])
-    ids = [row.sample_id for row in rows if row.prompt in last]
+    ids = held_out(pool)
     family = models.load(model, encoders=False)
     family.denoiser.eval()
     rule = DrawRule(pool.seed, 0.0, draws, stratified=draws > 1)
@@ -49,17 +47,36 @@ def error(model: Path, pool: Pool) -> float:
     return float(torch.cat(found).mean())
 
 
+def held_out(pool: Pool) -> list[str]:
+    """Return the ids of images of the pool that the usual runs do not train on: those of the last eighth of the
+    prompts, or the last ones of each prompt where a run takes fewer than there are.
+    """
+    rows = read_manifest(pool.folder / "data" / "scored.csv", require_scores=False)
+    if pool.size.each is None:
+        last = set(pool.prompts[-max(1, pool.size.prompts // 8) :])
+        return [row.sample_id for row in rows if row.prompt in last]
+    seen: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        seen[row.prompt] += 1
+        if seen[row.prompt] > pool.size.each:
+            found.append(row.sample_id)
+    return found
+
+
 def diversity(model: Path, output: Path, pool: Pool, prefix: str = "") -> float:
     """Return the mean distance between the images of one prompt, as `tglo evaluate` measures it."""
+    world = pool.world
     made = generate_images(
         str(model),
-        scenes.prompt_set("seen", max(pool.size.evaluation, PROMPTS))[:PROMPTS],
+        world.prompt_set(world.sets[0], max(pool.size.evaluation, PROMPTS))[:PROMPTS],
         output / "several",
-        pool.size.sampling,
+        world.sampling,
         prefix=prefix,
         count=IMAGES,
         batch_size=BATCH,
         seed=EVALUATION_SEED + pool.seed * SEED_STRIDE,
+        progress=False,
     )
     manifest = read_manifest(made, require_scores=False)
     by_prompt: dict[str, list[np.ndarray]] = {}

@@ -10,13 +10,13 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from examples.study.plan import OTHER_REWARDS
 from tglo.data.images import decode_image
 from tglo.data.manifest import Manifest
 from tglo.evaluate.diversity import features
 from tglo.rewards import mix
 from tglo.shapes import reader, rewards
 
+MIXED = ("faithfulness", "vividness", "symmetry")
 RATINGS = 300
 TASTES = (1.0, 0.0, -1.0)
 """Stars that each of three raters gives for a standard deviation of symmetry: one likes it, one dislikes it."""
@@ -30,7 +30,7 @@ def scores(name: str, rows: Manifest, seed: int) -> Floats:
 
 def mixture(rows: Manifest) -> Floats:
     """Return the sum of three rewards in their standard deviations."""
-    parts = {part: column(rows, part) for part in OTHER_REWARDS["mixture"]}
+    parts = {part: column(rows, part) for part in MIXED}
     return mix(parts, dict.fromkeys(parts, 1.0), "std")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from examples.study import runs
-from examples.study.plan import METHODS, REWARDS, SETS, Job, Size
+from examples.study.plan import Job
 from examples.study.report import Table
 from examples.study.results import interval
+from examples.study.world import World
 from tglo.data.images import decode_image
 from tglo.data.manifest import read_manifest
 
@@ -24,42 +25,44 @@ def bars(table: Table) -> bytes:
     """Draw gains on the reward trained on, a panel for each prompt set, as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    colours = [f"C{number}" for number in range(len(METHODS))]
-    for axes, name in zip(figure.subplots(len(SETS), 1, sharex=True), SETS, strict=True):
-        width = 0.8 / len(METHODS)
-        for number, (method, colour) in enumerate(zip(METHODS, colours, strict=True)):
-            found = [interval(table.gains(method, reward, name)) for reward in REWARDS]
-            places = np.arange(len(REWARDS)) + (number - len(METHODS) / 2 + 0.5) * width
+    world = table.world
+    names, sets = list(world.rewards), world.sets
+    figure = Figure(figsize=(10, 2.5 * len(sets)), layout="constrained")
+    panels = figure.subplots(len(sets), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, sets, strict=True):
+        width = 0.8 / len(world.methods)
+        for number, method in enumerate(world.methods):
+            found = [interval(table.gains(method, reward, name)) for reward in names]
+            places = np.arange(len(names)) + (number - len(world.methods) / 2 + 0.5) * width
             axes.bar(
                 places,
                 [e.value for e in found],
                 width,
                 yerr=[e.high - e.value for e in found],
                 label=method,
-                color=colour,
+                color=f"C{number}",
                 error_kw={"linewidth": 0.7},
             )
         axes.axhline(0, color="black", linewidth=0.7)
         axes.set_title(f"{name}: gain over the base in its standard deviations", fontsize=9)
-        axes.set_xticks(range(len(REWARDS)), [f"trained on {reward}" for reward in REWARDS])
+        axes.set_xticks(range(len(names)), [f"trained on {reward}" for reward in names])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(ncols=len(METHODS), fontsize=7, loc="upper left")
+    figure.axes[0].legend(ncols=len(world.methods), fontsize=7, loc="upper left")
     return png(figure)
 
 
-def samples(folder: Path, jobs: Sequence[Job], size: Size) -> bytes | None:
+def samples(folder: Path, jobs: Sequence[Job], world: World) -> bytes | None:
     """Draw a panel for each reward with rows for each pictured method, on the same prompts and noise; None
     where the samples are not there, as after going on from a record.
     """
     from matplotlib.figure import Figure
 
     first = {(job.method, job.reward): job for job in jobs if job.seed == 0}
-    prompts = [p for several in runs.prompt_sets("evaluation", size).values() for p in several]
+    prompts = [p for several in runs.prompt_sets("evaluation", world).values() for p in several]
     shown = np.linspace(0, len(prompts) - 1, PICTURED_PROMPTS).round().astype(int)
     figure = Figure(figsize=(12, 2.4 + 0.75 * len(PICTURED)), layout="constrained")
-    panels = figure.subplots(1, len(REWARDS))
-    for axes, reward in zip(panels, REWARDS, strict=True):
+    panels = figure.subplots(1, len(world.rewards), squeeze=False)[0]
+    for axes, reward in zip(panels, world.rewards, strict=True):
         rows = []
         for method in PICTURED:
             base = method == "base"

@@ -15,9 +15,11 @@ import numpy as np
 
 from examples.study import pictures, report, results, runs
 from examples.study.data import Pool
-from examples.study.plan import FRESH_DRAWS, Changes, Job, Size
+from examples.study.methods import Changes
+from examples.study.plan import FRESH_DRAWS, Job
 from examples.study.results import Bases
 from examples.study.workers import Workers
+from examples.study.world import Size, World
 from tglo.bench.record import describe
 from tglo.bench.table import markdown
 from tglo.files import write_bytes, write_json
@@ -38,7 +40,7 @@ REWARD = "stars"
 def answer(workers: Workers, tuned: Changes, seeds: int) -> None:
     """Run both, and write their records, tables and pictures into the study's folder."""
     folder = workers.folder
-    draws, modes = run_draws(workers, tuned, seeds), run_modes(folder, tuned, workers.size)
+    draws, modes = run_draws(workers, tuned, seeds), run_modes(folder, tuned, workers.world)
     write_json(folder / "draws.json", draws)
     write_json(folder / "modes.json", modes)
     write_bytes(folder / "draws.png", draw_draws(draws))
@@ -68,9 +70,9 @@ def draws_jobs(tuned: Changes, seed: int, size: Size) -> dict[str, Job]:
 
 def run_draws(workers: Workers, tuned: Changes, seeds: int) -> dict[str, Any]:
     """Return by mode the gain of each seed, in standard deviations of the base's scores."""
-    by_seed = [draws_jobs(tuned, seed, workers.size) for seed in range(seeds)]
+    by_seed = [draws_jobs(tuned, seed, workers.world.size) for seed in range(seeds)]
     workers.run("draws", [job for jobs in by_seed for job in jobs.values()], range(seeds))
-    bases = Bases(workers.folder, "evaluation", range(seeds), workers.size)
+    bases = Bases(workers.folder, "evaluation", range(seeds), workers.world)
     gains = {}
     for mode in by_seed[0]:
         found = [g for jobs in by_seed for g in results.gains(workers.folder, jobs[mode], bases)]
@@ -78,9 +80,9 @@ def run_draws(workers: Workers, tuned: Changes, seeds: int) -> dict[str, Any]:
     return {"seeds": list(range(seeds)), "gains": gains, "machine": describe()}
 
 
-def run_modes(folder: Path, tuned: Changes, size: Size) -> dict[str, Any]:
+def run_modes(folder: Path, tuned: Changes, world: World) -> dict[str, Any]:
     """Train a LoRA in each mode on the same draws, and return the lines of its metrics."""
-    pool, lines = Pool(folder, 0, size), {}
+    pool, lines = Pool(folder, 0, world), {}
     lora = {"model.train": "lora", "model.lora_rank": 16, "optimizer.learning_rate": 1e-2}
     reported = {"output.log_every": 1, "output.export": False}
     for mode in MODES:

@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.page import fill
-from examples.study.plan import (
-    METHODS,
-    OTHER_METHODS,
-    OTHER_REWARDS,
-    REWARDS,
-    SETS,
-    Changes,
-)
+from examples.study.methods import Changes
 from examples.study.results import Gain, interval
+from examples.study.world import World
 from tglo.bench.table import markdown
 from tglo.files import write_bytes
 
@@ -25,8 +19,8 @@ from tglo.files import write_bytes
 class Table:
     """Gains of the main jobs, by method, reward trained on, seed, set and scorer."""
 
-    def __init__(self, found: Sequence[Gain], seeds: int) -> None:
-        self.seeds = seeds
+    def __init__(self, found: Sequence[Gain], seeds: int, world: World) -> None:
+        self.seeds, self.world = seeds, world
         self._values = {(g.job.method, g.job.reward, g.job.seed, g.set, g.scorer): g for g in found}
 
     def gains(
@@ -36,9 +30,12 @@ class Table:
         keys = ((method, reward, seed, name, scorer or reward) for seed in range(self.seeds))
         return np.array([self._values[key].value for key in keys])
 
-    def overall(self, method: str, names: Sequence[str] = SETS) -> np.ndarray[Any, Any]:
-        """Return (seeds,) gains on the reward trained on, averaged over rewards and sets."""
-        return np.mean([self.gains(method, r, name) for r in REWARDS for name in names], axis=0)
+    def overall(self, method: str, names: Sequence[str] = ()) -> np.ndarray[Any, Any]:
+        """Return (seeds,) gains on the reward trained on, averaged over rewards and these sets (all, if
+        none is named).
+        """
+        sets, rewards = names or self.world.sets, self.world.rewards
+        return np.mean([self.gains(method, r, name) for r in rewards for name in sets], axis=0)
 
     def accuracy(self, method: str, reward: str, name: str) -> np.ndarray[Any, Any]:
         """Return (seeds,) changes of the judge's accuracy, in percentage points."""
@@ -55,26 +52,26 @@ def blocks(
 ) -> dict[str, str]:
     """Return Markdown by the name of its markers."""
     return {
-        "tuning": _tuning(tuned, trials),
+        "tuning": _tuning(table.world, tuned, trials),
         "overall": _overall(table),
-        **{name: _rewards(table, name) for name in SETS},
+        **{name: _rewards(table, name) for name in table.world.sets},
         "accuracy": _accuracy(table),
         "transfer": _transfer(table),
         "ablations": _ablations(ablations),
     }
 
 
-def others(found: Sequence[Gain]) -> str:
+def others(world: World, found: Sequence[Gain]) -> str:
     """Return gains on the rewards that are made from others, and what they cost in accuracy."""
     lines = []
-    for method in OTHER_METHODS:
+    for method in world.other_methods:
         cells = []
-        for reward, parts in OTHER_REWARDS.items():
+        for reward, parts in world.other_rewards.items():
             own = [g for g in found if g.job.method == method and g.job.reward == reward]
             gains = np.mean([by_seed(own, part) for part in parts], axis=0)
             cells += [cell(gains), cell(_points(own), 1)]
         lines.append([method, *cells])
-    header = [text for reward in OTHER_REWARDS for text in (reward, "accuracy, points")]
+    header = [text for reward in world.other_rewards for text in (reward, "accuracy, points")]
     return markdown(["method", *header], lines)
 
 
@@ -84,14 +81,18 @@ def cell(values: Sequence[float] | np.ndarray[Any, Any], digits: int = 2) -> str
     return f"{found.value:+.{digits}f} ± {found.high - found.value:.{digits}f}"
 
 
-def _tuning(tuned: Mapping[str, Changes], trials: Mapping[str, Sequence[Sequence[float]]]) -> str:
+def _tuning(
+    world: World,
+    tuned: Mapping[str, Changes],
+    trials: Mapping[str, Sequence[Sequence[float]]],
+) -> str:
     lines = []
     for name, changes in tuned.items():
         chosen = [
             f"{changes['optimizer.learning_rate']:g}",
             f"{changes['objective.temperature']:g}" if "objective.temperature" in changes else "",
         ]
-        best = list(METHODS[name].grid).index(changes)
+        best = list(world.methods[name].grid).index(changes)
         tried = [" ".join(f"{value:+.2f}" for value in gains) for gains in trials[name]]
         tried[best] = f"**{tried[best]}**"
         lines.append([name, *chosen, "; ".join(tried)])
@@ -101,52 +102,55 @@ def _tuning(tuned: Mapping[str, Changes], trials: Mapping[str, Sequence[Sequence
 def _overall(table: Table) -> str:
     ours = table.overall("TGO")
     lines = []
-    for name in sorted(METHODS, key=lambda m: -float(table.overall(m).mean())):
+    for name in sorted(table.world.methods, key=lambda m: -float(table.overall(m).mean())):
         mine = table.overall(name)
         difference = "" if name == "TGO" else cell(ours - mine)
-        sets = [cell(table.overall(name, [s])) for s in SETS]
+        sets = [cell(table.overall(name, [s])) for s in table.world.sets]
         lines.append([name, cell(mine), *sets, difference])
-    return markdown(["method", "all", *SETS, "TGO minus this, all"], lines)
+    return markdown(["method", "all", *table.world.sets, "TGO minus this, all"], lines)
 
 
 def _rewards(table: Table, name: str) -> str:
-    best = {r: max(METHODS, key=lambda m: float(table.gains(m, r, name).mean())) for r in REWARDS}
+    methods, rewards = table.world.methods, table.world.rewards
+    best = {r: max(methods, key=lambda m: float(table.gains(m, r, name).mean())) for r in rewards}
     lines = []
-    for method in METHODS:
-        cells = [cell(table.gains(method, r, name)) for r in REWARDS]
+    for method in methods:
+        cells = [cell(table.gains(method, r, name)) for r in rewards]
         marked = [
-            f"**{c}**" if best[r] == method else c for r, c in zip(REWARDS, cells, strict=True)
+            f"**{c}**" if best[r] == method else c for r, c in zip(rewards, cells, strict=True)
         ]
         lines.append([method, *marked])
-    return markdown(["method", *REWARDS], lines)
+    return markdown(["method", *rewards], lines)
 
 
 def _accuracy(table: Table) -> str:
+    methods, rewards, sets = table.world.methods, table.world.rewards, table.world.sets
     lines = [
         [
             method,
             *(
-                cell(np.mean([table.accuracy(method, r, name) for name in SETS], axis=0), 1)
-                for r in REWARDS
+                cell(np.mean([table.accuracy(method, r, name) for name in sets], axis=0), 1)
+                for r in rewards
             ),
         ]
-        for method in METHODS
+        for method in methods
     ]
-    return markdown(["method", *REWARDS], lines)
+    return markdown(["method", *rewards], lines)
 
 
 def _transfer(table: Table) -> str:
+    rewards, sets = table.world.rewards, table.world.sets
     lines = [
         [
             f"trained on {reward}",
             *(
-                cell(np.mean([table.gains("TGO", reward, n, s) for n in SETS], axis=0))
-                for s in REWARDS
+                cell(np.mean([table.gains("TGO", reward, n, s) for n in sets], axis=0))
+                for s in rewards
             ),
         ]
-        for reward in REWARDS
+        for reward in rewards
     ]
-    return markdown(["TGO", *REWARDS], lines)
+    return markdown(["TGO", *rewards], lines)
 
 
 def _ablations(ablations: Mapping[str, Mapping[str, Sequence[Gain]]]) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from examples.study import runs
-from examples.study.plan import Job, Size
+from examples.study.plan import Job
+from examples.study.world import World
 from tglo.evaluate.statistics import Estimate
 
 LEVEL = 0.95
@@ -41,8 +42,8 @@ class Gain:
 class Bases:
     """The base model's results on a kind of prompts, for all seeds that are compared."""
 
-    def __init__(self, folder: Path, prompts: str, seeds: Sequence[int], size: Size) -> None:
-        found = {seed: runs.base_result(folder, prompts, seed, size) for seed in seeds}
+    def __init__(self, folder: Path, prompts: str, seeds: Sequence[int], world: World) -> None:
+        found = {seed: runs.base_result(folder, prompts, seed, world) for seed in seeds}
         self.means = {seed: result["means"] for seed, result in found.items()}
         self._deviations = [result["deviations"] for result in found.values()]
 

@@ -1,4 +1,4 @@
-"""One job of the study: train, sample the three prompt sets, score by everything."""
+"""One job of the study: train, sample the evaluation's prompt sets, score by everything."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from examples.study import harm
-from examples.study.data import BATCH, CAPTION_DROPOUT, EVALUATION_SEED, SEED_STRIDE, Pool, rater
-from examples.study.plan import DEFAULTS, FRESH_DRAWS, METHODS, SETS, Job, Size
+from examples.study.data import BATCH, EVALUATION_SEED, SEED_STRIDE, Pool
+from examples.study.plan import FRESH_DRAWS, Job
+from examples.study.world import World
 from tglo.data.manifest import read_manifest
 from tglo.files import read_json, write_json
 from tglo.generation.generate import generate_images
 from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
-from tglo.shapes import BASE, rewards, scenes
 from tglo.train import train
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config, put
@@ -27,11 +27,6 @@ from tglo.train.config_files import parse_config, put
 Result = dict[str, Any]
 Scores = dict[str, dict[str, list[float]]]
 RESULT = "result.json"
-SCORERS = {
-    **{name: getattr(rewards, name) for name in (*rewards.NAMES, "accuracy")},
-    # What the simulated person means: the errors made in training would only blur the comparison.
-    "stars": rater(0.0),
-}
 
 
 def result_of(folder: Path, job: Job) -> Result | None:
@@ -40,7 +35,7 @@ def result_of(folder: Path, job: Job) -> Result | None:
     return read_json(path) if path.is_file() else None
 
 
-def run(folder: Path, job: Job, size: Size) -> Result:
+def run(folder: Path, job: Job, world: World) -> Result:
     """Train and evaluate a job in a folder of its own; kept, so that it is done once.
 
     The trained weights are removed in the end: a job takes about 10 s to repeat.
@@ -48,7 +43,7 @@ def run(folder: Path, job: Job, size: Size) -> Result:
     if done := result_of(folder, job):
         return done
     here = folder / "runs" / job.name
-    pool, refused = Pool.of(folder, job, size), None
+    pool, refused = Pool.of(folder, job, world), None
     try:
         prefix = _train(pool, job, here / "train")
     except ValueError as error:
@@ -61,12 +56,12 @@ def run(folder: Path, job: Job, size: Size) -> Result:
     export = here / "train" / "export"
     result: Result = {
         "job": job.plain(),
-        "means": means(sample(export, here, job.prompts, job.seed, size, prefix)),
+        "means": means(sample(export, here, job.prompts, job.seed, world, prefix)),
     }
     if refused is not None:
         result["refused"] = refused
     if job.prompts == "evaluation":
-        result["harm"] = harm.measure(export, here, Pool(folder, job.seed, size), prefix)
+        result["harm"] = harm.measure(export, here, Pool(folder, job.seed, world), prefix)
     write_json(here / RESULT, result)
     shutil.rmtree(here / "train")
     return result
@@ -86,11 +81,11 @@ def base_name(prompts: str, seed: int) -> str:
     return f"base-{prompts}-{seed}"
 
 
-def base_result(folder: Path, prompts: str, seed: int, size: Size) -> Result:
+def base_result(folder: Path, prompts: str, seed: int, world: World) -> Result:
     """Evaluate the base model on a job's prompts and noise, with the deviations of its scores."""
     here = folder / "runs" / base_name(prompts, seed)
     if not (here / RESULT).is_file():
-        scores = sample(BASE, here, prompts, seed, size)
+        scores = sample(world.base, here, prompts, seed, world)
         write_json(here / RESULT, {"means": means(scores), "deviations": means(scores, np.std)})
     return read_json(here / RESULT)
 
@@ -99,7 +94,7 @@ def base_harm(pool: Pool) -> dict[str, float]:
     """Measure the base model itself as `harm.measure` does the trained ones."""
     here = pool.folder.parent / "runs" / base_name("harm", pool.seed)
     if not (here / RESULT).is_file():
-        write_json(here / RESULT, harm.measure(BASE, here, pool))
+        write_json(here / RESULT, harm.measure(pool.world.base, here, pool))
     return read_json(here / RESULT)
 
 
@@ -111,54 +106,56 @@ def means(scores: Scores, statistic: Callable[..., Any] = np.mean) -> dict[str, 
     }
 
 
-def prompt_sets(prompts: str, size: Size) -> dict[str, list[str]]:
+def prompt_sets(prompts: str, world: World) -> dict[str, list[str]]:
     """Return prompts by set, of the evaluation or of tuning's validation."""
-    names = SETS if prompts == "evaluation" else ("validation",)
-    return {name: scenes.prompt_set(name, size.evaluation) for name in names}
+    names = world.sets if prompts == "evaluation" else ("validation",)
+    return {name: world.prompt_set(name, world.size.evaluation) for name in names}
 
 
 def sample(
-    model: Path, output: Path, prompts: str, seed: int, size: Size, prefix: str = ""
+    model: Path, output: Path, prompts: str, seed: int, world: World, prefix: str = ""
 ) -> Scores:
     """Map set -> scorer -> the score of each prompt's image."""
-    sets = prompt_sets(prompts, size)
+    sets, scorers = prompt_sets(prompts, world), world.scorers()
     manifest = generate_images(
         str(model),
         [prompt for several in sets.values() for prompt in several],
         output / "samples",
-        size.sampling,
+        world.sampling,
         prefix=prefix,
         batch_size=BATCH,
         seed=EVALUATION_SEED + seed * SEED_STRIDE,
+        progress=False,
     )
     rows = score_manifest(
-        read_manifest(manifest, require_scores=False), SCORERS, 256, progress=False
+        read_manifest(manifest, require_scores=False), scorers, 256, progress=False
     ).rows
     found, start = {}, 0
     for name, several in sets.items():
         part = rows[start : start + len(several)]
-        found[name] = {scorer: [float(row.extra[scorer]) for row in part] for scorer in SCORERS}
+        found[name] = {scorer: [float(row.extra[scorer]) for row in part] for scorer in scorers}
         start += len(several)
     return found
 
 
 def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
     """Return the training configuration, as nested plain data."""
-    size = pool.size
+    world, size = pool.world, pool.size
     draws, stratified = job.cached_draws(size)
-    objective = OBJECTIVES[METHODS[job.method].objective]
+    name = world.methods[job.method].objective
+    objective = OBJECTIVES[name]
     # Those that share their draw with others of the prompt have none in the pool's cache.
     alone = objective.group_size(job.changes.get("objective.group", "default")) == 1
     cached = objective.needs_reference and alone and draws != FRESH_DRAWS
     flat = {
         "seed": job.seed,
-        "model.path": str(BASE),
+        "model.path": str(world.base),
         "model.train": "full",
         "data.manifest": str(pool.manifest(job)),
         "data.cache": str(pool.cache),
-        "data.caption_dropout": CAPTION_DROPOUT,
+        "data.caption_dropout": world.caption_dropout,
         "data.draws": draws,
-        "objective.name": METHODS[job.method].objective,
+        "objective.name": name,
         "optimizer.steps": size.steps,
         "optimizer.micro_batch": size.batch,
         "optimizer.schedule": "cosine",
@@ -167,7 +164,7 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
         "output.save_every": size.steps,
         "output.log_every": max(1, size.steps // 4),
         "output.progress": False,
-        **DEFAULTS,
+        **world.defaults,
     }
     if job.changes.get("data.baseline", "percentile") != "percentile":
         del flat["data.percentile"]  # other baselines have none
@@ -184,5 +181,10 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Show only warnings of training and of the libraries: hundreds of runs follow each other."""
+    """Show only warnings of training and of the libraries, and no bars: hundreds of runs follow each other."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
     logging.getLogger("tglo").setLevel(logging.WARNING)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

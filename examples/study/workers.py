@@ -11,7 +11,8 @@ from typing import Any
 
 from examples.study import runs
 from examples.study.data import Pool
-from examples.study.plan import Job, Size
+from examples.study.plan import Job
+from examples.study.world import World
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -19,8 +20,8 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 class Workers:
     """Processes that run jobs, one thread each where there are several."""
 
-    def __init__(self, folder: Path, size: Size, count: int) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, world: World, count: int) -> None:
+        self.folder, self.world = folder, world
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(count, context, _start, (count,))
 
@@ -50,7 +51,7 @@ class Workers:
 
     def _all(self, stage: str, calls: Sequence[Call]) -> None:
         started = time.perf_counter()
-        waiting = [self._pool.submit(function, *given, self.size) for function, given in calls]
+        waiting = [self._pool.submit(function, *given, self.world) for function, given in calls]
         for number, done in enumerate(as_completed(waiting), start=1):
             done.result()  # raises what the job raised
             seconds = time.perf_counter() - started
@@ -65,12 +66,12 @@ def _start(count: int) -> None:
         torch.set_num_threads(1)
 
 
-def _prepare(folder: Path, seed: int, prompts: str, jobs: list[Job], size: Size) -> None:
-    pools = {(pool := Pool.of(folder, job, size)).folder: pool for job in jobs}
+def _prepare(folder: Path, seed: int, prompts: str, jobs: list[Job], world: World) -> None:
+    pools = {(pool := Pool.of(folder, job, world)).folder: pool for job in jobs}
     for place, pool in pools.items():
-        pool.make([job for job in jobs if Pool.of(folder, job, size).folder == place])
-    runs.base_result(folder, prompts, seed, size)
+        pool.make([job for job in jobs if Pool.of(folder, job, world).folder == place])
+    runs.base_result(folder, prompts, seed, world)
     if jobs and prompts == "evaluation":
-        pool = Pool(folder, seed, size)
+        pool = Pool(folder, seed, world)
         pool.make([])
         runs.base_harm(pool)

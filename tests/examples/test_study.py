@@ -14,7 +14,6 @@ import pytest
 from benchmarks.page import fill
 from examples.study import (
     ablations,
-    front,
     made,
     pictures,
     plan,
@@ -26,9 +25,11 @@ from examples.study import (
     stages,
 )
 from examples.study.data import Pool
-from examples.study.plan import METHODS, REWARDS, SETS, SIZES, Job
+from examples.study.methods import Method
+from examples.study.plan import Job
 from examples.study.results import Bases, Gain
 from examples.study.workers import Workers
+from examples.study.world import SHAPES, WORLDS, World
 from tglo.data.manifest import read_manifest
 from tglo.files import read_json, write_json
 from tglo.train.config_checks import check
@@ -36,15 +37,17 @@ from tglo.train.config_files import parse_config
 from tglo.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
-QUICK = SIZES["quick"]
+METHODS, REWARDS, SETS = SHAPES.methods, tuple(SHAPES.rewards), SHAPES.sets
+QUICK = SHAPES.of_size("quick")
 TUNED = {name: method.grid[3] for name, method in METHODS.items()}
 
 
-def test_methods_are_tuned_with_one_budget_on_data_of_their_own() -> None:
-    for name, method in METHODS.items():
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_methods_are_tuned_with_one_budget_on_data_of_their_own(world: World) -> None:
+    for name, method in world.methods.items():
         assert len(method.grid) == 6 and len({str(setting) for setting in method.grid}) == 6
-        jobs = [j for s in method.grid for j in plan.tuning_jobs(name, s, plan.TUNING_SEEDS)]
-        assert len({job.name for job in jobs}) == len(jobs) == 6 * 3 * 2
+        jobs = [j for s in method.grid for j in plan.tuning_jobs(world, name, s, plan.TUNING_SEEDS)]
+        assert len({job.name for job in jobs}) == len(jobs) == 6 * 3 * len(world.tuning_rewards)
         assert all(job.prompts == "validation" and job.seed >= 100 for job in jobs)
 
 
@@ -53,7 +56,7 @@ def test_best_setting_is_the_best_finalist() -> None:
 
 
 def test_main_jobs_are_every_method_reward_and_seed() -> None:
-    jobs = plan.main_jobs(TUNED, 3)
+    jobs = plan.main_jobs(SHAPES, TUNED, 3)
     assert len({job.name for job in jobs}) == len(METHODS) * len(REWARDS) * 3
     assert {(j.method, j.reward, j.seed) for j in jobs} == {
         (m, r, s) for m in METHODS for r in REWARDS for s in range(3)
@@ -61,9 +64,8 @@ def test_main_jobs_are_every_method_reward_and_seed() -> None:
 
 
 def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
-    size = SIZES["cpu"]
-    found = ablations.ablation_jobs(TUNED, 2, size)
-    tuned = {j.name: j for j in plan.main_jobs(TUNED, 1) if j.method.startswith("TGO")}
+    found = ablations.ablation_jobs(SHAPES, TUNED, 2)
+    tuned = {j.name: j for j in plan.main_jobs(SHAPES, TUNED, 1) if j.method.startswith("TGO")}
     shared = 0
     for name, values in found.items():
         first, *others = [jobs[0] for jobs in values.values()]
@@ -73,7 +75,7 @@ def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
             differ = {key for key, value in asdict(job).items() if value != asdict(first)[key]}
             assert len(differ) == 1, (name, differ)
             if differ == {"changes"}:
-                settings = {**plan.DEFAULTS, "data.per_prompt": False, "data.kappa": None}
+                settings = {**SHAPES.defaults, "data.per_prompt": False, "data.kappa": None}
                 before, after = settings | first.changes, settings | job.changes
                 keys = {key for key in after if before[key] != after[key]} - {"data.kappa"}
                 # A percentile belongs to the baseline.
@@ -83,20 +85,27 @@ def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
     assert shared >= len(ablations.PUBLISHED) - 1 + len(ablations.BASELINES) // 2 + 1
 
 
-@pytest.mark.parametrize("name", list(SIZES))
-def test_every_job_of_every_size_has_a_valid_configuration(name: str, tmp_path: Path) -> None:
-    size = SIZES[name]
-    found = ablations.ablation_jobs(TUNED, 1, size)
-    ablated = [job for values in found.values() for jobs in values.values() for job in jobs]
-    for job in (*plan.main_jobs(TUNED, 1), *ablated):
-        pool = Pool.of(tmp_path, job, size)
+@pytest.mark.parametrize("name", list(SHAPES.sizes))
+@pytest.mark.parametrize("of", WORLDS.values(), ids=WORLDS)
+def test_every_job_of_every_size_has_a_valid_configuration(
+    of: World, name: str, tmp_path: Path
+) -> None:
+    world = of.of_size(name)
+    size = world.size
+    ablated = []
+    if world.tuning_rewards:
+        found = ablations.ablation_jobs(world, TUNED, 1)
+        ablated = [job for values in found.values() for jobs in values.values() for job in jobs]
+    for job in (*plan.grid_jobs(world, list(world.methods), [0]), *ablated):
+        pool = Pool.of(tmp_path, job, world)
         pool.path(job).parent.mkdir(parents=True, exist_ok=True)
         pool.path(job).touch()
         config = parse_config(runs.settings(pool, job, tmp_path / "out"))
         check(config)
         draws = size.draws if job.draws is None else job.draws
         assert config.data.draws == draws and config.optimizer.steps == size.steps
-        cached = job.method not in ("SFT", "CSFT", "DPO", "DSPO") and draws > 0
+        alone = ("SFT", "CSFT", "DPO", "DSPO", "SDPO", "LAIR")
+        cached = job.method not in alone and draws > 0
         assert (config.objective.reference == "cached") == cached
 
 
@@ -163,8 +172,10 @@ def test_training_data_is_the_first_prompts_all_images(study: Path) -> None:
     whole = (study / "seed-0/data/scored.csv").read_text().splitlines()
     part = (study / "seed-0/data/stars-1.5-16.csv").read_text().splitlines()
     rows, chosen = (list(csv.DictReader(lines)) for lines in (whole, part))
-    assert len(rows) == QUICK.prompts * QUICK.images and len(chosen) == QUICK.used
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))[: QUICK.used // QUICK.images]
+    assert len(rows) == QUICK.size.prompts * QUICK.size.images and len(chosen) == QUICK.size.used
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))[
+        : QUICK.size.used // QUICK.size.images
+    ]
     assert {row["prompt"] for row in chosen} == set(prompts)
     assert all(float(row["score"]) == float(row["stars-1.5"]) for row in chosen)
 
@@ -172,8 +183,8 @@ def test_training_data_is_the_first_prompts_all_images(study: Path) -> None:
 def test_rewards_made_from_others_are_trained_on(study: Path) -> None:
     pool = Pool(study, 0, QUICK)
     rows = read_manifest(study / "seed-0/data/scored.csv")
-    found = {name: made.scores(name, rows, 0) for name in plan.OTHER_REWARDS}
-    parts = [made.column(rows, part) for part in plan.OTHER_REWARDS["mixture"]]
+    found = {name: made.scores(name, rows, 0) for name in SHAPES.other_rewards}
+    parts = [made.column(rows, part) for part in SHAPES.other_rewards["mixture"]]
     wanted = np.sum([(part - part.mean()) / part.std() for part in parts], axis=0)
     assert found["mixture"] == pytest.approx(wanted)
     assert (made.learned(rows, 0) == found["learned"]).all()
@@ -181,9 +192,9 @@ def test_rewards_made_from_others_are_trained_on(study: Path) -> None:
     given = made.ratings(rows, np.random.default_rng(0))
     assert set(given) <= {1.0, 2.0, 3.0, 4.0, 5.0}
     assert np.corrcoef(found["learned"], made.column(rows, "vividness"))[0, 1] > 0.3
-    for job in plan.other_jobs(TUNED, 1):
+    for job in plan.other_jobs(SHAPES, TUNED, 1):
         listed = list(csv.DictReader(pool.manifest(job).read_text().splitlines()))
-        assert len(listed) == QUICK.used
+        assert len(listed) == QUICK.size.used
         by_image = dict(zip([r.image for r in rows], found[job.reward], strict=True))
         assert all(float(r["score"]) == pytest.approx(by_image[r["image"]]) for r in listed)
 
@@ -205,7 +216,7 @@ def test_record_keeps_results(study: Path, tmp_path: Path) -> None:
     assert {path.parent.name: read_json(path) for path in again} == done
     assert record.restore(tmp_path / "record.json", tmp_path / "again", QUICK) == 0
     with pytest.raises(ValueError, match="steps is '2' there and '80' here"):
-        record.restore(tmp_path / "record.json", tmp_path / "again", SIZES["cpu"])
+        record.restore(tmp_path / "record.json", tmp_path / "again", SHAPES)
 
 
 def test_workers_run_what_is_missing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,15 +231,12 @@ def test_workers_run_what_is_missing(study: Path, capsys: pytest.CaptureFixture[
     assert "some: 1 of 1" in capsys.readouterr().out
 
 
-def test_front_is_run_where_it_was_stopped(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_front_is_run_where_it_was_stopped(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = METHODS["SFT"].grid[3:4]
-    monkeypatch.setattr(front, "METHODS", {"SFT": plan.Method("sft", grid)})
-    monkeypatch.setattr(plan, "METHODS", {"SFT": plan.Method("sft", grid)})
+    world = replace(QUICK, methods={"SFT": Method("sft", grid)})
     Pool(study, 0, QUICK).make([])
     runs.run(study, Job("SFT", "stars", 0, grid[0]), QUICK)
-    with Workers(study, QUICK, 1) as workers:
+    with Workers(study, world, 1) as workers:
         stages.fronts(workers, 2, ["SFT"], ["stars"], None, run=True)
     printed = capsys.readouterr().out
     assert "grids: 1 of 1" in printed  # the other seed
@@ -280,36 +288,35 @@ def made_up(job: Job, gain: float) -> list[Gain]:
 
 
 def test_tables_say_what_was_measured() -> None:
-    jobs = plan.main_jobs(TUNED, 2)
+    jobs = plan.main_jobs(SHAPES, TUNED, 2)
     worth = {name: 0.1 * number for number, name in enumerate(METHODS)}
     found = [gain for job in jobs for gain in made_up(job, worth[job.method])]
-    table = report.Table(found, 2)
-    size = SIZES["cpu"]
+    table = report.Table(found, 2, SHAPES)
     ablated: dict[str, Any] = {
         name: {value: [g for job in values[value] for g in made_up(job, 0.3)] for value in values}
-        for name, values in ablations.ablation_jobs(TUNED, 2, size).items()
+        for name, values in ablations.ablation_jobs(SHAPES, TUNED, 2).items()
     }
     trials = {name: [[0.0], [0.2, 0.1, 0.3], [0.1], [0.5, 0.4, 0.6], [0.3]] for name in METHODS}
     blocks = report.blocks(table, TUNED, trials, ablated)
     overall = list(csv.reader(io.StringIO(blocks["overall"].replace(" | ", ",").strip("| "))))
     assert overall[2][0].strip("| ") == "DSPO"  # the last has the most
-    # Seeds at +0.90 and +1.00: mean 0.95, half of the interval 12.706 * 0.0707 / sqrt(2).
-    assert "+0.95 ± 0.64" in blocks["overall"]
-    # TGO is 0.9 below in both seeds: the difference has no spread.
-    assert "-0.90 ± 0.00" in blocks["overall"]
-    assert "**+0.95 ± 0.64**" in blocks["unseen"]
+    # Seeds at +1.10 and +1.20: mean 1.15, half of the interval 12.706 * 0.0707 / sqrt(2).
+    assert "+1.15 ± 0.64" in blocks["overall"]
+    # TGO is 1.1 below in both seeds: the difference has no spread.
+    assert "-1.10 ± 0.00" in blocks["overall"]
+    assert "**+1.15 ± 0.64**" in blocks["unseen"]
     assert "+0.10; **+0.50 +0.40 +0.60**; +0.30" in blocks["tuning"]
     assert "| TGO | 5e-05 | 0.1 |" in blocks["tuning"]
     assert "| rater's error, stars | 0.7 | +0.35 ± 0.64 |  | +0.35" in blocks["ablations"]
     assert "|  | 3 | +0.35 ± 0.64 | +0.00 ± 0.00 |" in blocks["ablations"]
-    other = [g for job in plan.other_jobs(TUNED, 2) for g in made_up(job, 0.2)]
+    other = [g for job in plan.other_jobs(SHAPES, TUNED, 2) for g in made_up(job, 0.2)]
     # Accuracy is 2 * (0.2 + 0.05) above the base's: 50 points.
-    assert "| DPO | +0.25 ± 0.64 | +50.0 ± 127.1 | +0.25" in report.others(other)
+    assert "| DPO | +0.25 ± 0.64 | +50.0 ± 127.1 | +0.25" in report.others(SHAPES, other)
     assert pictures.bars(table).startswith(b"\x89PNG")
 
 
 def test_settings_of_the_recipe_are_the_recipes(tmp_path: Path) -> None:
-    job = plan.grid_jobs(["TGO oracle"], [0])[0]
+    job = plan.grid_jobs(SHAPES, ["TGO oracle"], [0])[0]
     pool = Pool(tmp_path, 0, QUICK)
     pool.path(job).parent.mkdir(parents=True)
     pool.path(job).touch()
@@ -332,7 +339,7 @@ def test_cached_reference_page_says_what_the_records_say() -> None:
     draws, modes = read_json(kept / "draws.json"), read_json(kept / "modes.json")
     page = (ROOT / "docs" / "cached-reference.md").read_text()
     assert fill(page, reference.blocks(draws, modes)) == page
-    assert draws["gains"].keys() == reference.draws_jobs(TUNED["TGO"], 0, QUICK).keys()
+    assert draws["gains"].keys() == reference.draws_jobs(TUNED["TGO"], 0, QUICK.size).keys()
     for picture in (reference.draw_draws(draws), reference.draw_modes(modes)):
         assert picture.startswith(b"\x89PNG")
 
@@ -343,7 +350,7 @@ def test_draws_of_the_reference_differ_in_nothing_else(tmp_path: Path) -> None:
     (pool.folder / "data" / "stars-4.csv").touch()
     found = {
         mode: runs.settings(pool, job, tmp_path / "out")
-        for mode, job in reference.draws_jobs(TUNED["TGO"], 0, QUICK).items()
+        for mode, job in reference.draws_jobs(TUNED["TGO"], 0, QUICK.size).items()
     }
     for mode, settings in found.items():
         check(parse_config(settings))

@@ -71,8 +71,12 @@ def rate(images: list[Image.Image], prompts: list[str], error: float) -> Scores:
     so the same image gets the same stars.
     """
     opinion = 2 * faithfulness(images, prompts) + vividness(images, prompts) / 20
-    errors = [_normal(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-    return np.clip(np.rint(opinion + error * np.array(errors)), 1, 5)
+    return np.clip(np.rint(opinion + error * normal_errors(images, prompts)), 1, 5)
+
+
+def normal_errors(images: list[Image.Image], prompts: list[str]) -> Scores:
+    """Return standard normal numbers (B,), each following from its image and prompt."""
+    return np.array([_normal(image, prompt) for image, prompt in zip(images, prompts, strict=True)])
 
 
 def _normal(image: Image.Image, prompt: str) -> float:
