@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tglo.files import read_json, write_json
 from tglo.generation.generate import generate_images
 from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
+from tglo.threshold.frozen import Threshold
 from tglo.train import train
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config, put
@@ -43,23 +43,15 @@ def run(folder: Path, job: Job, world: World) -> Result:
     if done := result_of(folder, job):
         return done
     here = folder / "runs" / job.name
-    pool, refused = Pool.of(folder, job, world), None
-    try:
-        prefix = _train(pool, job, here / "train")
-    except ValueError as error:
-        if "use baseline mean" not in (refused := str(error)).lower():
-            raise
-        # A baseline that the data cannot bear: what its message advises is done, and kept with the result.
-        mean = replace(job, changes=job.changes | {"data.baseline": "mean"})
-        shutil.rmtree(here / "train", ignore_errors=True)
-        prefix = _train(pool, mean, here / "train")
+    prefix = _train(Pool.of(folder, job, world), job, here / "train")
     export = here / "train" / "export"
     result: Result = {
         "job": job.plain(),
         "means": means(sample(export, here, job.prompts, job.seed, world, prefix)),
     }
-    if refused is not None:
-        result["refused"] = refused
+    fit = Threshold.load(here / "train" / "threshold.json").fit
+    if fit is not None and fit.unexplained is not None:
+        result["unexplained"] = fit.unexplained
     if job.prompts == "evaluation":
         result["harm"] = harm.measure(export, here, Pool(folder, job.seed, world), prefix)
     write_json(here / RESULT, result)

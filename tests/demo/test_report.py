@@ -59,7 +59,9 @@ def test_page_embeds_the_pictures_and_escapes_text(outcomes: list[Outcome], tmp_
     names = ("loss", "r_positive", "r_negative", "implicit_accuracy", "saturated")
     lines = [{"step": step, **dict.fromkeys(names, 1.0 / step)} for step in (1, 2)]
     pictures = {
-        "scores.png": figures.score_histograms(np.array([1.0, 2.0, 3.0]), 2.0, outcomes),
+        "scores.png": figures.score_histograms(
+            np.array([1.0, 2.0, 3.0]), np.full(3, 2.0), outcomes
+        ),
         "training.png": figures.training_curves({"SFT": lines, "TGO": lines}),
     }
     page = report.write_report(

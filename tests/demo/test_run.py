@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from tglo.demo.run import run
 from tglo.demo.settings import MODELS
+from tglo.train import load_config
 
 
 @pytest.mark.timeout(240)
@@ -28,6 +31,22 @@ def test_quick_run_goes_through_and_reports(model: str, tmp_path: Path) -> None:
     assert json.loads((output / "report" / "report.json").read_text())["seed"] == 0
     with pytest.raises(ValueError, match="belongs to other settings: seed is 0 there and 1 here"):
         run(output, model=model, seed=1, quick=True)
+
+
+@pytest.mark.timeout(240)
+def test_a_recipe_decides_threshold_and_weights(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    assert run(output, recipe="tglo", quick=True)["recipe"] == "tglo"
+    assert json.loads((output / "threshold.json").read_text())["baseline"] == "oracle"
+    config = load_config(output / "tgo.toml")
+    assert config.objective.confidence == math.inf and config.objective.weight_normalisation
+    page = (output / "report" / "report.html").read_text()
+    assert "each prompt's mean score" in html.unescape(page) and "--baseline oracle" in page
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe 'new'; there are published, tglo"):
+        run(tmp_path, recipe="new")
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

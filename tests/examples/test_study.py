@@ -162,7 +162,7 @@ def test_one_image_of_a_prompt_trains_without_pairs_and_says_what_it_fell_back_t
     listed = list(csv.DictReader(pool.path(job).read_text().splitlines()))
     assert len({row["prompt"] for row in listed}) == len(listed) == 8
     # Eight prompts are too few for a regression.
-    assert "use baseline mean" in runs.run(study, job, QUICK)["refused"].lower()
+    assert "Use baseline mean" in runs.run(study, job, QUICK)["unexplained"]
     more = replace(job, each=8, used=None)
     other = Pool.of(study, more, QUICK)
     assert other.folder != pool.folder and (other.size.prompts, other.size.images) == (4, 8)

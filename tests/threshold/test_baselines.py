@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,12 +98,27 @@ def test_what_cannot_be_estimated_is_refused_with_what_to_use() -> None:
     message = "embeddings of 100 prompts do not explain their scores: R.2 is .*Use baseline mean"
     with pytest.raises(ValueError, match=message):
         embed = lambda names: [table[name] for name in names]  # noqa: E731
-        estimate(noise, prompts=prompts, baseline="oracle", embed=embed)
+        estimate(noise, prompts=prompts, baseline="ridge", embed=embed)
     with pytest.raises(ValueError, match="differs by prompt: pass prompts"):
         estimate(scores, baseline="oracle")
     constant = np.repeat([1.0, 2.0], 5)
     with pytest.raises(ValueError, match="2 prompts are all equal .B = 1.*baseline mean"):
         estimate(constant, prompts=["a"] * 5 + ["b"] * 5, baseline="oracle")
+
+
+@pytest.mark.parametrize("count", [100, 5])
+def test_oracle_says_that_the_mean_stands_for_embeddings_that_explain_nothing(
+    count: int, tmp_path: Path
+) -> None:
+    noise, prompts, table = alone(noise=10.0)
+    noise, prompts = noise[:count], prompts[:count]
+    embed = lambda names: [table[name] for name in names]  # noqa: E731
+    found = estimate(noise, prompts=prompts, baseline="oracle", embed=embed)
+    assert found.value == pytest.approx(noise.mean()) and not found.per_prompt
+    note = "every prompt gets the mean of all scores: "
+    assert note in str(describe(noise, found, np.inf, prompts))
+    found.save(tmp_path / "threshold.json")
+    assert Threshold.load(tmp_path / "threshold.json") == found
 
 
 @pytest.mark.parametrize(

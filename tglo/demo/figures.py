@@ -20,13 +20,17 @@ def sample_grid(outcomes: Sequence[Outcome], columns: np.ndarray, tile: int = 96
 
 
 def score_histograms(
-    training_scores: np.ndarray, threshold: float, outcomes: list[Outcome]
+    training_scores: np.ndarray, thresholds: np.ndarray, outcomes: list[Outcome]
 ) -> bytes:
-    """Draw, as PNG, the training scores, split by the threshold, and the scores of every model's samples."""
+    """Draw, as PNG, the training scores (N,), split by the threshold of each (N,), and the scores of every
+    model's samples.
+    """
+    threshold = float(thresholds.mean())
+    mean = "mean of the prompts' thresholds" if np.ptp(thresholds) > 0 else "threshold"
     figure, [[left, right]] = panel_grid((9, 3.2), columns=2, sharex=True)
     everything = np.concatenate([training_scores, *(outcome.scores for outcome in outcomes)])
     bins = np.linspace(0.0, float(everything.max()) * 1.02 + 1e-9, 45)
-    positive = training_scores >= threshold
+    positive = training_scores >= thresholds
     left.hist(
         [training_scores[~positive], training_scores[positive]],
         bins=bins,
@@ -34,7 +38,7 @@ def score_histograms(
         color=["#c8c8c8", "#6aa86a"],
         label=["negative", "positive"],
     )
-    left.axvline(threshold, color="black", linewidth=1.2, label=f"threshold {threshold:.2f}")
+    left.axvline(threshold, color="black", linewidth=1.2, label=f"{mean} {threshold:.2f}")
     left.set(
         title=f"Training set: {len(training_scores)} samples of the base model",
         xlabel="score (pixels)",

@@ -31,8 +31,9 @@ from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
 from tglo.stopping import Stopped
 from tglo.threshold.frozen import estimate
-from tglo.threshold.summary import describe
+from tglo.threshold.summary import Summary, describe
 from tglo.train import load_config, train
+from tglo.train.recipes import RECIPES
 
 log = logging.getLogger("tglo")
 
@@ -40,15 +41,21 @@ OBJECTIVES = {"SFT": "sft", "TGO": "tgo"}
 
 
 def run(
-    output: Path, *, model: str = "diffusion", seed: int = 0, quick: bool = False
+    output: Path,
+    *,
+    model: str = "diffusion",
+    recipe: str = "published",
+    seed: int = 0,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Run the demo in ``output``; returns what report.json holds: a row of numbers for each model, and
     seconds.
 
-    ``model`` is one of `settings.MODELS`. ``seed`` changes the training set, both trainings and the
-    evaluation. ``quick`` takes a few steps of everything, to see that all works; its numbers mean
-    nothing. Finished images and steps of an interrupted run are kept, so the same call goes on.
-    Raises ValueError for another model, and if ``output`` holds a demo with another model, seed or
+    ``model`` is one of `settings.MODELS`, ``recipe`` one of `tglo.train.recipes.RECIPES`.
+    ``seed`` changes the training set, both trainings and the evaluation. ``quick`` takes a few steps of
+    everything, to see that all works; its numbers mean nothing. Finished images and steps of an
+    interrupted run are kept, so the same call goes on.
+    Raises ValueError for another model or recipe, and if ``output`` holds a demo with another model, seed or
     size.
     """
     if not 0 <= seed < 1000:
@@ -57,11 +64,13 @@ def run(
         )
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; the demo has {', '.join(MODELS)}")
+    if recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}; there are {', '.join(RECIPES)}")
     chosen = MODELS[model]
     output = output.resolve()
-    demo = Demo(output, chosen, seed, QUICK if quick else chosen.amounts)
+    demo = Demo(output, chosen, seed, QUICK if quick else chosen.amounts, recipe)
     # Images made for other settings must not be taken for ours.
-    held = {"model": model, "seed": seed, **asdict(demo.amounts)}
+    held = {"model": model, "recipe": recipe, "seed": seed, **asdict(demo.amounts)}
     claim_folder(output / "demo.json", held, alone=True)
     watch = Stopwatch()
 
@@ -70,8 +79,8 @@ def run(
             demo, chosen.base, output / "data", demo.amounts.training_images, seed * SEED_STRIDE
         )
     with watch.part("score"):
-        scores, threshold, text = _score(manifest, output)
-    print(text)
+        scores, threshold, summary = _score(demo, manifest)
+    print(summary)
     with watch.part("cache"):
         build(
             str(chosen.base),
@@ -107,6 +116,7 @@ def run(
     rows = {outcome.name: outcome.row(outcomes[0]) for outcome in outcomes}
     result = {
         "model": model,
+        "recipe": recipe,
         "seed": seed,
         "quick": quick,
         "models": rows,
@@ -152,15 +162,18 @@ def _generate(demo: Demo, weights: Path, folder: Path, count: int, first_seed: i
     )
 
 
-def _score(manifest: Path, output: Path) -> tuple[np.ndarray, float, str]:
-    """Write data/scored.csv and threshold.json; returns scores, threshold and a summary of labels
-    and weights.
+def _score(demo: Demo, manifest: Path) -> tuple[np.ndarray, np.ndarray, Summary]:
+    """Write data/scored.csv and threshold.json; returns scores (N,), each one's threshold (N,), and a summary
+    of labels and weights.
     """
     scored = read_manifest(score_file(manifest, SCORER, manifest.with_name("scored.csv"), 250))
-    threshold = estimate(scored.scores(), 50.0)
-    threshold.save(output / "threshold.json")
-    text = describe(scored.scores(), threshold, 5.0, scored.prompts())
-    return scored.scores(), threshold.value, str(text)
+    scores, prompts = scored.scores(), scored.prompts()
+    by_prompt = prompts if demo.baseline != "percentile" else None
+    threshold = estimate(scores, prompts=by_prompt, baseline=demo.baseline)
+    threshold.save(demo.output / "threshold.json")
+    normalised = bool(RECIPES[demo.recipe]["objective.weight_normalisation"])
+    summary = describe(scores, threshold, demo.confidence, prompts, normalised=normalised)
+    return scores, threshold.for_prompts(prompts), summary
 
 
 def _train(demo: Demo, objective: str) -> tuple[Path, list[dict[str, float]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tglo.demo import digits
 from tglo.settings import SamplingOptions
+from tglo.train.recipes import RECIPES
 
 SCORER = "tglo.demo.scorer:score"
 BATCH = 64
@@ -25,7 +26,7 @@ class Amounts:
     steps: int
 
 
-QUICK = Amounts(training_images=13, evaluation_images=4, sampling_steps=4, steps=6)
+QUICK = Amounts(training_images=16, evaluation_images=4, sampling_steps=4, steps=6)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,17 @@ class Demo:
     model: DemoModel
     seed: int
     amounts: Amounts
+    recipe: str = "published"
+
+    @property
+    def baseline(self) -> str:
+        """What the threshold is."""
+        return str(RECIPES[self.recipe]["data.baseline"])
+
+    @property
+    def confidence(self) -> float:
+        """The constant c of TGO's weights."""
+        return float(RECIPES[self.recipe]["objective.confidence"])
 
 
 def toml(demo: Demo, objective: str) -> str:
@@ -100,6 +112,7 @@ def toml(demo: Demo, objective: str) -> str:
         return json.dumps(str(path))  # a JSON string is a TOML string
 
     return f"""# Made by `tglo demo`; `tglo train {objective}.toml` repeats the run.
+recipe = "{demo.recipe}"
 seed = {demo.seed}
 
 [model]
@@ -132,6 +145,9 @@ log_every = {max(1, amounts.steps // 40)}
 """
 
 
+_BASELINES = {"percentile": "the median of the scores", "oracle": "each prompt's mean score"}
+
+
 def facts(demo: Demo) -> list[str]:
     """Return what a reader of the report must know to judge its numbers."""
     amounts = demo.amounts
@@ -143,6 +159,7 @@ def facts(demo: Demo) -> list[str]:
         "with seeds that the training set did not use.",
         "s.e.: standard error of the difference of two means, as if the samples were independent. "
         "s.d.: standard deviation of the base model's scores.",
+        f"Recipe {demo.recipe}: the threshold is {_BASELINES[demo.baseline]}.",
         f"Seed {demo.seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
         "comparison.",
     ]
@@ -161,7 +178,7 @@ tglo generate --model {model.base} \\
     --prompts data/prompts.txt --output again --count {amounts.training_images} \\
     {sampling} --seed {seed * SEED_STRIDE}
 tglo score again/manifest.csv --scorer {SCORER} --output again/scored.csv
-tglo threshold again/scored.csv --output again/threshold.json
+tglo threshold again/scored.csv --baseline {demo.baseline} --output again/threshold.json
 tglo cache --model {model.base} \\
     --manifest again/scored.csv --output again/cache --resolution {digits.SIZE} \\
     --batch-size {BATCH}

@@ -3,7 +3,7 @@ an estimate of its first order, the prompt's mean score under the reference.
 
     mean      the mean of all scores, for every prompt
     oracle    the prompts' means, shrunk by empirical Bayes (prompt_means.py); where every prompt has one score,
-              ridge
+              ridge, or the mean if the embeddings explain nothing
     ridge     regression of the prompts' means on their embeddings (ridge.py)
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tglo.threshold.fit import OUTLYING, Fit
 from tglo.threshold.prompt_means import prompt_means, shrunk_means
-from tglo.threshold.ridge import ridge
+from tglo.threshold.ridge import UnexplainedError, ridge
 from tglo.threshold.statistics import numbered, outlying
 
 BASELINES = ("percentile", "mean", "oracle", "ridge")
@@ -77,7 +77,13 @@ def estimate_baseline(
             f"{several}baseline {baseline} needs the prompts' embeddings to tell them apart: give a cache "
             "that has them (`tglo threshold --cache`; embed= in Python), or use baseline mean"
         )
-    return _by_embedding(values, names, numbers, embed)
+    try:
+        return _by_embedding(values, names, numbers, embed)
+    except UnexplainedError as error:
+        if baseline == "ridge":
+            raise
+        found = _global_mean(values, prompts)
+        return found._replace(fit=replace(found.fit, unexplained=str(error)))
 
 
 def _global_mean(values: NDArray[np.float64], prompts: Sequence[str] | None) -> Estimated:
@@ -98,7 +104,7 @@ def _by_embedding(
     found = prompt_means(values, numbers)
     fitted = ridge(found.means, embed(names))
     if not fitted.explained > 2 * fitted.error:
-        raise ValueError(
+        raise UnexplainedError(
             f"the embeddings of {len(names)} prompts do not explain their scores: R^2 is "
             f"{fitted.explained:.3g}, leave-one-out, and it must be above twice its standard error, "
             f"{fitted.error:.2g}. Use baseline mean, or score several images of each prompt for "

@@ -33,6 +33,8 @@ class Fit:
     factor_most: float | None = None
     strength: float | None = None
     """lambda of the ridge regression, in units of the embeddings' mean eigenvalue."""
+    unexplained: str | None = None
+    """Why the embeddings were not used, where the mean stands for what was asked."""
     outliers: int = 0
     value_without: float | None = None
     """The global value without the outliers."""
@@ -58,6 +60,8 @@ class Fit:
     def notes(self) -> list[str]:
         """Return sentences that a person should read before the training starts."""
         notes = []
+        if self.unexplained is not None:
+            notes.append(f"every prompt gets the mean of all scores: {self.unexplained}.")
         if self.method == "prompt means" and not self.between:
             notes.append(
                 "the means of the prompts differ no more than chance makes them (B = 0), so every "
@@ -82,15 +86,22 @@ class Fit:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON."""
-        return asdict(self)
+        plain = asdict(self)
+        if self.unexplained is None:
+            del plain["unexplained"]
+        return plain
 
     def validate(self) -> None:
         """Raise ValueError unless all fields are what a baseline makes."""
         if self.method not in METHODS:
             raise ValueError(f"fit has the unknown method {self.method!r}")
+        if not isinstance(self.unexplained, str | None):
+            raise ValueError(f"unexplained of fit is {self.unexplained!r}, not a reason")
         needed = {"prompt means": ("factor", "factor_least", "factor_most"), "ridge": ("strength",)}
         for name, number in asdict(self).items():
-            if name == "method" or (number is None and name not in needed.get(self.method, ())):
+            if name in ("method", "unexplained") or (
+                number is None and name not in needed.get(self.method, ())
+            ):
                 continue
             if type(number) not in (int, float) or not math.isfinite(number):
                 raise ValueError(f"{name} of fit is {number!r}, not a finite number")

@@ -29,6 +29,10 @@ LEAST = 8
 """Prompts that a regression needs."""
 
 
+class UnexplainedError(ValueError):
+    """The embeddings tell nothing about the scores; the message says why, and what to use."""
+
+
 class Ridge(NamedTuple):
     """Leave-one-out predictions of P prompts, and how good they are."""
 
@@ -44,8 +48,8 @@ class Ridge(NamedTuple):
 def ridge(scores: Floats, embeddings: ArrayLike) -> Ridge:
     """Predict each of P scores from the P - 1 others by their embeddings (P, D).
 
-    Raises ValueError for embeddings of another shape, not finite or all equal, and for fewer than LEAST
-    prompts.
+    Raises ValueError for embeddings of another shape or not finite; UnexplainedError for embeddings that are
+    all equal, and for fewer than LEAST prompts.
     """
     features: NDArray[Any] = np.asarray(embeddings)
     count = scores.size
@@ -54,7 +58,7 @@ def ridge(scores: Floats, embeddings: ArrayLike) -> Ridge:
             f"the embeddings of {count} prompts must have shape ({count}, D), got {features.shape}"
         )
     if count < LEAST:
-        raise ValueError(
+        raise UnexplainedError(
             f"ridge regression needs {LEAST} prompts or more, got {count}; use baseline mean"
         )
     centre = features.mean(axis=0, dtype=np.float64)
@@ -65,7 +69,9 @@ def ridge(scores: Floats, embeddings: ArrayLike) -> Ridge:
     values, vectors = _eigen(features, centre)
     unit = float(values.sum()) / min(features.shape)
     if not unit > 0:
-        raise ValueError(f"the embeddings of the {count} prompts are all equal; use baseline mean")
+        raise UnexplainedError(
+            f"the embeddings of the {count} prompts are all equal; use baseline mean"
+        )
     middle, spread = float(scores.mean()), float(np.abs(scores - scores.mean()).max()) or 1.0
     y = (scores - middle) / spread
     inverse = 1 / (values[:, None] + unit * GRID)
