@@ -217,3 +217,5 @@ class ReferenceOptions:
     """Compile the reference's forward, as engine.compile."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Order of the reference's convolution weights, as engine.channels_last."""
+    lora_reference: Literal["start", "base"] = "start"
+    """Whether the reference has the LoRA that training starts from, as model.lora_reference."""

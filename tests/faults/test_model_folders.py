@@ -488,4 +488,5 @@ def test_a_lora_of_another_model_is_an_error_in_a_line(
     other.add_lora(2, 2.0)
     other.save_lora(tmp_path / "lora")
     assert generate(model, tmp_path, "--lora", str(tmp_path / "lora")) == 1
-    assert "lora is damaged or no LoRA of this model" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "lora is a LoRA of another model" in told and "32 x 32 there" in told

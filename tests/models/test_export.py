@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.models.helpers import example, perturb
 from tglo import models
 from tglo.files import DiskFull
-from tglo.models import export, lora
+from tglo.models import export, export_parts, lora
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -141,7 +143,7 @@ def test_lora_that_loads_no_keys_does_not_count(
         save_file(renamed, folder / LORA_FILE)
 
     monkeypatch.setattr(family.pipeline_class, "save_lora_weights", save_misnamed)
-    with pytest.raises(export.ExportError, match=r"0 of \d+ LoRA weights load"):
+    with pytest.raises(export.ExportError, match="is not read back.*match nothing"):
         family.save_lora(tmp_path / "lora")
     assert not list(tmp_path.iterdir())
 
@@ -201,7 +203,7 @@ def test_existing_folders_are_kept_unless_overwriting(
     with pytest.raises(FileExistsError, match="exists"):
         family.save_lora(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_compare", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(export, "compare", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             family.save_lora(folder, overwrite=True)
     assert (folder / LORA_FILE).read_bytes() == first
@@ -262,3 +264,92 @@ def test_a_whole_model_has_no_lora_to_export(
 ) -> None:
     with pytest.raises(ValueError, match="no LoRA to export"):
         load("sd15").save_lora(tmp_path / "lora")
+
+
+@pytest.fixture
+def half(kind: str, load: Callable[..., models.Family], tmp_path: Path) -> Path:
+    """A folder of that kind whose text encoders are stored in half precision, as many are."""
+    folder = shutil.copytree(load(kind).path, tmp_path / "half")
+    for part in folder.glob("text_encoder*"):
+        type_of = CLIPTextModelWithProjection if part.name == "text_encoder_2" else CLIPTextModel
+        type_of.from_pretrained(part).half().save_pretrained(part)
+    return folder
+
+
+def test_default_arguments_load_one_dtype_and_the_pipeline_runs(half: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="must have the same dtype"):
+        render(DiffusionPipeline.from_pretrained(half))
+    family = models.load(half)
+    pipeline = DiffusionPipeline.from_pretrained(family.save(tmp_path / "out"))
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert render(pipeline).isfinite().all()
+    again = models.load(tmp_path / "out")
+    assert again.fingerprint() == family.fingerprint()  # caches stay valid
+    name = "text_encoder/model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (half / name).read_bytes()
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_dtype_for_all_weights_on_the_disk(
+    family: models.Family, tmp_path: Path, with_lora: bool
+) -> None:
+    if with_lora:
+        train_lora(family)
+    else:
+        perturb(family.denoiser)
+    folder = family.save(tmp_path / "out", dtype=torch.float16)
+    assert family.dtype == torch.float32
+    for file in folder.rglob("*.safetensors"):
+        dtypes = {w.dtype for w in load_file(file).values() if w.is_floating_point()}
+        assert dtypes == {torch.float16}, file
+    render(DiffusionPipeline.from_pretrained(folder))
+    loaded, trained = models.load(folder), family.predict(family.denoiser, example(family))
+    difference = loaded.predict(loaded.denoiser, example(family)) - trained
+    assert 0 < difference.abs().max() < 2e-2 * trained.abs().max()
+
+
+def test_parts_in_several_dtypes_do_not_count(
+    load: Callable[..., models.Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = load("sdxl")
+
+    def write_half(source: Path, target: Path) -> None:
+        config = json.loads(source.read_text())
+        dtype = {"dtype": "float16"} if "model_type" in config else {}
+        target.write_text(json.dumps(config | dtype))
+
+    monkeypatch.setattr(export_parts, "_write_config", write_half)
+    with pytest.raises(
+        export.ExportError, match=r"in several dtypes \(vae float32, text_encoder float16, "
+    ):
+        family.save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_weights_are_second_names_of_the_bases(
+    load: Callable[..., models.Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_parts, "LINKED_BYTES", 1000)
+    base = shutil.copytree(load("sd15").path, tmp_path / "base")
+    (base / "text_encoder/model.safetensors").chmod(base.stat().st_mode & 0o666)
+    (base / "vae/diffusion_pytorch_model.safetensors").chmod(0o600)  # the export's mode is another
+    folder = models.load(base).save(tmp_path / "out")
+    for part, linked in (("text_encoder/model", True), ("vae/diffusion_pytorch_model", False)):
+        first, second = (f / f"{part}.safetensors" for f in (base, folder))
+        assert first.samefile(second) == linked
+        assert second.stat().st_mode & 0o777 == folder.stat().st_mode & 0o666
+
+
+def written() -> int:
+    """Bytes that this process has written to files."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["wchar"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux tells what is written")
+def test_an_export_is_written_once(load: Callable[..., models.Family], tmp_path: Path) -> None:
+    family, before = load("sdxl"), written()
+    folder = family.save(tmp_path / "out")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert written() - before < 1.1 * size

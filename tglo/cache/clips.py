@@ -9,8 +9,9 @@ from PIL import Image
 
 from tglo.cache.encode import PreparedImage
 from tglo.cache.format import Quarantined
+from tglo.cache.latents import LatentCache
 from tglo.data.buckets import Bucket, Size, nearest_bucket
-from tglo.data.errors import ImageError
+from tglo.data.errors import CacheError, ImageError
 from tglo.data.frames import FrameFolder
 from tglo.data.images import cover_and_crop
 from tglo.data.manifest import Manifest, Row
@@ -63,3 +64,23 @@ def _prepared(
 
 def _fits(clip: Clip, seconds: float | None) -> bool:
     return seconds is None or clip.seconds < seconds + _TICK
+
+
+def check_clips(cache: LatentCache, clips: ClipOptions) -> None:
+    """Raise CacheError unless a cache of videos has clips as they are asked for; what is not given may be any."""
+    if "clip" not in cache.fingerprint:
+        return
+    if clips.source_rate is not None:
+        cache.check({"source_rate": f"{clips.source_rate:g}"})
+    frames = {int(bucket.split("x")[0]) for bucket in cache.fingerprint["buckets"].split()}
+    place, rate = cache.fingerprint["clip"].split(", ")
+    asked = None if clips.frame_rate is None else f"{clips.frame_rate:g} frames per second"
+    if (
+        place != clips.clip
+        or (asked or rate) != rate
+        or (clips.frames and {*clips.frames} != frames)
+    ):
+        raise CacheError(
+            f"the cache {cache.path} has clips of {sorted(frames)} frames from the {place}, {rate}; give these, "
+            "or another folder"
+        )

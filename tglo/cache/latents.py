@@ -187,6 +187,11 @@ class LatentCache:
         prompts = [ragged.prompt_of(self._shard(file), row) for file, row in located]
         return ragged.stack(prompts) | {name: self._gather(name, located) for name in others}
 
+    def check_encoders(self, fingerprint: Mapping[str, str]) -> None:
+        """Raise CacheError unless the cache was made by these encoders, with the LoRA that they have, if any."""
+        bare = {"text_lora": "none"} if "text_lora" in self.fingerprint else {}
+        self.check({**bare, **fingerprint})
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raise CacheError unless the cache has every prompt's embedding."""
         self._find_prompts(prompts)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tglo import models
 from tglo.cache.build import CacheReport, build_cache, prompts_of
+from tglo.cache.clips import check_clips
 from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.format import LAST, check_format, choose_buckets
 from tglo.cache.images import is_current
@@ -84,28 +85,8 @@ def is_made_of(
             f"the cache {cache} was encoded {there} tiles and is asked for {here}: give --vae-tiling as then, or "
             "another folder"
         )
-    _check_clips(found, clips)
+    check_clips(found, clips)
     return found.rows == rows.identity and _is_current(found, rows)
-
-
-def _check_clips(cache: LatentCache, clips: ClipOptions) -> None:
-    """Raise CacheError unless a cache of videos has clips as they are asked for; what is not given may be any."""
-    if "clip" not in cache.fingerprint:
-        return
-    if clips.source_rate is not None:
-        cache.check({"source_rate": f"{clips.source_rate:g}"})
-    frames = {int(bucket.split("x")[0]) for bucket in cache.fingerprint["buckets"].split()}
-    place, rate = cache.fingerprint["clip"].split(", ")
-    asked = None if clips.frame_rate is None else f"{clips.frame_rate:g} frames per second"
-    if (
-        place != clips.clip
-        or (asked or rate) != rate
-        or (clips.frames and {*clips.frames} != frames)
-    ):
-        raise CacheError(
-            f"the cache {cache.path} has clips of {sorted(frames)} frames from the {place}, {rate}; give these, "
-            "or another folder"
-        )
 
 
 def _is_current(cache: LatentCache, rows: Manifest) -> bool:
@@ -135,6 +116,7 @@ def build(
     clips: ClipOptions = ClipOptions(),
     vae_tiling: bool = False,
     progress: bool = True,
+    lora: Path | None = None,
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
@@ -155,6 +137,8 @@ def build(
         revision=revision,
         denoiser=False,
     )
+    if lora is not None:
+        family.use_text_lora(family.read_lora(lora))
     if vae_tiling:
         family.encode_in_tiles()
     if offload == "blocks":
@@ -233,6 +217,7 @@ def build_reference(
     options: ReferenceOptions = ReferenceOptions(),
     *,
     own_noise: OwnNoise | None = None,
+    lora: Path | None = None,
     revision: str | None = None,
     batch_size: int = 8,
     shard_size: int = 512,
@@ -241,8 +226,8 @@ def build_reference(
 ) -> ReferenceReport:
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
-    options: how the training computes. own_noise: see `find_own_noise`, for a rule whose noise is "own".
-    Several processes (torchrun, or any that set RANK and
+    options: how the training computes. lora: what it starts from. own_noise: see `find_own_noise`, for a
+    rule whose noise is "own". Several processes (torchrun, or any that set RANK and
     WORLD_SIZE) share the shards; they need not communicate. Raises what LatentCache and
     build_reference_errors raise, and ValueError for no draws or options that do not fit the model.
     """
@@ -276,9 +261,16 @@ def build_reference(
     if options.base_weights in QUANTIZED:
         family.quantize(options.base_weights, place)
     family.to(place)
-    latents.check(fingerprint.encoders(family))
+    found = None if lora is None else family.read_lora(lora)
+    if found is not None:
+        family.use_text_lora(found)
+    latents.check_encoders(fingerprint.encoders(family))
     set_backend(family.denoiser, options.attention, dtype)
     set_channels_last(family.denoiser, options.channels_last)
+    digest = {}
+    if found is not None and options.lora_reference == "start":
+        family.start_from_lora(found)
+        digest = {"lora": fingerprint.file_digest(found.path)}
     if options.compile != "none":
         compile_denoiser(family.denoiser, options.compile)
     drawer = Drawer(rule, latents, family, dtype, own_noise)
@@ -308,6 +300,7 @@ def build_reference(
             **drawer.fingerprint(),
             "precision": options.precision,
             **quantization.fingerprint(options.base_weights),
+            **digest,
         },
         draws=rule.draws,
         own_noise=own_noise,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tglo.cache.format import FINGERPRINT
@@ -29,6 +29,7 @@ from tglo.files import (
     disk_space,
     flush,
     read_sealed,
+    save_tensors,
     sha256_file,
     write_sealed,
 )
@@ -135,7 +136,7 @@ def write_tensors(
     temporary = folder / f".{plain.name}.{secrets.token_hex(8)}.tmp"
     try:
         with disk_space(plain, sum(tensor.nbytes for tensor in tensors.values())):
-            save_file(dict(tensors), temporary)
+            save_tensors(tensors, temporary)
             digest = sha256_file(temporary)
             path = plain
             superseded = bool(trusted) and plain.name not in trusted and plain.exists()

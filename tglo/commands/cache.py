@@ -27,6 +27,7 @@ def cache(
     max_bad_fraction: float = 0.01,
     markers: tuple[str, ...] = (),
     revision: str | None = None,
+    lora: Path | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
     clips: OmitArgPrefixes[ClipOptions] = ClipOptions(),
     reference: bool = False,
@@ -68,6 +69,8 @@ def cache(
         markers: Encode every prompt also behind each of these, for objective.name = csft:
             --markers "good image: " "bad image: ".
         revision: Hub revision of the model (branch, tag or commit).
+        lora: LoRA that training starts from, as model.lora: prompts are embedded with its weights for text
+            encoders, if it has any, and the reference has it.
         reading: How the manifest is read.
         clips: Which clip of a video is encoded.
         reference: Store the reference's errors too.
@@ -116,6 +119,7 @@ def cache(
             reading=reading,
             clips=clips,
             vae_tiling=vae_tiling,
+            lora=lora,
         )
         print(report)
         complete = report.complete
@@ -132,6 +136,7 @@ def cache(
                 ),
                 forward,
                 own_noise=own_noise,
+                lora=lora,
                 revision=revision,
                 batch_size=batch_size,
                 device=device,
@@ -147,6 +152,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
     answered = {
         "model": model.path or None,
         "revision": model.revision,
+        "lora": model.lora,
         "manifest": data.manifest if data.manifest != Path() else None,
         "reading": ManifestOptions(
             data.prompt_column, data.image_column, data.score_column, data.root
@@ -170,6 +176,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
             compile=engine.compile,
             channels_last=engine.channels_last,
             base_weights=model.base_weights,
+            lora_reference=model.lora_reference,
         ),
         "reference_output": data.reference_cache,
     }

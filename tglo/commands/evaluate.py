@@ -16,6 +16,7 @@ def evaluate(
     scorers: tuple[str, ...],
     output: Path,
     models: tuple[str, ...] = (),
+    lora: Path | None = None,
     prefixes: tuple[str, ...] = (),
     trained_on: tuple[str, ...] = (),
     count: int = 4,
@@ -46,6 +47,8 @@ def evaluate(
         scorers: As `tglo score` takes them.
         output: Folder for all of it.
         models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
+        lora: LoRA that the base alone is sampled with, as where training started from one. (The export of such
+            a training holds it.)
         prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
         trained_on: Scorers that the models were trained on, or MODEL=SCORER: they are marked.
         count: Images or videos per prompt.
@@ -74,6 +77,7 @@ def evaluate(
             {name: Path(path) for name, path in parse_named(prompts, "--prompts").items()},
             named_scorers(scorers),
             parse_trained_on(trained_on, list(named)),
+            lora=lora,
             prefixes=parse_named(prefixes, "--prefixes", "MODEL=TEXT"),
             count=count,
             options=sampling,

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 
-def export(run: Positional[Path], output: Path) -> None:
+def export(
+    run: Positional[Path],
+    output: Path,
+    layout: Literal["diffusers", "kohya", "merged"] = "diffusers",
+    dtype: Literal["trained", "fp32", "bf16", "fp16"] = "trained",
+) -> None:
     """Export the newest checkpoint of a run: a diffusers folder, or a LoRA.
 
     Args:
         run: Output folder of `tglo train`. Start this with as many processes as the run had.
         output: Folder to write; refused if it exists.
+        layout: Of a LoRA: as diffusers loads it, as kohya's scripts, ComfyUI and A1111 do, or merged into a whole
+            diffusers folder.
+        dtype: Of the weights on the disk. trained: of what was trained fp32, of other parts as the base has
+            them; the others also of the other parts, and half as large.
     """
+    from tglo.devices import DTYPES
     from tglo.train.loop import export_run
 
-    print(f"wrote {export_run(run, output)}")
+    chosen = None if dtype == "trained" else DTYPES[dtype]
+    print(f"wrote {export_run(run, output, layout, chosen)}")

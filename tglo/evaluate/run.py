@@ -13,7 +13,7 @@ import numpy as np
 from tglo.evaluate import figures, html, tables, videos
 from tglo.evaluate.results import Results, results
 from tglo.evaluate.samples import ModelSamples, check_models, check_scorer, generate, score
-from tglo.evaluate.settings import Evaluation
+from tglo.evaluate.settings import BASE, Evaluation
 from tglo.files import disk_space, locked, remove_leftovers, write_bytes, write_json
 from tglo.generation.prompts import PromptSet, load_prompts
 from tglo.redaction import redacted_plain
@@ -76,8 +76,11 @@ def evaluate(
 def _plain(settings: Evaluation, samples: ModelSamples) -> dict[str, Any]:
     plain = redacted_plain(asdict(settings))
     options, scored = plain.pop("options"), plain.pop("videos")
+    lora = plain.pop("lora")
     if samples.frames:
         plain |= {"score_frames": scored["frames"], "of_frames": scored["of_frames"]}
+    if lora is not None:
+        plain["lora"] = str(lora)
     return {
         **plain,
         "prompts": {name: str(path) for name, path in settings.prompts.items()},
@@ -120,6 +123,7 @@ def _write_report(
     noun = ("video" if clips else "image") + "s" * (settings.count > 1)
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
+        *([] if settings.lora is None else [f"{BASE} has the LoRA {settings.lora}"]),
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
         f"{settings.count} {noun} of each prompt, {settings.options}, {settings.dtype}, "
         f"seed {settings.seed}",

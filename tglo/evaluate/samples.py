@@ -184,7 +184,7 @@ def file_name(scorer: str) -> str:
 def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
     """Return the pipeline of a model, and its LoRA if that is what it is."""
     if name == BASE:
-        return settings.base, None
+        return settings.base, settings.lora
     value = settings.models[name]
     path = models.local_path(value)
     if path is None or models.is_folder(path):

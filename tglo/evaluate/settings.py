@@ -28,6 +28,8 @@ class Evaluation:
     """Name -> text that tglo.rewards.load_scorer takes."""
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model -> the scorers that it was trained on."""
+    lora: Path | None = None
+    """LoRA that the base is sampled with."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Model -> text that it is given before each prompt, as the good marker of objective csft."""
     count: int = 4

@@ -3,6 +3,7 @@
 from tglo.files.damaged import DamagedFile, read_json, read_tensors, reading
 from tglo.files.folders import claim_folder, differences, locked
 from tglo.files.leftovers import remove_leftovers
+from tglo.files.modes import save_tensors
 from tglo.files.patience import Patience
 from tglo.files.sealed import read_sealed, write_sealed
 from tglo.files.writing import (
@@ -35,6 +36,7 @@ __all__ = [
     "read_tensors",
     "reading",
     "remove_leftovers",
+    "save_tensors",
     "sha256_file",
     "write_bytes",
     "write_json",

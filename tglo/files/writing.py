@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tglo.files.leftovers import temporary_file, temporary_folder
+from tglo.files.modes import open_like, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,12 +113,14 @@ def need_free(path: Path, overwrite: bool = False) -> None:
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
-    """Flush a finished folder with all it holds and give it its name.
+    """Flush a finished folder with all it holds, in modes like its own, and give it its name.
 
     A folder of that name goes aside as `.NAME.old` and is removed at the end. A kill between the
     two renames leaves it there, whole, and the next publication under that name removes it.
     """
     for entry in temporary.rglob("*"):
+        if entry.is_file():
+            open_like(temporary, entry)
         flush(entry)
     flush(temporary)
     aside = path.with_name(f".{path.name}.old")
@@ -160,11 +163,9 @@ def write_tensors(
 
     metadata: texts by name, written in sorted order: equal content, equal bytes.
     """
-    from safetensors.torch import save_file
-
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with writing_file(path, sum(t.nbytes for t in whole.values())) as temporary:
-        save_file(whole, temporary, dict(metadata) if metadata else None)
+        save_tensors(whole, temporary, metadata)
         _sort_metadata(temporary)
 
 

@@ -1,8 +1,9 @@
 """Exports that are known to load: written beside their final place, read back, compared, renamed.
 
 A folder gets its name only after the denoiser in it, loaded from disk by diffusers, has given the
-trained one's output on a fixed input. Given gathered weights, all of it happens on the CPU, because
-an accelerator that is training has no room for two more copies of the model.
+trained one's output on a fixed input, and the whole pipeline, loaded with default arguments, an image
+(see tglo.models.readback). Given gathered weights, all of it happens on the CPU, because an accelerator
+that is training has no room for two more copies of the model.
 """
 
 from __future__ import annotations
@@ -10,23 +11,27 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft.utils import get_peft_model_state_dict
 
-from tglo.files import write_json, writing_folder
+from tglo.files import writing_folder
 from tglo.models import folder as folders
-from tglo.models import lora, lora_files, quantization
-from tglo.models.execution.modes import evaluating
+from tglo.models import kohya, lora, lora_files, quantization
+from tglo.models.export_parts import copy_parts, export_bytes
 from tglo.models.families.model import Model, Tensors
+from tglo.models.readback import ExportError, compare, in_float32, try_pipeline
 
 log = logging.getLogger(__name__)
 # Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a
 # badly conditioned model amplifies: up to 3e-4 was seen where float64 differs by 2e-5.
 _TOLERANCE = 1e-4
 _MERGED_TOLERANCE = 1e-3
+_ROUNDED = 5e-2  # a LoRA in half precision, beside the one that was trained
+Layout = Literal["diffusers", "kohya"]
 
 
 def check_export(model: Model, folder: Path, *, whole: bool) -> None:
@@ -43,7 +48,7 @@ def check_export(model: Model, folder: Path, *, whole: bool) -> None:
             "without", model.path, ", ".join(missing),
         )  # fmt: skip
     there = next(parent for parent in folder.absolute().parents if parent.exists())
-    free, needed = shutil.disk_usage(there).free, _bytes(model)
+    free, needed = shutil.disk_usage(there).free, export_bytes(model)
     if free < needed:
         log.warning(
             "the export to %s needs %.1f MB and %.1f MB are free; free space before the run ends",
@@ -51,57 +56,85 @@ def check_export(model: Model, folder: Path, *, whole: bool) -> None:
         )  # fmt: skip
 
 
-class ExportError(RuntimeError):
-    """The export does not load, or does not compute what was trained. Nothing was written."""
-
-
 def save_pipeline(
-    model: Model, folder: Path, *, state_dict: Tensors | None = None, overwrite: bool = False
+    model: Model,
+    folder: Path,
+    *,
+    state_dict: Tensors | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a folder for DiffusionPipeline.from_pretrained and return it.
 
     The denoiser is the trained one, with its LoRA merged in (in float32) where there is one; all
     other parts are the original folder's files. state_dict: the weights to save where the module's
-    own are sharded, with every key of the denoiser, or of its LoRA. Raises ExportError, DiskFull, or
+    own are sharded, with every key of the denoiser, or of its LoRA. dtype: that of all weights on the
+    disk; by default the denoiser's is the one it was trained in, because rounding it would lose updates
+    below its resolution, and the other parts keep theirs. Either way default arguments load all of them
+    in float32. beside: more files, by name, such as a model card. Raises ExportError, DiskFull, or
     FileExistsError when the folder exists and overwrite is not set.
     """
-    needed = _bytes(model)
+    needed = export_bytes(model, dtype or torch.float32)
     with writing_folder(folder, overwrite=overwrite, needed=needed) as temporary:
         trained = _trained(model, state_dict)
         merged = trained
         if lora.has(trained):
             weights = lora.state_dict(trained)
             # In float32: rounding a merged weight to half precision would cost part of the update.
-            merged = _in_float32(_loaded_like(trained, model, model.path))
+            merged = in_float32(_loaded_like(trained, model, model.path))
             lora.attach(merged, lora.config(trained))
             lora.load_state_dict(merged, weights)
             merged.fuse_lora()
             merged.unload_lora()
-        _copy_other_parts(model, temporary)
+        if dtype is not None:
+            if merged is not trained:
+                compare(model, trained, merged, folder, _MERGED_TOLERANCE)
+            trained = merged = _rounded(merged, dtype, copied=merged is not model.denoiser)
+        copy_parts(model, temporary, dtype)
         merged.save_pretrained(temporary / model.denoiser_part)
         loaded = _loaded_like(merged, model, temporary)
         tolerance = _TOLERANCE if merged is trained else _MERGED_TOLERANCE
-        _compare(model, trained, loaded, folder, tolerance)
+        compare(model, trained, loaded, folder, tolerance)
+        try_pipeline(model, temporary, folder)
+        _write(beside, temporary)
     return folder
 
 
 def save_lora(
-    model: Model, folder: Path, *, state_dict: Tensors | None = None, overwrite: bool = False
+    model: Model,
+    folder: Path,
+    *,
+    state_dict: Tensors | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    beside: Mapping[str, bytes] | None = None,
+    layout: Layout = "diffusers",
 ) -> Path:
     """Write a folder for `pipe.load_lora_weights` and return it; arguments and errors are those of
     save_pipeline.
 
-    state_dict holds the LoRA's weights, by the module's names or without the adapter's name.
+    state_dict holds the LoRA's weights, by the module's names or without the adapter's name. dtype:
+    float32 by default. layout: kohya is also what ComfyUI and others read; ValueError where diffusers does
+    not. Text encoders' weights of the LoRA that the model started from are written too, as they were.
     """
     if not lora.has(model.denoiser):
         raise ValueError("the model has no LoRA to export; use save for a whole model")
+    if layout == "kohya":
+        kohya.check(model.pipeline_class)
     with writing_folder(folder, overwrite=overwrite) as temporary:
         trained = _trained(model, state_dict)
         weights = lora.state_dict(trained)
-        model.write_lora(temporary, trained)
+        model.write_lora(temporary, trained, layout, dtype)
         # The base with the exported LoRA, as users load it.
-        loaded = _in_float32(_loaded_like(trained, model, model.path))
-        model.attach_lora(temporary, loaded)
+        loaded = in_float32(_loaded_like(trained, model, model.path))
+        try:
+            model.attach_lora(temporary, loaded)
+        except ValueError as error:
+            reason = str(error).replace(str(temporary), str(folder))
+            raise ExportError(
+                f"the LoRA is not read back: {reason}; nothing was written"
+            ) from error
         adapters = lora.adapters(loaded)
         names = set(get_peft_model_state_dict(loaded, adapter_name=adapters[0]) if adapters else ())
         if names != set(weights):
@@ -109,7 +142,8 @@ def save_lora(
                 f"{len(names & set(weights))} of {len(weights)} LoRA weights load from {folder}; "
                 "nothing was written"
             )
-        _compare(model, trained, loaded, folder, _TOLERANCE)
+        compare(model, trained, loaded, folder, _TOLERANCE if dtype is None else _ROUNDED)
+        _write(beside, temporary)
     return folder
 
 
@@ -155,81 +189,30 @@ def _loaded_like(denoiser: Any, model: Model, folder: Path) -> Any:
     return loaded
 
 
+def _write(files: Mapping[str, bytes] | None, folder: Path) -> None:
+    for name, content in (files or {}).items():
+        (folder / name).write_bytes(content)
+
+
+def _rounded(denoiser: Any, dtype: torch.dtype, *, copied: bool) -> Any:
+    """Return the denoiser with its weights in `dtype`, those apart that its class keeps in float32.
+
+    copied: whether it is nobody else's, and may change in place.
+    """
+    rounded = denoiser if copied else copy.deepcopy(denoiser)
+    kept = getattr(rounded, "_keep_in_fp32_modules", None) or ()
+    for name, weights in rounded.named_parameters():
+        if weights.is_floating_point() and not any(part in name for part in kept):
+            weights.data = weights.data.to(dtype)
+    return rounded
+
+
 def load_lora(model: Model, folder: Path) -> None:
     """Load a LoRA into the denoiser; ValueError when it changes no layer of it."""
-    before = lora.adapters(model.denoiser)
     lora_files.check(folder)
+    before = lora.adapters(model.denoiser)
     with folders.understood(folder, "LoRA of this model"):
-        model.attach_lora(folder, model.denoiser)
-    if lora.adapters(model.denoiser) == before:
-        raise ValueError(f"the LoRA in {folder} has no weights for this model's denoiser")
-
-
-def _copy_other_parts(model: Model, target: Path) -> None:
-    """Copy the files of all parts that the family knows, by their content; links stay behind."""
-    for file in _other_files(model):
-        copied = target / file.relative_to(model.path)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copied)
-    if (model.path / folders.INDEX).is_file():
-        write_json(target / folders.INDEX, _index(model))
-
-
-def _index(model: Model) -> dict[str, Any]:
-    """Return the index of the export: as it was, without the parts that are not in it."""
-    kind, index = type(model), folders.read_index(model.path)
-    there = folders.present_parts(model.path, kind)
-    for name, entry in list(index.items()):
-        if isinstance(entry, list) and not name.startswith("_") and name not in there:
-            if name in kind.optional_parts():
-                index[name] = [None, None]
-            else:
-                del index[name]
-    return index
-
-
-def _other_files(model: Model) -> list[Path]:
-    """Return the files of the folder that an export takes along: weights and texts, nothing that is run."""
-    return [
-        file
-        for name in folders.present_parts(model.path, type(model))
-        for file in folders.part_files(model.path, name)
-        if name != model.denoiser_part and file.suffix in (".safetensors", *folders.TEXTS)
-    ]
-
-
-def _bytes(model: Model) -> int:
-    """Return about how many bytes an export of the whole model takes."""
-    others = sum(file.stat().st_size for file in _other_files(model))
-    # Of the folder's own weights, because those of the module may be sharded or gathered.
-    return others + sum(p.stat().st_size for p in folders.weights(model.path / model.denoiser_part))
-
-
-def _in_float32(denoiser: Any) -> Any:
-    """Return the denoiser if it is float32 already, else a float32 copy of it."""
-    if all(p.dtype == torch.float32 for p in denoiser.parameters()):
-        return denoiser
-    return copy.deepcopy(denoiser).float()
-
-
-@torch.no_grad()
-def _compare(model: Model, trained: Any, loaded: Any, folder: Path, tolerance: float) -> None:
-    """Raise ExportError unless both predict the same, in float32, relative to the largest element."""
-    side = 4 * model.bucket_step
-    draw = model.example(2, side, side)
-    # A gathered model is on the CPU, wherever the one that trains is.
-    device = next(trained.parameters()).device
-    inputs = (draw.noisy.to(device), model.timesteps(draw).to(device))
-    conditions = {name: tensor.to(device) for name, tensor in draw.conditions.items()}
-    outputs = []
-    for denoiser in (_in_float32(trained), _in_float32(loaded)):
-        with evaluating(denoiser):
-            outputs.append(model.call(denoiser, *inputs, conditions).float())
-    expected, output = outputs
-    difference = (expected - output).abs().max().item()
-    limit = tolerance * expected.abs().max().item()
-    if not difference <= limit:  # also when it is NaN
-        raise ExportError(
-            f"the export to {folder}, loaded again, differs from the trained model by "
-            f"{difference:.3g} (limit {limit:.3g}); nothing was written"
-        )
+        found = model.attach_lora(folder, model.denoiser)
+        if not found.text_parts and lora.adapters(model.denoiser) == before:
+            raise ValueError(f"the LoRA in {folder} has no weights for this model")
+        model.use_text_lora(found)

@@ -38,7 +38,8 @@ def encoders(model: Model) -> dict[str, str]:
         for part, tokenizer in zip(model.text_parts, model.tokenizers, strict=True)
         if part.is_chat
     }
-    return {"family": model.name, **digests, **templates, **chats, **model.text_settings()}
+    lora = {} if model.text_lora is None else {"text_lora": file_digest(model.text_lora.path)}
+    return {"family": model.name, **digests, **templates, **chats, **model.text_settings(), **lora}
 
 
 def denoiser(model: Model) -> dict[str, str]:

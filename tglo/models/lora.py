@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 ADAPTER = "default"
+REFERENCE = "reference"
+"""The adapter with the weights that training started from, where the reference has a LoRA too."""
 
 
 def add(
@@ -56,6 +59,34 @@ def attach(denoiser: Any, config: LoraConfig, seed: int = 0) -> None:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
+def start(
+    denoiser: Any, config: LoraConfig, weights: dict[str, Tensor], dropout: float, seed: int
+) -> None:
+    """Freeze the denoiser and add a LoRA with these weights (by `state_dict`'s names), trainable, in float32."""
+    if has(denoiser):
+        raise ValueError("the model already has a LoRA; load it again to add another")
+    config = copy.deepcopy(config)
+    config.lora_dropout, config.inference_mode = dropout, False
+    denoiser.requires_grad_(False)
+    attach(denoiser, config, seed)
+    load_state_dict(denoiser, {name: weight.float() for name, weight in weights.items()})
+
+
+def keep_reference(denoiser: Any) -> None:
+    """Keep the LoRA's weights as they are now in a second adapter, for `reference_on`."""
+    weights, kept = state_dict(denoiser), copy.deepcopy(config(denoiser))
+    kept.lora_dropout = 0.0
+    with torch.random.fork_rng():
+        denoiser.add_adapter(kept, adapter_name=REFERENCE)
+    for name, parameter in denoiser.named_parameters():
+        if f".{REFERENCE}." in name:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    set_peft_model_state_dict(denoiser, weights, adapter_name=REFERENCE)
+    denoiser.set_adapter(ADAPTER)
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_("lora_" in name and f".{ADAPTER}." in name)
+
+
 def adapters(denoiser: Any) -> list[str]:
     return list(getattr(denoiser, "peft_config", None) or {})
 
@@ -65,8 +96,12 @@ def has(denoiser: Any) -> bool:
 
 
 def parameters(denoiser: nn.Module) -> list[nn.Parameter]:
-    """Return the LoRA weights, in the order of the module."""
-    return [p for name, p in denoiser.named_parameters() if "lora_" in name]
+    """Return the LoRA weights that are trained, in the order of the module."""
+    return [
+        p
+        for name, p in denoiser.named_parameters()
+        if "lora_" in name and f".{REFERENCE}." not in name
+    ]
 
 
 def config(denoiser: Any) -> LoraConfig:
@@ -113,3 +148,21 @@ def adapters_off(denoiser: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+def has_reference(denoiser: Any) -> bool:
+    return REFERENCE in adapters(denoiser)
+
+
+@contextmanager
+def reference_on(denoiser: Any) -> Iterator[None]:
+    """Make the LoRA layers compute with the weights that training started from, inside; see `keep_reference`."""
+    layers = [m for m in denoiser.modules() if isinstance(m, BaseTunerLayer)]
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = [REFERENCE]
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active

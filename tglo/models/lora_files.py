@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
-from diffusers.utils import convert_state_dict_to_diffusers, logging
+from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors import safe_open
+from torch import Tensor
 
 from tglo.files import reading, write_tensors
 from tglo.models import lora
+from tglo.models.lora_reading import Found
+from tglo.models.lora_texts import TextLora
 
 
 def check(path: Path) -> None:
@@ -29,12 +33,19 @@ def check(path: Path) -> None:
             pass
 
 
-def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: str) -> None:
-    """Write a denoiser's LoRA by the pipeline's own `save_lora_weights`.
+def write_for_pipeline(
+    folder: Path,
+    denoiser: Any,
+    pipeline_class: Any,
+    part: str,
+    texts: Mapping[str, TextLora],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a denoiser's LoRA, and text encoders', by the pipeline's own `save_lora_weights`.
 
     part: the denoiser's name in the pipeline.
     """
-    weights = lora.state_dict(denoiser)
+    weights = _in(dtype, lora.state_dict(denoiser))
     if part == "unet":  # whose LoRAs have names of their own; a transformer's keep peft's
         weights = convert_state_dict_to_diffusers(weights)
     pipeline_class.save_lora_weights(
@@ -43,6 +54,8 @@ def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: s
             f"{part}_lora_layers": weights,
             # Without it a loader takes alpha = rank.
             f"{part}_lora_adapter_metadata": _sorted_sets(lora.config(denoiser).to_dict()),
+            **{f"{name}_lora_layers": text.diffusers(dtype) for name, text in texts.items()},
+            **{f"{name}_lora_adapter_metadata": text.settings() for name, text in texts.items()},
         },
     )
     # Again, because safetensors writes several entries of metadata in any order.
@@ -52,24 +65,7 @@ def write_for_pipeline(folder: Path, denoiser: Any, pipeline_class: Any, part: s
     write_tensors(folder / LORA_WEIGHT_NAME_SAFE, weights, metadata)
 
 
-def attach_by_pipeline(folder: Path, pipeline_class: Any, parts: Mapping[str, Any]) -> None:
-    """Load a folder's LoRA into a denoiser by the pipeline's own `load_lora_weights`.
-
-    parts: the denoiser, and whatever else the pipeline cannot be made without, by name.
-    """
-    names = pipeline_class._get_signature_keys(pipeline_class)[0]
-    # diffusers warns about each text encoder that the LoRA has no weights for.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        pipeline_class(**{**dict.fromkeys(names), **parts}).load_lora_weights(
-            folder, use_safetensors=True, local_files_only=True
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def write_for_denoiser(folder: Path, denoiser: Any) -> None:
+def write_for_denoiser(folder: Path, denoiser: Any, dtype: torch.dtype = torch.float32) -> None:
     """Write a denoiser's LoRA as its own `load_lora_adapter(folder, prefix=None)` takes it.
 
     diffusers' `save_lora_adapter` does the same with bytes that change: it writes sets in an order of the
@@ -77,7 +73,23 @@ def write_for_denoiser(folder: Path, denoiser: Any) -> None:
     """
     settings = _sorted_sets(lora.config(denoiser).to_dict())
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
-    write_tensors(folder / LORA_WEIGHT_NAME_SAFE, lora.state_dict(denoiser), metadata)
+    write_tensors(folder / LORA_WEIGHT_NAME_SAFE, _in(dtype, lora.state_dict(denoiser)), metadata)
+
+
+def _in(dtype: torch.dtype, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+def read_for_denoiser(path: Path, part: str) -> Found:
+    """Read what `write_for_denoiser` wrote, under the part's name."""
+    file = next(iter(sorted(path.glob("*.safetensors")))) if path.is_dir() else path
+    with reading(file, "LoRA", "export or download it again"), safe_open(file, "pt") as opened:
+        weights = {f"{part}.{name}": opened.get_tensor(name) for name in opened.keys()}
+        text = (opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
+        settings = None if text is None else json.loads(text)
+    if settings is not None:
+        settings = {f"{part}.{name}": value for name, value in settings.items()}
+    return Found(path, weights, None, settings)
 
 
 def _sorted_sets(values: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,12 @@ class ModelConfig:
     """LoRA scale is alpha / rank."""
     lora_dropout: float = 0.0
     """Dropout on the LoRA's input."""
+    lora: Path | None = None
+    """LoRA (file or folder, in diffusers' or kohya's layout) that training starts from, with its own rank and
+    alpha."""
+    lora_reference: Literal["start", "base"] = "start"
+    """start: the reference has that LoRA too, as where the images were made with it; base: it is the bare
+    model."""
     base_weights: BaseWeights = "default"
     """How the frozen weights below a LoRA are kept: default (fp32 in one process, as engine.precision
     with DeepSpeed), half (always as engine.precision), int8 or nf4 (8 or 4 bits, by bitsandbytes)."""

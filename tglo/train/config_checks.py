@@ -14,6 +14,7 @@ from tglo.plan.limits import zero_problem
 from tglo.redaction import refuse_url
 from tglo.settings import check_limits, nearest
 from tglo.threshold.baselines import check_baseline
+from tglo.train import starting_lora
 from tglo.train.config import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, reference_mode
 from tglo.train.config_limits import LIMITS
 
@@ -36,6 +37,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             "objective.reference = adapter-off needs model.train = lora; else use copy"
         )
+    starting_lora.check(config)
     _check_base(config)
     if data.stratified and not data.draws and reference_mode(config) != "cached":
         raise ValueError(
@@ -107,7 +109,7 @@ def _check_words(config: TrainConfig) -> None:
     for key in ("data.prompt_column", "data.image_column", "data.score_column", "output.project"):
         if not attrgetter(key)(config).strip():
             raise ValueError(f"{key} is empty; give a name, or leave the key out for its default")
-    for key in ("model.revision", "data.threshold", "data.reference_cache"):
+    for key in ("model.revision", "model.lora", "data.threshold", "data.reference_cache"):
         if attrgetter(key)(config) in ("", Path()):
             raise ValueError(f"{key} is empty; leave the key out to do without it")
     check_device_name(config.engine.device, "engine.device")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL.Image import Image
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import writing_folder
-from tglo.train import processes
+from tglo.train import card, processes
 from tglo.train.earlier import SAMPLES
 from tglo.train.run import Run
 from tglo.train.validation import validation_options
 
+Layout = Literal["diffusers", "kohya", "merged"]
 log = logging.getLogger("tglo")
 
 
@@ -96,14 +98,32 @@ def _png(image: Image) -> bytes:
     return content.getvalue()
 
 
-def export(run: Run, folder: Path, overwrite: bool = True) -> Path:
-    """Write the trained model to `folder`, re-loaded and compared first; collective."""
+def export(
+    run: Run,
+    folder: Path,
+    overwrite: bool = True,
+    layout: Layout = "diffusers",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write the trained model to `folder`, re-loaded and compared first; collective.
+
+    layout: of a LoRA, diffusers, kohya, or merged into a whole folder. dtype: see tglo.models.export. Beside
+    the weights lies a model card.
+    """
+    base = run.base.digests()
     weights: dict[str, Tensor] = run.ema.average if run.ema is not None else run.engine.state_dict()
 
     def write() -> None:
-        family = run.family
-        save = family.save_lora if run.config.model.train == "lora" else family.save
-        save(folder, state_dict=weights, overwrite=overwrite)
+        try:
+            beside = card.files(run, layout, base)
+        except (OSError, ValueError) as error:  # the weights matter more
+            log.warning("the export has no model card: %s", error)
+            beside = {}
+        options = {"state_dict": weights, "overwrite": overwrite, "dtype": dtype, "beside": beside}
+        if run.config.model.train == "lora" and layout != "merged":
+            run.family.save_lora(folder, layout=layout, **options)
+        else:
+            run.family.save(folder, **options)
 
     processes.on_main(write)
     log.info("exported to %s", folder)

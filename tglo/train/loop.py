@@ -150,10 +150,16 @@ def _step(
     return stopping, norm
 
 
-def export_run(folder: Path, output: Path) -> Path:
-    """Export the newest complete checkpoint of the run in `folder` to `output`.
+def export_run(
+    folder: Path,
+    output: Path,
+    layout: exporting.Layout = "diffusers",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Export the newest complete checkpoint of the run in `folder` to `output`; see `exporting.export`.
 
-    Start it with as many processes as the run had. ValueError if there is no such checkpoint.
+    Start it with as many processes as the run had. ValueError if there is no such checkpoint, or the run
+    trained no LoRA that could have this layout.
     """
     source = folder / "config.json"
     if not source.is_file():
@@ -162,13 +168,17 @@ def export_run(folder: Path, output: Path) -> Path:
     with reading(source, "run's configuration", "give the output folder of a run"):
         config = parse_config(read_json(source), str(source))
     config = replace(config, output=replace(config.output, folder=folder))  # wherever it lies now
+    if layout != "diffusers" and config.model.train != "lora":
+        raise ValueError(
+            f"layout is {layout}, of a LoRA, but the run in {folder} trained the whole model; leave it out"
+        )
     device = start_processes(config)
     with held(folder):
         run = prepare(config, device)
         try:
             if resume.load(run, to_export=True) == 0:
                 raise ValueError(f"{folder} has no complete checkpoint to export")
-            exporting.export(run, output, overwrite=False)
+            exporting.export(run, output, False, layout, dtype)
         finally:
             run.batches.close()
     return output

@@ -25,12 +25,13 @@ from tglo.models.execution import attention
 from tglo.models.execution.compiling import compile_denoiser
 from tglo.models.execution.modes import frozen_copy, set_channels_last
 from tglo.models.families.base import Family
+from tglo.models.lora_reading import Found
 from tglo.models.quantization import convert_weights, floating_dtype, floating_dtypes
 from tglo.objectives import OBJECTIVES, Objective, Settings
 from tglo.settings import QUANTIZED
 from tglo.threshold.frozen import Threshold
 from tglo.threshold.summary import Summary, describe
-from tglo.train import auto_checkpointing, processes
+from tglo.train import auto_checkpointing, processes, starting_lora
 from tglo.train.base_model import BaseModel
 from tglo.train.batches import Batches, Samples
 from tglo.train.checkpoint import Checkpoints
@@ -111,6 +112,7 @@ class _Data:
         self.digests = digests(self.manifest, self.threshold, self.cache, self.samples)
         if self.own_noise is not None:
             self.digests["noise"] = self.own_noise.digest()
+        self.digests |= starting_lora.digest(config)
 
 
 def _refuse_ranks_apart(data: _Data) -> None:
@@ -135,11 +137,15 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         log.info("%s", _summary(config, objective, threshold, scores, prompts))
         data.sampler.report(config.optimizer.steps)
 
-    family = processes.together(lambda: _family(config, device, data))
+    family, found = processes.together(lambda: _family(config, device, data))
     base = BaseModel(config, family)
-    copy = frozen_copy(family.denoiser) if mode == "copy" else None
+    bare = found is None or config.model.lora_reference == "base"
+    copy = frozen_copy(family.denoiser) if mode == "copy" and bare else None
     model = config.model
-    if model.train == "lora":
+    if found is not None:
+        config = starting_lora.start(config, family, found)
+        copy = frozen_copy(family.denoiser) if mode == "copy" and not bare else copy
+    elif model.train == "lora":
         family.add_lora(
             model.lora_rank, model.lora_alpha, dropout=model.lora_dropout, seed=config.seed
         )
@@ -189,8 +195,8 @@ def _reference(
             keep_products_in(copy, engine.dtype)
         return Reference(family.predict, copy)
     if mode == "adapter-off":
-        adapters_off = partial(lora.adapters_off, family.denoiser)
-        return Reference(family.predict, engine.module, adapters_off)
+        switch = lora.reference_on if lora.has_reference(family.denoiser) else lora.adapters_off
+        return Reference(family.predict, engine.module, partial(switch, family.denoiser))
     return None
 
 
@@ -266,9 +272,11 @@ def _draws(
     base = quantization.fingerprint(config.model.base_weights)
     # What was made with other choices than the defaults says so; caches made before there was a choice do not.
     choices = {name: "default" for name in ("timesteps", "guidance", "base_weights")}
-    choices |= {"noise": "fresh", "draws_of": "sample"}
+    choices |= {"noise": "fresh", "draws_of": "sample", "lora": "none"}
     defaults = {name: choices[name] for name in choices.keys() & errors.fingerprint.keys()}
-    errors.check({**defaults, **rule.fingerprint(), **base, "precision": config.engine.precision})
+    lora = starting_lora.reference_fingerprint(config)
+    precision = {"precision": config.engine.precision}
+    errors.check({**defaults, **rule.fingerprint(), **base, **lora, **precision})
     errors.check_inputs(cache, samples.ids, own_noise)
     return errors, rule
 
@@ -280,9 +288,9 @@ def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
     return drawer
 
 
-def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
-    """Load the model, check that cache and errors are its own, and arrange what policy and reference
-    share, on their device: attention and memory layout.
+def _family(config: TrainConfig, device: torch.device, data: _Data) -> tuple[Family, Found | None]:
+    """Load the model and the LoRA that training starts from, check that cache and errors are theirs, and arrange
+    what policy and reference share, on their device: attention and memory layout.
     """
     model, cache, errors = config.model, data.cache, data.errors
     encoders = bool(config.output.validation_prompts)
@@ -301,7 +309,8 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
         check_validation(config.output, family)
     family.set_timesteps(config.data.timesteps)
     family.set_loss_backend(config.objective.backend)
-    cache.check(fingerprint.encoders(family))
+    found = starting_lora.open_lora(config, family)
+    cache.check_encoders(fingerprint.encoders(family))
     if errors is not None:
         errors.check(fingerprint.denoiser(family))
     if model.base_weights in QUANTIZED:
@@ -313,4 +322,4 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> Family:
     set_channels_last(family.denoiser, channels_last)
     if config.output.export and processes.rank() == 0:
         family.check_export(config.output.folder / "export", whole=model.train != "lora")
-    return family
+    return family, found

@@ -63,6 +63,10 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
         words.append("the seeds of the images' noise")
     if "base" in differing and "base" in then:  # not where only the objective needs it now
         words.append("the base model's weights or schedule (model.path)")
+    if then.get("lora") != now.get("lora"):
+        words.append(
+            "the LoRA that training starts from, or what the reference has of it (model.lora)"
+        )
     return ", ".join(words)
 
 

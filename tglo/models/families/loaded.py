@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from tglo.models import folder, lora, lora_files, quantization
+from tglo.models import folder, quantization
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.encoders import Encoders, EncodersInTurn, TextEncoders
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
@@ -132,15 +132,19 @@ class Loaded(ABC):
         """Load the VAE or a text encoder onto the device."""
         return self.read_encoder(name).to(self.device)
 
-    def read_encoder(self, name: str) -> Any:
-        """Load the VAE or a text encoder into host memory, ready for use."""
+    def read_encoder(self, name: str, dtype: torch.dtype | None = None) -> Any:
+        """Load the VAE or a text encoder into host memory, ready for use; in the model's dtype by default."""
         with folder.understood(self.path / name, f"{name} of a {self.name} model"):
-            encoder = self._read_encoder(name, self.dtype)
+            encoder = self._read_encoder(name, dtype or self.dtype)
+        self._adapt(name, encoder)
         return encoder.eval().requires_grad_(False)
 
     def _read_encoder(self, name: str, dtype: torch.dtype) -> Any:
         dtype = self.codec.dtype(dtype) if name == self.vae_part else dtype
         return self._class_of(name).from_pretrained(self.path / name, dtype=dtype, **FROM_DISK)
+
+    def _adapt(self, name: str, encoder: Any) -> None:  # noqa: B027 (most need nothing)
+        """Change an encoder that was loaded."""
 
     def _training_schedule(self) -> Any:
         schedule = Schedule.from_scheduler(self.scheduler)
@@ -285,31 +289,6 @@ class Loaded(ABC):
     def quantize(self, kind: str, device: torch.device | str) -> None:
         """Freeze the denoiser and quantise its blocks' linear layers on a device; see tglo.models.quantization."""
         quantization.quantize(self.denoiser, kind, device)
-
-    def write_lora(self, folder: Path, denoiser: Any) -> None:
-        """Write a denoiser's LoRA as the pipeline's `load_lora_weights` takes it."""
-        lora_files.write_for_pipeline(folder, denoiser, self.pipeline_class, self.denoiser_part)
-
-    def attach_lora(self, folder: Path, denoiser: Any) -> None:
-        """Load a folder's LoRA into a denoiser as users do."""
-        parts = {self.denoiser_part: denoiser, "scheduler": self.scheduler}
-        lora_files.attach_by_pipeline(folder, self.pipeline_class, {**self.unused_parts, **parts})
-
-    def add_lora(
-        self,
-        rank: int,
-        alpha: float,
-        targets: Sequence[str] | None = None,
-        dropout: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        """Freeze the denoiser and add LoRA layers, zero at first; see tglo.models.lora."""
-        targets = targets or self.lora_targets
-        self._check_lora_targets(targets)
-        lora.add(self.denoiser, rank, alpha, targets, dropout, seed)
-
-    def _check_lora_targets(self, targets: Sequence[str]) -> None:  # noqa: B027 (most take any)
-        """Raise ValueError for a layer that can have no LoRA."""
 
     def need_encoders(self) -> None:
         """Raise RuntimeError unless VAE and text encoders are loaded."""

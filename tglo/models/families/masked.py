@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tglo import noise
-from tglo.models import lora_files
+from tglo.models import lora_files, lora_reading
 from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
 from tglo.models.families.loaded import FROM_DISK
@@ -202,18 +202,33 @@ class MaskedFamily(Family):
     def set_loss_backend(self, backend: str) -> None:
         self.denoiser.head.backend = backend
 
-    def write_lora(self, folder: Path, denoiser: Any) -> None:
+    def write_lora(
+        self,
+        folder: Path,
+        denoiser: Any,
+        layout: str = "diffusers",
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Write a LoRA for `pipe.transformer.load_lora_adapter(folder, prefix=None)`: the pipeline itself
         loads none.
         """
-        lora_files.write_for_denoiser(folder, denoiser)
+        lora_files.write_for_denoiser(folder, denoiser, dtype or torch.float32)
 
-    def attach_lora(self, folder: Path, denoiser: Any) -> None:
+    def attach_lora(self, folder: Path, denoiser: Any) -> lora_reading.Found:
         """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
+        found = lora_files.read_for_denoiser(folder, self.denoiser_part)
+        found.check(denoiser, self.denoiser_part, self.pipeline_class)
         denoiser.load_lora_adapter(folder, prefix=None, **FROM_DISK)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
+        return found
+
+    def read_lora(self, path: Path) -> lora_reading.Found:
+        lora_files.check(path)
+        found = lora_files.read_for_denoiser(path, self.denoiser_part)
+        found.check(self.denoiser, self.denoiser_part, self.pipeline_class)
+        return found
 
     def _check_lora_targets(self, targets: Sequence[str]) -> None:
         head = _name_of(self.denoiser, self.denoiser.head)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tglo import philox
 from tglo.data import ragged
 from tglo.models import samplers
-from tglo.models.families.loaded import Loaded
+from tglo.models.families.adapted import Adapted
 from tglo.models.quantization import floating_dtype
 from tglo.models.skeleton import Skeleton
 from tglo.models.text import tokenize
@@ -44,7 +44,7 @@ Denoiser = Callable[..., Any]
 """The denoiser's module or a wrapper of it (DDP, DeepSpeed engine), called as a function."""
 
 
-class Model(Loaded):
+class Model(Adapted):
     """A loaded model with all that its family states about itself."""
 
     sampler: ClassVar[samplers.Sampler] = staticmethod(samplers.denoise)

@@ -1,0 +1,125 @@
+"""What an export takes over from the base model's folder: all parts but the denoiser, and their index.
+
+With default arguments diffusers loads its own models in float32, and transformers a text encoder in the
+dtype that its configuration states. So that both are one, an export's configurations state float32: a text
+encoder stored in half precision stays as it is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from tglo.files import save_tensors, write_json
+from tglo.models import folder as folders
+from tglo.models.families.model import Model
+
+LINKED_BYTES = 16 * 1024**2
+"""Weights of this size and more are hard links to the base's files where the disk is the same."""
+_STATED = ("dtype", "torch_dtype")  # of transformers, and of its earlier versions
+
+
+def copy_parts(model: Model, target: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the files of all parts that the family knows, by their content; links stay behind.
+
+    dtype: that of the weights in them; as they are by default.
+    """
+    for file in other_files(model):
+        copied = target / file.relative_to(model.path)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        if dtype is not None and file.suffix == ".safetensors":
+            _convert(file, copied, dtype)
+        elif file.name == "config.json" and file.parent.parent == model.path:
+            _write_config(file, copied)
+        else:
+            _link_or_copy(file, copied)
+    if (model.path / folders.INDEX).is_file():
+        write_json(target / folders.INDEX, _index(model))
+
+
+def other_files(model: Model) -> list[Path]:
+    """Return the files of the folder that an export takes along: weights and texts, nothing that is run."""
+    return [
+        file
+        for name in folders.present_parts(model.path, type(model))
+        for file in folders.part_files(model.path, name)
+        if name != model.denoiser_part and file.suffix in (".safetensors", *folders.TEXTS)
+    ]
+
+
+def export_bytes(model: Model, dtype: torch.dtype = torch.float32) -> int:
+    """Return about how many bytes an export takes whose denoiser is in `dtype`."""
+    others = sum(file.stat().st_size for file in other_files(model))
+    # Of the folder's own weights, because those of the module may be sharded or gathered.
+    return others + dtype.itemsize * _elements(folders.weights(model.path / model.denoiser_part))
+
+
+def loaded_bytes(model: Model) -> int:
+    """Return how many bytes the whole folder takes when it is loaded with default arguments, in float32."""
+    files = [file for file in other_files(model) if file.suffix == ".safetensors"]
+    return 4 * _elements([*files, *folders.weights(model.path / model.denoiser_part)])
+
+
+def _elements(files: list[Path]) -> int:
+    count = 0
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+    return count
+
+
+def _convert(source: Path, target: Path, dtype: torch.dtype) -> None:
+    with safe_open(source, "pt") as weights:
+        metadata = weights.metadata()
+        tensors = {name: weights.get_tensor(name) for name in weights.keys()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.to(dtype)
+    save_tensors(tensors, target, metadata)
+
+
+def _write_config(source: Path, target: Path) -> None:
+    """Copy a part's configuration; that of a transformers model states float32."""
+    config = folders.read_config(source)
+    stated = [config[key] for key in _STATED if key in config]
+    if "_class_name" in config or "model_type" not in config or stated == ["float32"]:
+        shutil.copyfile(source, target)
+        return
+    config = {key: value for key, value in config.items() if key not in _STATED}
+    text = json.dumps({**config, "dtype": "float32"}, indent=2, ensure_ascii=False)
+    target.write_text(text + "\n", encoding="utf-8")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a large file a second name where it can have one, in the mode that a copy would have."""
+    source = source.resolve()
+    status = source.stat()
+    if status.st_size >= LINKED_BYTES:
+        mode = target.parent.stat().st_mode & 0o666
+        if status.st_mode & 0o777 == mode:
+            try:
+                os.link(source, target)
+                return
+            except OSError:  # another disk, one without links, or another user's file
+                pass
+    shutil.copyfile(source, target)
+
+
+def _index(model: Model) -> dict[str, Any]:
+    """Return the index of the export: as it was, without the parts that are not in it."""
+    kind, index = type(model), folders.read_index(model.path)
+    there = folders.present_parts(model.path, kind)
+    for name, entry in list(index.items()):
+        if isinstance(entry, list) and not name.startswith("_") and name not in there:
+            if name in kind.optional_parts():
+                index[name] = [None, None]
+            else:
+                del index[name]
+    return index

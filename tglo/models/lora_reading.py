@@ -1,0 +1,157 @@
+"""What a LoRA's file holds, by the pipeline's own reading of it, compared with the model before anything is attached.
+
+The pipeline knows the layouts: diffusers' (PEFT's names, with the adapter's settings in the file's header) and, of
+many models, kohya's (with an `.alpha` beside each pair of weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import convert_unet_state_dict_to_peft, logging
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from tglo.models import folder as folders
+
+READ = {"use_safetensors": True, "local_files_only": True}
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_NAMED = 3  # layers that an error names
+
+
+@dataclass(frozen=True)
+class Found:
+    """A LoRA's weights by diffusers' names, with the part of the pipeline in front ("unet.", "text_encoder.")."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    alphas: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+    def of(self, part: str) -> dict[str, Tensor]:
+        """Return a part's weights in PEFT's names, without the part's name."""
+        prefix = f"{part}."
+        mine = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
+        if mine and "lora_A" not in next(iter(mine)):
+            mine = convert_unet_state_dict_to_peft(mine)
+        return mine
+
+    @property
+    def text_parts(self) -> list[str]:
+        """The text encoders that it has weights for."""
+        names = {name.split(".")[0] for name in self.weights}
+        return sorted(name for name in names if name.startswith("text_encoder"))
+
+    def check(self, denoiser: nn.Module, part: str, pipeline_class: Any) -> None:
+        """Raise ValueError, with names and shapes, unless all of it belongs to this denoiser and its text encoders."""
+        texts = self.text_parts if hasattr(pipeline_class, "load_lora_into_text_encoder") else []
+        foreign = [n for n in self.weights if n.split(".")[0] not in (part, *texts)]
+        if foreign:
+            raise ValueError(
+                f"{self.path} has {len(foreign)} weights that match nothing in a pipeline of "
+                f"{type(denoiser).__name__}, such as {', '.join(foreign[:_NAMED])}; give a LoRA of this model's kind"
+            )
+        problems = list(_misfits(self.of(part), denoiser))
+        if problems:
+            raise ValueError(
+                f"{self.path} is a LoRA of another model: {len(problems)} of its layers do not fit this "
+                f"{type(denoiser).__name__}: {'; '.join(problems[:_NAMED])}. Give a LoRA of this base"
+            )
+
+
+def _misfits(weights: Mapping[str, Tensor], denoiser: nn.Module) -> Iterator[str]:
+    modules = dict(denoiser.named_modules())
+    for name, down in weights.items():
+        if not name.endswith(_A):
+            continue
+        layer = name.removesuffix(_A)
+        up = weights.get(layer + _B)
+        module = modules.get(layer)
+        if module is None:
+            yield f"there is no {layer}"
+        elif up is None:
+            yield f"{layer} has a lora_A and no lora_B"
+        elif (sides := _sides(module)) != (up.shape[0], down.shape[1]):
+            here = "no weights" if sides is None else f"{sides[0]} x {sides[1]}"
+            yield f"{layer} is {here} here and {up.shape[0]} x {down.shape[1]} there"
+
+
+def _sides(module: Any) -> tuple[int, int] | None:
+    """Return how many numbers a layer gives and takes."""
+    module = getattr(module, "base_layer", module)
+    for given, taken in (("out_features", "in_features"), ("out_channels", "in_channels")):
+        if hasattr(module, given):
+            return getattr(module, given), getattr(module, taken)
+    return None
+
+
+def read(path: Path, pipeline_class: Any, denoiser: Any, part: str) -> Found:
+    """Return what the pipeline reads, checked; ValueError for a LoRA of something else."""
+    found: list[Found] = []
+
+    def lora_state_dict(cls: Any, *arguments: Any, **options: Any) -> Any:
+        answer = pipeline_class.lora_state_dict.__func__(cls, *arguments, **options)
+        weights, *alphas, metadata = answer
+        found.append(Found(path, dict(weights), alphas[0] if alphas else None, metadata))
+        found[0].check(denoiser, part, pipeline_class)  # before anything else happens with them
+        return answer
+
+    overrides: dict[str, Any] = {
+        name: lambda *_, **__: None
+        for name in dir(pipeline_class)
+        if name.startswith("load_lora_into_")
+    }
+    overrides["lora_state_dict"] = classmethod(lora_state_dict)
+    made = type(pipeline_class.__name__, (pipeline_class,), overrides)
+    names = pipeline_class._get_signature_keys(pipeline_class)[0]
+    with quiet(), folders.understood(path, "LoRA of this model"):
+        made(**{**dict.fromkeys(names), part: denoiser}).load_lora_weights(path, **READ)
+    return found[0]
+
+
+def attach(found: Found, denoiser: Any, part: str, *, in_place: bool = True) -> None:
+    """Put a LoRA on the denoiser, as the pipeline does. in_place: False takes the file's tensors themselves."""
+    with folders.understood(found.path, "LoRA of this model"):
+        denoiser.load_lora_adapter(
+            found.weights,
+            prefix=part,
+            network_alphas=found.alphas,
+            metadata=found.metadata,
+            low_cpu_mem_usage=not in_place,
+        )
+
+
+def attach_to_encoder(found: Found, pipeline_class: Any, encoder: Any, part: str) -> None:
+    """Put a LoRA's weights for a text encoder on it, as the pipeline does."""
+    with folders.understood(found.path, "LoRA of this model"):
+        pipeline_class.load_lora_into_text_encoder(
+            found.weights,
+            network_alphas=found.alphas,
+            text_encoder=encoder,
+            prefix=part,
+            metadata=found.metadata,
+        )
+
+
+def config_of(found: Found, denoiser: Any, part: str) -> LoraConfig:
+    """Return rank, alpha and layers of a denoiser's LoRA, as diffusers makes them of the file."""
+    with torch.device("meta"):
+        skeleton = type(denoiser).from_config(denoiser.config)
+    attach(found, skeleton, part, in_place=False)
+    return next(iter(skeleton.peft_config.values()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers from warning about each text encoder that a LoRA has no weights for."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
