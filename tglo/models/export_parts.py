@@ -7,9 +7,9 @@ encoder stored in half precision stays as it is on the disk.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from tglo.files import save_tensors, write_json
 from tglo.models import folder as folders
 from tglo.models.families.model import Model
 
-LINKED_BYTES = 16 * 1024**2
-"""Weights of this size and more are hard links to the base's files where the disk is the same."""
+_FICLONE = 0x40049409
+"""Linux's request to let a file share another's blocks (btrfs, XFS, ZFS)."""
 _STATED = ("dtype", "torch_dtype")  # of transformers, and of its earlier versions
 
 
@@ -39,7 +39,7 @@ def copy_parts(model: Model, target: Path, dtype: torch.dtype | None = None) -> 
         elif file.name == "config.json" and file.parent.parent == model.path:
             _write_config(file, copied)
         else:
-            _link_or_copy(file, copied)
+            _clone_or_copy(file, copied)
     if (model.path / folders.INDEX).is_file():
         write_json(target / folders.INDEX, _index(model))
 
@@ -97,18 +97,17 @@ def _write_config(source: Path, target: Path) -> None:
     target.write_text(text + "\n", encoding="utf-8")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a large file a second name where it can have one, in the mode that a copy would have."""
-    source = source.resolve()
-    status = source.stat()
-    if status.st_size >= LINKED_BYTES:
-        mode = target.parent.stat().st_mode & 0o666
-        if status.st_mode & 0o777 == mode:
-            try:
-                os.link(source, target)
-                return
-            except OSError:  # another disk, one without links, or another user's file
-                pass
+def _clone_or_copy(source: Path, target: Path) -> None:
+    """Copy a file, without writing its bytes again where the file system shares them until one of both changes.
+
+    A hard link would do so on every disk, but a program that writes into the export would change the base.
+    """
+    with source.open("rb") as original, target.open("wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+            return
+        except OSError:  # another disk, or one that cannot
+            pass
     shutil.copyfile(source, target)
 
 
