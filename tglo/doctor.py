@@ -6,6 +6,7 @@ Nothing but torch is imported, and nothing raises when something is absent.
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
@@ -16,6 +17,8 @@ from functools import partial
 from importlib import metadata
 from typing import Literal, NamedTuple
 
+from tglo import plugins
+from tglo.console.verbosity import show
 from tglo.redaction import redacted
 
 Status = Literal["ok", "missing", "problem"]
@@ -33,6 +36,15 @@ PACKAGES = (
     ("xformers", ">=0.0.35", "another attention on a GPU; optional", "xformers"),
     ("bitsandbytes", ">=0.50", "8-bit AdamW, int8 and nf4 weights; optional", "bnb"),
 )
+
+
+# Group of other packages' entry points -> the module with tglo's own; the command line is there already.
+PLUGGED = {
+    "tglo.families": "tglo.models.registry",
+    "tglo.objectives": "tglo.objectives",
+    "tglo.rewards": "tglo.rewards",
+    "tglo.commands": "",
+}
 
 
 class Finding(NamedTuple):
@@ -180,6 +192,19 @@ def _self_check() -> Iterator[Finding]:
                         yield Finding(name, "ok", str(figure))
 
 
+def _plugins() -> Iterator[Finding]:
+    """Import what other packages offer; imports none of tglo's registries where nothing is offered."""
+    for group, home in PLUGGED.items():
+        offers = plugins.offered(group)
+        if offers and home:
+            importlib.import_module(home)
+        for name in offers:
+            problem = plugins.groups[group].problem(name) if group in plugins.groups else ""
+            label = f"{plugins.NOUNS[group]} {name}"
+            detail = problem or ", ".join(entry.value for entry in offers[name])
+            yield Finding(label, "problem" if problem else "ok", detail)
+
+
 def report() -> list[Finding]:
     """Return every finding, most basic first. A check that fails becomes a finding of its own."""
     from tglo.ops import OPERATORS
@@ -187,6 +212,7 @@ def report() -> list[Finding]:
     checks: list[tuple[str, Callable[[], Finding | Iterator[Finding] | None]]] = [
         ("Python", _python),
         *((package[0], partial(_package, *package)) for package in PACKAGES),
+        ("plugins", _plugins),
         *(("extension", _extension), ("GPU", _gpu), ("nvcc", _nvcc), ("TGLO_BACKEND", _forced)),
         ("self-check", _self_check),
         *(
@@ -208,14 +234,15 @@ def report() -> list[Finding]:
     return findings
 
 
-def print_report() -> None:
-    """Print the findings of `report` as a table, with each remedy below its line."""
+def print_report() -> list[Finding]:
+    """Print the findings of `report` as a table, with each remedy below its line; returns them."""
     from tglo import __version__
 
     findings = report()
     width = max(len(finding.name) for finding in findings)
-    print(f"tglo {__version__}")
+    show(f"tglo {__version__}")
     for finding in findings:
-        print(redacted(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}"))
+        show(redacted(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}"))
         if finding.remedy:
-            print(redacted(f"{'':<{width}}           -> {finding.remedy}"))
+            show(redacted(f"{'':<{width}}           -> {finding.remedy}"))
+    return findings

@@ -27,7 +27,7 @@ FLOORS = (
         "settings",
         "stopping",
     ),
-    ("files",),
+    ("console", "files", "plugins"),
     ("ops",),
     ("data", "threshold"),
     ("losses",),
@@ -44,9 +44,11 @@ FLOORS = (
     ("demo", "sweep"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 AT_THE_ROOT = {
+    "__main__",
     "batch_size",
     "cli",
     "columns",

@@ -126,11 +126,11 @@ class Panic(BaseException):
             SafetensorError("header too\n  large"),
             "SafetensorError: header too large (an error that",
         ),
-        (KeyError("unet"), "KeyError: 'unet' (an error that was not foreseen; TGLO_DEBUG=1 shows"),
+        (KeyError("unet"), "KeyError: 'unet' (an error that was not foreseen; -v shows where"),
         (AssertionError(), "AssertionError: no message (an error that was not foreseen"),
         (Panic("index out of bounds"), "Panic: index out of bounds (an error that"),
         (MemoryError(), "MemoryError: no message"),
-        (ValueError("steps is 0"), "ValueError: steps is 0"),
+        (ValueError("steps is 0"), "steps is 0"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -148,9 +148,12 @@ def test_whatever_comes_is_one_line(
     text = capsys.readouterr().err
     assert text.startswith(f"tglo: {said}") and text.count("\n") == 1
     assert ("not foreseen" in text) == (not isinstance(error, ValueError))
+    for arguments in (["plan", "-v"], ["--verbose", "plan"]):
+        assert cli.main(arguments) == 1
+        assert "Traceback" in (text := capsys.readouterr().err) and "in fail" in text
     monkeypatch.setenv("TGLO_DEBUG", "1")
     assert cli.main(["plan"]) == 1
-    assert "Traceback" in (text := capsys.readouterr().err) and "in fail" in text
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_wrong_key_on_the_command_line_names_the_file_and_the_nearest(

@@ -5,6 +5,7 @@ same command goes on.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,14 +142,19 @@ def test_training_is_stopped_in_start_up(make_config: Make, tmp_path: Path) -> N
     assert "the same command goes on" in output and not leftovers(tmp_path)
 
 
-def test_training_is_stopped_in_validation(make_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_training_is_stopped_in_validation(
+    number: int, status: int, make_config: Make, tmp_path: Path
+) -> None:
     validation = {"validation_prompts": ["a flower"], "validation_every": 1}
     config = make_config(optimizer={"steps": 10**6}, output={**validation, "validation_steps": 999})
     toml = str(write_toml(config, tmp_path / "run.toml"))
     process = start(tmp_path, "train", toml)
     metrics = config.output.folder / "metrics.jsonl"
-    output = stop_when(process, lambda: metrics.exists() and metrics.stat().st_size > 0)
-    assert process.returncode == 0 and "the same command goes on" in output, output
+    output = stop_when(process, lambda: metrics.exists() and metrics.stat().st_size > 0, number)
+    assert process.returncode == status and "the same command goes on" in output, output
+    if number == signal.SIGINT:
+        assert re.search(r"\ninterrupted after step \d+; the same command goes on\n$", output)
     assert any((config.output.folder / "checkpoints").glob("step-*"))
     assert not leftovers(tmp_path)
 

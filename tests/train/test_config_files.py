@@ -65,6 +65,8 @@ def test_an_objective_has_its_own_table() -> None:
     [
         ({"objective": {"temprature": 1}}, r"objective\.temprature; nearest: temperature"),
         ({"objective": {"positive_weigth": 1}}, r"nearest: .*kto\.positive_weight"),
+        ({"optimizer": {"beta": 1}}, r"unknown key optimizer\.beta; there is objective\.beta"),
+        ({"learning_rate": 1}, r"unknown key learning_rate; there is optimizer\.learning_rate"),
         ({"objectve": {}}, r"unknown key objectve; nearest: objective"),
         ({"optimizer": {"steps": "many"}}, r"Expected `int`, got `str` - at `\$\.optimizer\.steps"),
         ({"model": {"train": "adapter"}}, r"model\.train is 'adapter'; valid: full, lora"),

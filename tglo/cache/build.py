@@ -33,6 +33,7 @@ from tglo.cache.index import complete_cache
 from tglo.cache.shards import Record, Shard
 from tglo.cache.sources import Sources
 from tglo.cache.work import Finished, Job, Made, Part, ShardReport, make_shards
+from tglo.console.verbosity import bar_hidden
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, Row
@@ -147,7 +148,7 @@ def build_cache(
             "text": Job([*prompts], split, make_text, lambda keys, shard: True),
             "latents": Job([*rows], split, images.make, images.is_current),
         }
-        bar = {"desc": "cache", "unit": "item", "disable": not progress or rank != 0}
+        bar = {"desc": "cache", "unit": "item", "disable": bar_hidden(progress and rank == 0)}
         last = LAST, FORMAT, VERSIONS
         report = make_shards(
             folder, last, fingerprint, jobs, finish, aside.accept, rank=rank, world_size=world_size, bar=bar

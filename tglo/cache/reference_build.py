@@ -19,6 +19,7 @@ from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference import FORMAT, LAST, VERSIONS, ReferenceErrors
 from tglo.cache.shards import Shard, entry
 from tglo.cache.work import Finished, Job, Made, ShardReport, make_shards
+from tglo.console.verbosity import bar_hidden
 from tglo.data.errors import CacheError
 from tglo.files import DamagedFile, write_sealed
 
@@ -96,7 +97,7 @@ def build_reference_errors(
         ]
 
     ids = cache.sample_ids().tolist()
-    bar = {"desc": "reference", "unit": "sample", "disable": not progress or rank != 0}
+    bar = {"desc": "reference", "unit": "sample", "disable": bar_hidden(progress and rank == 0)}
     report = make_shards(
         folder,
         (LAST, FORMAT, VERSIONS),

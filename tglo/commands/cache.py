@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from tglo.console.verbosity import show
 from tglo.settings import ClipOptions, ManifestOptions, Precision, ReferenceOptions
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def cache(
     draws_of: Literal["sample", "prompt"] = "sample",
     forward: OmitArgPrefixes[ReferenceOptions] = ReferenceOptions(),
     reference_output: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
 
     With --reference also run the untrained denoiser over all draws once, so that training needs no
@@ -85,6 +86,8 @@ def cache(
         forward: How the reference is computed.
         reference_output: Folder for the reference's errors; OUTPUT/reference by default.
     """
+    from dataclasses import asdict
+
     from tglo.cache.drawer import DrawRule
     from tglo.cache.make import (
         build,
@@ -94,6 +97,7 @@ def cache(
         wait_for_latents,
     )
 
+    result: dict[str, Any] = {"output": output}
     own_noise = None
     if reference and noise == "own":
         own_noise = find_own_noise(model, manifest, revision=revision, reading=reading)
@@ -121,27 +125,30 @@ def cache(
             vae_tiling=vae_tiling,
             lora=lora,
         )
-        print(report)
+        show(str(report))
+        result |= {"latents": asdict(report)}
         complete = report.complete
     if reference:
         if not complete:
             wait_for_latents(output, is_made)
-        print(
-            build_reference(
-                model,
-                output,
-                reference_output or output / "reference",
-                DrawRule(
-                    seed, caption_dropout, draws, stratified, timesteps, guidance, noise, draws_of
-                ),
-                forward,
-                own_noise=own_noise,
-                lora=lora,
-                revision=revision,
-                batch_size=batch_size,
-                device=device,
-            )
+        errors = build_reference(
+            model,
+            output,
+            reference_output or output / "reference",
+            DrawRule(
+                seed, caption_dropout, draws, stratified, timesteps, guidance, noise, draws_of
+            ),
+            forward,
+            own_noise=own_noise,
+            lora=lora,
+            revision=revision,
+            batch_size=batch_size,
+            device=device,
         )
+        show(str(errors))
+        result |= {"reference": asdict(errors)}
+        complete = errors.complete
+    return result | {"complete": complete}
 
 
 def flags_of(config: TrainConfig) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from tglo.console.verbosity import note, show
 from tglo.settings import FrameOptions, Precision, SamplingOptions
 
 
@@ -29,7 +30,7 @@ def evaluate(
     resamples: int = 2000,
     device: str = "auto",
     dtype: Precision = "fp32",
-) -> None:
+) -> dict[str, Any]:
     """Compare trained models of images or videos with their base by several scorers, under the same prompts
     and seeds.
 
@@ -93,6 +94,8 @@ def evaluate(
         rank=rank,
         world_size=world_size,
     )
-    if content is not None:
-        print((output / "tables.md").read_text())
-        print(f"wrote {output}/report.html, tables, pictures and evaluation.json")
+    if content is None:
+        return {"output": output, "complete": False}
+    show((output / "tables.md").read_text())
+    note(f"wrote {output}/report.html, tables, pictures and evaluation.json")
+    return {"output": output, "complete": True, **content}

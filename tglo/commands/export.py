@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
+
+from tglo.console.verbosity import note
 
 
 def export(
@@ -13,7 +15,7 @@ def export(
     output: Path,
     layout: Literal["diffusers", "kohya", "merged"] = "diffusers",
     dtype: Literal["trained", "fp32", "bf16", "fp16"] = "trained",
-) -> None:
+) -> dict[str, Any]:
     """Export the newest checkpoint of a run: a diffusers folder, or a LoRA.
 
     Args:
@@ -28,4 +30,6 @@ def export(
     from tglo.train.loop import export_run
 
     chosen = None if dtype == "trained" else DTYPES[dtype]
-    print(f"wrote {export_run(run, output, layout, chosen)}")
+    written = export_run(run, output, layout, chosen)
+    note(f"wrote {written}")
+    return {"output": written}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
+from tglo.console.verbosity import note
 from tglo.settings import Offload, Precision, SamplingOptions
 
 
@@ -65,6 +66,6 @@ def generate(
         world_size=world_size,
     )
     if manifest.exists():
-        print(f"wrote {manifest}")
+        note(f"wrote {manifest}")
     else:
-        print(f"process {rank} is done; the one that ends last writes {manifest}")
+        note(f"process {rank} is done; the one that ends last writes {manifest}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import OmitArgPrefixes
 
+from tglo.console.verbosity import show
 from tglo.plan.options import Options
 
 if TYPE_CHECKING:
@@ -34,22 +35,20 @@ PUBLISHED = {
 """Hub id -> the architecture that is known without its files."""
 
 
-def plan(options: OmitArgPrefixes[Options] = Options(), json: bool = False) -> None:
+def plan(options: OmitArgPrefixes[Options] = Options()) -> dict[str, Any]:
     """Work out memory, communication and ZeRO stage of a run before there is a GPU.
 
     tglo plan RUN.toml takes from the run's file all that is not hardware; flags after it win.
 
     Args:
         options: The run.
-        json: Print all numbers as JSON instead of tables.
     """
-    from json import dumps
-
     from tglo.plan.planner import plan as work_out
     from tglo.plan.text import as_json, report
 
     answer = work_out(options)
-    print(dumps(as_json(answer), indent=1) if json else report(answer))
+    show(report(answer))
+    return as_json(answer)
 
 
 def flags_of(config: TrainConfig) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
+from tglo.console.verbosity import note
 from tglo.settings import FrameOptions, ManifestOptions, Precision
 
 
@@ -23,7 +24,7 @@ def score(
     source_rate: float | None = None,
     device: str = "auto",
     dtype: Precision = "fp32",
-) -> None:
+) -> dict[str, Any]:
     """Score a manifest's images or videos; writes the manifest with a column per scorer, and score.
 
     For example: tglo score data/manifest.csv --scorer hpsv2 --scorer clip=./clip-vit-large-patch14
@@ -57,6 +58,7 @@ def score(
         dtype: Of the reward models.
     """
     from tglo.devices import process
+    from tglo.rewards import named_scorers
     from tglo.rewards.scoring import score_share
 
     rank, world_size = process()
@@ -77,6 +79,8 @@ def score(
         world_size=world_size,
     )
     if written is not None:
-        print(f"wrote {written}")
+        note(f"wrote {written}")
     else:
-        print(f"process {rank} is done; the one that ends last writes the output")
+        note(f"process {rank} is done; the one that ends last writes the output")
+    names = list(named_scorers(scorer))
+    return {"output": written, "scorers": names, "complete": written is not None}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from tglo.console.verbosity import note, show
 from tglo.settings import Precision, SamplingOptions
 
 
@@ -53,5 +54,5 @@ def sweep(
     if prompts is not None:
         samples = Sampling(prompts, scorer, count, sampling, batch_size, seed, device, dtype)
     run(load_config(config), parse_variations(vary), output, sampling=samples, launch=launch)
-    print((output / "sweep.md").read_text())
-    print(f"wrote {output}/sweep.csv, sweep.md, sweep.json and sweep.png")
+    show((output / "sweep.md").read_text())
+    note(f"wrote {output}/sweep.csv, sweep.md, sweep.json and sweep.png")

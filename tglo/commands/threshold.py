@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from tglo.console.verbosity import note, show
 from tglo.settings import ManifestOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def threshold(
     proxy: Path | None = None,
     cache: Path | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
-) -> None:
+) -> dict[str, Any]:
     """Estimate the threshold of a scored manifest, show what it does, and freeze it.
 
     Args:
@@ -68,8 +69,9 @@ def threshold(
     )
     summary = describe(training.scores(), frozen, confidence, training.prompts())
     frozen.save(output)
-    print(summary)
-    print(f"wrote {output}")
+    show(str(summary))
+    note(f"wrote {output}")
+    return {"output": output, **asdict(summary)}
 
 
 def _embeddings(folder: Path) -> Embed:

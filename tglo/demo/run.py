@@ -29,7 +29,6 @@ from tglo.demo.settings import BATCH, EVALUATION_SEED, MODELS, QUICK, SCORER, SE
 from tglo.files import claim_folder
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
-from tglo.stopping import Stopped
 from tglo.threshold.frozen import estimate
 from tglo.threshold.summary import Summary, describe
 from tglo.train import load_config, train
@@ -181,8 +180,8 @@ def _train(demo: Demo, objective: str) -> tuple[Path, list[dict[str, float]]]:
     config = demo.output / f"{objective}.toml"
     config.write_text(settings.toml(demo, objective))
     result = train(load_config(config))
-    if result.export is None:
-        raise Stopped("a signal")
+    result.raise_if_stopped()
+    assert result.export is not None
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     return result.export, [json.loads(line) for line in lines]
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from tglo import models
 from tglo.batch_size import BatchSize
+from tglo.console.verbosity import bar_hidden
 from tglo.data.decoding import need_pyav
 from tglo.data.manifest import FAMILY, SEED, Row, sample_id, write_manifest
 from tglo.devices import DTYPES, process_device
@@ -168,7 +169,8 @@ def generate_images(
                 family.load_lora(lora)
             if offload != "none":
                 offloading.offload(family, offload, place)
-            with tqdm(total=len(mine), desc="samples", disable=not progress or rank != 0) as bar:
+            hidden = bar_hidden(progress and rank == 0)
+            with tqdm(total=len(mine), desc="samples", disable=hidden) as bar:
                 for made in _make(family, mine, prefix, seed, sizes, folder, options):
                     bar.update(made)
             family.prompts.report()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -25,13 +26,14 @@ from tglo.models.families.stable_diffusion_3 import StableDiffusion3
 from tglo.models.families.wan import Wan
 from tglo.models.families.z_image import ZImage
 from tglo.models.skeleton import Skeleton
+from tglo.plugins import Registry, subclass_of
 from tglo.redaction import redacted, refuse_url
 
 log = logging.getLogger(__name__)
 
 # Pipeline class in a folder's model_index.json -> family. Meissonic's own pipeline is no part of
 # diffusers, and its folders are known by their transformer.
-FAMILIES: dict[str, type[Family]] = {
+_OWN: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "FluxPipeline": Flux,
@@ -46,6 +48,8 @@ FAMILIES: dict[str, type[Family]] = {
     "AmusedPipeline": Amused,
     "Meissonic": Meissonic,
 }
+FAMILIES: Registry[type[Family]] = Registry("tglo.families", _OWN, subclass_of(Family))
+"""With those of other packages (tglo.plugins)."""
 
 _LOCAL = ("./", "../", "/", "~/")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -144,14 +148,15 @@ def family_of(path: Path) -> type[Family]:
                 "along; such code is never run"
             )
     pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str) or pipeline not in FAMILIES:
-        nearest = difflib.get_close_matches(str(pipeline), FAMILIES, n=1)
+    found = FAMILIES.find(pipeline) if isinstance(pipeline, str) else None
+    if found is None:
+        nearest = difflib.get_close_matches(str(pipeline), FAMILIES.known(), n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""
         raise ValueError(
             f"{path}: unknown pipeline class {pipeline!r}{hint}; "
-            f"supported are {', '.join(FAMILIES)}"
+            f"supported are {', '.join(FAMILIES.known())}"
         )
-    return FAMILIES[pipeline].for_index(index)
+    return found.for_index(index)
 
 
 def skeleton_of(model: str) -> Skeleton:
@@ -159,11 +164,13 @@ def skeleton_of(model: str) -> Skeleton:
 
     ValueError if no family knows that name, or a folder of that name.
     """
-    for family in FAMILIES.values():
+    tried = []
+    for _, family in chain(FAMILIES.items(), FAMILIES.plugins.working()):
         found = family.skeleton(model)
         if found is not None:
             return found
-    names = [name for family in FAMILIES.values() for name in family.published]
+        tried.append(family)
+    names = [name for family in tried for name in family.published]
     raise ValueError(
         f"model {model!r} is neither one of {', '.join(names)} nor a diffusers folder "
         "with the configurations of its denoiser (unet or transformer) and its vae"

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from tglo.console.verbosity import bar_hidden
 from tglo.data import ragged
 from tglo.data.video import Video
 from tglo.models.execution.modes import evaluating
@@ -63,7 +64,7 @@ def generate(
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     known: dict[str, Tensors] = {}
     images: list[Any] = []
-    bar = tqdm(total=len(prompts), desc="images", disable=not progress)
+    bar = tqdm(total=len(prompts), desc="images", disable=bar_hidden(progress))
     with evaluating(denoiser), bar:
         off = options.guidance <= model.least_guidance or model.guidance_in_model
         guidance = None if off else options.guidance

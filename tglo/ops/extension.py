@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from tglo.console import shadowing
 from tglo.ops import library  # noqa: F401  (defines what the extension is asked)
 
 INTERFACE_VERSION = 6
@@ -37,6 +38,8 @@ def load() -> Extension:
     """Load the extension; never raises, because every operator also runs on plain PyTorch."""
     spec = importlib.util.find_spec("tglo._C")
     if spec is None or spec.origin is None:
+        if hidden := shadowing.problem():
+            return Extension(False, "", "", (), hidden, shadowing.REMEDY)
         return Extension(False, "", "", (), "tglo/_C.so was not built", REINSTALL)
     path = spec.origin
     try:

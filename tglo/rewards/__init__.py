@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tglo.devices import DTYPES, process_device
+from tglo.plugins import Plugins, can_be_called
 from tglo.rewards import programmatic
 from tglo.rewards.mixture import mix, parse_mixture
 from tglo.rewards.score import Scorer, score_manifest
@@ -73,6 +74,12 @@ PACKAGED: dict[str, tuple[str, str]] = {
 }
 
 
+PLUGINS = Plugins(
+    "tglo.rewards", lambda: {*SCORERS, *MODELS, *VIDEO_MODELS, *PACKAGED}, can_be_called
+)
+"""Those of other packages: a scorer, or a subclass of `tglo.rewards.model.RewardModel`."""
+
+
 def scorer_name(text: str) -> str:
     """Return a scorer's name, which is also its column: the text for `load_scorer` without places."""
     if is_served(text):
@@ -119,23 +126,32 @@ def load_scorer(text: str, *, device: str = "auto", dtype: str = "fp32") -> Scor
         return _import(text)
     models = {**MODELS, **VIDEO_MODELS}
     if name in models:
-        name, places = parse(text)
-        where = process_device(device)
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
-        model = _imported(name, models[name], "rewards")
-        return model(locate(name, places, model.parts), where, DTYPES[dtype])
-    if name not in (*SCORERS, *PACKAGED):
-        known = sorted([*SCORERS, *PACKAGED, *models])
+        return _model(_imported(name, models[name], "rewards"), text, device, dtype)
+    plugin = None if name in {*SCORERS, *PACKAGED} else PLUGINS.find(name)
+    if isinstance(plugin, type) and hasattr(plugin, "parts"):
+        return _model(plugin, text, device, dtype)
+    if plugin is None and name not in (*SCORERS, *PACKAGED):
+        known = sorted([*SCORERS, *PACKAGED, *models, *PLUGINS.names()])
         raise ValueError(
             f"there is no scorer {name!r}{did_you_mean(name, known)}; known are {known}, "
             'or give your own as "package.module:function"'
         )
     if text != name:
         raise ValueError(f"scorer {name} has no files to name, got {text!r}; give {name} alone")
+    if plugin is not None:
+        return cast(Scorer, plugin)
     if name in PACKAGED:
         return _imported(name, *PACKAGED[name], make=True)
     return SCORERS[name]
+
+
+def _model(model: Any, text: str, device: str, dtype: str) -> Scorer:
+    """Return a reward model, read from the files that its text names or the hub has."""
+    name, places = parse(text)
+    where = process_device(device)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    return cast(Scorer, model(locate(name, places, model.parts), where, DTYPES[dtype]))
 
 
 def _imported(name: str, place: str, extra: str, make: bool = False) -> Any:

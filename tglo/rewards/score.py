@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tglo.batch_size import BatchSize
+from tglo.console.verbosity import bar_hidden
 from tglo.data.errors import ImageError, ManifestError
 from tglo.data.frames import FrameFolder
 from tglo.data.images import decode_image
@@ -143,7 +144,7 @@ def score_rows(
     try:
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(desc="score", unit="sample", total=len(rows), disable=not progress) as bar,
+            tqdm(desc="score", unit="sample", total=len(rows), disable=bar_hidden(progress)) as bar,
         ):
             large = any(map(takes_videos, scorers.values()))
             inputs, ahead = (

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tglo.files import read_json, read_sealed, reading, write_json, write_sealed
-from tglo.stopping import Stopped
 from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
 from tglo.sweep.sampling import Sampling, sample_scores
@@ -133,8 +132,7 @@ def _samples_folder(folder: Path, sampling: Sampling) -> Path:
 
 def _train(point: Point, launch: str) -> None:
     if not launch:
-        if not train(point.config).finished:
-            raise Stopped("a signal")
+        train(point.config).raise_if_stopped()
         return
     folder = point.config.output.folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tglo.train.config import TrainConfig
+from tglo.train.config import (
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    OutputConfig,
+    TrainConfig,
+)
 from tglo.train.config_files import load_config
+from tglo.train.config_types import objective_config
 
 if TYPE_CHECKING:
     from tglo.train.loop import TrainResult
 
-__all__ = ["TrainConfig", "load_config", "train"]
+__all__ = [
+    "DataConfig",
+    "EngineConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "OutputConfig",
+    "TrainConfig",
+    "load_config",
+    "objective_config",
+    "train",
+]
 
 
 def train(config: TrainConfig) -> TrainResult:

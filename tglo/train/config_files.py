@@ -15,6 +15,7 @@ from tglo.files import reading
 from tglo.redaction import redacted_plain, refuse_url
 from tglo.settings import nearest
 from tglo.train.config import TrainConfig
+from tglo.train.config_types import config_type
 from tglo.train.recipes import expanded, with_recipe
 
 # Keys of older files -> where they stand now.
@@ -51,9 +52,10 @@ def parse_config(data: dict[str, Any], source: str = "config") -> TrainConfig:
         raise ValueError(f"{source} is nested too deeply for a configuration") from None
     refuse_url(str(_at(data, "model", "path")), f"{source}: model.path")
     data = expanded(with_moved_keys(data, source))
-    _refuse_unknown(data, TrainConfig, "", source)
+    kind = config_type(data)
+    _refuse_unknown(data, kind, "", source)
     try:
-        return msgspec.convert(data, TrainConfig, strict=True, dec_hook=_decode)
+        return msgspec.convert(data, kind, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -125,7 +127,7 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
             moved = [
                 k.removeprefix(prefix) for k in MOVED.values() if prefix and k.startswith(prefix)
             ]
-            hint = nearest(key, [*fields, *moved])
+            hint = _elsewhere(key, prefix) or nearest(key, [*fields, *moved])
             raise ValueError(f"{source}: unknown key {prefix}{key}; {hint}")
         default = fields[key].default_factory
         if dataclasses.is_dataclass(default):
@@ -135,6 +137,18 @@ def _refuse_unknown(data: dict[str, Any], kind: type, prefix: str, source: str) 
         choices = _choices(kinds[key])
         if choices and isinstance(value, str) and value not in choices:
             raise ValueError(f"{source}: {prefix}{key} is {value!r}; {nearest(value, choices)}")
+
+
+def _elsewhere(key: str, prefix: str) -> str:
+    """Return a hint at the sections that have a key of this name; "" if there are none."""
+    found = [
+        f"{section.name}.{key}"
+        for section in dataclasses.fields(TrainConfig)
+        if dataclasses.is_dataclass(section.default_factory)
+        and prefix != f"{section.name}."
+        and key in {f.name for f in dataclasses.fields(section.default_factory)}
+    ]
+    return f"there is {' and '.join(found)}" if found else ""
 
 
 def _choices(kind: Any) -> list[str]:

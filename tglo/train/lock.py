@@ -48,6 +48,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int | None = None
+        """The signal that asked."""
         self._deferring = False
         self._before: dict[int, Any] = {}
 
@@ -77,4 +79,4 @@ class StopSignal:
         elif number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
         else:
-            self.asked = True
+            self.asked, self.number = True, number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tglo.cache.verify import Verification
 from tglo.files import need_free, read_json, reading, write_json
 from tglo.objectives.micro_batch import BatchIds
+from tglo.stopping import Stopped
 from tglo.train import export as exporting
 from tglo.train import processes, resume
 from tglo.train.config import TrainConfig
@@ -41,6 +43,15 @@ class TrainResult:
     """The exported folder or LoRA, if the run finished and was to write one."""
     metrics: dict[str, float]
     """The last line of metrics.jsonl."""
+    stopped_by: int | None = None
+    """The signal to this process that stopped the run."""
+
+    def raise_if_stopped(self) -> None:
+        """Raise KeyboardInterrupt after Ctrl-C, and Stopped after another signal or another rank's."""
+        if self.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.finished:
+            raise Stopped("a signal")
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -90,10 +101,13 @@ def train(config: TrainConfig) -> TrainResult:
         finished, export = step >= total, None
         if not finished:
             how = "" if config.output.resume else " without --output.no-resume"
-            log.warning("stopped by a signal after step %d; the same command%s goes on", step, how)
+            by = "interrupted" if stop.number == signal.SIGINT else "stopped by a signal"
+            log.warning("%s after step %d; the same command%s goes on", by, step, how)
         elif config.output.export:
             export = exporting.export(run, folder / "export")
-    return TrainResult(folder, step, finished, export, reports.last)
+    return TrainResult(
+        folder, step, finished, export, reports.last, None if finished else stop.number
+    )
 
 
 def _write_settings(run: Run) -> None:

@@ -70,4 +70,5 @@ def _applies(key: str, objective: object, threshold: object) -> bool:
     """Whether a recipe decides a key: weights of objectives that have some, the baseline unless a file has it."""
     if key == "data.baseline":
         return threshold is None
-    return isinstance(objective, str) and objective in OBJECTIVES and OBJECTIVES[objective].weighs
+    kind = OBJECTIVES.find(objective) if isinstance(objective, str) else None
+    return kind is not None and kind.weighs

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tglo.console.verbosity import bar_hidden
 from tglo.train import processes
 from tglo.train.config_files import to_plain
 from tglo.train.engines.optimizers import learning_rate
@@ -34,7 +35,7 @@ class Reports:
             total=config.optimizer.steps,
             initial=first,
             unit="step",
-            disable=not (main and config.output.progress),
+            disable=bar_hidden(main and config.output.progress),
         )
         path = config.output.folder / "metrics.jsonl"
         self._file = processes.on_main(lambda: MetricsFile(path, first))
