@@ -163,6 +163,9 @@ class ManifestOptions:
     """The manifest's column of scores, as data.score_column."""
     root: Path | None = None
     """Folder that the images lie in, if not the manifest's, as data.root."""
+    score_pattern: str | None = None
+    """Where file names of an image folder have their scores, as "*_{score}" for cat_7.5.png; as
+    data.score_pattern."""
 
 
 @dataclass(frozen=True)

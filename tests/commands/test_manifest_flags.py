@@ -84,3 +84,31 @@ def test_train_and_the_cache_of_a_runs_file(data, tmp_path, capsys):
     assert main(["train", str(config)]) == 1 and "no-such-model" in capsys.readouterr().err
     assert main(["train", str(config), "--data.root", str(tmp_path / "run")]) == 1
     assert "is absolute and outside the data folder" in capsys.readouterr().err
+
+
+def test_an_image_folder_with_scores_in_its_names_in_every_command(data, tmp_path, capsys):
+    root = data[1]
+    for n in range(2):
+        (root / f"{n}.png").rename(root / f"{n}_{n + 1}.5.png")
+        (root / f"{n}_{n + 1}.5.txt").write_text(f"number {n}")
+    pattern = ["--score-pattern", "*_{score}"]
+    assert main(["threshold", str(root), *pattern, "--output", str(tmp_path / "t.json")]) == 0
+    assert "threshold 2 " in capsys.readouterr().out
+
+    config = tmp_path / "run.toml"
+    text = CONFIG.format(manifest=root, folder=tmp_path, root=root)
+    for name in ("prompt", "image", "score"):
+        text = text.replace(f"{name}_column", f"#{name}_column")
+    config.write_text(text.replace("[data]", '[data]\nscore_pattern = "*_{score}"'))
+    assert flags_of(load_config(config))["reading"].score_pattern == "*_{score}"
+    assert main(["cache", str(config)]) == 1 and "no-such-model" in capsys.readouterr().err
+    rows = read_manifest(root, score_pattern="*_{score}")
+    build_cache(rows, tmp_path / "cache", FakeEncoder(), resolution=32, progress=False)
+    assert main(["train", str(config)]) == 1 and "no-such-model" in capsys.readouterr().err
+    config.write_text(text)
+    assert main(["train", str(config)]) == 1 and "has no score" in capsys.readouterr().err
+
+    assert main(["score", str(root), "--scorer", "ink"]) == 0
+    scored = read_manifest(root / "scored.csv")  # knows all that the next command needs
+    assert scored.prompts() == ["number 0", "number 1"]
+    assert scored.sample_ids().tolist() == rows.sample_ids().tolist()

@@ -154,7 +154,9 @@ def test_a_folder_that_is_given_as_the_manifest_is_no_video(tmp_path: Path) -> N
     """A manifest's own folder holds tars or a saved data set; folders of frames are named by rows."""
     frames(tmp_path / "a", 2)
     for folder in (tmp_path, tmp_path / "a"):
-        with pytest.raises(ManifestError, match=r"is not a manifest.*folders of frames.*rows.*CSV"):
+        with pytest.raises(
+            ManifestError, match=r"none has its prompt.*metadata\.csv.*folder of frames.*one video"
+        ):
             read_manifest(folder)
 
 

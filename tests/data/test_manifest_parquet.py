@@ -86,7 +86,6 @@ def test_bad_utf8_names_the_file_and_the_column(tmp_path, column):
         read_manifest(path)
 
 
-def test_images_in_the_file_have_a_remedy(tmp_path):
-    images = pa.array([{"bytes": b"x", "path": None}] * 2)
-    with pytest.raises(ManifestError, match=r"not paths.*save_to_disk\(FOLDER\)"):
-        read_manifest(write(tmp_path, image=images))
+def test_a_column_of_neither_paths_nor_images_is_refused(tmp_path):
+    with pytest.raises(ManifestError, match=r"neither paths nor images .*--image-column"):
+        read_manifest(write(tmp_path, image=pa.array([[1], [2]])))

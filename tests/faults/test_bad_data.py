@@ -365,7 +365,9 @@ def test_06_unknown_formats(tmp_path):
         read_manifest(tmp_path / "m.xlsx")
     with pytest.raises(ManifestError, match=r"there is no manifest .*m\.csv"):
         read_manifest(tmp_path / "m.csv")
-    with pytest.raises(ManifestError, match=r"neither .tar files nor the state.json"):
+    with pytest.raises(
+        ManifestError, match=r"no images with captions.*neither Parquet nor \.tar.*state\.json"
+    ):
         read_manifest(tmp_path)
     with pytest.raises(ManifestError, match="is compressed: decompress it"):
         read_manifest(tmp_path / "shard.tar.gz")

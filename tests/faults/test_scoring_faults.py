@@ -20,6 +20,7 @@ from tglo.data.manifest import Row, read_manifest, write_manifest
 from tglo.files.sealed import seal
 from tglo.rewards import score_manifest
 from tglo.rewards.scoring import score_file
+from tglo.settings import ManifestOptions
 
 
 class Counting:
@@ -165,10 +166,18 @@ def test_a_column_that_cannot_be_written_is_known_before_the_scorer_is(tmp_path)
 
 
 def test_a_column_in_the_way_is_known_before_the_scorer_is(tmp_path, capsys):
-    (tmp_path / "m.csv").write_text("text,image,prompt\na,1.png,b\n")
+    (tmp_path / "m.csv").write_text("text,image,prompt,other_prompt\na,1.png,b,c\n")
     command = ["score", str(tmp_path / "m.csv"), "--scorer", "no_such_module:x"]
     assert main([*command, "--prompt-column", "text"]) == 1
     assert "extra columns ['prompt'] would overwrite" in capsys.readouterr().err
+
+
+def test_a_column_that_has_the_name_of_the_chosen_one_is_kept_beside_it(tmp_path):
+    (tmp_path / "1.png").write_bytes(png())
+    (tmp_path / "m.csv").write_text("text,image,prompt\na,1.png,b\n")
+    reading = ManifestOptions(prompt_column="text")
+    row = read_manifest(score_file(tmp_path / "m.csv", "ink", reading=reading)).rows[0]
+    assert (row.prompt, row.extra["other_prompt"]) == ("a", "b")
 
 
 # Interruptions

@@ -55,7 +55,7 @@ def cache(
 
     Args:
         model: Pipeline folder (leading ./ or /) or hub id.
-        manifest: The manifest; scores are not needed yet.
+        manifest: The manifest, also a folder of images with captions; scores are not needed yet.
         output: Cache folder.
         resolution: Side of a square image in pixels.
         buckets: Keep aspect ratios, at about the same number of pixels; else crop to squares.
@@ -162,7 +162,11 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "lora": model.lora,
         "manifest": data.manifest if data.manifest != Path() else None,
         "reading": ManifestOptions(
-            data.prompt_column, data.image_column, data.score_column, data.root
+            data.prompt_column,
+            data.image_column,
+            data.score_column,
+            data.root,
+            data.score_pattern,
         ),
         "output": data.cache if data.cache != Path() else None,
         "markers": objective.markers,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
+
+from tglo.console.verbosity import show
 
 
 def push(
     folder: Positional[Path], repo: str, private: bool = False, revision: str | None = None
-) -> None:
+) -> dict[str, Any]:
     """Upload an export, with its model card, to the Hugging Face hub.
 
     The token comes from HF_TOKEN or `hf auth login`; HF_ENDPOINT names another hub.
@@ -22,4 +25,6 @@ def push(
     """
     from tglo.files.hub import push
 
-    print(f"pushed to {push(folder, repo, private=private, revision=revision)}")
+    address = push(folder, repo, private=private, revision=revision)
+    show(f"pushed to {address}")
+    return {"address": address}

@@ -34,7 +34,8 @@ def score(
     one that ends last writes the output. The same command goes on where it was stopped.
 
     Args:
-        manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set or tars.
+        manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set, tars, a folder
+            of images with captions, or hf://datasets/OWNER/NAME.
         scorer: Name of a built-in scorer (hpsv3, hpsv2, pickscore, imagereward, clip, aesthetic, ocr;
             ink, colourfulness, sharpness, compressibility; of videos videoreward, videoreward_vq,
             videoreward_mq, videoreward_ta), module:function taking (images, prompts), or (videos,

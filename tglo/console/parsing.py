@@ -89,7 +89,8 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, **options: Any) -> Any
 def flags_of(kind: Any, prog: str, **options: Any) -> list[str]:
     """Return the flags that the help of a command lists."""
     said, width = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "400"
+    # Where there is more room, tyro puts the boxes of a long help side by side.
+    os.environ["COLUMNS"] = "100"
     try:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             tyro.cli(kind, args=["--help"], prog=prog, **options)

@@ -1,4 +1,4 @@
-"""Reads the bytes of an image: a file in the data folder, a tar member, or a row of an Arrow file.
+"""Reads the bytes of an image: a file in the data folder, a tar member, or a row of an Arrow or Parquet file.
 
 A manifest names them as `photos/1.jpg`, `shard-000.tar#1.jpg`, `data-00000-of-00001.arrow#image/17`. A folder
 that is named so is a video (frames.py).
@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from tglo.data.errors import ImageError, ManifestError, reading_manifest
 from tglo.data.frames import FrameFolder, frame_names, rate_of
+from tglo.data.parquet_images import ParquetImages
 from tglo.data.roots import Root, why_refused
 
 if TYPE_CHECKING:
     import pyarrow
 
 MAX_BYTES = 64 * 2**20  # the most that one encoded image may have
-_REFERENCE = re.compile(r"(?P<file>.+?\.(?:tar|arrow))#(?P<member>.+)", re.DOTALL)
+_OPEN = 4  # Parquet files at once, the last that were opened
+_REFERENCE = re.compile(r"(?P<file>.+?\.(?:tar|arrow|parquet))#(?P<member>.+)", re.DOTALL)
 _ELSEWHERE = " (--root names the folder of images that lie elsewhere)"
 
 
@@ -100,6 +102,7 @@ class ImageStore:
     root: Root
     _tars: dict[Path, dict[str, Member]] = field(default_factory=dict)
     _tables: dict[Path, Any] = field(default_factory=dict)
+    _parquets: dict[Path, ParquetImages] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, image: str, max_bytes: int = MAX_BYTES) -> bytes:
@@ -110,7 +113,7 @@ class ImageStore:
         """
         path, member = self._find(image)
         if isinstance(member, str):
-            return self._arrow_bytes(path, member, max_bytes)
+            return self._cell_bytes(path, image, max_bytes)
         if member is None and path.is_dir():
             raise ImageError(
                 "it is a folder, which is the frames of a video, and not an image: give it to a model of videos, "
@@ -134,7 +137,7 @@ class ImageStore:
             yield FrameFolder(names, self.open_frame, self.read, rate_of(cells))
             return
         if isinstance(member, str):
-            yield io.BytesIO(self._arrow_bytes(path, member, MAX_BYTES))
+            yield io.BytesIO(self._cell_bytes(path, image, MAX_BYTES))
             return
         with _opened_range(path, member) as (handle, size):
             if member is not None:
@@ -185,18 +188,37 @@ class ImageStore:
                 known[path] = read(path)
             return known[path]
 
-    def _arrow_bytes(self, path: Path, member: str, max_bytes: int) -> bytes:
-        column, _, row = member.rpartition("/")
-        table = self._opened(path, read_arrow, self._tables)
-        if column not in table.column_names or not row.isdecimal() or int(row) >= table.num_rows:
-            raise ImageError(f"{path.name} has no image {member!r}")
-        value = table.column(column)[int(row)].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
+    def _cell_bytes(self, path: Path, image: str, max_bytes: int) -> bytes:
+        file, member = split_reference(image)  # a path of the hub's cache has lost the ending
+        column, _, row = (member or "").rpartition("/")
+        if not row.isdecimal():
+            raise ImageError(f"{file} has no image {member!r}")
+        data: Any
+        if file.endswith(".parquet"):
+            data = self._parquet(path, file).read(column, int(row))
+        else:
+            data = self._arrow_cell(path, column, int(row))
         if not isinstance(data, bytes):
             raise ImageError(f"{path.name} holds no image bytes at {member!r}")
         if len(data) > max_bytes:
             raise ImageError(f"{len(data)} bytes are above the cap of {max_bytes} (max_bytes)")
         return data
+
+    def _parquet(self, path: Path, file: str) -> ParquetImages:
+        found: ParquetImages = self._opened(
+            path, lambda path: ParquetImages(path, file), self._parquets
+        )
+        with self._lock:
+            while len(self._parquets) > _OPEN:
+                self._parquets.pop(next(iter(self._parquets)))
+        return found
+
+    def _arrow_cell(self, path: Path, column: str, row: int) -> Any:
+        table = self._opened(path, read_arrow, self._tables)
+        if column not in table.column_names or row >= table.num_rows:
+            raise ImageError(f"{path.name} has no image {column}/{row}")
+        value = table.column(column)[row].as_py()
+        return value.get("bytes") if isinstance(value, dict) else value
 
 
 class _Part(io.RawIOBase):

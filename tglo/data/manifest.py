@@ -1,8 +1,9 @@
 """The manifest: one row per scored image. Reading it refuses whatever training could not use.
 
-Formats: CSV (also with semicolons or tabs), JSON lines, Parquet (image: a path), a folder of
-`datasets.save_to_disk` (image: a path or an Image column), webdataset tars
-(`dir/shard-{000..003}.tar`, or a folder of tars).
+Formats: CSV (also with semicolons or tabs), JSON lines, Parquet (image: a path, or the image), a folder of
+`datasets.save_to_disk` (image: a path or an Image column), webdataset tars (`dir/shard-{000..003}.tar`,
+or a folder of tars), a folder of images with captions or a metadata file, of Parquet files, and
+`hf://datasets/OWNER/NAME`, which has any of these.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from tglo.data.manifest_checks import problem_of
 from tglo.data.manifest_files import read_rows
 from tglo.data.manifest_rows import Columns
 from tglo.data.manifest_writing import WRITTEN, encode_rows
-from tglo.data.roots import Root
 from tglo.files import write_bytes
 
 SHOWN = 10  # refused rows that an error lists
@@ -176,19 +176,20 @@ def read_manifest(
     score_column: str = "score",
     require_scores: bool = True,
     root: str | os.PathLike[str] | None = None,
+    score_pattern: str | None = None,
 ) -> Manifest:
     """Read a manifest of any format.
 
     root: the folder that images must lie in, links followed; the manifest's own by default. Relative
         paths start there, or in the manifest's folder where the root has no such file.
     require_scores=False: a missing or NaN score becomes None.
+    score_pattern: where the names of an image folder's files have their scores, as `*_{score}`.
 
     Raises ManifestError (a ValueError) for a missing file or column (naming what exists), no rows,
     and rows with a bad score, prompt or image path (naming their lines). Images are not opened.
     """
-    columns = Columns(prompt_column, image_column, score_column, require_scores)
-    folder, raw_rows = read_rows(Path(path), columns)
-    place = _place(folder, root)
+    columns = Columns(prompt_column, image_column, score_column, require_scores, score_pattern)
+    place, raw_rows = read_rows(Path(path), columns, root)
     rows: list[Row] = []
     refused: list[str] = []
     count = 0
@@ -202,7 +203,7 @@ def read_manifest(
         else:
             count += 1
             if len(refused) < SHOWN:
-                refused.append(f"line {raw.line}: {reason}")
+                refused.append(f"{raw.where}: {reason}")
     if count:
         more = f" (the first {SHOWN})" if count > SHOWN else ""
         outside = any("outside the data folder" in reason for reason in refused)
@@ -216,13 +217,6 @@ def read_manifest(
         raise ManifestError(f"{path} has no rows: there is nothing to train on")
     _check_collisions(rows, path)
     return Manifest(tuple(rows), place.folder, str(path), ImageStore(place))
-
-
-def _place(folder: Path, root: str | os.PathLike[str] | None) -> Root:
-    if root is not None and not os.path.isdir(root):
-        raise ManifestError(f"the root {root} (--root, data.root) is not a folder")
-    beside = os.path.realpath(folder)
-    return Root(beside if root is None else os.path.realpath(root), beside)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row]) -> None:

@@ -13,27 +13,28 @@ from tglo.data.manifest_rows import Columns, RawRow, arrow_rows
 from tglo.data.roots import is_within
 from tglo.files import read_json
 
+_SPLITS, _STATE = "dataset_dict.json", "state.json"
+
+
+def is_dataset(folder: Path) -> bool:
+    """Say whether a folder was saved by `datasets.save_to_disk`."""
+    return (folder / _STATE).is_file() or (folder / _SPLITS).is_file()
+
 
 def read_dataset(folder: Path, columns: Columns) -> Iterator[RawRow]:
     """Yield the rows of a `datasets.save_to_disk` folder; images stay in their memory-mapped file."""
-    if (folder / "dataset_dict.json").is_file():
-        splits = _splits(folder / "dataset_dict.json")
+    if (folder / _SPLITS).is_file():
+        splits = _splits(folder / _SPLITS)
         raise ManifestError(
             f"{folder} holds the splits {splits}: give one, as {folder / splits[0]}"
         )
-    if not (folder / "state.json").is_file():
-        raise ManifestError(
-            f"{folder} is not a manifest: it has neither .tar files nor the state.json of "
-            "datasets.save_to_disk. Images, videos and folders of frames are named in the rows of one: write a CSV "
-            "with the columns prompt and image"
-        )
     line = 1
-    for name in _data_files(folder / "state.json"):
+    for name in _data_files(folder / _STATE):
         path = folder / name
         real = os.path.realpath(path)
         if name in ("", ".", "..") or "/" in name or not is_within(real, os.path.realpath(folder)):
             raise ManifestError(
-                f"{folder / 'state.json'} names {name!r}, which is outside the folder; refused"
+                f"{folder / _STATE} names {name!r}, which is outside the folder; refused"
             )
         table = read_arrow(path)
         columns.check(table.column_names, folder)

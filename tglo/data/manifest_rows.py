@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +16,47 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+IMAGE, FILE_NAME = "image", "file_name"
+"""The column of images by default; the column of images in the metadata files of Hugging Face image folders."""
+
+
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns, and whether scores are required."""
+    """The names of the columns, and whether scores are required.
+
+    pattern: how the names of an image folder's files tell their scores, None if they do not.
+    has_prompts: False for a file of scores alone.
+    file_names: images are in `FILE_NAME`, if there is one, unless another column was named.
+    """
 
     prompt: str
     image: str
     score: str
     require_scores: bool
+    pattern: str | None = None
+    has_prompts: bool = True
+    file_names: bool = False
 
-    def check(self, existing: Sequence[str], source: object) -> None:
-        """Raise ManifestError naming a missing column, the existing ones, and the nearest name."""
-        wanted = {"prompt": self.prompt, "image": self.image}
-        if self.require_scores:
-            wanted["score"] = self.score
-        for role, name in wanted.items():
+    @property
+    def wanted(self) -> dict[str, str]:
+        """The columns that must be there, by what they hold."""
+        wanted = {"image": self.image}
+        if self.has_prompts:
+            wanted = {"prompt": self.prompt, **wanted}
+        return {**wanted, "score": self.score} if self.require_scores else wanted
+
+    def among(self, existing: Sequence[str]) -> Columns:
+        """Return the names as a file with these columns has them: images perhaps as file names."""
+        if self.file_names and self.image == IMAGE and FILE_NAME in existing:
+            return replace(self, image=FILE_NAME)
+        return self
+
+    def check(self, existing: Sequence[str], source: object) -> Columns:
+        """Return the names `among` the existing ones. Raises ManifestError naming a missing column, the
+        existing ones, and the nearest name.
+        """
+        columns = self.among(existing)
+        for role, name in columns.wanted.items():
             if name in existing:
                 continue
             near = difflib.get_close_matches(name, existing, n=1, cutoff=0.4)
@@ -42,16 +68,28 @@ class Columns:
             )
         if len(set(existing)) != len(existing):
             raise ManifestError(f"{source} has two columns of one name: {list(existing)}")
+        return columns
 
     def row(self, line: int, cells: dict[str, Any]) -> RawRow:
-        """Take the three columns out of a row's cells; what remains is extra."""
+        """Take the three columns out of a row's cells; what remains is extra.
+
+        What is named as one of the three and is another, as `prompt` beside the column that was chosen, is
+        `other_prompt`: a manifest is written with the three under their plain names.
+        """
         prompt, image = cells.pop(self.prompt, None), cells.pop(self.image, None)
-        return RawRow(line, prompt, image, cells.pop(self.score, None), cells or None)
+        score = cells.pop(self.score, None)
+        for name in ("prompt", IMAGE, "score"):
+            if name in cells and f"other_{name}" not in cells:
+                cells[f"other_{name}"] = cells.pop(name)
+        return RawRow(line, prompt, image, score, cells or None)
 
 
 @dataclass(slots=True)
 class RawRow:
-    """A row as it was read, of any type; `problem` says why it could not be read."""
+    """A row as it was read, of any type; `problem` says why it could not be read.
+
+    place: what a message calls it, where a line number does not find it.
+    """
 
     line: int
     prompt: Any = None
@@ -59,6 +97,12 @@ class RawRow:
     score: Any = None
     extra: dict[str, Any] | None = None
     problem: str | None = None
+    place: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The row's place for a message."""
+        return self.place or f"line {self.line}"
 
 
 def number(text: str | None) -> Any:

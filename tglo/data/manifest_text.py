@@ -28,7 +28,7 @@ def read_separated(path: Path, columns: Columns) -> Iterator[RawRow]:
             header = next(reader, None)
             if header is None:
                 raise ManifestError(f"{path} is empty: not even a header")
-            columns.check(header, path)
+            columns = columns.check(header, path)
             decimals = _Decimals() if separator == ";" else None
             line = reader.line_num + 1
             for cells in reader:
@@ -56,7 +56,8 @@ def _separator(header: str, path: Path, columns: Columns) -> str:
 
     def found(separator: str) -> tuple[bool, int]:
         names = next(csv.reader([header], delimiter=separator), [])
-        return {columns.prompt, columns.image} <= set(names), len(names)
+        wanted = columns.among(names).wanted
+        return all(wanted[role] in names for role in wanted if role != "score"), len(names)
 
     return max("\t,;" if path.suffix.lower() == ".tsv" else ",;\t", key=found)
 
@@ -94,6 +95,6 @@ def read_json_lines(path: Path, columns: Columns) -> Iterator[RawRow]:
                 yield RawRow(line, problem="is not a JSON object")
                 continue
             if not checked:
-                columns.check(list(cells), path)
+                columns = columns.check(list(cells), path)
                 checked = True
             yield columns.row(line, cells)

@@ -48,11 +48,12 @@ class Root:
     """The folder that images must lie in, once links are followed; relative names start there.
 
     folder: resolved. beside: the manifest's own folder, resolved; a relative name that the root does
-    not have starts there.
+    not have starts there. listed: the names were found in that folder, and start there first.
     """
 
     folder: str
     beside: str
+    listed: bool = False
 
     def find(self, name: str) -> Path:
         """Return the resolved path of a file. ManifestError when it lies outside of the root.
@@ -76,6 +77,14 @@ class Root:
         """Return whether a name starts at the manifest's folder, since the root does not have it."""
         return (
             self.beside != self.folder
-            and not os.path.lexists(os.path.join(self.folder, name))
+            and (self.listed or not os.path.lexists(os.path.join(self.folder, name)))
             and os.path.lexists(os.path.join(self.beside, name))
         )
+
+
+def root_of(folder: Path, root: str | os.PathLike[str] | None, listed: bool = False) -> Root:
+    """Return where the images of a manifest in `folder` may lie: see `Root`. ManifestError for a root that is none."""
+    if root is not None and not os.path.isdir(root):
+        raise ManifestError(f"the root {root} (--root, data.root) is not a folder")
+    beside = os.path.realpath(folder)
+    return Root(beside if root is None else os.path.realpath(root), beside, listed)

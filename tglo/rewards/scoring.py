@@ -14,6 +14,7 @@ import numpy as np
 from tglo.batch_size import BatchSize
 from tglo.data.decoding import need_pyav
 from tglo.data.errors import ManifestError
+from tglo.data.hub import is_on_hub
 from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
 from tglo.data.video import is_video
@@ -181,8 +182,14 @@ def _sizes(batch_size: int, scorers: Mapping[str, Any]) -> BatchSize:
 
 
 def _default_output(manifest: Path) -> Path:
+    if is_on_hub(manifest):
+        raise ManifestError(
+            "a data set on the hub is scored into a file of your own: give --output FILE"
+        )
     if manifest.is_dir():
         return manifest / "scored.csv"
+    if "*" in manifest.name:
+        return manifest.with_name("scored.csv")
     suffix = manifest.suffix if manifest.suffix.lower() in WRITTEN else ".csv"
     return manifest.with_name(f"{manifest.stem}-scored{suffix}")
 

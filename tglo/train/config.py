@@ -54,7 +54,8 @@ class DataConfig:
     """The scored images and what was computed from them beforehand."""
 
     manifest: Path = Path()
-    """CSV, JSONL, parquet, a saved data set or webdataset shards with prompt, image and score."""
+    """CSV, JSONL, parquet, a saved data set or webdataset shards with prompt, image and score; a folder of
+    images with captions, or hf://datasets/OWNER/NAME."""
     cache: Path = Path()
     """Folder that `tglo cache` made from this manifest and model."""
     threshold: Path | None = None
@@ -77,6 +78,8 @@ class DataConfig:
     root: Path | None = None
     """Folder that the images lie in, if not the manifest's; relative paths start there, or beside the
     manifest where this folder has no such file."""
+    score_pattern: str | None = None
+    """Where file names of an image folder have their scores, as "*_{score}" for cat_7.5.png."""
     caption_dropout: float = 0.1
     """Share of draws trained on the empty prompt, for classifier-free guidance."""
     reference_cache: Path | None = None

@@ -89,6 +89,7 @@ class _Data:
             image_column=data.image_column,
             score_column=data.score_column,
             root=data.root,
+            score_pattern=data.score_pattern,
         )
         self.threshold = threshold_of(config, self.manifest)
         self.cache = LatentCache(data.cache)
