@@ -13,6 +13,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "model", "blocks"]
 """What waits in host memory: nothing, each part until it is used, or even a part's blocks."""
 BaseWeights = Literal["default", "half", "int8", "nf4"]
+LongPrompts = Literal["cut", "chunks"]
 QUANTIZED = ("int8", "nf4")
 """Those of BaseWeights that need a library."""
 
@@ -61,6 +62,7 @@ IMAGES = {
     "seed": Limit(0, 2**63 - 1),
 }
 """Of each prompt; at once, where 0 finds a size; their noise."""
+PROMPT_CHUNKS = Limit(2, 16)
 SAMPLING = {
     "steps": Limit(1, 999),  # schedules have 1,000, and some leave the last one out
     "guidance": Limit(0, 1000),
@@ -149,6 +151,28 @@ class SamplingOptions:
         chance = self.choice_temperature
         more = "" if chance is None else f", choice temperature {chance:g}"
         return f"{self.steps} steps, guidance {self.guidance:g}{more}"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is found: the same in cache, training and sampling."""
+
+    model_config: str | None = None
+    """Diffusers folder (leading ./ or /) or hub id with what a model in one .safetensors file does not hold:
+    tokenizers, configurations, parts that are missing. By default the repository of its family on the hub."""
+    variant: str | None = None
+    """Weights that are read where a folder or hub model has several, such as fp16; by default the plain ones, and
+    where there are none the one variant that there is."""
+    long_prompts: LongPrompts = "cut"
+    """What is done with prompts beyond a CLIP text encoder's 75 tokens (SD1.x, SD2.x, SDXL): cut them, or encode
+    them in chunks of 75."""
+    prompt_chunks: int = 3
+    """Of long_prompts = chunks: chunks that every prompt has; what is beyond them is cut."""
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a prompt."""
+        return self.prompt_chunks if self.long_prompts == "chunks" else 1
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from tglo.settings import (
     SIDE,
     ClipOptions,
     ManifestOptions,
+    ModelOptions,
     Offload,
     ReferenceOptions,
     check_limits,
@@ -112,6 +113,7 @@ def build(
     max_bad_fraction: float = 0.01,
     markers: Sequence[str] = (),
     revision: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     reading: ManifestOptions = ManifestOptions(),
     clips: ClipOptions = ClipOptions(),
     vae_tiling: bool = False,
@@ -128,14 +130,16 @@ def build(
         {"resolution": resolution, "batch_size": batch_size, "max_bad_fraction": max_bad_fraction},
         {"resolution": SIDE, "batch_size": COUNT, "max_bad_fraction": FRACTION},
     )
-    if any(is_video(row.image) for row in rows) and _makes_videos(model, revision):
-        need_pyav()
+    if any(is_video(row.image) for row in rows):
+        if _kind(model, revision, loading).default_frames is not None:
+            need_pyav()
     family = models.load(
         model,
         dtype=DTYPES[dtype],
         device=process_device(device),
         revision=revision,
         denoiser=False,
+        options=loading,
     )
     if lora is not None:
         family.use_text_lora(family.read_lora(lora))
@@ -172,8 +176,8 @@ def build(
     return report
 
 
-def _makes_videos(model: str, revision: str | None) -> bool:
-    return models.family_of(models.resolve(model, revision=revision)).default_frames is not None
+def _kind(model: str, revision: str | None, loading: ModelOptions) -> type[Family]:
+    return models.family_of(models.resolve(model, revision=revision, options=loading))
 
 
 def clips_of(family: type[Family] | Family, clips: ClipOptions) -> ClipOptions | None:
@@ -194,12 +198,17 @@ def _rows(manifest: Path, reading: ManifestOptions) -> Manifest:
 
 
 def find_own_noise(
-    model: str, manifest: Path, *, revision: str | None = None, reading: ManifestOptions
+    model: str,
+    manifest: Path,
+    *,
+    revision: str | None = None,
+    loading: ModelOptions = ModelOptions(),
+    reading: ManifestOptions,
 ) -> OwnNoise:
     """Read the noise that a manifest's images were made from, for draws of this model. Loads none; raises
     ManifestError where it is not known, ValueError for a model that cannot use it.
     """
-    kind = models.family_of(models.resolve(model, revision=revision))
+    kind = _kind(model, revision, loading)
     reason = kind.unsupported.get(("data.noise", "own"))
     if reason is not None:
         raise ValueError(f"noise is own, which does not fit {kind.name}: {reason}")
@@ -219,6 +228,7 @@ def build_reference(
     own_noise: OwnNoise | None = None,
     lora: Path | None = None,
     revision: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     batch_size: int = 8,
     shard_size: int = 512,
     device: str = "auto",
@@ -235,13 +245,9 @@ def build_reference(
         raise ValueError(
             f"draws is {rule.draws}; a reference cache needs at least 1 of each sample"
         )
+    counted = ("draws", "seed", "caption_dropout")
     check_limits(
-        {
-            "draws": rule.draws,
-            "seed": rule.seed,
-            "caption_dropout": rule.caption_dropout,
-            "batch_size": batch_size,
-        },
+        {**{name: getattr(rule, name) for name in counted}, "batch_size": batch_size},
         {"draws": COUNT, "seed": SEED, "caption_dropout": FRACTION, "batch_size": COUNT},
     )
     place = process_device(device)
@@ -250,14 +256,15 @@ def build_reference(
     if own_noise is not None:
         own_noise.check_sizes(latents, latents.sample_ids().tolist())
     dtype = DTYPES[options.precision]
-    path = models.resolve(model, revision=revision)
+    path = models.resolve(model, revision=revision, options=loading)
     kind = models.family_of(path)
     reason = kind.unsupported.get(("engine.compile", options.compile))
     if reason is not None:
         raise ValueError(f"compile is {options.compile}, which does not fit {kind.name}: {reason}")
     quantization.require(options.base_weights)
     like_half = options.base_weights != "default"
-    family = models.load(path, dtype=dtype if like_half else torch.float32, encoders=False)
+    dtype_of_weights = dtype if like_half else torch.float32
+    family = models.load(path, dtype=dtype_of_weights, encoders=False, options=loading)
     if options.base_weights in QUANTIZED:
         family.quantize(options.base_weights, place)
     family.to(place)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from tglo.console.verbosity import show
-from tglo.settings import ClipOptions, ManifestOptions, Precision, ReferenceOptions
+from tglo.settings import ClipOptions, ManifestOptions, ModelOptions, Precision, ReferenceOptions
 
 if TYPE_CHECKING:
     from tglo.train import TrainConfig
@@ -29,6 +29,7 @@ def cache(
     markers: tuple[str, ...] = (),
     revision: str | None = None,
     lora: Path | None = None,
+    loading: OmitArgPrefixes[ModelOptions] = ModelOptions(),
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
     clips: OmitArgPrefixes[ClipOptions] = ClipOptions(),
     reference: bool = False,
@@ -54,7 +55,7 @@ def cache(
     markers, and whether and how its reference is cached. Flags after it win.
 
     Args:
-        model: Pipeline folder (leading ./ or /) or hub id.
+        model: Pipeline folder or .safetensors file (leading ./ or /), or hub id.
         manifest: The manifest, also a folder of images with captions; scores are not needed yet.
         output: Cache folder.
         resolution: Side of a square image in pixels.
@@ -72,6 +73,7 @@ def cache(
         revision: Hub revision of the model (branch, tag or commit).
         lora: LoRA that training starts from, as model.lora: prompts are embedded with its weights for text
             encoders, if it has any, and the reference has it.
+        loading: How the model is found.
         reading: How the manifest is read.
         clips: Which clip of a video is encoded.
         reference: Store the reference's errors too.
@@ -100,7 +102,9 @@ def cache(
     result: dict[str, Any] = {"output": output}
     own_noise = None
     if reference and noise == "own":
-        own_noise = find_own_noise(model, manifest, revision=revision, reading=reading)
+        own_noise = find_own_noise(
+            model, manifest, revision=revision, loading=loading, reading=reading
+        )
 
     def is_made() -> bool:
         return is_made_of(output, manifest, resolution, buckets, reading, clips, vae_tiling)
@@ -120,6 +124,7 @@ def cache(
             max_bad_fraction=max_bad_fraction,
             markers=markers,
             revision=revision,
+            loading=loading,
             reading=reading,
             clips=clips,
             vae_tiling=vae_tiling,
@@ -142,6 +147,7 @@ def cache(
             own_noise=own_noise,
             lora=lora,
             revision=revision,
+            loading=loading,
             batch_size=batch_size,
             device=device,
         )
@@ -160,6 +166,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
         "model": model.path or None,
         "revision": model.revision,
         "lora": model.lora,
+        "loading": model.loading,
         "manifest": data.manifest if data.manifest != Path() else None,
         "reading": ManifestOptions(
             data.prompt_column,

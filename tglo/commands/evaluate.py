@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from tglo.console.verbosity import note, show
-from tglo.settings import FrameOptions, Precision, SamplingOptions
+from tglo.settings import FrameOptions, ModelOptions, Precision, SamplingOptions
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     resamples: int = 2000,
     device: str = "auto",
     dtype: Precision = "fp32",
+    loading: OmitArgPrefixes[ModelOptions] = ModelOptions(),
 ) -> dict[str, Any]:
     """Compare trained models of images or videos with their base by several scorers, under the same prompts
     and seeds.
@@ -42,12 +43,12 @@ def evaluate(
     scorers it adds them. Under torchrun the processes share the sampling.
 
     Args:
-        base: Pipeline folder (leading ./ or /) or hub id.
+        base: Pipeline folder or .safetensors file (leading ./ or /), or hub id.
         prompts: NAME=FILE. pickapic, parti and hpsv2 are the published sets, whose size is checked;
             other names take a text, JSON, JSON lines, CSV or TSV file.
         scorers: As `tglo score` takes them.
         output: Folder for all of it.
-        models: NAME=MODEL: a pipeline folder, a hub id, or a LoRA of the base.
+        models: NAME=MODEL: a pipeline folder or .safetensors file, a hub id, or a LoRA of the base.
         lora: LoRA that the base alone is sampled with, as where training started from one. (The export of such
             a training holds it.)
         prefixes: MODEL=TEXT: what a model is given before each prompt, as a csft model its good marker.
@@ -62,6 +63,7 @@ def evaluate(
         resamples: Of the bootstrap.
         device: Of the sampling: cpu, cuda or auto.
         dtype: Of the sampling.
+        loading: How the models are found.
     """
     from tglo.devices import process
     from tglo.evaluate.run import evaluate as run
@@ -89,6 +91,7 @@ def evaluate(
             resamples=resamples,
             device=device,
             dtype=dtype,
+            loading=loading,
         ),
         output,
         rank=rank,

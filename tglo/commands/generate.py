@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes
 
 from tglo.console.verbosity import note
-from tglo.settings import Offload, Precision, SamplingOptions
+from tglo.settings import ModelOptions, Offload, Precision, SamplingOptions
 
 
 def generate(
@@ -23,6 +23,7 @@ def generate(
     device: str = "auto",
     dtype: Precision = "fp32",
     offload: Offload = "none",
+    loading: OmitArgPrefixes[ModelOptions] = ModelOptions(),
 ) -> None:
     """Sample images or videos for a file of prompts; writes PNG or MP4 files and a manifest.
 
@@ -30,7 +31,7 @@ def generate(
     count ask for. Under torchrun the processes share the images.
 
     Args:
-        model: Pipeline folder (leading ./ or /) or hub id.
+        model: Pipeline folder or .safetensors file (leading ./ or /), or hub id.
         prompts: Text file with a prompt per line, or a JSON list, JSON lines, CSV or TSV.
         output: Folder for images/ and manifest.csv.
         count: Images or videos per prompt.
@@ -44,6 +45,7 @@ def generate(
         offload: Weights wait in host memory: model, each part (text encoders, denoiser, VAE) until it is
             used; blocks, also the denoiser's blocks and the text encoders' layers, which is slower and
             takes the least of a GPU.
+        loading: How the model is found.
     """
     from tglo.devices import process
     from tglo.generation.generate import generate_images
@@ -62,6 +64,7 @@ def generate(
         device=device,
         dtype=dtype,
         offload=offload,
+        loading=loading,
         rank=rank,
         world_size=world_size,
     )

@@ -58,6 +58,7 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
     model, optimizer, engine = config.model, config.optimizer, config.engine
     answered: dict[str, Any] = {
         "model": PUBLISHED.get(model.path, model.path) or None,
+        "model_config": model.config,
         "train": model.train,
         "lora_rank": model.lora_rank,
         "base_weights": model.base_weights,

@@ -73,7 +73,10 @@ def check_models(settings: Evaluation) -> dict[str, int]:
     Raises ValueError, before the first is sampled, for a model or a LoRA that is not there, for a size or a
     number of frames that a model cannot make, and for images and videos to be compared.
     """
-    paths = {name: models.resolve(_model(settings, name)[0]) for name in settings.names}
+    paths = {
+        name: models.resolve(_model(settings, name)[0], options=settings.loading)
+        for name in settings.names
+    }
     kinds = {name: models.family_of(path) for name, path in paths.items()}
     frames = {
         name: settings.options.frames or kind.default_frames
@@ -92,8 +95,8 @@ def check_models(settings: Evaluation) -> dict[str, int]:
         _, lora = _model(settings, name)
         if lora is not None and not lora.is_file() and not any(lora.glob("*.safetensors")):
             raise ValueError(
-                f"model {name}: {lora} is neither a diffusers model folder nor a LoRA: it has no "
-                "model_index.json and no .safetensors file"
+                f"model {name}: {lora} is neither a model (a diffusers folder or a .safetensors file) nor a "
+                "LoRA: it has no model_index.json and no .safetensors file"
             )
         if lora is not None:
             lora_files.check(lora)
@@ -137,6 +140,7 @@ def generate(
             rank=rank,
             world_size=world_size,
             wait=rank == 0,
+            loading=settings.loading,
         )
         if rank == 0:
             manifests[name] = read_manifest(path, require_scores=False)
@@ -187,7 +191,7 @@ def _model(settings: Evaluation, name: str) -> tuple[str, Path | None]:
         return settings.base, settings.lora
     value = settings.models[name]
     path = models.local_path(value)
-    if path is None or models.is_folder(path):
+    if path is None or models.is_model(path):
         return value, None
     return settings.base, path
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tglo.devices import check_device_name
-from tglo.settings import COUNT, IMAGES, FrameOptions, Limit, SamplingOptions, check_limits
+from tglo.settings import (
+    COUNT,
+    IMAGES,
+    FrameOptions,
+    Limit,
+    ModelOptions,
+    SamplingOptions,
+    check_limits,
+)
 
 BASE = "base"
 _NAME = re.compile(r"\w[\w.+-]*")  # names are file names too
@@ -46,6 +54,7 @@ class Evaluation:
     """Resamples of the bootstrap."""
     device: str = "auto"
     dtype: str = "fp32"
+    loading: ModelOptions = ModelOptions()
 
     def check(self) -> None:
         """Raise ValueError, before anything is sampled, for the first setting that cannot be evaluated."""

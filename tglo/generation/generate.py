@@ -31,7 +31,7 @@ from tglo.generation.prompts import read_prompts
 from tglo.models.execution import offloading
 from tglo.models.families.base import Family
 from tglo.models.fingerprint import file_digest, model_digest
-from tglo.settings import IMAGES, Offload, SamplingOptions, check_limits
+from tglo.settings import IMAGES, ModelOptions, Offload, SamplingOptions, check_limits
 
 log = logging.getLogger("tglo")
 MANIFEST = "manifest.csv"
@@ -93,6 +93,7 @@ def generate_images(
     world_size: int = 1,
     wait: bool = False,
     progress: bool = True,
+    loading: ModelOptions = ModelOptions(),
 ) -> Path:
     """Sample ``count`` images of each prompt into ``output``; returns the manifest's path.
 
@@ -106,7 +107,7 @@ def generate_images(
     batch size, and on a CPU, it ends with the same bits as one that was never interrupted, whatever
     the number of processes. rank, world_size: this process makes the images of its share. The
     manifest is written by the process that finds all images there, so without ``wait`` it may be
-    missing when this returns. offload: see tglo.models.execution.offloading.
+    missing when this returns. offload: see tglo.models.execution.offloading. loading: how the model is found.
 
     Raises ValueError for no prompts, a count below 1, a folder with images of other settings
     (naming what differs) or in use by another process with this share, FloatingPointError instead
@@ -121,7 +122,7 @@ def generate_images(
         )
     check_limits({"count": count, "batch_size": batch_size, "seed": seed}, IMAGES)
     options.check()
-    path = models.resolve(model)
+    path = models.resolve(model, options=loading)
     kind = models.family_of(path)
     kind.check_size(path, options)
     if kind.default_frames is not None:
@@ -137,6 +138,8 @@ def generate_images(
     }
     if prefix:
         settings["prefix"] = prefix
+    if loading.chunks > 1:
+        settings["prompt_chunks"] = str(loading.chunks)
     with disk_space(output):
         claim_folder(output / SETTINGS, settings)
     share = f"-{rank}-of-{world_size}" if world_size > 1 else ""
@@ -163,7 +166,10 @@ def generate_images(
             log.warning("%d images of %s are torn and made again: %s", len(torn), folder, told)
         if mine:
             family = models.load(
-                model, dtype=DTYPES[dtype], device=place if offload == "none" else "cpu"
+                path,
+                dtype=DTYPES[dtype],
+                device=place if offload == "none" else "cpu",
+                options=loading,
             )
             if lora is not None:
                 family.load_lora(lora)

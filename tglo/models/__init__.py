@@ -7,7 +7,7 @@ from tglo.models.families.amused import Amused
 from tglo.models.families.base import Family
 from tglo.models.families.meissonic import Meissonic
 from tglo.models.families.stable_diffusion import StableDiffusion, StableDiffusionXL
-from tglo.models.registry import FAMILIES, family_of, is_folder, load, local_path, resolve
+from tglo.models.registry import FAMILIES, family_of, is_model, load, local_path, resolve
 
 __all__ = [
     "FAMILIES",
@@ -18,7 +18,7 @@ __all__ = [
     "StableDiffusion",
     "StableDiffusionXL",
     "family_of",
-    "is_folder",
+    "is_model",
     "load",
     "local_path",
     "resolve",

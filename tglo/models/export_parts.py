@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from tglo.files import save_tensors, write_json
 from tglo.models import folder as folders
+from tglo.models import parts
 from tglo.models.families.model import Model
 
 _FICLONE = 0x40049409
@@ -40,6 +41,7 @@ def copy_parts(model: Model, target: Path, dtype: torch.dtype | None = None) -> 
             _write_config(file, copied)
         else:
             _clone_or_copy(file, copied)
+    parts.write_parts(model.path, target, model.denoiser_part, dtype)
     if (model.path / folders.INDEX).is_file():
         write_json(target / folders.INDEX, _index(model))
 
@@ -56,15 +58,19 @@ def other_files(model: Model) -> list[Path]:
 
 def export_bytes(model: Model, dtype: torch.dtype = torch.float32) -> int:
     """Return about how many bytes an export takes whose denoiser is in `dtype`."""
-    others = sum(file.stat().st_size for file in other_files(model))
+    files = sum(file.stat().st_size for file in other_files(model))
+    held = parts.elements(model.path)  # of a model in one file
+    denoiser = held.pop(model.denoiser_part, 0)
     # Of the folder's own weights, because those of the module may be sharded or gathered.
-    return others + dtype.itemsize * _elements(folders.weights(model.path / model.denoiser_part))
+    denoiser += _elements(folders.weights(model.path / model.denoiser_part))
+    return files + dtype.itemsize * denoiser + 4 * sum(held.values())
 
 
 def loaded_bytes(model: Model) -> int:
     """Return how many bytes the whole folder takes when it is loaded with default arguments, in float32."""
     files = [file for file in other_files(model) if file.suffix == ".safetensors"]
-    return 4 * _elements([*files, *folders.weights(model.path / model.denoiser_part)])
+    own = _elements([*files, *folders.weights(model.path / model.denoiser_part)])
+    return 4 * (own + sum(parts.elements(model.path).values()))
 
 
 def _elements(files: list[Path]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from tglo.files import sha256_file
 from tglo.models.families.model import Model
 from tglo.models.folder import present_parts, read_config
+from tglo.models.single_file.header import read_header
+from tglo.models.single_file.source import held_by
 
 # Besides the weights: what turns a prompt into token ids.
 _VOCABULARY = ("vocab.json", "merges.txt", "spiece.model", "chat_template.jinja")
@@ -49,7 +51,8 @@ def denoiser(model: Model) -> dict[str, str]:
 
 
 def folder_fingerprint(folder: Path, parts: Iterable[str]) -> dict[str, str]:
-    """Return part -> hexadecimal digest of its config, safetensors weights and vocabulary.
+    """Return part -> hexadecimal digest of its config, safetensors weights (of a model in one file: the part's
+    tensors in it) and vocabulary.
 
     What differs between two savings of the same part does not count.
     """
@@ -77,6 +80,10 @@ def file_digest(path: Path) -> str:
 
 def _part_digest(folder: Path) -> str:
     digest = hashlib.sha256()
+    source = held_by(folder.parent, folder.name)
+    if source is not None:
+        header = read_header(source.file)
+        digest.update(header.digest(header.names(source.parts[folder.name])).encode())
     for path in sorted(folder.iterdir()):
         if path.name in ("config.json", "tokenizer.json"):
             config = read_config(path)

@@ -105,7 +105,7 @@ def _check_guidance(path: Path, family: type[Model], denoiser: Mapping[str, Any]
     if not isinstance(stated, bool):
         return
     there = any(
-        "guidance_embedder" in name
+        "guidance_embedder" in name or "guidance_in." in name  # in a folder, in one file
         for file in folder.weights(path / family.denoiser_part)
         for name in _names(file)
     )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 from safetensors import safe_open
 
 from tglo.files import read_json, reading
+from tglo.models.single_file.source import held_by, source_of
 
 INDEX = "model_index.json"
 REMEDY = "download or export the model again"
@@ -172,10 +173,11 @@ def part_files(path: Path, part: str) -> list[Path]:
 
 def contained(path: Path, entry: Path) -> Path:
     """Return `entry` if it, followed through all links, lies in the model folder; else ValueError."""
-    root, target = path.resolve(), entry.resolve()
-    allowed = [root]
-    if root.parent.name == "snapshots":  # of the hub's cache: its files are links into blobs/
-        allowed.append(root.parent.parent / "blobs")
+    target, source = entry.resolve(), source_of(path)
+    allowed = [path.resolve()] if source is None else [path.resolve(), source.rest.resolve()]
+    for root in list(allowed):
+        if root.parent.name == "snapshots":  # of the hub's cache: its files are links into blobs/
+            allowed.append(root.parent.parent / "blobs")
     if not any(target.is_relative_to(folder) for folder in allowed):
         raise ValueError(
             f"{entry} is a link to {target}, outside the model folder {path}; "
@@ -185,17 +187,20 @@ def contained(path: Path, entry: Path) -> Path:
 
 
 def weights(part: Path) -> list[Path]:
-    """Return a part's safetensors files, each opened to see that it is whole.
+    """Return a part's safetensors files, each opened to see that it is whole; the model's one file where that
+    holds the part.
 
     ValueError where there are none, some are missing, or an index names a file elsewhere.
     """
+    source = held_by(part.parent, part.name)
+    if source is not None:
+        _open(source.file)
+        return [source.file]
     for name in _WEIGHTS:
         single, index = part / f"{name}.safetensors", part / f"{name}{_SHARDS}"
         files = [single] if single.is_file() else _shards(index) if index.is_file() else []
         for file in files:
-            with reading(file, "safetensors file", REMEDY), safe_open(file, "pt") as weights:
-                if not weights.keys():
-                    raise ValueError("it holds no tensors")
+            _open(file)
         if files:
             return files
     there = sorted(entry.name for entry in part.iterdir() if entry.suffix != ".json")
@@ -204,6 +209,12 @@ def weights(part: Path) -> list[Path]:
         f"there are {', '.join(there) or 'none at all'}. Pickles are never loaded: convert them, or "
         f"{REMEDY} as safetensors"
     )
+
+
+def _open(file: Path) -> None:
+    with reading(file, "safetensors file", REMEDY), safe_open(file, "pt") as weights:
+        if not weights.keys():
+            raise ValueError("it holds no tensors")
 
 
 def _listed(index: dict[str, Any], name: str) -> bool:

@@ -17,8 +17,8 @@ from torch import nn
 
 from tglo.models.execution.modes import evaluating
 from tglo.models.export_parts import loaded_bytes
-from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.model import Model
+from tglo.models.parts import FROM_DISK
 
 log = logging.getLogger(__name__)
 CHEAP_BYTES = 5 * 10**9

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tglo.models.folder import read_config
@@ -144,6 +145,36 @@ def tokenize(
         whole = tokenizer(texts, verbose=False, **special)["input_ids"]
         tally.add(prompts, tokens.input_ids, [len(ids) for ids in whole], limit)
     return tokens.input_ids, tokens.attention_mask
+
+
+def tokenize_in_chunks(
+    part: TextPart,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    chunks: int,
+    tally: PromptTally | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return token ids and attention mask (B * chunks, length) on the CPU, the chunks of a prompt in a row.
+
+    Each chunk has the begin and end tokens of a prompt of its own, and one that nothing is left for is the empty
+    prompt's; the first is that of `tokenize`, up to its length. tally: counts the prompts.
+    """
+    length = part.length or tokenizer.model_max_length
+    inner = length - 2
+    texts = [part.around(prompt, tokenizer) for prompt in prompts]
+    whole = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    pad = tokenizer.pad_token_id
+    rows, masks = [], []
+    for ids in whole:
+        for start in range(0, inner * chunks, inner):
+            row = [tokenizer.bos_token_id, *ids[start : start + inner], tokenizer.eos_token_id]
+            masks.append([1] * len(row) + [0] * (length - len(row)))
+            rows.append(row + [pad] * (length - len(row)))
+    if tally is not None:
+        limit = inner * chunks
+        known = [ids[:limit] + [pad] * (limit - len(ids)) for ids in whole]
+        tally.add(prompts, torch.tensor(known), [len(ids) for ids in whole], limit)
+    return torch.tensor(rows), torch.tensor(masks)
 
 
 def check_vocabulary(part: TextPart, tokenizer: Any, path: Path) -> None:

@@ -25,7 +25,10 @@ class Options:
     """A run to plan. GB is 1e9 bytes."""
 
     model: str = "sdxl"
-    """A published model by its short name (sdxl, flux-dev, sd35-medium, ...), or a local diffusers folder."""
+    """A published model by its short name (sdxl, flux-dev, sd35-medium, ...), or a local diffusers folder or
+    .safetensors file."""
+    model_config: str | None = None
+    """As model.config, for a .safetensors file of another architecture than the published ones."""
     gpus: int = 1
     """GPUs in each node."""
     nodes: int = 1

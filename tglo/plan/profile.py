@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from tglo.models import quantization
 from tglo.plan.options import CHECKPOINTING, Checkpointing
 from tglo.plan.sample import Sample, sample_of
+from tglo.settings import ModelOptions
 
 # DeepSpeed keeps weights of at most this many elements whole under ZeRO 3.
 PERSISTENT = 100_000
@@ -91,6 +92,7 @@ class Profile:
 def profile(
     model: str,
     *,
+    model_config: str | None = None,
     lora_rank: int | None = None,
     resolution: int | None = None,
     height: int | None = None,
@@ -108,7 +110,7 @@ def profile(
     from tglo.models.execution import checkpointing
     from tglo.models.registry import skeleton_of
 
-    skeleton = skeleton_of(model)
+    skeleton = skeleton_of(model, ModelOptions(model_config))
     asked = {"resolution": resolution, "height": height, "width": width, "frames": frames}
     sample = sample_of(model, skeleton, **asked)
     denoiser = skeleton.build(torch.bfloat16, lora_rank)

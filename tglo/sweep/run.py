@@ -53,7 +53,7 @@ def sweep(
             )
         sampling.check()
         folder = _samples_folder(output / "base", sampling)
-        base = sample_scores(config.model.path, sampling, folder)
+        base = sample_scores(config.model.path, sampling, folder, loading=config.model.loading)
     rows: list[dict[str, Any]] = []
     for number, point in enumerate(grid, start=1):
         log.info("sweep: run %d of %d, %s", number, len(grid), point.name)
@@ -93,6 +93,7 @@ def _run(point: Point, sampling: Sampling | None, launch: str) -> dict[str, Any]
             _samples_folder(folder, sampling),
             lora=folder / "export" if lora else None,
             prefix=prefix,
+            loading=point.config.model.loading,
         )
     write_sealed(folder / RESULT, {"sampling": wanted, "row": row})
     return row
@@ -104,7 +105,9 @@ def _refuse_other_settings(point: Point) -> None:
     if not path.is_file():
         return
     wanted = _flat(json.loads(json.dumps(to_plain(point.config))))
-    found = _flat(with_moved_keys(read_json(path), str(path)))
+    # A key that came later had its default.
+    defaults = _flat(json.loads(json.dumps(to_plain(TrainConfig()))))
+    found = defaults | _flat(with_moved_keys(read_json(path), str(path)))
     different = [
         f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
         for key in sorted({*wanted, *found})

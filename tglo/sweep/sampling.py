@@ -15,7 +15,7 @@ from tglo.generation.generate import generate_images
 from tglo.redaction import redacted
 from tglo.rewards import load_scorer, search_working_folder
 from tglo.rewards.scoring import score_file
-from tglo.settings import IMAGES, SamplingOptions, check_limits
+from tglo.settings import IMAGES, ModelOptions, SamplingOptions, check_limits
 
 IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 256, 16  # that are scored
 
@@ -62,7 +62,13 @@ class Sampling:
 
 
 def sample_scores(
-    model: str, sampling: Sampling, output: Path, *, lora: Path | None = None, prefix: str = ""
+    model: str,
+    sampling: Sampling,
+    output: Path,
+    *,
+    lora: Path | None = None,
+    prefix: str = "",
+    loading: ModelOptions = ModelOptions(),
 ) -> dict[str, float]:
     """Sample a model (with a LoRA, if any) into `output` and score it; the same call goes on.
 
@@ -77,6 +83,7 @@ def sample_scores(
         count=sampling.count,
         lora=lora,
         prefix=prefix,
+        loading=loading,
         batch_size=sampling.batch_size,
         seed=sampling.seed,
         device=sampling.device,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tglo.objectives import OBJECTIVES
-from tglo.settings import BaseWeights
+from tglo.settings import BaseWeights, LongPrompts, ModelOptions
 
 if TYPE_CHECKING:
     ObjectiveName = str
@@ -20,9 +20,18 @@ class ModelConfig:
     """The model, and those of its weights that are trained."""
 
     path: str = ""
-    """Pipeline: a folder (leading ./ or /, or path:FOLDER) or a hub id."""
+    """Pipeline: a folder or a .safetensors file (leading ./ or /, or path:FOLDER), or a hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
+    config: str | None = None
+    """Diffusers folder (leading ./ or /) or hub id with what a .safetensors file does not hold: tokenizers,
+    configurations, missing parts; by default the repository of its family on the hub."""
+    variant: str | None = None
+    """Weights that are read where a folder or hub model has several, such as fp16; by default the plain ones."""
+    long_prompts: LongPrompts = "cut"
+    """Prompts beyond a CLIP text encoder's 75 tokens (SD1.x, SD2.x, SDXL): cut, or encoded in chunks of 75."""
+    prompt_chunks: int = 3
+    """Of long_prompts = chunks: chunks that every prompt has; what is beyond them is cut."""
     train: Literal["full", "lora"] = "lora"
     """Train all weights of the denoiser, or a LoRA on its attention layers."""
     lora_rank: int = 16
@@ -47,6 +56,11 @@ class ModelConfig:
     attention: str = "default"
     """default (the model's own), sdpa (PyTorch's), cudnn, xformers, flash3 (FlashAttention-3) or
     another name of diffusers' attention backends; it is tried before training."""
+
+    @property
+    def loading(self) -> ModelOptions:
+        """How the model is found, as the other commands have it."""
+        return ModelOptions(self.config, self.variant, self.long_prompts, self.prompt_chunks)
 
 
 @dataclass(frozen=True)

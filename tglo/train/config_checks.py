@@ -106,10 +106,18 @@ def _check_numbers(config: TrainConfig) -> None:
 
 def _check_words(config: TrainConfig) -> None:
     refuse_url(config.model.path, "model.path")
+    refuse_url(config.model.config or "", "model.config")
     for key in ("data.prompt_column", "data.image_column", "data.score_column", "output.project"):
         if not attrgetter(key)(config).strip():
             raise ValueError(f"{key} is empty; give a name, or leave the key out for its default")
-    for key in ("model.revision", "model.lora", "data.threshold", "data.reference_cache"):
+    for key in (
+        "model.revision",
+        "model.config",
+        "model.variant",
+        "model.lora",
+        "data.threshold",
+        "data.reference_cache",
+    ):
         if attrgetter(key)(config) in ("", Path()):
             raise ValueError(f"{key} is empty; leave the key out to do without it")
     check_device_name(config.engine.device, "engine.device")

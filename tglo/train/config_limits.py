@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tglo.settings import COUNT, FRACTION, SAMPLING, SEED, Limit
+from tglo.settings import COUNT, FRACTION, PROMPT_CHUNKS, SAMPLING, SEED, Limit
 
 LIMITS: dict[str, Limit] = {
     "seed": SEED,
+    "model.prompt_chunks": PROMPT_CHUNKS,
     "model.lora_rank": Limit(1, 4096),
     "model.lora_alpha": Limit(0, 1e6, above=True),
     "model.lora_dropout": Limit(0, 0.99),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,9 +238,7 @@ def _own_noise(
     """Find the noise that the samples were made from, where they are trained with it."""
     if config.data.noise == "fresh":
         return None
-    check_family(
-        config, models.family_of(models.resolve(config.model.path, revision=config.model.revision))
-    )
+    check_family(config, models.family_of(_path(config)))
     ids = set(samples.ids)
     noise = OwnNoise([row for row in manifest.rows if row.sample_id in ids], manifest.path)
     noise.check_sizes(cache, samples.ids)
@@ -282,6 +281,11 @@ def _draws(
     return errors, rule
 
 
+def _path(config: TrainConfig) -> Path:
+    model = config.model
+    return models.resolve(model.path, revision=model.revision, options=model.loading)
+
+
 def _drawer(data: _Data, family: Family, dtype: torch.dtype) -> Drawer:
     drawer = Drawer(data.rule, data.cache, family, dtype, data.own_noise)
     if data.errors is not None:
@@ -295,16 +299,17 @@ def _family(config: TrainConfig, device: torch.device, data: _Data) -> tuple[Fam
     """
     model, cache, errors = config.model, data.cache, data.errors
     encoders = bool(config.output.validation_prompts)
-    kind = models.family_of(models.resolve(model.path, revision=model.revision))
+    path = _path(config)
+    kind = models.family_of(path)
     check_family(config, kind)
     if data.own_noise is not None:
         data.own_noise.check_family(kind.name)
     half = model.base_weights != "default"
     family = models.load(
-        model.path,
+        path,
         dtype=DTYPES[config.engine.precision] if half else torch.float32,
-        revision=model.revision,
         encoders=encoders,
+        options=model.loading,
     )
     if encoders:  # what cannot be sampled is told now, not after hours
         check_validation(config.output, family)

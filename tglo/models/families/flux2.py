@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -125,9 +125,9 @@ class Flux2(Flux2Family):
         """See Flux2Family.text; the token of an image in a prompt is left out, as in the pipeline."""
         return super().text([prompt.replace("[IMG]", "") for prompt in prompts])
 
-    def _given_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+    def _given_parts(self, dtype: torch.dtype, left_out: Collection[str]) -> dict[str, Any]:
         # The folder's is a processor, which needs torchvision for images to come.
-        return {**super()._given_parts(dtype), "tokenizer": None}
+        return {**super()._given_parts(dtype, left_out), "tokenizer": None}
 
     def _load_parts(self, dtype: torch.dtype, encoders: bool) -> dict[str, Any]:
         parts = super()._load_parts(dtype, encoders)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from tglo.models import folder, quantization
+from tglo.models import folder, parts, quantization
 from tglo.models.autoencoder import Codec, LatentCodec
 from tglo.models.encoders import Encoders, EncodersInTurn, TextEncoders
 from tglo.models.text import PromptTally, TextPart, check_vocabulary, tokenize
 from tglo.models.tiling import check_tiling
 from tglo.noise.density import Density, parse, uniform
 from tglo.noise.schedule import Schedule
-
-# The other format is pickle, which can run code.
-FROM_DISK: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 
 
 class Loaded(ABC):
@@ -71,14 +67,14 @@ class Loaded(ABC):
         config = folder.read_config(self.path / self.vae_part / "config.json")
         self.codec = self.codec_class(config)
         with folder.understood(self.path, f"{self.name} model folder"):
-            parts = self._load_parts(dtype, encoders and denoiser)
-        self.denoiser: Any = parts[self.denoiser_part]
-        self.scheduler: Any = parts["scheduler"]
+            loaded = self._load_parts(dtype, encoders and denoiser)
+        self.denoiser: Any = loaded[self.denoiser_part]
+        self.scheduler: Any = loaded["scheduler"]
         with folder.understood(self.path / "scheduler", "scheduler of a diffusers model"):
             self.schedule: Any = self._training_schedule()
-        self.tokenizers: list[Any] = [parts[part.tokenizer] for part in self.text_parts]
+        self.tokenizers: list[Any] = [loaded[part.tokenizer] for part in self.text_parts]
         names = [self.vae_part, *(part.encoder for part in self.text_parts)]
-        self.encoders = Encoders({name: parts[name] for name in names})
+        self.encoders = Encoders({name: loaded[name] for name in names})
         if not denoiser:
             self.encoders = EncodersInTurn(self._load_encoder)
         self.prompts = PromptTally()
@@ -100,10 +96,10 @@ class Loaded(ABC):
         pipeline = self.pipeline_class.from_pretrained(
             self.path,
             dtype={"default": dtype, self.vae_part: self.codec.dtype(dtype)},
-            **FROM_DISK,
+            **parts.FROM_DISK,
             **self.unused_parts,
             **left_out,
-            **self._given_parts(dtype),
+            **self._given_parts(dtype, left_out),
         )
         self.pipeline_config = dict(pipeline.config)
         return pipeline.components
@@ -112,21 +108,30 @@ class Loaded(ABC):
         """Load the parts that the pipeline cannot load, by name."""
         return {}
 
-    def _given_parts(self, dtype: torch.dtype) -> dict[str, Any]:
+    def _given_parts(self, dtype: torch.dtype, left_out: Collection[str]) -> dict[str, Any]:
         """Return the parts that the pipeline is given and does not load, by name; a denoiser without weights where
         they stay on disk.
         """
         if self.has_denoiser:
-            return self._own_parts(dtype)
+            return {**self._given_weights(dtype, left_out), **self._own_parts(dtype)}
         kind = self.denoiser_class or self._class_of(self.denoiser_part)
         with torch.device("meta"):
             config = folder.read_config(self.path / self.denoiser_part / "config.json")
             return {self.denoiser_part: nn.Module.to(kind.from_config(config), dtype)}
 
+    def _given_weights(self, dtype: torch.dtype, left_out: Collection[str]) -> dict[str, Any]:
+        """Load the parts that the pipeline cannot load itself, by name, but those left out."""
+        return {
+            name: self.load_denoiser(self.path, dtype)
+            if name == self.denoiser_part
+            else self._read_encoder(name, dtype)
+            for name in parts.parts_to_give(self.path)
+            if name not in left_out
+        }
+
     def _class_of(self, part: str) -> Any:
         """Return the class that the folder names for a part."""
-        library, name = folder.read_index(self.path)[part]
-        return getattr(import_module(library), name)
+        return parts.class_of(self.path, part)
 
     def _load_encoder(self, name: str) -> Any:
         """Load the VAE or a text encoder onto the device."""
@@ -141,7 +146,7 @@ class Loaded(ABC):
 
     def _read_encoder(self, name: str, dtype: torch.dtype) -> Any:
         dtype = self.codec.dtype(dtype) if name == self.vae_part else dtype
-        return self._class_of(name).from_pretrained(self.path / name, dtype=dtype, **FROM_DISK)
+        return parts.load_part(self.path, name, self._class_of(name), dtype)
 
     def _adapt(self, name: str, encoder: Any) -> None:  # noqa: B027 (most need nothing)
         """Change an encoder that was loaded."""
@@ -256,11 +261,8 @@ class Loaded(ABC):
         self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Any:
         """Load the denoiser of a folder of this family's layout; without a LoRA."""
-        kind = self.denoiser_class or type(self.denoiser)
-        denoiser = kind.from_pretrained(
-            folder, subfolder=self.denoiser_part, dtype=dtype, **FROM_DISK
-        )
-        return denoiser.to(device)
+        kind = self.denoiser_class or self._class_of(self.denoiser_part)
+        return parts.load_part(folder, self.denoiser_part, kind, dtype).to(device)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -16,9 +16,9 @@ from tglo import noise
 from tglo.models import lora_files, lora_reading
 from tglo.models.autoencoder import Codec, TokenCodec
 from tglo.models.families.base import Family
-from tglo.models.families.loaded import FROM_DISK
 from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.modules.token_head import TokenHead
+from tglo.models.parts import FROM_DISK
 from tglo.models.samplers import Sampler, unmask
 from tglo.models.text import TextPart
 from tglo.noise import masking

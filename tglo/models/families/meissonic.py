@@ -56,7 +56,7 @@ class Meissonic(MaskedFamily):
         """Load each part by its class, whatever class the folder names."""
         config = read_config(self.path / "scheduler" / "scheduler_config.json")
         parts: dict[str, Any] = {
-            **self._given_parts(dtype),
+            **self._given_parts(dtype, ()),
             "tokenizer": CLIPTokenizer.from_pretrained(
                 self.path / "tokenizer", local_files_only=True
             ),

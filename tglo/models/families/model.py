@@ -24,7 +24,7 @@ from tglo.models.skeleton import Skeleton
 from tglo.models.text import tokenize
 from tglo.noise.draw import Draw, draw_latents
 from tglo.noise.noising import Key
-from tglo.settings import SamplingOptions
+from tglo.settings import PROMPT_CHUNKS, ModelOptions, SamplingOptions, check_limits
 
 # The paper's temperature 0.001 belongs to SD1.5's 16,384 latent elements, and the same strength per
 # element is inversely proportional to their number.
@@ -58,6 +58,10 @@ class Model(Adapted):
     """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
     """`predict` answers with the error (B,) itself, not with a prediction of the target."""
+    chunks_prompts: ClassVar[bool] = False
+    """Long prompts can be encoded in chunks, one after another."""
+    prompt_chunks: int = 1
+    """Chunks that every prompt is encoded in."""
     on_host: ClassVar[tuple[str, ...]] = ()
     """Conditions whose values `call` reads: they stay on the CPU, where a GPU need not be waited for."""
     published: ClassVar[tuple[str, ...]] = ()
@@ -194,6 +198,17 @@ class Model(Adapted):
     def skeleton(cls, model: str) -> Skeleton | None:
         """Return the skeleton of a published model or of a folder; None for a model of another family."""
         return None
+
+    @classmethod
+    def check_chunks(cls, options: ModelOptions) -> None:
+        """Raise ValueError for prompts in chunks where the model does not take them so."""
+        if options.long_prompts == "chunks":
+            check_limits({"prompt_chunks": options.chunks}, {"prompt_chunks": PROMPT_CHUNKS})
+            if not cls.chunks_prompts:
+                raise ValueError(
+                    f"long_prompts is chunks, which SD1.x, SD2.x and SDXL know, whose prompts go through CLIP alone; "
+                    f"{cls.name} was not made for prompts in pieces: leave it out"
+                )
 
     @classmethod
     def check_size(cls, path: Path, options: SamplingOptions) -> None:

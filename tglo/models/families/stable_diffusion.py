@@ -18,7 +18,7 @@ from tglo.models.families.model import Denoiser, Tensors
 from tglo.models.families.several_encoders import SeveralEncoders
 from tglo.models.folder import REMEDY, read_config, understood
 from tglo.models.skeleton import Skeleton
-from tglo.models.text import TextPart
+from tglo.models.text import TextPart, tokenize_in_chunks
 
 _SD = {
     "in_channels": 4,
@@ -29,7 +29,7 @@ _SD = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
 # The published unet/config.json of each model, as far as it differs from diffusers' defaults.
-_ARCHITECTURES: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sd15": {**_SD, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sd21": {
         **_SD,
@@ -68,6 +68,7 @@ class StableDiffusion(Family):
     )
     text_widths: ClassVar[dict[str, dict[str, int]]] = {"cross_attention_dim": {"text_encoder": 1}}
     flow_matching: ClassVar[bool | None] = False
+    chunks_prompts: ClassVar[bool] = True
     published: ClassVar[tuple[str, ...]] = ("sd15", "sd21")
     unused_parts: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
@@ -78,12 +79,34 @@ class StableDiffusion(Family):
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Tensors:
-        """Return prompt_embeds (B, 77, width), in the text encoder's dtype; see `_tokens` for long prompts."""
-        ids, mask = self._tokens(prompts, 0)
+        """Return prompt_embeds (B, 77 chunks, width), in the text encoder's dtype; see `_chunks`."""
+        ids, mask = self._chunks(prompts, 0)
         encoder = self.text_encoders[0]
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
         output = encoder(ids, attention_mask=mask if uses_mask else None)
-        return {"prompt_embeds": output[0].to(encoder.dtype)}
+        return {"prompt_embeds": self._joined(output[0].to(encoder.dtype))}
+
+    def text_settings(self) -> dict[str, str]:
+        """Return the number of chunks, where it is not that of all caches made before there was a choice."""
+        return {"prompt_chunks": str(self.prompt_chunks)} if self.prompt_chunks > 1 else {}
+
+    def _chunks(self, prompts: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
+        """Return token ids and attention mask (B chunks, 77) for the text encoder with that number.
+
+        Prompts beyond the chunks are cut, and counted in `prompts`.
+        """
+        if self.prompt_chunks == 1:
+            return self._tokens(prompts, number)
+        self.need_encoders()
+        tally = self.prompts if number == 0 else None
+        ids, mask = tokenize_in_chunks(
+            self.text_parts[number], self.tokenizers[number], prompts, self.prompt_chunks, tally
+        )
+        return ids.to(self.device), mask.to(self.device)
+
+    def _joined(self, hidden: Tensor) -> Tensor:
+        """Put the chunks (B chunks, 77, width) of each prompt one after another, (B, 77 chunks, width)."""
+        return hidden.reshape(-1, self.prompt_chunks * hidden.shape[1], hidden.shape[2])
 
     def conditions(self, text: Tensors, sizes: Tensors | None = None) -> Tensors:
         """Return prompt_embeds; the sizes have no part in it."""
@@ -111,7 +134,7 @@ class StableDiffusion(Family):
 
     def example_text(self, batch: int) -> Tensors:
         width = self.denoiser.config.cross_attention_dim
-        return {"prompt_embeds": self._random(batch, _TOKENS, width)}
+        return {"prompt_embeds": self._random(batch, _TOKENS * self.prompt_chunks, width)}
 
     @property
     def patch(self) -> int:
@@ -127,7 +150,7 @@ class StableDiffusion(Family):
     def skeleton(cls, model: str) -> Skeleton | None:
         """Return a UNet by one of the names in `published`, or that of a folder with unet and vae."""
         if model in cls.published:
-            return UNetSkeleton(_ARCHITECTURES[model], 8, cls.lora_targets)
+            return UNetSkeleton(ARCHITECTURES[model], 8, cls.lora_targets)
         folder = Path(model.removeprefix("path:")).expanduser()
         unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
         if not unet.is_file() or not vae.is_file():
@@ -162,14 +185,14 @@ class StableDiffusionXL(SeveralEncoders, StableDiffusion):
 
     @torch.no_grad()
     def encode_with(self, number: int, prompts: Sequence[str]) -> Tensors:
-        """Return an encoder's last hidden states but one; of the second also its projection."""
-        ids, _ = self._tokens(prompts, number)
+        """Return an encoder's last hidden states but one; of the second also its projection of the first chunk."""
+        ids, _ = self._chunks(prompts, number)
         output = self.text_encoders[number](ids, output_hidden_states=True)
-        pooled = {"pooled": output[0]} if number else {}
-        return {"hidden": output.hidden_states[-2], **pooled}
+        pooled = {"pooled": output[0][:: self.prompt_chunks]} if number else {}
+        return {"hidden": self._joined(output.hidden_states[-2]), **pooled}
 
     def combine(self, parts: Sequence[Tensors]) -> Tensors:
-        """Return prompt_embeds (B, 77, both widths) and pooled_prompt_embeds (B, width of the second)."""
+        """Return prompt_embeds (B, 77 chunks, both widths) and pooled_prompt_embeds (B, width of the second)."""
         hidden = torch.cat([part["hidden"] for part in parts], dim=-1)
         return {"prompt_embeds": hidden, "pooled_prompt_embeds": parts[1]["pooled"]}
 

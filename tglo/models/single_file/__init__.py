@@ -1,0 +1,1 @@
+"""Models in one safetensors file, as Civitai has them and kohya's scripts write them."""
