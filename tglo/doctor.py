@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 
 from tglo import plugins
+from tglo.console.extras import install
 from tglo.console.verbosity import show
 from tglo.redaction import redacted
 
@@ -74,14 +75,14 @@ def _inside(version: str, limits: str) -> bool:
 
 
 def _package(name: str, limits: str, purpose: str, extra: str) -> Finding:
-    target = f'".[{extra}]"' if extra else f'"{name}{limits}"'
+    remedy = install(extra) if extra else f'pip install "{name}{limits}"'
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Finding(name, "missing", f"not installed; for {purpose}", f"pip install {target}")
+        return Finding(name, "missing", f"not installed; for {purpose}", remedy)
     if _inside(version, limits):
         return Finding(name, "ok", version)
-    return Finding(name, "problem", f"{version} is outside {limits}", f"pip install -U {target}")
+    return Finding(name, "problem", f"{version} is outside {limits}", remedy)
 
 
 def _python() -> Finding:

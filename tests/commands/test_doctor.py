@@ -37,7 +37,7 @@ def test_everything_absent(monkeypatch: pytest.MonkeyPatch) -> None:
         "deepspeed",
         "missing",
         "not installed; for training on several processes",
-        'pip install ".[train]"',
+        'pip install ".[train]" in a checkout of tglo',
     )
     assert findings["nvcc"].status == "missing"
 

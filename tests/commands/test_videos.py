@@ -175,7 +175,9 @@ def test_without_pyav_the_command_says_so_before_a_model_is_loaded(
         "generate": [*model, "--prompts", str(prompts), *output],
     }
     assert cli.main([command, *flags[command]]) == 1
-    assert "videos need PyAV: pip install 'tglo[video]'" in capsys.readouterr().err
+    assert (
+        'videos need PyAV: pip install ".[video]" in a checkout of tglo' in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -7,7 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tglo.console.failures import EXTRAS, in_a_line
+from tglo.console.extras import EXTRAS
+from tglo.console.failures import in_a_line
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}
@@ -34,7 +35,7 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("tglo: tglo demo needs ") and done.stderr.count("\n") == 1
-    assert 'is not installed: pip install "tglo[train]"' in done.stderr
+    assert 'is not installed: pip install ".[train]" in a checkout of tglo' in done.stderr
 
 
 def test_every_extra_is_one_that_installs_the_module() -> None:

@@ -110,3 +110,8 @@ def test_pip_makes_a_wheel_without_the_extension(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "tglo/__init__.py" in names and "tglo/kernels/loss.py" in names
     assert not [name for name in names if name.endswith(".so")]
+    # From a checkout, unlike from an sdist, the demo and the shapes world come with their weights.
+    weights = {name for name in names if name.startswith("tglo/") and name.endswith(".safetensors")}
+    assert weights == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tglo").rglob("*.safetensors")
+    }

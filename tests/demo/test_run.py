@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tglo.demo import classifier
 from tglo.demo.run import run
 from tglo.demo.settings import MODELS
 from tglo.train import load_config
@@ -54,3 +56,18 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"unknown model 'gan'; the demo has diffusion, masked, flow"
     ):
         run(tmp_path, model="gan")
+
+
+def test_without_its_weights_it_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published package goes without them."""
+    absent = tmp_path / "absent"
+    monkeypatch.setitem(MODELS, "diffusion", replace(MODELS["diffusion"], base=absent))
+    monkeypatch.setattr(classifier, "READER", absent)
+    remedy = r'absent is not there: .* pip install "\.\[train\]" in a checkout of tglo brings them'
+    with pytest.raises(FileNotFoundError, match=remedy):
+        run(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
+    with pytest.raises(FileNotFoundError, match=remedy):
+        classifier.load_reader.__wrapped__()

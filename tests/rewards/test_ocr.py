@@ -36,7 +36,7 @@ def test_quotes():
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
-    with pytest.raises(ImportError, match=r"scorer ocr: .*pip install 'tglo\[ocr\]'"):
+    with pytest.raises(ImportError, match=r'scorer ocr: .*pip install "\.\[ocr\]"'):
         load_scorer("ocr")
     with pytest.raises(ValueError, match="ocr has no files to name"):
         load_scorer("ocr=./x")
@@ -52,8 +52,8 @@ def page(*lines: str) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def ocr():
-    pytest.importorskip("rapidocr", reason="pip install 'tglo[ocr]'")
-    pytest.importorskip("onnxruntime", reason="pip install 'tglo[ocr]'")
+    pytest.importorskip("rapidocr", reason="pip install '.[ocr]'")
+    pytest.importorskip("onnxruntime", reason="pip install '.[ocr]'")
     return load_scorer("ocr")
 
 

@@ -292,6 +292,6 @@ def test_a_missing_package_is_named_before_a_model_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'tglo[bnb]'")):
+    with pytest.raises(ImportError, match=re.escape('pip install ".[bnb]"')):
         train(config(tmp_path / "nowhere", tmp_path / "run", kind))
     quantization.require("half")

@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-EXPECTED = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
+from tglo.console.extras import EXTRAS, install
 
-EXTRAS = {
-    **dict.fromkeys(
-        (
-            "accelerate",
-            "deepspeed",
-            "diffusers",
-            "filelock",
-            "matplotlib",
-            "msgspec",
-            "peft",
-            "PIL",
-            "pyarrow",
-            "safetensors",
-            "sklearn",
-            "tqdm",
-            "transformers",
-        ),
-        "train",
-    ),
-    "av": "video",
-    "bitsandbytes": "bnb",
-    "ftfy": "rewards",
-    "onnxruntime": "ocr",
-    "rapidocr": "ocr",
-    "tensorboard": "track",
-    "trackio": "track",
-    "wandb": "track",
-    "xformers": "xformers",
-}
-"""Module -> the extra of pyproject.toml that installs it."""
+EXPECTED = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
 
 
 def in_a_line(error: BaseException, command: str = "") -> str:
@@ -49,8 +20,3 @@ def in_a_line(error: BaseException, command: str = "") -> str:
     if isinstance(error, EXPECTED):
         return text or f"{kind}: no message"
     return f"{kind}: {text or 'no message'} (an error that was not foreseen; -v shows where it happened)"
-
-
-def install(extra: str) -> str:
-    """Return the command that installs an extra."""
-    return f'pip install "tglo[{extra}]" (in a checkout: pip install ".[{extra}]")'

@@ -11,13 +11,14 @@ from typing import Any
 
 from PIL import Image
 
+from tglo.console.extras import install
 from tglo.data.errors import ImageError
 from tglo.data.frames import FrameFolder
 from tglo.data.images import MAX_PIXELS, as_rgb, image_format
 from tglo.data.pictures import Source, of_folder, of_image
 
 VideoFile = BufferedIOBase | FrameFolder
-INSTALL = "videos need PyAV: pip install 'tglo[video]'"
+INSTALL = f"videos need PyAV: {install('video')}"
 _BACK = 10.0  # seconds before a clip from which it is decoded where a seek lands behind its start
 
 

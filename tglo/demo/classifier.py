@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tglo.demo import digits
+from tglo.shapes.weights import shipped
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC
@@ -44,7 +45,7 @@ class Reader(nn.Sequential):
 def load_reader() -> Reader:
     """Load the fitted reader that ships with the package."""
     reader = Reader()
-    reader.load_state_dict(load_file(READER))
+    reader.load_state_dict(load_file(shipped(READER)))
     return reader.eval()
 
 

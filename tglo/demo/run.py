@@ -29,6 +29,7 @@ from tglo.demo.settings import BATCH, EVALUATION_SEED, MODELS, QUICK, SCORER, SE
 from tglo.files import claim_folder
 from tglo.generation.generate import generate_images
 from tglo.rewards.scoring import score_file
+from tglo.shapes.weights import shipped
 from tglo.threshold.frozen import estimate
 from tglo.threshold.summary import Summary, describe
 from tglo.train import load_config, train
@@ -56,6 +57,7 @@ def run(
     interrupted run are kept, so the same call goes on.
     Raises ValueError for another model or recipe, and if ``output`` holds a demo with another model, seed or
     size.
+    FileNotFoundError where the base models were left out of the installation.
     """
     if not 0 <= seed < 1000:
         raise ValueError(
@@ -66,6 +68,7 @@ def run(
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; there are {', '.join(RECIPES)}")
     chosen = MODELS[model]
+    shipped(chosen.base)
     output = output.resolve()
     demo = Demo(output, chosen, seed, QUICK if quick else chosen.amounts, recipe)
     # Images made for other settings must not be taken for ours.

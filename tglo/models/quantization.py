@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tglo.console.extras import install
 from tglo.settings import QUANTIZED
 
 
@@ -109,7 +110,7 @@ def _bitsandbytes(kind: str) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise ImportError(
-            f"model.base_weights = {kind} needs bitsandbytes: pip install 'tglo[bnb]', or use "
+            f"model.base_weights = {kind} needs bitsandbytes: {install('bnb')}, or use "
             "model.base_weights = half"
         ) from error
     return bitsandbytes

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
+from tglo.console.extras import install
 from tglo.devices import DTYPES, process_device
 from tglo.plugins import Plugins, can_be_called
 from tglo.rewards import programmatic
@@ -161,7 +162,7 @@ def _imported(name: str, place: str, extra: str, make: bool = False) -> Any:
         found = getattr(importlib.import_module(module), kind)
         return found() if make else found
     except ModuleNotFoundError as error:
-        raise ImportError(f"scorer {name}: {error}; pip install 'tglo[{extra}]'") from error
+        raise ImportError(f"scorer {name}: {error}; {install(extra)}") from error
 
 
 def _import(name: str) -> Scorer:

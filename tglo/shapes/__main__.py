@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from tglo.shapes import BASE, scenes
+from tglo.shapes.weights import shipped
 
 SETS = {"train": 128, "validation": 64, "seen": 64, "unseen": 64, "paraphrases": 64}
 
@@ -18,7 +19,9 @@ SETS = {"train": 128, "validation": 64, "seen": 64, "unseen": 64, "paraphrases":
 def write_world(folder: Path, sets: dict[str, int] | None = None) -> None:
     """Copy the base model and write the prompt sets of these sizes; a folder of this world is made
     anew, what else is in it stays. ValueError for a folder of something else.
+    FileNotFoundError where the base model was left out.
     """
+    base = shipped(BASE)
     ours = (folder / "prompts" / "train.txt").exists()
     if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something else; give another folder")
@@ -26,7 +29,7 @@ def write_world(folder: Path, sets: dict[str, int] | None = None) -> None:
     for name, count in (SETS if sets is None else sets).items():
         text = "\n".join(scenes.prompt_set(name, count))
         (folder / "prompts" / f"{name}.txt").write_text(f"{text}\n")
-    shutil.copytree(BASE, folder / "base", dirs_exist_ok=True)
+    shutil.copytree(base, folder / "base", dirs_exist_ok=True)
 
 
 def main() -> None:
@@ -40,7 +43,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     try:
         write_world(folder)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"wrote {folder}/base and {folder}/prompts/ ({', '.join(SETS)})")
 

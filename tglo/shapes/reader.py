@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tglo.shapes import drawing, scenes
+from tglo.shapes.weights import shipped
 
 FILES = {name: Path(__file__).parent / f"{name}.safetensors" for name in ("reader", "judge")}
 WIDTHS = {"reader": 24, "judge": 32}
@@ -51,7 +52,7 @@ class SceneReader(nn.Sequential):
 def load(name: str) -> SceneReader:
     """Load the fitted reader or judge that ships with the package, in float32."""
     reader = SceneReader(WIDTHS[name])
-    reader.load_state_dict({k: v.float() for k, v in load_file(FILES[name]).items()})
+    reader.load_state_dict({k: v.float() for k, v in load_file(shipped(FILES[name])).items()})
     return reader.eval()
 
 

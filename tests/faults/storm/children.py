@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-# diffusers imports onnxruntime where it is installed (tglo[ocr]), which starts a thread.
+# diffusers imports onnxruntime where it is installed (the extra ocr), which starts a thread.
 sys.modules["onnxruntime"] = None  # type: ignore[assignment]
 
 PATIENCE = 60.0  # seconds until a command counts as hanging

@@ -119,5 +119,5 @@ def test_another_optimizers_state_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ImportError, match=r"pip install 'tglo\[bnb\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[bnb\]"'):
         make_optimizer(OptimizerConfig(name="adamw8bit"), weights().values())

@@ -18,6 +18,7 @@ from diffusers.models.attention_dispatch import (
 )
 from torch import Tensor
 
+from tglo.console.extras import install
 from tglo.models.execution.processors import MASKED, STOCK, WITHOUT_SOFTMAX
 from tglo.models.quantization import floating_dtype
 
@@ -117,7 +118,7 @@ def _check(
         with attention_backend(name):  # looks for the package, or gets the kernel from the hub
             pass
     except Exception as error:
-        extra = "pip install 'tglo[xformers]', " if name == "xformers" else ""
+        extra = f"{install('xformers')}, " if name == "xformers" else ""
         raise ValueError(f"attention {backend!r} is missing: {error} {extra}{_REMEDY}") from error
     for size in sorted(sizes):
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tglo.console.extras import install
 from tglo.devices import DTYPES
 from tglo.files import reading
 from tglo.models import quantization
@@ -239,7 +240,7 @@ def _import_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise ImportError(
-            "this run needs DeepSpeed, which is not installed: pip install 'tglo[train]', "
+            f"this run needs DeepSpeed, which is not installed: {install('train')}, "
             "or train in one process with engine.kind = plain"
         ) from error
     return deepspeed

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tglo.console.extras import install
 from tglo.train import stored
 from tglo.train.config import OptimizerConfig
 from tglo.train.stored import Form, form
@@ -119,7 +120,7 @@ def _adamw8bit(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> O
         import bitsandbytes
     except ImportError as error:
         raise ImportError(
-            "optimizer.name = adamw8bit needs bitsandbytes: pip install 'tglo[bnb]', "
+            f"optimizer.name = adamw8bit needs bitsandbytes: {install('bnb')}, "
             "or use optimizer.name = adamw"
         ) from error
     return bitsandbytes.optim.AdamW8bit(parameters, **_adam_settings(config))

@@ -1,0 +1,39 @@
+"""Extras of pyproject.toml: which one brings a module, and the command that installs it."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    **dict.fromkeys(
+        (
+            "accelerate",
+            "deepspeed",
+            "diffusers",
+            "filelock",
+            "matplotlib",
+            "msgspec",
+            "peft",
+            "PIL",
+            "pyarrow",
+            "safetensors",
+            "sklearn",
+            "tqdm",
+            "transformers",
+        ),
+        "train",
+    ),
+    "av": "video",
+    "bitsandbytes": "bnb",
+    "ftfy": "rewards",
+    "onnxruntime": "ocr",
+    "rapidocr": "ocr",
+    "tensorboard": "track",
+    "trackio": "track",
+    "wandb": "track",
+    "xformers": "xformers",
+}
+"""Module -> the extra that brings it."""
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra. Until tglo is published under its name, a checkout is the source."""
+    return f'pip install ".[{extra}]" in a checkout of tglo'
