@@ -29,7 +29,7 @@ from tglo.commands import (
     threshold,
     train,
 )
-from tglo.console import failures, shadowing, verbosity
+from tglo.console import failures, pipes, shadowing, verbosity
 from tglo.console.json_output import as_json
 from tglo.console.parsing import USAGE, Call, did_you_mean, parse, read_only, refuse
 from tglo.console.versions import version_line
@@ -69,8 +69,9 @@ results). tglo --version says what is installed, tglo COMMAND --help what a comm
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Whatever goes wrong is one line, without secrets.
 
-    The status is 0, 1 for an error, 130 after Ctrl-C and 143 after SIGTERM; SystemExit(2) is raised for a
-    command line that cannot be read. -v, or TGLO_DEBUG=1, shows the traceback of an error.
+    The status is 0, 1 for an error, 130 after Ctrl-C, 141 where nobody reads the output any more and 143 after
+    SIGTERM; SystemExit(2) is raised for a command line that cannot be read. -v, or TGLO_DEBUG=1, shows the
+    traceback of an error.
     """
     arguments, chosen = verbosity.take(sys.argv[1:] if arguments is None else arguments)
     # Read when torch is loaded: CPU threads that spin while others need the core cost up to ten times.
@@ -86,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = "the same command goes on" if name in RESUMABLE else "start the same command again"
     try:
         with stopped_by_sigterm():
-            return _run(arguments) or 0
+            status = _run(arguments) or 0
+            sys.stdout.flush()
+            return status
     except Stopped as stop:
         print(f"tglo: stopped by {stop.by}; {again}", file=sys.stderr)
         return stop.status
@@ -96,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit:  # a command line that cannot be read, or --help
         raise
     except BaseException as error:  # libraries have classes of their own, some below no Exception
+        if isinstance(error, BrokenPipeError) and pipes.reader_is_gone():
+            return pipes.STATUS
         if chosen == "verbose":
             print(redacted(traceback.format_exc()), file=sys.stderr)
         line = failures.in_a_line(error, f"tglo {name}".rstrip())

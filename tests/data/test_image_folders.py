@@ -81,8 +81,13 @@ def test_scores_in_names_are_read_by_a_pattern_alone(cats):
         7.5,
         10,
     ]
-    assert "a_-2.png: has no score" in refusal(cats, require_scores=True)  # never guessed
-    reason = r"a_-2.png: its name does not fit the score pattern 'b_{score}'"
+    told = refusal(cats, require_scores=True)  # never guessed; the same reason is said once
+    assert (
+        "a_-2.png, b_7.5.png, sub/c_1e1.JPG: has no score" in told and told.count("no score") == 1
+    )
+    (cats / "scored.csv").write_text("prompt,image,score\n")
+    assert f"If {cats / 'scored.csv'} is the manifest" in refusal(cats, require_scores=True)
+    reason = r"a_-2.png, sub/c_1e1.JPG: its name does not fit the score pattern 'b_{score}'"
     assert reason in refusal(cats, score_pattern="b_{score}", require_scores=True)
     assert [row.score for row in read(cats, score_pattern="b_{score}")] == [None, 7.5, None]
 
@@ -129,7 +134,10 @@ def test_json_beside_an_image_with_the_columns_flags(cats):
     assert manifest.prompts()[1] == "from JSON"  # where there is no caption
     assert manifest.rows[0].extra == {"tag": "t"}
     text = refusal(cats, require_scores=True)
-    assert "b_7.5.json has no 'prompt' for the prompt; it has ['stars', 'tag', 'text']" in text
+    assert (
+        "b_7.5.png: its JSON file has no 'prompt' for the prompt; it has ['stars', 'tag', 'text']"
+        in text
+    )
     assert "--prompt-column" in text and "--score-column" in text
 
 

@@ -60,13 +60,14 @@ def test_the_commands_of_the_page(hub, tmp_path: Path, monkeypatch: pytest.Monke
     tiny.build_sd15(tmp_path / "sdxl")
     (tmp_path / "run.toml").write_text(blocks("toml"))
     commands = re.findall(r"^\$ (.+)$", blocks("console"), re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)
         more = SMALLER.get(f"{program} {arguments[0]}", [])
         if arguments[0] == "train":
             more = [*more, "--optimizer.micro_batch", "2", "--engine.device", "cpu"]
         assert program == "tglo" and cli.main([*arguments, *more]) == 0, command
+    assert list((tmp_path / "cats-lora").glob("*.safetensors"))
     assert (tmp_path / "cats-run/export").is_dir() and (tmp_path / "hub-cache/cache.json").is_file()
     for name in (
         "dogs/scored.csv",

@@ -163,7 +163,8 @@ def test_cut_and_equal_prompts_are_told_once(
     prompts = ["a cat", "x" * 90, "A  cat", "y" * 90, "a dog"]
     generate_images(model, prompts, tmp_path, batch_size=1, count=2, **OPTIONS)
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 5 prompts are longer than 77 tokens and were cut there",
+        "2 of 5 prompts are longer than 77 tokens and were cut there; "
+        'long_prompts = "chunks" with enough prompt_chunks keeps them whole',
         "1 of 5 prompts have the same tokens as another one, so the model cannot tell them from it; "
         "the first is 'A  cat'",
     ]

@@ -207,7 +207,8 @@ def test_38_prompts_that_are_cut_or_alike_are_told_when_they_are_cached(
     build(str(model), tmp_path / "m.csv", tmp_path / "cache", resolution=16, device="cpu")
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told == [
-        "1 of 4 prompts are longer than 77 tokens and were cut there",
+        "1 of 4 prompts are longer than 77 tokens and were cut there; "
+        'long_prompts = "chunks" with enough prompt_chunks keeps them whole',
         "1 of 4 prompts have the same tokens as another one, so the model cannot tell them from it; "
         "the first is 'a cat'",
     ]

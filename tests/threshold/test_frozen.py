@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,7 @@ def test_summary_warns_when_the_threshold_separates_prompts():
     summary = describe(scores, estimate(scores), prompts=prompts)
     assert summary.degenerate_share == 1.0
     assert "per-prompt threshold" in str(summary)
+    assert "With more images of each prompt" in str(replace(summary, baseline="oracle"))
     own = estimate(scores, prompts=prompts, kappa=0)
     assert describe(scores, own, prompts=prompts).degenerate_share == 0.0
     with pytest.raises(ValueError, match="pass prompts"):

@@ -165,11 +165,12 @@ class _Reader:
         return (
             "has no score. Scores are read from a ratings.csv (file_name, score), from a .json beside each image, and "
             "from file names with --score-pattern; `tglo score` makes them"
+            f"{_offer(Path(self.folder), self.files)}"
         )
 
     def _lacks(self, stem: str, cells: dict[str, Any], role: str, name: str) -> str:
         return (
-            f"{self.files.jsons[stem]} has no {name!r} for the {role}; it has {sorted(cells)}: name the right one with "
+            f"its JSON file has no {name!r} for the {role}; it has {sorted(cells)}: name the right one with "
             f"--{role}-column"
         )
 

@@ -191,7 +191,7 @@ def read_manifest(
     columns = Columns(prompt_column, image_column, score_column, require_scores, score_pattern)
     place, raw_rows = read_rows(Path(path), columns, root)
     rows: list[Row] = []
-    refused: list[str] = []
+    refused: dict[str, list[str]] = {}  # by the reason, the first places
     count = 0
     for raw in raw_rows:
         reason = problem_of(raw, place.folder, require_scores)
@@ -201,16 +201,16 @@ def read_manifest(
             identity = sample_id(raw.prompt, raw.image)
             rows.append(Row(identity, raw.prompt, raw.image, score, raw.line, raw.extra or {}))
         else:
+            if count < SHOWN:
+                refused.setdefault(reason, []).append(raw.where)
             count += 1
-            if len(refused) < SHOWN:
-                refused.append(f"{raw.where}: {reason}")
     if count:
         more = f" (the first {SHOWN})" if count > SHOWN else ""
         outside = any("outside the data folder" in reason for reason in refused)
         hint = ", or give the folder of images that lie elsewhere as --root (data.root)"
         raise ManifestError(
             f"{count} of {count + len(rows)} rows of {path} are refused{more}: "
-            + "; ".join(refused)
+            + "; ".join(f"{', '.join(where)}: {reason}" for reason, where in refused.items())
             + f". Correct or remove them{hint if outside else ''}"
         )
     if not rows:

@@ -21,7 +21,7 @@ def why_refused(image: str, root: str | None) -> str | None:
     if "://" in image:
         return "is a URL: download it, images are read from disk only"
     if ".." in image.split("/"):
-        return "climbs with '..'"
+        return "climbs with '..': write it without, and name the folder of all images as --root (data.root)"
     if not image.startswith("/"):
         return None
     if root is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +77,8 @@ def keep_reference(denoiser: Any) -> None:
     """Keep the LoRA's weights as they are now in a second adapter, for `reference_on`."""
     weights, kept = state_dict(denoiser), copy.deepcopy(config(denoiser))
     kept.lora_dropout = 0.0
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two are meant
         denoiser.add_adapter(kept, adapter_name=REFERENCE)
     for name, parameter in denoiser.named_parameters():
         if f".{REFERENCE}." in name:

@@ -82,9 +82,15 @@ class PromptTally:
     """Counts, over all prompts that pass, those that were cut and those that cannot be told from another.
 
     cut: digests of the prompts that were cut; alike: of those that have the tokens of an earlier one.
+    in_chunks: whether the model takes prompts in chunks, which the warning then names.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_chunks: bool = False) -> None:
+        self._remedy = (
+            '; long_prompts = "chunks" with enough prompt_chunks keeps them whole'
+            if in_chunks
+            else ""
+        )
         self.cut: set[bytes] = set()
         self.alike: set[bytes] = set()
         self._first: dict[bytes, bytes] = {}  # digest of tokens -> of the first prompt with them
@@ -111,8 +117,8 @@ class PromptTally:
         """Warn, in a line each, of prompts that were cut and of those that are alike."""
         if self.cut:
             log.warning(
-                "%d of %d prompts are longer than %d tokens and were cut there",
-                len(self.cut), len(self._seen), self._limit,
+                "%d of %d prompts are longer than %d tokens and were cut there%s",
+                len(self.cut), len(self._seen), self._limit, self._remedy,
             )  # fmt: skip
         if self.alike:
             log.warning(

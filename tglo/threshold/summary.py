@@ -93,10 +93,12 @@ class Summary:
                 f"they rescale the learning rate or let a few samples decide. Use {advice}."
             )
         if self.degenerate_share is not None and self.degenerate_share > 0.5:
+            advice = "Consider a per-prompt threshold (baseline oracle, or kappa)."
+            if self.baseline in ("oracle", "ridge"):
+                advice = "With more images of each prompt it follows the prompts' own means closer."
             notes.append(
                 f"{self.degenerate_share:.0%} of the rows belong to prompts whose images all share "
-                "one label: the threshold tells prompts apart more than images. "
-                "Consider a per-prompt threshold (baseline oracle, or kappa)."
+                f"one label: the threshold tells prompts apart more than images. {advice}"
             )
         if self.unknown:
             notes.append(

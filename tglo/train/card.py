@@ -121,11 +121,11 @@ def _batch(run: Run) -> int:
 
 
 def _usage(run: Run, layout: str) -> list[str]:
-    path = run.config.model.path
-    base = json.dumps(path if local_path(path) is None else "BASE")
+    loader = "DiffusionPipeline"
     load = ['pipe = DiffusionPipeline.from_pretrained("THIS FOLDER OR REPOSITORY")']
     if _is_adapter(run, layout):
-        load = [f"pipe = DiffusionPipeline.from_pretrained({base})"]
+        loader, base = _base_loader(run)
+        load = [f"pipe = {base}"]
         part = run.family.denoiser_part
         if (
             getattr(run.family.pipeline_class, "lora_state_dict", None) is None
@@ -137,11 +137,21 @@ def _usage(run: Run, layout: str) -> list[str]:
     prefix = run.config.objective.prompt_prefix
     prompt = json.dumps(f"{prefix}a prompt", ensure_ascii=False)
     return [
-        *("```python", "from diffusers import DiffusionPipeline", ""),
+        *("```python", f"from diffusers import {loader}", ""),
         *load,
         f"image = pipe({prompt})[0][0]",
         *("```", ""),
     ]
+
+
+def _base_loader(run: Run) -> tuple[str, str]:
+    """Return the class that loads the base, and the call; a file with a UNet is a whole pipeline."""
+    path, local = run.config.model.path, local_path(run.config.model.path)
+    if local is not None and local.suffix == ".safetensors" and run.family.denoiser_part == "unet":
+        name = run.family.pipeline_class.__name__
+        return name, f"{name}.from_single_file({json.dumps(local.name)})"
+    base = json.dumps(path if local is None else "BASE")
+    return "DiffusionPipeline", f"DiffusionPipeline.from_pretrained({base})"
 
 
 def _metrics(run: Run) -> list[str]:
@@ -185,9 +195,11 @@ def _settings(run: Run) -> list[str]:
             elif section not in ("data", "output") or name not in _PATHS:
                 flat[f"{section}.{name}"] = value
     model = run.config.model
-    for key, value in (("model.path", local_path(model.path)), ("model.lora", model.lora)):
+    of_model = {"path": local_path(model.path), "lora": model.lora}
+    of_model["config"] = None if model.config is None else local_path(model.config)
+    for key, value in of_model.items():
         if value is not None:
-            flat[key] = Path(value).name
+            flat[f"model.{key}"] = Path(value).name
     text = "\n".join(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in flat.items())
     runs = [len(found) for found in re.findall("`+", text)]
     fence = "`" * max(3, 1 + max(runs, default=0))

@@ -86,7 +86,8 @@ def test_long_and_equal_prompts_are_reported_in_a_line_each(
         family.prompts.report()
     assert family.truncated_prompts == 3
     assert [record.message for record in caplog.records] == [
-        "3 of 6 prompts are longer than 77 tokens and were cut there",
+        "3 of 6 prompts are longer than 77 tokens and were cut there; "
+        'long_prompts = "chunks" with enough prompt_chunks keeps them whole',
         "2 of 6 prompts have the same tokens as another one, so the model cannot tell them from it; "
         "the first is 'SHORT'",
     ]

@@ -85,6 +85,9 @@ def test_cache_and_training_are_those_of_the_folder(
     )
     assert load_file(one).keys() == load_file(two).keys()
     assert all(torch.equal(t, load_file(two)[n]) for n, t in load_file(one).items())
+    text = (tmp_path / "file/out/export/README.md").read_text()
+    assert 'StableDiffusionXLPipeline.from_single_file("x.safetensors")' in text
+    assert 'model.config = "sdxl"' in text and str(folders["sdxl"]) not in text
     pictures = [next((tmp_path / n / "out/samples").rglob("*.png")) for n in ("file", "folder")]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     # Each cache is tied to what it was made from.

@@ -37,6 +37,8 @@ class Loaded(ABC):
     denoiser_class: ClassVar[Any] = None
     """The denoiser's class where it is not the one that the folder names."""
     vae_part: ClassVar[str] = "vae"
+    chunks_prompts: ClassVar[bool] = False
+    """Long prompts can be encoded in chunks, one after another."""
     unused_parts: ClassVar[dict[str, Any]] = {}
     """Arguments that leave out what the pipeline has and this project does not use."""
     codec_class: ClassVar[type[Codec]] = LatentCodec
@@ -77,7 +79,7 @@ class Loaded(ABC):
         self.encoders = Encoders({name: loaded[name] for name in names})
         if not denoiser:
             self.encoders = EncodersInTurn(self._load_encoder)
-        self.prompts = PromptTally()
+        self.prompts = PromptTally(in_chunks=self.chunks_prompts)
         with folder.understood(self.path, f"{self.name} model folder"):
             self._check_parts()
             for part, tokenizer in zip(self.text_parts, self.tokenizers, strict=True):

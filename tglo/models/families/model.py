@@ -58,8 +58,6 @@ class Model(Adapted):
     """A guidance of this or less is none."""
     answers_with_error: ClassVar[bool] = False
     """`predict` answers with the error (B,) itself, not with a prediction of the target."""
-    chunks_prompts: ClassVar[bool] = False
-    """Long prompts can be encoded in chunks, one after another."""
     prompt_chunks: int = 1
     """Chunks that every prompt is encoded in."""
     on_host: ClassVar[tuple[str, ...]] = ()
