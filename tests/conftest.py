@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for processes that tests start
+# Models in one file leave a small folder there, and a person's own caches are none of the tests' business.
+os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/tglo-tests-{os.getuid()}"
 os.environ["PYTHONSAFEPATH"] = "1"  # they take the installed package, not the folder they start in
 
 import pytest

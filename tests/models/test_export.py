@@ -68,6 +68,23 @@ def test_lora_export_loads_in_diffusers(
     assert torch.equal(family.predict(pipeline.unet, example_input), expected)
 
 
+@pytest.mark.parametrize("targets", [["to_q", "ff.net.0.proj"], ["to_q", "conv1"], ["proj_in"]])
+def test_a_lora_of_other_layers_too_loads_in_diffusers(
+    load: Callable[..., models.Family],
+    folders: dict[str, Path],
+    tmp_path: Path,
+    targets: list[str],
+) -> None:
+    family = load("sd15")
+    family.add_lora(2, 4.0, targets=targets)
+    perturb(family.denoiser, scale=0.3)
+    example_input = example(family)
+    expected = family.predict(family.denoiser, example_input)
+    pipeline = DiffusionPipeline.from_pretrained(folders["sd15"])
+    pipeline.load_lora_weights(family.save_lora(tmp_path / "lora"))
+    assert torch.equal(family.predict(pipeline.unet, example_input), expected)
+
+
 def test_full_export_of_a_lora_is_merged(kind: str, family: models.Family, tmp_path: Path) -> None:
     train_lora(family)
     example_input = example(family)

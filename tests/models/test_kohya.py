@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -101,3 +102,39 @@ def test_a_file_in_half_precision_is_half_as_large(
         draw = example(family)
         answers = [family.predict(f.denoiser, draw) for f in (family, again)]
         torch.testing.assert_close(*answers, atol=0.01, rtol=0.01)
+
+
+STRENGTHS = {
+    "of each layer": {"rank_pattern": {"to_k": 3}, "alpha_pattern": {"to_k": 1.5, "to_v": 7.0}},
+    "rank-stabilised": {"use_rslora": True},
+}
+
+
+@pytest.mark.parametrize("strengths", STRENGTHS)
+def test_other_strengths_than_one_alpha(
+    strengths: str, load: Callable[..., models.Family], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    family = load("sd15")
+    family.denoiser.requires_grad_(False)
+    targets = ["to_q", "to_k", "to_v"]
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, **STRENGTHS[strengths])
+    lora.attach(family.denoiser, config)
+    perturb(family.denoiser, scale=0.3)
+    images = []
+    for layout in ("diffusers", "kohya"):
+        pipeline = DiffusionPipeline.from_pretrained(folders["sd15"])
+        pipeline.load_lora_weights(family.save_lora(tmp_path / layout, layout=layout))
+        images.append(render(pipeline))
+    torch.testing.assert_close(*images)
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias"])
+def test_what_the_layout_does_not_have(
+    kind: str, load: Callable[..., models.Family], tmp_path: Path
+) -> None:
+    family = load("sd15")
+    family.denoiser.requires_grad_(False)
+    lora.attach(family.denoiser, LoraConfig(r=2, target_modules=["to_q"], **{kind: True}))
+    with pytest.raises(ValueError, match="use layout = diffusers"):
+        family.save_lora(tmp_path / "lora", layout="kohya")
+    assert not (tmp_path / "lora").exists()

@@ -58,6 +58,11 @@ def test_prompts_say_themselves_and_nothing_else(config: TrainConfig) -> None:
     assert settings.lstrip().startswith("````toml\n") and settings.rstrip().endswith("\n````")
 
 
+def test_formulas_and_the_names_of_files_say_themselves() -> None:
+    assert card._escaped("a $x$") == r"a \$x\$"
+    assert card._code("a|b`\n.csv") == r"`a\|b .csv`"
+
+
 def test_cards_of_other_exports(
     config: TrainConfig, make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,12 +100,13 @@ def test_the_base_is_named_where_it_is_of_the_hub(
 def test_an_export_without_validation_or_metrics_has_a_card(
     make_config: Make, tmp_path: Path
 ) -> None:
-    config = make_config(optimizer={"steps": 1})
+    config = make_config(model={"config": str(tmp_path / "of-a-file")}, optimizer={"steps": 1})
     train(config)
     moved = shutil.move(config.output.folder, tmp_path / "moved")
     (moved / "metrics.jsonl").write_text("{torn")
     write_toml(config, tmp_path / "run.toml")
     assert cli.main(["export", str(moved), "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()
+    assert 'model.config = "of-a-file"' in text and str(tmp_path) not in text
     assert "Validation images" not in text and "metrics" not in text.split("## Settings")[0]
     assert not (tmp_path / "out" / card.GRID).exists()

@@ -7,11 +7,13 @@ Only for models whose files of this layout diffusers reads back, because an expo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -69,17 +71,24 @@ def write(
     """Write a denoiser's LoRA, and text encoders'."""
     check(pipeline_class)
     name = LAYOUTS[pipeline_class.__name__]
-    weights: dict[str, Tensor] = {}
-    for layer, module in denoiser.named_modules():
-        if not isinstance(module, LoraLayer) or lora.ADAPTER not in module.lora_A:
-            continue
-        flat = name(layer)
-        matrices: dict[str, Any] = {"down": module.lora_A, "up": module.lora_B}
-        for ending, matrix in matrices.items():
-            weight = matrix[lora.ADAPTER].weight.detach()
-            weights[f"{flat}.lora_{ending}.weight"] = weight.to("cpu", dtype)
-        weights[f"{flat}.alpha"] = torch.tensor(float(module.lora_alpha[lora.ADAPTER]))
     config = lora.config(denoiser)
+    _check_kind(config)
+    weights: dict[str, Tensor] = {}
+    layers: dict[str, Any] = {
+        layer: module
+        for layer, module in denoiser.named_modules()
+        if isinstance(module, LoraLayer) and lora.ADAPTER in module.lora_A
+    }
+    alphas = {layer: _alpha(module) for layer, module in layers.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    for layer, module in layers.items():
+        flat = name(layer)
+        down, up = (m[lora.ADAPTER].weight.detach().cpu() for m in (module.lora_A, module.lora_B))
+        if alphas[layer] != alpha:  # diffusers reads only one alpha of a UNet's attention layers
+            up = up * (alphas[layer] / alpha)
+        weights[f"{flat}.lora_down.weight"] = down.to(dtype)
+        weights[f"{flat}.lora_up.weight"] = up.to(dtype)
+        weights[f"{flat}.alpha"] = torch.tensor(alpha)
     metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
@@ -89,3 +98,21 @@ def write(
         one = "lora_te" if pipeline_class.__name__ == "StableDiffusionPipeline" else "lora_te1"
         weights |= text.kohya("lora_te2" if encoder == "text_encoder_2" else one, dtype)
     write_tensors(folder / NAME, weights, metadata)
+
+
+def _alpha(module: Any) -> float:
+    """Return the alpha with which alpha / rank is a layer's strength, also where that is scaled otherwise (rsLoRA)."""
+    if not module.use_rslora.get(lora.ADAPTER, False):
+        return float(module.lora_alpha[lora.ADAPTER])
+    return float(module.scaling[lora.ADAPTER] * module.r[lora.ADAPTER])
+
+
+def _check_kind(config: LoraConfig) -> None:
+    """Raise ValueError for a LoRA with more than two matrices a layer."""
+    kinds = {"weight norms (DoRA)": config.use_dora, "biases (lora_bias)": config.lora_bias}
+    for kind, there in kinds.items():
+        if there:
+            raise ValueError(
+                f"layout is kohya, which is not written of a LoRA with {kind}, such as this one that training "
+                "started from; use layout = diffusers"
+            )

@@ -47,7 +47,7 @@ def write_for_pipeline(
     """
     weights = _in(dtype, lora.state_dict(denoiser))
     if part == "unet":  # whose LoRAs have names of their own; a transformer's keep peft's
-        weights = convert_state_dict_to_diffusers(weights)
+        weights = _by_one_scheme(weights)
     pipeline_class.save_lora_weights(
         folder,
         **{
@@ -74,6 +74,15 @@ def write_for_denoiser(folder: Path, denoiser: Any, dtype: torch.dtype = torch.f
     settings = _sorted_sets(lora.config(denoiser).to_dict())
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
     write_tensors(folder / LORA_WEIGHT_NAME_SAFE, _in(dtype, lora.state_dict(denoiser)), metadata)
+
+
+def _by_one_scheme(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a UNet's LoRA by diffusers' older names, or by peft's where it has layers that they do not cover.
+
+    A loader judges all names by the first, so that of a mixture a part would be lost.
+    """
+    older: dict[str, Tensor] = convert_state_dict_to_diffusers(weights)
+    return weights if any(".lora_A." in name for name in older) else older
 
 
 def _in(dtype: torch.dtype, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -242,8 +242,10 @@ def _small(file: Path) -> Image.Image:
 def _escaped(text: str) -> str:
     """Return a prompt as Markdown that says it and nothing else: no link, tag, table or new line."""
     plain = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@])", r"\\\1", plain)
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@$])", r"\\\1", plain)
 
 
 def _code(text: str) -> str:
-    return f"`{text.replace('`', '')}`"
+    """Return a file's name as code, also in a cell of a table."""
+    plain = " ".join(text.replace("`", "").split()).replace("|", r"\|")
+    return f"`{plain}`"

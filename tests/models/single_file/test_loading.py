@@ -186,3 +186,16 @@ def test_a_text_encoder_that_lacks_tensors_is_told(
     save_file(whole, file)
     with pytest.raises(ValueError, match=r"^the text_encoder_2 in .* lacks .*layer_norm2\.bias"):
         models.load(file, options=options("sdxl"))
+
+
+@pytest.mark.parametrize("blocked", ["", "tglo/single_files"])
+def test_a_cache_folder_that_cannot_be_written_is_told(
+    files: Files, options: Options, home: Path, blocked: str
+) -> None:
+    place = home / blocked
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("a file")
+    with pytest.raises(OSError, match="set XDG_CACHE_HOME to a folder"):
+        models.load(files("sd15"), options=options("sd15"))
+    place.unlink()
+    models.load(files("sd15"), options=options("sd15"))

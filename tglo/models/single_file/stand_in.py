@@ -6,11 +6,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tglo.files import write_json, writing_folder
+from tglo.files import DiskFull, write_json, writing_folder
 from tglo.models import folder
 from tglo.models.families.loaded import Loaded
 from tglo.models.names import local_path
@@ -104,12 +103,25 @@ def _index(
 
 
 def write_stand_in(path: Path, content: Mapping[str, Any], links: Mapping[str, Path]) -> None:
-    """Write a folder of JSON files and links, by name, unless it is there."""
-    # Another process may be faster; what it has written is the same.
-    with suppress(FileExistsError), writing_folder(path) as temporary:
-        for name, value in content.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            write_json(temporary / name, value)
-        for name, target in links.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).symlink_to(target)
+    """Write a folder of JSON files and links, by name, unless it is there.
+
+    OSError, with what to do, where the cache folder cannot be written; DiskFull is raised as it is.
+    """
+    try:
+        with writing_folder(path) as temporary:
+            for name, value in content.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                write_json(temporary / name, value)
+            for name, target in links.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).symlink_to(target)
+    except DiskFull:
+        raise
+    except OSError as error:
+        # Another process may be faster; what it has written is the same.
+        if isinstance(error, FileExistsError) and path.is_dir():
+            return
+        raise OSError(
+            f"tglo keeps a few kilobytes for each such model in {path.parent}, and cannot write there "
+            f"({error.strerror or error}); set XDG_CACHE_HOME to a folder that it may write"
+        ) from error
