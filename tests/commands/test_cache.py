@@ -65,7 +65,7 @@ def test_flags_that_a_runs_file_answers(tmp_path: Path) -> None:
     assert flags["markers"] == ("good image: ", "bad image: ") and not flags["reference"]
     assert flags["forward"].weights == "half" and "draws" not in flags
     assert flags_of(TrainConfig()).keys() == {
-        *("device", "reading", "reference", "seed", "caption_dropout", "timesteps", "noise", "draws_of"),
+        *("device", "loading", "reading", "reference", "seed", "caption_dropout", "timesteps", "noise", "draws_of"),
         "forward",
     }  # fmt: skip
 

@@ -152,4 +152,4 @@ def test_the_command_says_it_in_a_line(
 ) -> None:
     arguments = ["evaluate", "--base", str(work / "p.txt"), "--prompts", f"p={work}/p.txt"]
     assert cli.main([*arguments, "--scorers", "ink", "--output", str(tmp_path / "out")]) == 1
-    assert "is not a diffusers model folder" in capsys.readouterr().err.splitlines()[-1]
+    assert "p.txt is no safetensors file" in capsys.readouterr().err.splitlines()[-1]

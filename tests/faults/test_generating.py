@@ -124,7 +124,7 @@ def test_a_full_disk_is_a_line_and_the_command_goes_on_when_space_is_freed(
             pass
     assert cli.main(arguments) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("tglo: DiskFull: the disk is full: ") and str(small_disk / "out") in told
+    assert told.startswith("tglo: the disk is full: ") and str(small_disk / "out") in told
     (small_disk / "rest").unlink()
     (small_disk / "other").unlink()
     (small_disk / "other").write_bytes(bytes(2_900_000))
@@ -134,9 +134,9 @@ def test_a_full_disk_is_a_line_and_the_command_goes_on_when_space_is_freed(
                 file.write(bytes(4096))
     assert cli.main(arguments) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"DiskFull: .*\.(png|csv) needs \d\.\d MB and could not be written", told), (
-        told
-    )
+    assert re.search(
+        r"the disk is full: .*\.(png|csv) needs \d\.\d MB and could not be written", told
+    ), told
     (small_disk / "other").unlink()
     assert cli.main(arguments) == 0
     assert files(small_disk / "out") == files(tmp_path / "whole")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,9 +124,13 @@ def test_half_precision_gives_nearly_the_same_images(load: Callable[..., models.
 
 
 def test_progress_bar_is_optional(
-    load: Callable[..., models.Family], capsys: pytest.CaptureFixture[str]
+    load: Callable[..., models.Family],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     family = load("sd15")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # bars are for terminals
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # which the command line sets
     capsys.readouterr()
     family.generate(["a"], [0], SamplingOptions(1))
     assert capsys.readouterr().err == ""

@@ -41,7 +41,7 @@ def parts_to_give(path: Path) -> tuple[str, ...]:
 def elements(path: Path) -> dict[str, int]:
     """Return how many numbers each of those parts has."""
     source = source_of(path)
-    if source is None:
+    if source is None or not source.parts:  # a folder that stands for a variant holds none
         return {}
     entries = read_header(source.file).entries
     return {

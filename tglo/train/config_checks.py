@@ -111,6 +111,7 @@ def _check_words(config: TrainConfig) -> None:
         if not attrgetter(key)(config).strip():
             raise ValueError(f"{key} is empty; give a name, or leave the key out for its default")
     for key in (
+        "data.score_pattern",
         "model.revision",
         "model.config",
         "model.variant",
