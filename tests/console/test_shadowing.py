@@ -49,4 +49,4 @@ def test_a_source_folder_does_not_hide_the_installed_package_in_silence(tmp_path
     for arguments in (("-m", "tglo", "plan", "--model", "sd15"), ("-c", LOSS)):
         said = run(*arguments)
         assert hidden in said and remedy in said and said.count("\n") == 1
-        assert run("-P", *arguments) == ""
+    assert run("-P", *arguments) == ""

@@ -104,6 +104,7 @@ def test_json_is_alone_on_standard_output(
 ) -> None:
     model, scored = tiny.build_sd15(tmp_path / "model"), tmp_path / "scored.csv"
     (tmp_path / "p.txt").write_text("a temple\na flower\n")
+    capsys.readouterr()  # what building the model said
 
     def run(*arguments: str) -> dict[str, object]:
         assert cli.main([*arguments, "--json"]) == 0
