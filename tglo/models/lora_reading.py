@@ -7,17 +7,17 @@ many models, kohya's (with an `.alpha` beside each pair of weights).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import convert_unet_state_dict_to_peft, logging
+from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from torch import Tensor, nn
 
 from tglo.models import folder as folders
+from tglo.models.quiet import quiet
 
 READ = {"use_safetensors": True, "local_files_only": True}
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -144,14 +144,3 @@ def config_of(found: Found, denoiser: Any, part: str) -> LoraConfig:
         skeleton = type(denoiser).from_config(denoiser.config)
     attach(found, skeleton, part, in_place=False)
     return next(iter(skeleton.peft_config.values()))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep diffusers from warning about each text encoder that a LoRA has no weights for."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

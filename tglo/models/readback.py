@@ -19,6 +19,7 @@ from tglo.models.execution.modes import evaluating
 from tglo.models.export_parts import loaded_bytes
 from tglo.models.families.model import Model
 from tglo.models.parts import FROM_DISK
+from tglo.models.quiet import quiet
 
 log = logging.getLogger(__name__)
 CHEAP_BYTES = 5 * 10**9
@@ -61,7 +62,7 @@ def try_pipeline(model: Model, written: Path, folder: Path) -> None:
     """
     if model.pipeline_class is None or loaded_bytes(model) > CHEAP_BYTES:
         return
-    with _quiet():
+    with quiet(), _without_bars():
         try:
             pipeline = model.pipeline_class.from_pretrained(written, **FROM_DISK)
             dtypes = _dtypes(pipeline)
@@ -119,13 +120,11 @@ def _is_one(dtypes: dict[str, str]) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    level, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
+def _without_bars() -> Iterator[None]:
+    bars = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(level)
         if bars:
             diffusers_logging.enable_progress_bar()
