@@ -28,7 +28,7 @@ FLOORS = (
         "stopping",
     ),
     ("console", "files", "plugins"),
-    ("ops",),
+    ("ops", "pages"),
     ("data", "threshold"),
     ("losses",),
     ("noise",),
