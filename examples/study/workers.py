@@ -22,7 +22,9 @@ class Workers:
 
     def __init__(self, folder: Path, world: World, count: int) -> None:
         self.folder, self.world = folder, world
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        # The libraries are imported once for all workers.
+        context.set_forkserver_preload([runs.__name__])
         self._pool = ProcessPoolExecutor(count, context, _start, (count,))
 
     def __enter__(self) -> Workers:

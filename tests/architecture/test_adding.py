@@ -7,7 +7,6 @@ choices follow from the registries when it is imported.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests import tiny
 from tests.models.families.test_toy import manifest
+from tests.preloaded import run
 
 # As it would stand in tglo/ops/absolute.py.
 KERNEL = '''
@@ -145,7 +145,7 @@ log_every = 1
         (tmp_path / f"{name}.py").write_text(code)
     (tmp_path / "script.py").write_text(SCRIPT)
     paths = os.pathsep.join([str(tmp_path), *(path for path in sys.path if path)])
-    done = subprocess.run(
+    done = run(
         [sys.executable, tmp_path / "script.py", tmp_path],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,

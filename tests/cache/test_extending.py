@@ -15,6 +15,7 @@ import torch
 
 from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tests.cache.test_latents import SETTINGS, contents
+from tests.preloaded import Popen
 from tglo.cache import locks
 from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.latents import LatentCache
@@ -283,7 +284,7 @@ for moment in (0.02, 0.05, 0.08, 0.11, 0.15):
 
 def script(text: str, *arguments: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, "-c", text, *map(str, arguments)],
         env=environment,
         text=True,

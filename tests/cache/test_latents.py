@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import safe_open
 
 from tests.cache.fake_encoder import PROMPTS, FakeEncoder, make_image, make_manifest
 from tests.data.test_images import fit_to_bucket
+from tests.preloaded import run
 from tglo.cache import latents as cache_module
 from tglo.cache.build import build_cache
 from tglo.cache.format import fingerprint_of
@@ -204,7 +204,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(built):
     target = folder.parent / "killed"
     command = [sys.executable, "-c", KILLED_AT_MOMENTS, str(folder.parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, timeout=60)
+    run(command, check=True, env=environment, timeout=60)
     assert (target / "fingerprint.json").exists()
     build_cache(manifest, target, FakeEncoder(), **SETTINGS)
     assert contents(target) == contents(folder)

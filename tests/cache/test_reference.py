@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from tests.cache.fake_encoder import FakeEncoder, make_manifest
 from tests.cache.old_format import as_format_1, errors_as_format_1
 from tests.cache.test_latents import SETTINGS, contents
+from tests.preloaded import run
 from tglo.cache.build import build_cache
 from tglo.cache.latents import LatentCache
 from tglo.cache.reference import ReferenceErrors
@@ -118,7 +118,7 @@ def test_killed_and_gone_on_with_other_processes_it_has_the_same_bytes(
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(cache.path), str(tmp_path / "e")]
-    subprocess.run(command, check=True, env=environment, timeout=90)
+    run(command, check=True, env=environment, timeout=90)
     assert (tmp_path / "e" / "fingerprint.json").is_file()
     build(cache, tmp_path / "e")
     assert contents(tmp_path / "e") == contents(whole)

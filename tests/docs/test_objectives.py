@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -13,6 +12,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
+from tests.preloaded import run
 from tglo.objectives import OBJECTIVES
 from tglo.train.config import ObjectiveConfig
 
@@ -71,7 +71,7 @@ def test_the_example_of_an_objective_trains_by_its_name(tmp_path: Path) -> None:
     script = tmp_path / "hinge.py"
     script.write_text(f"{code}\n{USE_HINGE}")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, str(script)], check=True, timeout=120, env=environment)
+    run([sys.executable, str(script)], check=True, timeout=120, env=environment)
 
 
 USE_HINGE = """

@@ -6,7 +6,6 @@ import csv
 import functools
 import json
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.models.helpers import perturb
+from tests.preloaded import Popen
 from tglo import cli, models, rewards
 from tglo.evaluate import diversity
 from tglo.evaluate import run as run_module
@@ -188,7 +188,7 @@ def test_going_on_after_kills_gives_the_same_bits(
         "--device", "cpu",
     ]  # fmt: skip
     for awaited in ("images/base/images/*.png", "scores/*/*.json"):
-        process = subprocess.Popen([sys.executable, "-m", "tglo.cli", *command])
+        process = Popen([sys.executable, "-m", "tglo.cli", *command])
         while process.poll() is None and not list(out.glob(awaited)):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
+from tests.preloaded import run
 from tests.train.conftest import manifest, sd15  # noqa: F401  (fixtures)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -22,7 +22,7 @@ def test_plain_diffusers_and_accelerate(manifest: Path, sd15: Path, tmp_path: Pa
         *("--resolution", "16", "--batch-size", "4", "--steps", "5"),
         *("--learning-rate", "1e-3", "--temperature", "0.1"),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    result = run(command, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stderr[-2000:]
     losses = [float(x) for x in re.findall(r"step \d+: loss ([\d.]+)", result.stdout)]
     assert len(losses) == 5

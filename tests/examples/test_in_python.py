@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.preloaded import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "notebooks" / "align.ipynb"
 
 
 def test_a_script_trains_with_a_configuration_of_dataclasses(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = run(
         [sys.executable, str(EXAMPLES / "train_in_python.py"), "--output", str(tmp_path),
          "--count", "4", "--steps", "2"],
         capture_output=True,

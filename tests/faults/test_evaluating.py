@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.preloaded import Popen
 from tglo import cli, models
 from tglo.evaluate.run import evaluate
 from tglo.evaluate.settings import Evaluation
@@ -52,7 +53,7 @@ def test_of_two_commands_on_a_folder_one_is_refused_and_the_other_finishes(
         "--batch-size", "1", "--resamples", "100", "--device", "cpu", "--output",
         str(tmp_path / "out"),
     ]  # fmt: skip
-    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate()[1] for process in started]
     ended = sorted(zip((process.returncode for process in started), errors, strict=True))
     assert ended[0][0] == 0 and all("Traceback" not in error for error in errors)

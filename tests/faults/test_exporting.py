@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.preloaded import Popen
 from tests.train.conftest import (  # noqa: F401  (fixtures)
     caches,
     make_config,
@@ -123,7 +124,7 @@ def test_of_two_exports_at_once_one_is_refused(make: Make, tmp_path: Path) -> No
     output = tmp_path / "again"
     command = [sys.executable, "-m", "tglo.cli", "export", str(config.output.folder)]
     started = [
-        subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True)
+        Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     errors = [process.communicate()[1] for process in started]

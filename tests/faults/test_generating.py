@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.preloaded import Popen
 from tglo import cli
 from tglo.data.manifest import read_manifest
 from tglo.generation.generate import generate_images
@@ -47,9 +48,7 @@ def test_of_two_commands_on_a_folder_one_is_refused_and_the_other_finishes(
 ) -> None:
     arguments = command(model, tmp_path / "out", count=20)
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tglo.cli", *arguments], stderr=subprocess.PIPE, text=True
-        )
+        Popen([sys.executable, "-m", "tglo.cli", *arguments], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     errors = [process.communicate()[1] for process in processes]
@@ -72,7 +71,7 @@ def test_a_command_on_a_folder_in_use_is_refused(
     )
     lock = str(tmp_path / "out/.generate.lock")
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", script, lock], **pipes) as other:
+    with Popen([sys.executable, "-c", script, lock], **pipes) as other:
         other.stdout.readline()
         assert cli.main(command(model, tmp_path / "out")) == 1
         assert "out is in use by another process" in capsys.readouterr().err
@@ -90,7 +89,7 @@ def test_two_processes_publish_the_same_batch(tmp_path: Path) -> None:
         "        images = {f'{n}{i}.png': Image.new('RGB', (4, 4), (n, i, 0)) for i in range(3)}\n"
         "        publish_images(Path(sys.argv[1]), images)\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
+    started = [Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"{n}{i}.png" for n in range(3) for i in range(3)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from tests.preloaded import Popen
 from tests.train.conftest import (  # noqa: F401  (fixtures)
     caches,
     make_config,
@@ -49,14 +50,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, "-m", "tglo.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        # A shell ignores Ctrl-C for what it starts in the background, and so would this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

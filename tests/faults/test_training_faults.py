@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.preloaded import Popen
 from tests.train.conftest import (  # noqa: F401  (fixtures)
     caches,
     make_config,
@@ -144,7 +145,7 @@ def test_secrets_of_the_environment_are_not_written(
 
 
 def start(toml: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, "-m", "tglo.cli", "train", str(toml)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import preloaded, tiny
 from tests.models.families.test_toy import manifest
 
 OBJECTIVE = '''
@@ -148,7 +148,7 @@ class Run:
         self.environment = {**os.environ, "PYTHONPATH": paths}
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return preloaded.run(
             [sys.executable, *arguments],
             env=self.environment,
             capture_output=True,

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.cache.fake_encoder import make_image, make_manifest
+from tests.preloaded import Popen
 from tglo import cli
 from tglo.data.errors import ManifestError
 from tglo.data.manifest import read_manifest
@@ -177,7 +178,7 @@ def test_killed_processes_and_the_command_line(scorers, whole, tmp_path):
 
     def start(rank, **more):
         given = {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **more}
-        return subprocess.Popen(command, env={**os.environ, **given}, stdout=subprocess.PIPE)
+        return Popen(command, env={**os.environ, **given}, stdout=subprocess.PIPE)
 
     killed = [start(0, DIE_AT="3"), start(1)]
     outputs = [process.communicate()[0].decode() for process in killed]

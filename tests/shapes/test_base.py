@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from examples.pretraining.shapes import build_pipeline, draw
+from tests.preloaded import run
 from tglo import models
 from tglo.settings import SamplingOptions
 from tglo.shapes import BASE, rewards, scenes
@@ -68,7 +68,7 @@ def test_vae_keeps_the_drawing(family: Any) -> None:
 def test_world_in_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "shapes"
     command = [sys.executable, "-m", "tglo.shapes", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    made = run(command, capture_output=True, text=True, timeout=60)
     assert made.returncode == 0, made.stderr
     for name, count in SETS.items():
         lines = (folder / "prompts" / f"{name}.txt").read_text().splitlines()

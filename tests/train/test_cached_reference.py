@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.cache.test_latents import contents
+from tests.preloaded import run
 from tests.train.conftest import write_toml
 from tests.train.test_loop import final_weights, metrics
 from tglo.cache.drawer import DrawRule
@@ -268,7 +268,7 @@ def test_cached_training_holds_no_second_model(
             output={"folder": str(tmp_path / mode), "export": False},
         )
         command = [sys.executable, "-c", PEAK, str(write_toml(config, tmp_path / f"{mode}.toml"))]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = run(command, check=True, capture_output=True, text=True)
         peaks[mode] = int(done.stdout.split()[-1])
     assert peaks["copy"] - peaks["cached"] > 0.6 * size, (peaks, size)
 

@@ -19,6 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
+from tests.preloaded import Popen
 from tests.train.conftest import write_toml
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build_reference
@@ -36,9 +37,9 @@ def free_port() -> int:
 
 
 def start(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    return subprocess.Popen(
-        [*command, "--master-port", str(free_port()), *arguments],
+    """Ranks as torchrun starts them, in less time."""
+    return Popen(
+        [sys.executable, "-m", "tests.ranks", str(processes), str(free_port()), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -191,7 +192,7 @@ def test_a_failing_export_ends_every_rank_by_itself(make_config: Make, tmp_path:
     toml = str(write_toml(config, tmp_path / "run.toml"))
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
-        subprocess.Popen(
+        Popen(
             [sys.executable, "-c", FAILS_AT_THE_END, toml],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

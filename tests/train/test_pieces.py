@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.preloaded import Popen
 from tglo.losses.tgo import TGOStats
 from tglo.stopping import Stopped
 from tglo.train.config import OptimizerConfig, OutputConfig
@@ -173,9 +174,7 @@ with held(Path(sys.argv[1])):
 
 
 def test_a_second_run_on_one_folder_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="in use by another run"), held(tmp_path):

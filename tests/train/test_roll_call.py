@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch.distributed as dist
 
+from tests.preloaded import Popen
 from tests.train.test_distributed import free_port
 from tglo.train import processes
 from tglo.train.roll_call import RollCall, patience
@@ -46,7 +47,7 @@ def start(ending: str, *ranks: int) -> list[tuple[int, str]]:
     """Exit status and output of each rank of two."""
     port = str(free_port())
     started = [
-        subprocess.Popen(
+        Popen(
             [sys.executable, "-c", WORKER, ending],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
