@@ -24,6 +24,7 @@ from tglo.commands import (
     generate,
     plan,
     push,
+    rate,
     score,
     sweep,
     threshold,
@@ -44,6 +45,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "doctor": doctor.doctor,
     "generate": generate.generate,
     "score": score.score,
+    "rate": rate.rate,
     "threshold": threshold.threshold,
     "cache": cache.cache,
     "plan": plan.plan,
@@ -58,7 +60,7 @@ COMMANDS: Registry[Callable[..., Any]] = Registry("tglo.commands", _OWN, can_be_
 """With those of other packages (tglo.plugins)."""
 FLAGS_OF = {"cache": cache.flags_of, "plan": plan.flags_of}
 """Command -> (a run's configuration) -> the flags that it answers."""
-RESUMABLE = ("demo", "generate", "score", "cache", "train", "evaluate", "sweep")
+RESUMABLE = ("demo", "generate", "score", "rate", "cache", "train", "evaluate", "sweep")
 DESCRIPTION = """Threshold-guided optimization of image and video generators.
 
 Every command takes -v (say more, and where an error happened) and -q (say only what is wrong, and

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 # The purpose word of the key: each use of randomness has a stream of its own.
-NOISE, TIMESTEP, POSTERIOR, DROPOUT, ORDER, STRATUM, MASK = 0, 1, 2, 3, 4, 5, 6
+NOISE, TIMESTEP, POSTERIOR, DROPOUT, ORDER, STRATUM, MASK, RATING = 0, 1, 2, 3, 4, 5, 6, 7
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -40,7 +40,7 @@ FLOORS = (
     ("cache",),
     ("generation",),
     ("train",),
-    ("evaluate",),
+    ("evaluate", "rate"),
     ("demo", "sweep"),
     ("commands",),
     ("cli",),

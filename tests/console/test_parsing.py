@@ -64,7 +64,17 @@ def test_a_wrong_value_or_a_missing_flag_is_status_2(
 def test_every_command_lists_the_common_flags(name: str) -> None:
     flags = parsing.flags_of(parsing.read_only(cli.COMMANDS[name]), f"tglo {name}")
     assert {"--help", "-v", "--verbose", "-q", "--quiet"} <= set(flags)
-    results = ("threshold", "score", "cache", "plan", "doctor", "evaluate", "export", "push")
+    results = (
+        "threshold",
+        "score",
+        "cache",
+        "plan",
+        "doctor",
+        "evaluate",
+        "export",
+        "push",
+        "rate",
+    )
     assert ("--json" in flags) == (name in results)
 
 

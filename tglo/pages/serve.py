@@ -90,7 +90,8 @@ def _refusal(request: Request, host: str, token: str | None) -> Response | None:
         if not _shown(request.query_params.get("token"), token):
             return PlainTextResponse("open the link that the terminal shows: it has the token", 403)
         entered = RedirectResponse(request.url.path, 303)
-        entered.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+        # Not strict: the link may be clicked on another site, and the redirect has no strict cookie then.
+        entered.set_cookie(_COOKIE, token, httponly=True, samesite="lax")
         return entered
     origin = request.headers.get("origin")
     if request.method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != sent_to:
@@ -132,7 +133,8 @@ def listening(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise ValueError(f"--host {host}: {error.strerror}; {LOOPBACK} is this machine") from None
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Named, since asyncio sends small answers at once on sockets that say TCP alone; others wait 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

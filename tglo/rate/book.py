@@ -1,0 +1,105 @@
+"""What the log amounts to: for each rater and each image the stars, or that it was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tglo.rate.events import Again, Event, Rate, Undo, clean_name, key_of
+
+SKIPPED = -1
+"""In place of stars; 0 is an image that the rater has still to see."""
+
+
+class Step(NamedTuple):
+    """A rating or skip that can be undone. before: what stood there."""
+
+    id: str
+    image: int
+    before: int
+
+
+@dataclass
+class Rater:
+    """One person's stars (N,) int8, and the way there."""
+
+    name: str
+    stars: NDArray[np.int8]
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def rated(self) -> int:
+        """The number of images with stars."""
+        return int(np.count_nonzero(self.stars > 0))
+
+    @property
+    def skipped(self) -> int:
+        """The number of images that were skipped."""
+        return int(np.count_nonzero(self.stars == SKIPPED))
+
+
+class Book:
+    """The ratings of all raters. samples: the sample id of each image, all different.
+
+    strangers: events about images that are not among them. counts (N,): how many raters gave an image stars.
+    """
+
+    def __init__(self, samples: Sequence[int], events: Iterable[Event] = ()) -> None:
+        self.samples = samples
+        self.raters: dict[str, Rater] = {}
+        self.counts = np.zeros(len(samples), np.int16)
+        self.strangers = 0
+        self._images = {sample: image for image, sample in enumerate(samples)}
+        self._seen: set[str] = set()
+        for event in events:
+            self.enter(event)
+
+    def has(self, event: Event) -> bool:
+        """Return whether an event was entered before."""
+        return event.id in self._seen
+
+    def find(self, sample: str) -> int | None:
+        """Return the number of the image with a sample id, None if it is not here."""
+        return self._images.get(int(sample))
+
+    def rater(self, name: str) -> Rater:
+        """Return a rater by name, a new one if need be."""
+        name = clean_name(name)
+        made = self.raters.get(key_of(name))
+        if made is None:
+            made = self.raters[key_of(name)] = Rater(name, np.zeros(len(self.samples), np.int8))
+        return made
+
+    def enter(self, event: Event) -> None:
+        """Take in an event; one that was entered before, or undoes what is not there, changes nothing."""
+        if self.has(event):
+            return
+        self._seen.add(event.id)
+        rater = self.rater(event.rater)
+        if isinstance(event, Undo):
+            self._undo(rater, event.of)
+        elif isinstance(event, Again):
+            rater.steps = [step for step in rater.steps if rater.stars[step.image] != SKIPPED]
+            rater.stars[rater.stars == SKIPPED] = 0
+        else:
+            image = self.find(event.sample)
+            if image is None:
+                self.strangers += 1
+                return
+            rater.steps.append(Step(event.id, image, int(rater.stars[image])))
+            self._set(rater, image, event.stars if isinstance(event, Rate) else SKIPPED)
+
+    def _undo(self, rater: Rater, of: str) -> None:
+        for place in reversed(range(len(rater.steps))):
+            if rater.steps[place].id == of:
+                step = rater.steps.pop(place)
+                self._set(rater, step.image, step.before)
+                return
+
+    def _set(self, rater: Rater, image: int, stars: int) -> None:
+        self.counts[image] += int(stars > 0) - int(rater.stars[image] > 0)
+        rater.stars[image] = stars
