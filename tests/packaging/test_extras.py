@@ -72,3 +72,13 @@ def test_lines_that_would(line: str, found: bool) -> None:
 
 def test_the_wording() -> None:
     assert install("video") == 'pip install ".[video]" in a checkout of tglo'
+
+
+def test_ci_installs_the_tools_of_the_documentation_as_they_are_pinned() -> None:
+    (line,) = re.findall(
+        r"^pip install -q -c constraints.txt (.+?)  # the docs extra$", TEXTS[".ci/run"], re.M
+    )
+    declared = [re.split("[>=<]", name)[0] for name in DECLARED["docs"]]
+    assert line.split() == [name for name in declared if not name.startswith("tglo")]
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert set(line.split()) <= set(pinned)
