@@ -40,7 +40,7 @@ FLOORS = (
     ("cache",),
     ("generation",),
     ("train",),
-    ("evaluate", "rate"),
+    ("evaluate", "look", "rate"),
     ("demo", "sweep"),
     ("commands",),
     ("cli",),

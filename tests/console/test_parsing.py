@@ -65,15 +65,8 @@ def test_every_command_lists_the_common_flags(name: str) -> None:
     flags = parsing.flags_of(parsing.read_only(cli.COMMANDS[name]), f"tglo {name}")
     assert {"--help", "-v", "--verbose", "-q", "--quiet"} <= set(flags)
     results = (
-        "threshold",
-        "score",
-        "cache",
-        "plan",
-        "doctor",
-        "evaluate",
-        "export",
-        "push",
-        "rate",
+        *("threshold", "look", "score", "rate", "cache", "plan"),
+        *("doctor", "evaluate", "export", "push"),
     )
     assert ("--json" in flags) == (name in results)
 

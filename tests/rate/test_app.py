@@ -62,7 +62,6 @@ def image(client: TestClient, row: int, more: str = "", **options: Any) -> Any:
 def test_a_page_starts_and_rates(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200 and "media-src &#39;self&#39;" in page.text
-    assert client.get("/favicon.ico").status_code == 204
     start = client.post("/enter", json=said(client)).json()
     assert len(start["rows"]) == 4 and start["left"] == ROWS
     answer = rate(client, start["rows"][0]["row"])

@@ -14,6 +14,8 @@ from tglo.settings import ManifestOptions
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from tglo.data.manifest import Manifest
+    from tglo.threshold import Threshold
     from tglo.threshold.baselines import Embed
 
 
@@ -28,6 +30,7 @@ def threshold(
     confidence: float = 5.0,
     proxy: Path | None = None,
     cache: Path | None = None,
+    report: Path | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
 ) -> dict[str, Any]:
     """Estimate the threshold of a scored manifest, show what it does, and freeze it.
@@ -45,6 +48,7 @@ def threshold(
         confidence: Constant c of the weight 1 + c |s - tau|, for the summary; inf: |s - tau|.
         proxy: Scored manifest of images by the reference model to estimate from instead.
         cache: Folder that `tglo cache` made, with the prompts' embeddings for ridge.
+        report: HTML page to write too: the data set under this threshold, as `tglo look` shows it.
         reading: How both manifests are read.
     """
     from dataclasses import asdict
@@ -71,7 +75,19 @@ def threshold(
     frozen.save(output)
     show(str(summary))
     note(f"wrote {output}")
+    if report is not None:
+        _report(report, training, frozen, confidence)
     return {"output": output, **asdict(summary)}
+
+
+def _report(page: Path, manifest: Manifest, frozen: Threshold, confidence: float) -> None:
+    from tglo.look import survey
+    from tglo.look.page import write_page
+    from tglo.train import TrainConfig, objective_config
+
+    config = TrainConfig(objective=objective_config("tgo", confidence=confidence))
+    write_page(page, manifest, survey(manifest, config, threshold=frozen))
+    note(f"wrote {page}")
 
 
 def _embeddings(folder: Path) -> Embed:

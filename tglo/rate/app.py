@@ -102,7 +102,6 @@ def application(desk: Desk, rater: str = "") -> Starlette:
             Route("/events", _told(events), methods=["POST"]),
             Route("/leave", _told(leave), methods=["POST"]),
             Route("/image/{row:int}", _told(image)),
-            Route("/favicon.ico", lambda request: Response(status_code=204)),
         ]
     )
     app.state.desk = desk

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,11 +70,15 @@ def threshold_of(config: TrainConfig, manifest: Manifest) -> Threshold:
             kappa=data.kappa if data.per_prompt else None,
             score_scale=data.score_scale,
             baseline=data.baseline,
-            embed=lambda prompts: mean_pooled(LatentCache(data.cache), prompts),
+            embed=None if data.cache == Path() else partial(_embeddings, data.cache),
         )
     threshold = Threshold.load(data.threshold)
     threshold.check(manifest.scores())
     return threshold
+
+
+def _embeddings(cache: Path, prompts: Sequence[str]) -> NDArray[np.float32]:
+    return mean_pooled(LatentCache(cache), prompts)
 
 
 def _units(
