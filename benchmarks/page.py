@@ -64,6 +64,7 @@ def bars(
     path: Path,
     panels: Sequence[tuple[str, Sequence[Record]]],
     length: Callable[[Record], float],
+    spread: Callable[[Record], tuple[float, float]],
     label: Callable[[Record], str],
     axis: str,
     *,
@@ -71,7 +72,8 @@ def bars(
 ) -> None:
     """Draw a panel with a bar for each row, tglo's in blue, the first row at the bottom.
 
-    panels: titles and rows; room: the axis's length over that of the longest bar.
+    panels: titles and rows; spread: the ends of a row's repetitions, in the unit of its length; room: the
+    axis's length over that of the longest bar.
     """
     import matplotlib
 
@@ -84,10 +86,19 @@ def bars(
     for axes, (title, rows) in zip(several[:, 0], panels, strict=True):
         lengths = [length(row) for row in rows]
         colors = ["#2b6ca3" if r["contender"].startswith("tglo") else "#b3b3b3" for r in rows]
-        axes.barh([row["contender"] for row in rows], lengths, color=colors, height=0.7)
-        for index, (row, end) in enumerate(zip(rows, lengths, strict=True)):
-            axes.text(end, index, f" {label(row)}", va="center", fontsize=8)
-        axes.set_xlim(0, room * max(lengths))
+        ends = [spread(row) for row in rows]
+        whiskers = [
+            [value - low for value, (low, _) in zip(lengths, ends, strict=True)],
+            [high - value for value, (_, high) in zip(lengths, ends, strict=True)],
+        ]
+        names = [row["contender"] for row in rows]
+        style = {"linewidth": 1, "ecolor": "#222222"}
+        axes.barh(
+            names, lengths, color=colors, height=0.7, xerr=whiskers, capsize=2, error_kw=style
+        )
+        for index, (row, (_, high)) in enumerate(zip(rows, ends, strict=True)):
+            axes.text(high, index, f"  {label(row)}", va="center", fontsize=8)
+        axes.set_xlim(0, room * max(high for _, high in ends))
         axes.set_xlabel(axis, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)

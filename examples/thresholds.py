@@ -53,7 +53,7 @@ def draw_scores(axes: Any, name: str, scores: np.ndarray, found: dict[str, Thres
     axes.set(title=name.rpartition(":")[2], xlabel="score", ylabel="images")
     axes.margins(y=0.05)
     axes.set_ylim(top=1.4 * axes.get_ylim()[1])
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=7, loc="upper left")
 
 
 def draw_sides(

@@ -19,7 +19,7 @@ def at_batch(record: Record, batch: int, render: Render) -> str:
     """Tabulate every contender at one batch: speed, memory, launches."""
 
     def spread(row: Record) -> str:
-        slow, fast = (batch / (row["time_us"][end] * 1e-6) for end in ("high", "low"))
+        slow, fast = _spread(row)
         return f"{number(slow)} to {number(fast)}"
 
     columns: dict[str, Cell] = {
@@ -140,10 +140,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
             path,
             panels,
             lambda row: row["samples_per_second"],
+            _spread,
             lambda row: (
                 f"{number(row['samples_per_second'])}, {number(row['peak_bytes'] / 1e9)} GB"
             ),
-            "samples per second (median), peak memory",
+            "samples per second: median, 10th to 90th percentile of the steps; peak memory",
             room=1.25,
         )
 
@@ -151,6 +152,12 @@ def draw(records: Sequence[Record], path: Path) -> None:
 def _of(records: Sequence[Record], model: str) -> list[Record]:
     """Return the records of a model; the first ones had no other than SDXL and do not say."""
     return [record for record in records if record.get("model", "sdxl") == model]
+
+
+def _spread(row: Record) -> tuple[float, float]:
+    """Return samples per second at the 90th and at the 10th percentile of a step's time."""
+    slow, fast = (row["batch"] / (row["time_us"][end] * 1e-6) for end in ("high", "low"))
+    return slow, fast
 
 
 def _main(record: Record) -> list[Record]:

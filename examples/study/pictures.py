@@ -22,13 +22,14 @@ PICTURED_PROMPTS = 8
 
 
 def bars(table: Table) -> bytes:
-    """Draw gains on the reward trained on, a panel for each prompt set, as PNG."""
+    """Draw gains on the reward trained on with their intervals over seeds, a panel for each prompt set, as PNG."""
     from matplotlib.figure import Figure
 
     world = table.world
     names, sets = list(world.rewards), world.sets
-    figure = Figure(figsize=(10, 2.5 * len(sets)), layout="constrained")
-    panels = figure.subplots(len(sets), 1, sharex=True, squeeze=False)[:, 0]
+    figure = Figure(figsize=(10, 2.5 * len(sets) + 0.4), layout="constrained")
+    # One scale: a gain on seen prompts is as high as the same gain on others.
+    panels = figure.subplots(len(sets), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, sets, strict=True):
         width = 0.8 / len(world.methods)
         for number, method in enumerate(world.methods):
@@ -41,13 +42,15 @@ def bars(table: Table) -> bytes:
                 yerr=[e.high - e.value for e in found],
                 label=method,
                 color=f"C{number}",
+                hatch="//" if number >= 10 else "",  # where the colours begin again
                 error_kw={"linewidth": 0.7},
             )
         axes.axhline(0, color="black", linewidth=0.7)
         axes.set_title(f"{name}: gain over the base in its standard deviations", fontsize=9)
         axes.set_xticks(range(len(names)), [f"trained on {reward}" for reward in names])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(ncols=len(world.methods), fontsize=7, loc="upper left")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     return png(figure)
 
 

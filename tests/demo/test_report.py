@@ -18,7 +18,8 @@ from tglo.train.config_files import load_config
 def outcome(name: str, scores: list[float], grey: int) -> Outcome:
     images = [Image.new("RGB", (32, 32), (grey, grey, grey)) for _ in scores]
     values = np.array(scores)
-    return Outcome(name, images, values, np.ones_like(values), 2.0 * values, 0.75)
+    prompts, correct = ["a <handwritten> zero"] * len(scores), np.arange(len(scores)) > 0
+    return Outcome(name, images, prompts, values, np.ones_like(values), 2.0 * values, correct)
 
 
 @pytest.fixture
@@ -42,10 +43,19 @@ def test_gain_in_its_three_units(outcomes: list[Outcome]) -> None:
 
 def test_summary_has_a_line_for_each_model(outcomes: list[Outcome]) -> None:
     table = report.table(outcomes)
-    lines = aligned([table.header, *table.rows]).splitlines()
+    lines = aligned([table.header, *([str(c) for c in row] for row in table.rows)]).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["base", "SFT", "TGO"]
-    assert "+3.00 = +3.00 s.d. = +3.7 s.e." in lines[3]
-    assert "s.d." not in lines[1]
+    # Of the same seeds, so what all samples gain alike has an interval of no width.
+    assert "+3.000 [+3.000, +3.000] = +3.00 s.d. ▲ better" in lines[3]
+    assert "66.7% [20.8, 93.9]" in lines[3]  # Wilson's of 2 of 3
+    assert "s.d." not in lines[1] and "s.e." not in lines[3]
+
+
+def test_gain_is_paired_and_has_an_interval(outcomes: list[Outcome]) -> None:
+    base = outcomes[0]
+    row = outcome("SFT", [0.0, 2.5, 3.0], 0).row(base)
+    assert row["gain_score"] == pytest.approx(-0.5 / 3)
+    assert row["gain_low"] == -1.0 and row["gain_high"] == 0.5  # of all drawn alike
 
 
 def test_grid_puts_each_model_in_its_row(outcomes: list[Outcome]) -> None:
@@ -68,12 +78,14 @@ def test_page_embeds_the_pictures_and_escapes_text(outcomes: list[Outcome], tmp_
         tmp_path / "report",
         outcomes,
         pictures,
+        figures.gallery(outcomes, np.array([0, 2])),
         title="A & B",
         facts=["a < b"],
         commands="tglo <train>",
     )
     text = page.read_text()
-    assert text.count("data:image/png;base64,") == 2
+    assert text.count("data:image/png;base64,") == 2 + 2 * 3
+    assert text.count("a &lt;handwritten&gt; zero</figcaption>") == 2
     assert "<p>A &amp; B, pre-trained" in text
     assert "a &lt; b" in text and "tglo &lt;train&gt;" in text
     for name in pictures:

@@ -27,7 +27,7 @@ def test_quick_run_goes_through_and_reports(model: str, tmp_path: Path) -> None:
         result["models"]["base"]["accuracy"] > 0.8
     )  # the shipped model draws what it is asked for
     page = (output / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "tglo train" in page
+    assert page.count("data:image/png;base64,") == 2 + 20 * 3 and "tglo train" in page
     for name in ("samples.png", "scores.png", "training.png"):
         assert (output / "report" / name).stat().st_size > 1000
     assert json.loads((output / "report" / "report.json").read_text())["seed"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import re
 import signal
 import sys
 import time
@@ -100,6 +101,9 @@ def test_numbers_are_those_of_the_images(whole: Path, settings: Evaluation) -> N
                 expected = np.mean((scores > base) + 0.5 * (scores == base))
                 assert rates[model]["base"]["value"] == pytest.approx(expected)
                 assert rates["base"][model]["value"] == pytest.approx(1 - expected)
+                gain = content[name]["differences"][scorer][model]["base"]
+                assert gain["value"] == pytest.approx((scores - base).mean())
+                assert gain["low"] <= gain["value"] <= gain["high"]
                 assert 0 <= rates[model]["base"]["low"] <= rates[model]["base"]["high"] <= 1
         assert content[name]["models"]["tgo"]["diversity"]["value"] > 0
     with (whole / "samples.csv").open(newline="") as file:
@@ -128,11 +132,17 @@ def test_tables_pictures_and_page_are_there(whole: Path) -> None:
     assert "\\begin{tabular}{lrr}" in (whole / "tables.tex").read_text()
     with (whole / "estimates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["statistic"] for row in rows} == {"mean", "median", "win_rate", "diversity"}
+    assert {row["statistic"] for row in rows} == {
+        "mean", "median", "win_rate", "diversity", "mean_difference", "diversity_difference"
+    }  # fmt: skip
     for name in ("win_rates", "scores", "samples-plain", "samples-mine"):
         Image.open(whole / f"{name}.png").verify()
     page = (whole / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    # Histograms, and the images of all prompts, each with its file.
+    assert page.count("data:image/png;base64,") == 2 * 2 + (3 + 5) * 3
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert len(links) == (3 + 5) * 3 and all((whole / link).is_file() for link in links)
+    assert "against base</h3>" not in page and "Against base" in page
     assert "a &lt;b&gt;temple&lt;/b&gt;" in page and "<b>" not in page
     assert "<script" not in page.lower() and "http" not in page.replace("http-equiv", "")
 
@@ -371,7 +381,7 @@ def test_a_model_is_sampled_behind_its_prefix_and_scored_without(
     assert heard == {"base": "", "tgo": "good: "}
     assert content is not None and content["settings"]["prefixes"] == {"tgo": "good: "}
     assert "good: " not in (tmp_path / "out/samples.csv").read_text()
-    assert "tgo is given &#x27;good: &#x27;" in (tmp_path / "out/report.html").read_text()
+    assert "tgo is given &#39;good: &#39;" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_set_of_one_prompt_is_refused(settings: Evaluation, tmp_path: Path) -> None:

@@ -17,6 +17,43 @@ def test_wins_are_paired_by_place_and_a_tie_is_half() -> None:
         statistics.wins(scores, others[:, :1])
 
 
+@pytest.mark.parametrize(
+    ("won", "of", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)  # fmt: skip
+def test_shares_have_wilsons_interval(won: int, of: int, low: float, high: float) -> None:
+    """Table I of Newcombe (1998), Statistics in Medicine 17, 857: method 3, the score interval."""
+    found = statistics.share(np.repeat([1.0, 0.0], [won, of - won]))
+    assert found.value == won / of
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    lost = statistics.share(np.repeat([0.0, 1.0], [won, of - won]))
+    assert (lost.low, lost.high) == pytest.approx((1 - found.high, 1 - found.low))
+
+
+def test_all_won_has_an_interval_and_parts_of_prompts_say_more() -> None:
+    assert statistics.share(np.ones(64)) == statistics.Estimate(
+        1.0, pytest.approx(0.94338, abs=1e-5), 1.0
+    )
+    halves = statistics.share(np.full(64, 0.5))  # ties, or half of each prompt's images
+    coins = statistics.share(np.repeat([0.0, 1.0], 32))
+    assert 0 < halves.high - halves.low < 0.3 * (coins.high - coins.low)
+    nearly = statistics.share(np.r_[np.ones(63), 0.75])
+    assert 0.93 < nearly.low < 0.945 and nearly.high < 1
+    with pytest.raises(ValueError, match="not shares"):
+        statistics.share(np.array([1.5]))
+    with pytest.raises(ValueError, match="not shares"):
+        statistics.share(np.array([np.nan, 0.5]))
+
+
+def test_differences_are_paired() -> None:
+    counts = statistics.resample(40, 400, seed=0)
+    base = np.random.default_rng(0).normal(size=(40, 2)) * 100
+    found = statistics.difference(base + np.array([1.0, 3.0]), base, counts)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+    with pytest.raises(ValueError, match="no pairs"):
+        statistics.difference(base, base[:, 0], counts)
+
+
 def test_mean_of_given_resamples() -> None:
     counts = np.array([[2, 0], [1, 1], [0, 2]])
     found = statistics.mean(np.array([1.0, 3.0]), counts)  # resampled means 1, 2, 3
@@ -78,3 +115,18 @@ def test_intervals_cover_the_truth_where_images_of_a_prompt_are_alike() -> None:
         for name, truth in truths.items():
             covered[name] += found[name].low <= truth <= found[name].high
     assert all(0.9 <= count / trials <= 0.985 for count in covered.values()), covered
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("ties", [0.0, 0.3])
+def test_intervals_of_shares_cover_the_truth_up_to_the_edge(images: int, ties: float) -> None:
+    """Prompts won with a probability of their own, 98% on the whole: of 1,000 evaluations of 20 prompts the
+    bootstrap's intervals cover that in 32 to 82% where there are no ties.
+    """
+    rng, trials, mean = np.random.default_rng(0), 1000, 0.98
+    odds = rng.beta(mean * 2, (1 - mean) * 2, size=(trials, 20, 1))
+    won = (rng.random((trials, 20, images)) < odds).astype(np.float64)
+    won[rng.random(won.shape) < ties] = 0.5
+    truth = mean * (1 - ties) + 0.5 * ties
+    found = [statistics.share(values) for values in won.mean(axis=2)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.93

@@ -1,69 +1,50 @@
-"""Tables, the page and the pictures from made-up results with awkward names."""
+"""Tables and pictures from made-up results with awkward names."""
 
 from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
-from tglo.evaluate import figures, html, tables
+from tglo.evaluate import figures, latex, tables
 from tglo.evaluate.results import Results
+from tglo.evaluate.samples import ModelSamples
 from tglo.evaluate.settings import parse_named, parse_trained_on
-from tglo.evaluate.tables import Table
+from tglo.evaluate.tables import Judged
+from tglo.generation.prompts import PromptSet
 from tglo.rewards import named_scorers
-
-
-def estimate(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1}
-
-
-@pytest.fixture
-def content() -> Results:
-    names = ("base", "tgo_1", "sft")
-    scorers = ("a|b", "m:f_1")
-    models = {
-        name: {
-            "diversity": estimate(20.0),
-            "scores": {
-                s: {"trained_on": (name, s) == ("tgo_1", "a|b"),
-                    "mean": estimate(1.25), "median": estimate(123456.0)}
-                for s in scorers
-            },
-        }
-        for name in names
-    }  # fmt: skip
-    rates = {s: {m: {o: estimate(0.625) for o in names if o != m} for m in names} for s in scorers}
-    categories = {
-        "R&D": {
-            "prompts": 2,
-            "win_rates": {s: {m: estimate(0.5) for m in names[1:]} for s in scorers},
-        }
-    }
-    entry = {"prompts": 3, "images": 6, "models": models, "win_rates": rates}
-    return {"50%": {**entry, "categories": categories}}
 
 
 def test_markdown_marks_what_was_trained_on_and_escapes(content: Results) -> None:
     text = tables.markdown(tables.tables(content))
     assert "| model | a\\|b | m:f_1 |" in text
     assert "| tgo_1 | 1.250 [1.150, 1.350] † | 1.250 [1.150, 1.350] |" in text
-    assert "| tgo_1 | 62.5% [52.5, 72.5] † | 62.5% [52.5, 72.5] |" in text
-    assert "| base |  | 62.5% [52.5, 72.5] | 62.5% [52.5, 72.5] |" in text
+    assert "| tgo_1 | 62.5% [52.5, 72.5] † ▲ better | 62.5% [52.5, 72.5] ▲ better |" in text
+    assert "| base |  | 62.5% [52.5, 72.5] ▲ better | 62.5% [52.5, 72.5] ▲ better |" in text
+    # Paired differences; diversity that grows is not called better.
+    assert (
+        "| tgo_1 | +0.05 [-0.05, +0.15] † | -0.30 [-0.40, -0.20] ▼ worse | +2.00 [+1.90, +2.10] |"
+        in text
+    )
     assert "| R&D (2) | 50.0% [40.0, 60.0] | 50.0% [40.0, 60.0] |" in text
     kinds = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(kinds) == 4 + 2 + 2 and all("50% (3 prompts, 6 images a model)" in k for k in kinds)
+    assert len(kinds) == 5 + 2 + 2 and all("50% (3 prompts, 6 images a model)" in k for k in kinds)
 
 
 def test_latex_escapes(content: Results) -> None:
-    text = tables.latex(tables.tables(content))
+    text = latex.latex(tables.tables(content))
     assert r"tgo\_1 & 1.250 [1.150, 1.350] $^\dagger$ & 1.250 [1.150, 1.350] \\" in text
     assert r"R\&D (2) & 50.0\% [40.0, 60.0]" in text
-    assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\begin{tabular}") - 3
-    assert text.count(r"\end{tabular}") == 8
-    assert tables.latex_escape(r"\a_{b}^2~#$&%") == (
+    assert r"[-0.40, -0.20] $\bigtriangledown$ worse" in text
+    assert text.splitlines()[0].isascii()
+    assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\begin{tabular}") - 4
+    assert text.count(r"\end{tabular}") == 9
+    assert latex.escape(r"\a_{b}^2~#$&%") == (
         r"\textbackslash{}a\_\{b\}\textasciicircum{}2\textasciitilde{}\#\$\&\%"
     )
 
@@ -71,21 +52,70 @@ def test_latex_escapes(content: Results) -> None:
 def test_csv_has_every_estimate_at_full_precision(content: Results) -> None:
     content["50%"]["models"]["sft"]["diversity"]["value"] = 0.1 + 0.2
     rows = list(csv.DictReader(io.StringIO(tables.long_csv(content))))
-    assert len(rows) == 3 + 3 * 2 * 2 + 2 * 3 * 2 + 2 * 2
+    assert len(rows) == 3 + 3 * 2 * 2 + 2 * (2 * 3 * 2) + 3 * 2 + 2 * 2
     sft = next(r for r in rows if r["model"] == "sft" and r["statistic"] == "diversity")
     assert float(sft["value"]) == 0.1 + 0.2
     marked = {(r["model"], r["scorer"]) for r in rows if r["trained_on"] == "1"}
     assert marked == {("tgo_1", "a|b")}
 
 
-def test_page_escapes_everything_and_runs_nothing() -> None:
-    evil = '</ol><script>alert("x")</script>&'
-    page = html.page(
-        [evil], [Table(evil, [evil], [[evil]])], {evil: b"png"}, {evil: (b"p", [evil])}
-    )
-    assert "<script" not in page and 'alert("x")' not in page
-    assert page.count("&lt;script&gt;alert(&quot;x&quot;)") == 9
-    assert "default-src 'none'" in page and 'src="data:image/png;base64,cG5n"' in page
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(-0.04, 0.06, "+0.01 [-0.04, +0.06]"), (900.0, 1100.0, "+1000 [+900, +1100]"),
+     (0.0, 0.0, "+0.000 [+0.000, +0.000]"), (1e-12, 3e-12, "+0.000000000 [+0.000000000, +0.000000000]")],
+)  # fmt: skip
+def test_differences_have_the_digits_that_their_width_bears(
+    low: float, high: float, text: str
+) -> None:
+    assert tables.difference({"value": (low + high) / 2, "low": low, "high": high}) == text
+
+
+def test_a_judged_cell_has_a_sign_and_a_word() -> None:
+    assert [str(Judged("1", kind)) for kind in ("", "better", "worse")] == [
+        "1", "1 ▲ better", "1 ▼ worse"
+    ]  # fmt: skip
+
+
+def texts_of(figure: Any) -> list[Text]:
+    """All texts but the labels of ticks beyond the ends of an axis, which are not drawn."""
+    beyond = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            beyond |= {t.label1 for t in axis.get_major_ticks() if not low <= t.get_loc() <= high}
+    found = figure.findobj(lambda it: isinstance(it, Text) and it not in beyond)
+    return [text for text in found if text.get_text() and text.get_visible()]
+
+
+def test_no_text_of_a_figure_runs_into_another(
+    content: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long names of scorers, models and sets, as those of a served scorer are."""
+    entry, names = content["50%"], {"m:f_1": f"http://{'a-long-host.' * 5}example:8000/score"}
+    names["a|b"] = "a.package:of_a_function_with_quite_a_name"
+    for key in ("win_rates", "differences"):
+        entry[key] = {names[scorer]: values for scorer, values in entry[key].items()}
+    for model in entry["models"].values():
+        model["scores"] = {names[scorer]: values for scorer, values in model["scores"].items()}
+    scorers = list(entry["win_rates"])
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "png", lambda figure, **_: drawn.append(figure))
+    figures.win_rates({"a set of $prompts$ " * 8: entry, "short": entry})
+    rows = np.arange(12)
+    scores = {m: {s: rows[:, None] * 1.0 for s in scorers} for m in entry["models"]}
+    prompts = tuple(map(str, rows))
+    samples = ModelSamples(prompts, 1, {}, scores=scores)
+    sets = [PromptSet(name, prompts, ()) for name in ("unseen", "short")]
+    figures.histograms(sets, samples, scorers)
+    for figure in drawn:
+        figure.draw_without_rendering()
+        size = figure.get_window_extent()
+        boxes = [(text.get_text(), text.get_window_extent()) for text in texts_of(figure)]
+        assert len(boxes) > 10
+        for number, (text, box) in enumerate(boxes):
+            assert size.x0 <= box.x0 and box.x1 <= size.x1, text
+            met = [other for other, place in boxes[:number] if box.overlaps(place)]
+            assert not met, (text, met)
 
 
 def test_win_rates_are_drawn_with_formula_characters(content: Results) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -132,10 +133,12 @@ def test_the_page_plays_every_model_beside_the_others_and_loads_nothing(whole: P
     page = (whole / "report.html").read_text()
     assert page.count("<video controls muted loop playsinline") == 3 * 3
     assert page.count('src="data:video/mp4;base64,') == 3 * 3
+    assert page.count('<div class="scroll strips"') == 3 and page.count('alt="frames of ') == 9
     links = re.findall(r'<a href="([^"]+)">', page)
     assert len(links) == 9 and all((whole / link).is_file() for link in links)
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
-    assert "default-src 'none'" in page and "media-src data: 'self' file:" in page
+    policy = html.unescape(page)
+    assert "default-src 'none'" in policy and "media-src data: 'self' file:" in policy
     assert "a &lt;b&gt;bar&lt;/b&gt;" in page and "<b>" not in page
     assert "9 frames a video; scorers of images score 3 of them" in page
     assert "plain (3 prompts, 6 videos a model)" in page and "share of videos" in page

@@ -377,3 +377,24 @@ def test_modes_of_the_reference_are_one_run(study: Path) -> None:
             found = [line[name] for line in lines[mode]]
             assert found == pytest.approx([line[name] for line in lines["copy"]], abs=1e-5)
     assert "Over 2 steps" in reference.summary(lines)
+
+
+def test_bars_have_one_scale_and_a_legend_beside_the_panels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gains of seen prompts ten times those of the others."""
+
+    def gains(method: str, reward: str, name: str) -> np.ndarray[Any, Any]:
+        return np.array([0.1, 0.2, 0.3]) * (10 if name == SETS[0] else 1)
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "png", drawn.append)
+    table = report.Table([], 3, SHAPES)
+    monkeypatch.setattr(table, "gains", gains)
+    pictures.bars(table)
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    legend = figure.legends[0].get_window_extent()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
+    assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes)

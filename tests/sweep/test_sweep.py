@@ -131,6 +131,15 @@ def test_one_command_trains_samples_and_draws_the_grid(
     with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [float(row["score"]) for row in table] == scores
+    for row, mean in zip(content["rows"], scores, strict=True):
+        apart = row["difference"]  # of the same prompts and seeds
+        assert apart["value"] == pytest.approx(mean - content["base"]["mean"])
+        assert apart["low"] <= apart["value"] <= apart["high"]
+    assert [float(row["minus base"]) for row in table] == [
+        row["difference"]["value"] for row in content["rows"]
+    ]
+    shown = (tmp_path / "sweep" / "sweep.md").read_text()
+    assert "| score | minus base |" in shown and "standard error" not in shown
     assert [row["objective.beta"] for row in table] == ["0.5"] * 6 + ["2"] * 6
     picture = np.asarray(Image.open(tmp_path / "sweep" / "sweep.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0] and len(np.unique(picture)) > 50
@@ -155,6 +164,7 @@ def test_another_sampling_is_sampled_and_other_settings_are_refused(
     assert "scores" not in sweep(cached, grid, output)[0]
     first = sweep(cached, grid, output, sampling=sampling)[0]
     assert first["scores"]["count"] == 1
+    assert first["difference"] is None  # one prompt has no interval
     other = sweep(cached, grid, output, sampling=replace(sampling, seed=7))[0]
     assert other["scores"]["mean"] != first["scores"]["mean"]
     assert sweep(cached, grid, output, sampling=sampling)[0] == first

@@ -74,9 +74,14 @@ def judge(images: list[Image.Image]) -> np.ndarray:
     return fit_judge().predict(_judge_features(digits.to_ink(images))).astype(np.int64)
 
 
+def correct(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+    """Return whether the judge sees in each image the digit that its prompt asks for, (B,) bool."""
+    return np.asarray(judge(images) == digits.requested_digits(prompts))
+
+
 def accuracy(images: list[Image.Image], prompts: list[str]) -> float:
     """Return the share of images in which the judge sees the digit that the prompt asks for."""
-    return float(np.mean(judge(images) == digits.requested_digits(prompts)))
+    return float(correct(images, prompts).mean())
 
 
 def _judge_features(ink: np.ndarray) -> np.ndarray:

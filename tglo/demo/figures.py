@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tglo.demo.report import Outcome
+from tglo.evaluate import gallery as galleries
 from tglo.evaluate.figures import colour, image_grid, outline, panel_grid, png
 
 COLOURS = {"base": colour(0), "SFT": colour(2), "TGO": colour(1)}
@@ -17,6 +18,18 @@ def sample_grid(outcomes: Sequence[Outcome], columns: np.ndarray, tile: int = 96
     """Draw, as PNG, one row of samples per model; a column is one prompt and one seed."""
     rows = {outcome.name: [outcome.images[index] for index in columns] for outcome in outcomes}
     return png(image_grid(rows, [COLOURS[name] for name in rows], tile))
+
+
+def gallery(outcomes: Sequence[Outcome], columns: np.ndarray) -> list[galleries.Row]:
+    """Return the same samples for the page, a row of models for each prompt and seed."""
+    return [
+        galleries.row_of(
+            outcomes[0].prompts[index],
+            {outcome.name: outcome.images[index] for outcome in outcomes},
+            COLOURS,
+        )
+        for index in columns
+    ]
 
 
 def score_histograms(

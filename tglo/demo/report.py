@@ -1,4 +1,4 @@
-"""The demo's numbers, as a table and a self-contained HTML page."""
+"""The demo's numbers, as a table and a page of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tglo.evaluate import html
-from tglo.evaluate.tables import Table
+from tglo.evaluate import statistics, tables
+from tglo.evaluate.gallery import Row
+from tglo.evaluate.statistics import Estimate
+from tglo.evaluate.tables import Judged, Table
+from tglo.pages.render import page, picture
+
+RESAMPLES = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,12 @@ class Outcome:
 
     name: str
     images: list[Image.Image]
+    prompts: list[str]
     scores: np.ndarray
     legibility: np.ndarray
     stroke_width: np.ndarray
-    accuracy: float
+    correct: np.ndarray
+    """Whether the judge sees the digit asked for."""
 
     @property
     def mean(self) -> float:
@@ -31,6 +38,18 @@ class Outcome:
     @property
     def standard_error(self) -> float:
         return float(self.scores.std(ddof=1) / np.sqrt(len(self.scores)))
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    def paired_gain(self, base: Outcome) -> Estimate:
+        """Return the gain in score over ``base`` on the same prompts and seeds, with its interval.
+
+        The ten digits are all the prompts there are, so it is over the seeds: a bootstrap over the pairs.
+        """
+        counts = statistics.resample(len(self.scores), RESAMPLES, seed=0)
+        return statistics.difference(self.scores, base.scores, counts)
 
     def gain(self, base: Outcome) -> dict[str, float]:
         """Return the gain over ``base``: in score, in standard errors of the difference, in standard
@@ -49,38 +68,39 @@ class Outcome:
 
     def row(self, base: Outcome) -> dict[str, float]:
         """Return the numbers of this model's line in the table."""
+        paired, accuracy = self.paired_gain(base), statistics.share(self.correct.astype(float))
         return {
             "score": self.mean,
             "standard_error": self.standard_error,
             **{f"gain_{unit}": value for unit, value in self.gain(base).items()},
+            "gain_low": paired.low,
+            "gain_high": paired.high,
             "accuracy": self.accuracy,
+            "accuracy_low": accuracy.low,
+            "accuracy_high": accuracy.high,
             "legibility": float(self.legibility.mean()),
             "stroke_width": float(self.stroke_width.mean()),
         }
 
 
-CAPTIONS = {
-    "samples.png": "Before and after: the same prompt and seed in every column",
-    "scores.png": "Scores and threshold",
-    "training.png": "Training",
-}
+CAPTIONS = {"scores.png": "Scores and threshold", "training.png": "Training"}
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """Return the table of the report; the first outcome is the base model."""
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, str | Judged]] = []
     for outcome in outcomes:
         row = outcome.row(outcomes[0])
-        gain = (
-            f"{row['gain_score']:+.2f} = {row['gain_standard_deviations']:+.2f} s.d. "
-            f"= {row['gain_standard_errors']:+.1f} s.e."
+        gain, correct = (
+            {"value": row[value], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+            for name, value in (("gain", "gain_score"), ("accuracy", "accuracy"))
         )
         rows.append(
             {
                 "model": outcome.name,
-                "mean score ± s.e.": f"{row['score']:.3f} ± {row['standard_error']:.3f}",
-                "gain over base": gain if rows else "",
-                "digit correct": f"{row['accuracy']:.1%}",
+                "mean score": f"{row['score']:.3f}",
+                "gain over base": _gain(gain, row["gain_standard_deviations"]) if rows else "",
+                "digit correct": tables.percent(correct),
                 "legibility": f"{row['legibility']:.3f}",
                 "stroke width": f"{row['stroke_width']:.2f} px",
             }
@@ -88,40 +108,37 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return Table("Models", list(rows[0]), [list(row.values()) for row in rows])
 
 
+def _gain(gain: Mapping[str, float], deviations: float) -> Judged:
+    cell = tables.change(dict(gain))
+    return Judged(f"{cell.text} = {deviations:+.2f} s.d.", cell.verdict)
+
+
 def write_report(
     folder: Path,
     outcomes: Sequence[Outcome],
     pictures: Mapping[str, bytes],
+    samples: Sequence[Row],
     *,
     title: str,
     facts: Sequence[str],
     commands: str,
 ) -> Path:
-    """Write ``pictures`` (PNG bytes by file name) and ``report.html``, which embeds them; returns its
-    path. title: what the base model is, the beginning of a sentence.
+    """Write ``pictures`` (PNG bytes by file name) and ``report.html``, which shows those of CAPTIONS and the
+    samples; returns its path. title: what the base model is, the beginning of a sentence.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
         (folder / name).write_bytes(data)
-    page = html.document(
-        "Threshold-guided optimization of a digit model",
-        _INTRODUCTION.format(title=html.text(title)),
-        [
-            html.grid(table(outcomes)),
-            _VERDICT,
-            html.bullets(facts),
-            *(html.figure(CAPTIONS[name], data) for name, data in pictures.items()),
-            f"<h2>The same by hand</h2>\n<pre>{html.text(commands)}</pre>",
-        ],
+    text = page(
+        "demo.html",
+        title="Threshold-guided optimization of a digit model",
+        model=title,
+        table=table(outcomes),
+        facts=facts,
+        samples=samples,
+        figures=[(caption, picture(pictures[name])) for name, caption in CAPTIONS.items()],
+        commands=commands,
     )
     target = folder / "report.html"
-    target.write_text(page, encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
     return target
-
-
-_INTRODUCTION = """<p>{title}, pre-trained on real handwritten digits, is aligned with a
-taste for bold strokes: score = probability of the prompted digit &times; mean stroke width in
-pixels. SFT trains on the samples at or above the threshold alone; TGO also learns from those below
-it. Both start from the base model and take as many steps.</p>"""
-_VERDICT = """<p>"Digit correct" is the verdict of a classifier of another kind, fitted on other real digits,
-which the score does not use.</p>"""

@@ -111,6 +111,7 @@ def run(
             output / "report",
             outcomes,
             pictures,
+            figures.gallery(outcomes, columns),
             title=chosen.title,
             facts=settings.facts(demo),
             commands=settings.commands(demo),
@@ -127,7 +128,8 @@ def run(
     }
     (output / "report" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     table = report.table(outcomes)
-    print(f"\n{aligned([table.header, *table.rows])}\n")
+    lines = [[str(cell) for cell in row] for row in table.rows]
+    print(f"\n{aligned([table.header, *lines])}\n")
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in watch.seconds.items())
     print(f"seconds: {parts}; together {sum(watch.seconds.values()):.0f}")
     print(f"report: {page}")
@@ -199,8 +201,9 @@ def _evaluate(demo: Demo, name: str, weights: Path) -> Outcome:
     return Outcome(
         name,
         images,
+        prompts,
         scores=scorer.score(images, prompts),
         legibility=scorer.legibility(images, prompts),
         stroke_width=scorer.stroke_width(images),
-        accuracy=classifier.accuracy(images, prompts),
+        correct=classifier.correct(images, prompts),
     )

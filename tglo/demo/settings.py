@@ -157,8 +157,8 @@ def facts(demo: Demo) -> list[str]:
         f"{10 * amounts.training_images:,} training samples of the base model, {amounts.steps} steps of "
         f"{BATCH} for SFT and for TGO, {10 * amounts.evaluation_images} fresh samples of each model "
         "with seeds that the training set did not use.",
-        "s.e.: standard error of the difference of two means, as if the samples were independent. "
-        "s.d.: standard deviation of the base model's scores.",
+        "Gains are of the same prompts and seeds, with 95% intervals from a bootstrap over them; those of "
+        "shares are Wilson's. s.d.: standard deviation of the base model's scores.",
         f"Recipe {demo.recipe}: the threshold is {_BASELINES[demo.baseline]}.",
         f"Seed {demo.seed}. Training seeds differ: repeat with --seed 1, 2, ... before you trust a "
         "comparison.",

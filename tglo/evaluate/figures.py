@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from tglo.generation.prompts import PromptSet
 
 COLOURS = ("#8a8a8a", "#1f6fb4", "#d98c21", "#3c8c3c", "#b04040", "#7b5aa6", "#20908d", "#a05a2c")
 TILE = 192  # pixels
+PANEL = (3.3, 2.5)  # inches
+LABEL_WIDTH = 28  # characters
 _OWN = re.compile(r"[\w.]+:\w+")  # a scorer of the user's
 
 
@@ -40,48 +43,90 @@ def win_rates(prompt_sets: Results) -> bytes:
     """Draw, as PNG, a panel for each prompt set, a group of bars for each scorer, a bar for each trained model;
     hatched where the model was trained on the scorer.
     """
-    figure, panels = panel_grid((9, 2.9 * len(prompt_sets)), rows=len(prompt_sets))
+    first = next(iter(prompt_sets.values()))
+    scorers, models = list(first["win_rates"]), [m for m in first["models"] if m != BASE]
+    bars = len(scorers) * len(models)
+    size = (9.0, len(prompt_sets) * (0.9 + max(0.28 * bars, 0.45 * len(scorers))) + 0.5)
+    figure, panels = panel_grid(size, rows=len(prompt_sets), sharex=True)
     for axes, (name, content) in zip(panels[:, 0], prompt_sets.items(), strict=True):
-        scorers = list(content["win_rates"])
-        models = [model for model in content["models"] if model != BASE]
-        width = 0.8 / max(1, len(models))
+        height = 0.8 / max(1, len(models))
         for number, model in enumerate(models):
             rates = [content["win_rates"][scorer][model][BASE] for scorer in scorers]
             values = np.array([rate["value"] for rate in rates])
             ends = np.array([[rate["low"], rate["high"]] for rate in rates]).T
             scores = content["models"][model]["scores"]
-            axes.bar(
-                np.arange(len(scorers)) - 0.4 + (number + 0.5) * width,
+            axes.barh(
+                np.arange(len(scorers)) - 0.4 + (number + 0.5) * height,
                 values,
-                width * 0.92,
-                yerr=np.abs(ends - values),
+                height * 0.88,
+                xerr=np.abs(ends - values),
                 capsize=3,
                 color=colour(number + 1),
-                label=_plain(model),
                 hatch=["//" if scores[scorer]["trained_on"] else "" for scorer in scorers],
             )
-        axes.axhline(0.5, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(scorers)), [_plain(name) for name in labels(scorers)])
-        axes.set_yticks(np.linspace(0, 1, 6))
-        axes.set(ylim=(0, 1.2), ylabel=f"win rate against {BASE}", title=_plain(name))
-        axes.legend(frameon=False, ncols=4, loc="upper left")
+        axes.axvline(0.5, color="black", linewidth=0.8)
+        names = [_wrapped(name, LABEL_WIDTH) for name in labels(scorers)]
+        axes.set_yticks(range(len(scorers)), names)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set(xlim=(0, 1), title=_wrapped(name, 60))
+    panels[-1, 0].set_xlabel(f"win rate against {BASE}, 95% interval")
+    _legend(figure, models, 1, any_trained_on(prompt_sets))
     return png(figure)
+
+
+def any_trained_on(prompt_sets: Results) -> bool:
+    """Return whether a reward that a model was trained on is among the scorers."""
+    return any(
+        score["trained_on"]
+        for content in prompt_sets.values()
+        for entry in content["models"].values()
+        for score in entry["scores"].values()
+    )
 
 
 def histograms(sets: Sequence[PromptSet], samples: ModelSamples, scorers: Sequence[str]) -> bytes:
     """Draw, as PNG, a row for each prompt set and a column for each scorer, all models in a panel."""
-    size = (max(4.5, 3.2 * len(scorers)), 2.7 * len(sets))
+    size = (max(5.0, PANEL[0] * len(scorers)), PANEL[1] * len(sets) + 0.4)
     figure, panels = panel_grid(size, len(sets), len(scorers))
     for line, chosen in zip(panels, sets, strict=True):
-        rows = samples.rows(chosen.prompts)
         for axes, scorer, label in zip(line, scorers, labels(scorers), strict=True):
-            scores = {m: mine[scorer][rows].ravel() for m, mine in samples.scores.items()}
-            bins = _bins(np.concatenate([*scores.values()]))
-            for number, (model, values) in enumerate(scores.items()):
-                outline(axes, values, bins, colour(number), _plain(model))
-            axes.set(title=f"{_plain(chosen.name)}: {_plain(label)}", xlabel="score")
-    panels[0, 0].legend(frameon=False)
+            _histogram(axes, chosen, samples, scorer)
+            axes.set_title(_wrapped(f"{chosen.name}: {label}", 34), fontsize=10)
+    _legend(figure, list(samples.scores), 0)
     return png(figure)
+
+
+def histogram(chosen: PromptSet, samples: ModelSamples, scorer: str) -> bytes:
+    """Draw one panel of `histograms`, as PNG, without title and legend."""
+    figure, [[axes]] = panel_grid((4.4, 2.5))
+    _histogram(axes, chosen, samples, scorer)
+    return png(figure, dpi=140)
+
+
+def _histogram(axes: Any, chosen: PromptSet, samples: ModelSamples, scorer: str) -> None:
+    rows = samples.rows(chosen.prompts)
+    scores = {m: mine[scorer][rows].ravel() for m, mine in samples.scores.items()}
+    bins = _bins(np.concatenate([*scores.values()]))
+    for number, values in enumerate(scores.values()):
+        outline(axes, values, bins, colour(number))
+    axes.set(xlabel="score", ylabel="videos" if samples.frames else "images")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+
+
+def _legend(figure: Any, models: Sequence[str], first: int, hatched: bool = False) -> None:
+    """Put the models' colours above all panels. first: the number of the first of them."""
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(color=colour(first + place), label=_plain(model))
+        for place, model in enumerate(models)
+    ]
+    if hatched:
+        patches.append(
+            Patch(facecolor="white", edgecolor="black", hatch="//", label="trained on this reward")
+        )
+    figure.legend(handles=patches, loc="outside upper center", ncols=4, frameon=False)
 
 
 def labels(scorers: Sequence[str]) -> list[str]:
@@ -90,7 +135,7 @@ def labels(scorers: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(scorers)
 
 
-def outline(axes: Any, values: Floats, bins: Floats, colour: str, label: str) -> None:
+def outline(axes: Any, values: Floats, bins: Floats, colour: str, label: str | None = None) -> None:
     """Draw a filled histogram that lets others shine through."""
     axes.hist(values, bins=bins, color=colour, histtype="stepfilled", alpha=0.2)
     axes.hist(values, bins=bins, color=colour, histtype="step", linewidth=1.4, label=label)
@@ -140,6 +185,15 @@ def image_grid(
     return page
 
 
+def strip(images: Sequence[Image.Image], tile: int, gap: int = 3) -> Image.Image:
+    """Return images beside each other, as a video's frames. tile: pixels of a side with the gap."""
+    fitted = [_fit(image, tile - gap) for image in images]
+    page = Image.new("RGB", (tile * len(fitted), max(image.height for image in fitted)), "white")
+    for place, image in enumerate(fitted):
+        page.paste(image, (tile * place, 0))
+    return page
+
+
 def _fit(image: Image.Image, tile: int) -> Image.Image:
     """Scale an image to fit a tile; small ones keep their pixels' edges."""
     scale = tile / max(image.size)
@@ -148,16 +202,21 @@ def _fit(image: Image.Image, tile: int) -> Image.Image:
     return image.resize(size, filtering)
 
 
+def _wrapped(text: str, width: int) -> str:
+    """Return text in lines of so many characters, for a place that is no wider."""
+    return _plain("\n".join(textwrap.wrap(text, width)))
+
+
 def _plain(text: str) -> str:
     """Return text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
 
-def png(picture: Any) -> bytes:
+def png(picture: Any, dpi: int = 110) -> bytes:
     """Return the PNG bytes of an image or a matplotlib figure."""
     buffer = io.BytesIO()
     if isinstance(picture, Image.Image):
         picture.save(buffer, format="PNG")
     else:
-        picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        picture.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

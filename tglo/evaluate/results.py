@@ -6,14 +6,17 @@
             diversity           estimate, or null for one image of each prompt
             scores: SCORER:     trained_on, mean and median (estimates), deviation, quantiles
         win_rates: SCORER: MODEL: OTHER: estimate
+        differences: SCORER: MODEL: OTHER: estimate of the mean score minus the other's
+        diversity_differences: MODEL: OTHER: the same of diversity; empty for one image of each prompt
         categories: CATEGORY:   prompts, win_rates: SCORER: MODEL: estimate against the base
 
-An estimate is {value, low, high}; see tglo.evaluate.statistics.
+An estimate is {value, low, high}; see tglo.evaluate.statistics. Differences are paired: of the same
+prompts and seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +28,7 @@ from tglo.evaluate.samples import ModelSamples
 from tglo.evaluate.settings import BASE, Evaluation
 from tglo.generation.prompts import PromptSet
 
+Floats = NDArray[np.float64]
 QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)
 Results = dict[str, Any]
 
@@ -38,6 +42,10 @@ def _set(settings: Evaluation, chosen: PromptSet, samples: ModelSamples) -> Resu
     rows = samples.rows(chosen.prompts)
     counts = statistics.resample(len(rows), settings.resamples, settings.seed)
     models = {}
+
+    def difference(mine: Floats, other: Floats) -> statistics.Estimate:
+        return statistics.difference(mine, other, counts)
+
     for model in settings.names:
         trained_on = settings.trained_on.get(model, ())
         scores = {
@@ -52,17 +60,21 @@ def _set(settings: Evaluation, chosen: PromptSet, samples: ModelSamples) -> Resu
         "videos" if samples.frames else "images": len(rows) * samples.count,
         "models": models,
         "win_rates": {
-            scorer: {
-                model: _win_rates(samples, scorer, model, settings.names, rows, counts)
-                for model in settings.names
-            }
+            scorer: _pairs(_of_rows(samples, scorer, rows), _win_rate)
             for scorer in settings.scorers
         },
+        "differences": {
+            scorer: _pairs(_of_rows(samples, scorer, rows), difference)
+            for scorer in settings.scorers
+        },
+        "diversity_differences": _pairs(
+            {model: found[rows] for model, found in samples.diversity.items()}, difference
+        ),
         "categories": _categories(settings, chosen, samples, rows),
     }
 
 
-def _describe(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> Results:
+def _describe(scores: Floats, counts: NDArray[np.int64]) -> Results:
     return {
         "mean": asdict(statistics.mean(scores.mean(axis=1), counts)),
         "median": asdict(statistics.median(scores, counts)),
@@ -71,20 +83,22 @@ def _describe(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> Results
     }
 
 
-def _win_rates(
-    samples: ModelSamples,
-    scorer: str,
-    model: str,
-    others: Sequence[str],
-    rows: NDArray[np.int64],
-    counts: NDArray[np.int64],
+def _of_rows(samples: ModelSamples, scorer: str, rows: NDArray[np.int64]) -> dict[str, Floats]:
+    """Return the scores (P, n) of each model on the prompts of these rows."""
+    return {model: scores[scorer][rows] for model, scores in samples.scores.items()}
+
+
+def _win_rate(scores: Floats, others: Floats) -> statistics.Estimate:
+    return statistics.share(statistics.wins(scores, others))
+
+
+def _pairs(
+    values: Mapping[str, Floats], compare: Callable[[Floats, Floats], statistics.Estimate]
 ) -> Results:
-    """Return the win rate of a model against each of the others, on the prompts of these rows."""
-    scores = {name: samples.scores[name][scorer][rows] for name in (model, *others)}
+    """Compare every model with every other."""
     return {
-        other: asdict(statistics.mean(statistics.wins(scores[model], scores[other]), counts))
-        for other in others
-        if other != model
+        model: {other: asdict(compare(mine, values[other])) for other in values if other != model}
+        for model, mine in values.items()
     }
 
 
@@ -97,13 +111,11 @@ def _categories(
         mine = rows[np.array(chosen.categories) == category]
         if len(mine) < 2:
             continue
-        counts = statistics.resample(len(mine), settings.resamples, settings.seed)
-        win_rates = {
-            scorer: {
-                model: _win_rates(samples, scorer, model, [BASE], mine, counts)[BASE]
-                for model in settings.models
+        win_rates = {}
+        for scorer in settings.scorers:
+            scores = _of_rows(samples, scorer, mine)
+            win_rates[scorer] = {
+                model: asdict(_win_rate(scores[model], scores[BASE])) for model in settings.models
             }
-            for scorer in settings.scorers
-        }
         found[category] = {"prompts": len(mine), "win_rates": win_rates}
     return found

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tglo.evaluate import figures, html, tables, videos
+from tglo.evaluate import figures, gallery, tables, videos
+from tglo.evaluate.latex import latex
+from tglo.evaluate.page import page
 from tglo.evaluate.results import Results, results
 from tglo.evaluate.samples import ModelSamples, check_models, check_scorer, generate, score
 from tglo.evaluate.settings import BASE, Evaluation
@@ -98,28 +100,24 @@ def _write_report(
 ) -> None:
     found = tables.tables(content["prompt_sets"])
     write_bytes(output / "tables.md", tables.markdown(found).encode())
-    write_bytes(output / "tables.tex", tables.latex(found).encode())
+    write_bytes(output / "tables.tex", latex(found).encode())
     write_bytes(output / "estimates.csv", tables.long_csv(content["prompt_sets"]).encode())
-    pictures = {"Score distributions": figures.histograms(sets, samples, list(settings.scorers))}
+    scorers = list(settings.scorers)
+    write_bytes(output / "scores.png", figures.histograms(sets, samples, scorers))
     if settings.models:
-        rates = figures.win_rates(content["prompt_sets"])
-        pictures = {"Win rates (hatched: trained on this reward)": rates, **pictures}
-        write_bytes(output / "win_rates.png", rates)
-    write_bytes(output / "scores.png", pictures["Score distributions"])
-    shown, clips = {}, {}
-    for chosen in sets:
-        spread = np.linspace(0, len(chosen.prompts) - 1, COLUMNS).round().astype(int)
-        prompts = [chosen.prompts[place] for place in dict.fromkeys(spread.tolist())]
-        title = f"{chosen.name}: the same prompts and seeds"
-        if samples.frames:
-            clips[title] = videos.shown(samples, prompts)
-            picture = videos.sheets(clips[title])
-        else:
-            picture = figures.side_by_side(samples, prompts)
-            shown[f"{title}, a row for each model"] = picture, prompts
-        write_bytes(output / f"samples-{chosen.name}.png", picture)
+        write_bytes(output / "win_rates.png", figures.win_rates(content["prompt_sets"]))
+    shown = {chosen.name: _shown(chosen) for chosen in sets}
+    clips = {name: videos.shown(samples, p) for name, p in shown.items() if samples.frames}
+    for name, prompts in shown.items():
+        sheet = videos.sheets(clips[name]) if clips else figures.side_by_side(samples, prompts)
+        write_bytes(output / f"samples-{name}.png", sheet)
     embed = videos.are_embedded([one for found in clips.values() for one in found], output)
-    galleries = [videos.gallery(title, found, output, embed) for title, found in clips.items()]
+    galleries = {
+        name: videos.gallery(clips[name], output, embed)
+        if clips
+        else gallery.rows(samples, prompts)
+        for name, prompts in shown.items()
+    }
     noun = ("video" if clips else "image") + "s" * (settings.count > 1)
     facts = [
         *(f"{name}: {settings.models.get(name, settings.base)}" for name in settings.names),
@@ -127,11 +125,18 @@ def _write_report(
         *(f"{name} is given {text!r} before prompts" for name, text in settings.prefixes.items()),
         f"{settings.count} {noun} of each prompt, {settings.options}, {settings.dtype}, "
         f"seed {settings.seed}",
-        f"intervals from {settings.resamples} resamples of the prompts",
+        f"bootstrap intervals from {settings.resamples} resamples of the prompts",
         *(videos.facts(settings, samples, embed) if clips else ()),
     ]
-    page = html.page(facts, found, pictures, shown, galleries)
-    write_bytes(output / "report.html", page.encode())
+    histograms = {c.name: [figures.histogram(c, samples, s) for s in scorers] for c in sets}
+    text = page(facts, content["prompt_sets"], histograms, galleries, videos=bool(clips))
+    write_bytes(output / "report.html", text.encode())
+
+
+def _shown(chosen: PromptSet) -> list[str]:
+    """Return the prompts of a set that are shown, evenly from first to last."""
+    spread = np.linspace(0, len(chosen.prompts) - 1, COLUMNS).round().astype(int)
+    return [chosen.prompts[place] for place in dict.fromkeys(spread.tolist())]
 
 
 def _samples_csv(sets: Sequence[PromptSet], samples: ModelSamples, settings: Evaluation) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,16 @@ from PIL import Image, ImageDraw
 
 from tglo.data.video import Video
 from tglo.data.video_views import read_frames
-from tglo.evaluate.figures import colour, image_grid, png
-from tglo.evaluate.html import text
+from tglo.evaluate.figures import colour, image_grid, png, strip
+from tglo.evaluate.gallery import Piece, Row
 from tglo.evaluate.samples import ModelSamples
 from tglo.evaluate.settings import BASE, Evaluation
+from tglo.pages.render import picture
 
 EMBEDDED = 16 * 2**20
 """Bytes of videos that a page holds; of more than that it links the files beside it."""
 FRAMES = 8  # of a video in its sheet
 TILE = 120  # pixels of a frame's longer side in a sheet
-_SMALL = 160  # pixels of a side below which the page shows the pixels' edges
 
 
 @dataclass(frozen=True)
@@ -90,35 +89,20 @@ def facts(settings: Evaluation, samples: ModelSamples, embed: bool) -> list[str]
     ]
 
 
-def gallery(title: str, found: Sequence[Shown], folder: Path, embed: bool) -> str:
-    """Return HTML with every prompt's videos beside each other, and the sheet of their frames below.
+def gallery(found: Sequence[Shown], folder: Path, embed: bool) -> list[Row]:
+    """Return every prompt's videos beside each other, with some frames of each.
 
     embed: the page, in `folder`, holds the files; else it links them.
     """
-    parts = [f"<h2>{text(title)}</h2>"]
-    for number, one in enumerate(found, start=1):
-        figures = "".join(
-            _figure(model, video.size, one.files[model], folder, embed)
-            for model, video in one.videos.items()
-        )
-        sheet = base64.b64encode(png(one.sheet(number))).decode()
-        image = f'<img alt="frames of prompt {number}" src="data:image/png;base64,{sheet}">'
-        parts.append(
-            f'<h3>{number}. {text(one.prompt)}</h3>\n<div class="videos">{figures}</div>\n'
-            f'<div class="strip">{image}</div>'
-        )
-    return "\n".join(parts)
-
-
-def _figure(model: str, size: tuple[int, int], name: str, folder: Path, embed: bool) -> str:
-    height, width = size
-    source = link = quote(name)
-    if embed:
-        data = base64.b64encode((folder / name).read_bytes()).decode()
-        source = f"data:video/mp4;base64,{data}"
-    sharp = ' style="image-rendering: pixelated"' if max(size) < _SMALL else ""
-    return (
-        f'<figure><video controls muted loop playsinline preload="metadata" width="{width}" '
-        f'height="{height}"{sharp} src="{source}"></video>'
-        f'<figcaption>{text(model)} (<a href="{link}">file</a>)</figcaption></figure>'
-    )
+    rows = []
+    for one in found:
+        pieces = []
+        for place, (model, video) in enumerate(one.videos.items()):
+            height, width = video.size
+            link = quote(one.files[model])
+            data = (folder / one.files[model]).read_bytes() if embed else b""
+            source = picture(data, "video/mp4") if embed else link
+            frames = picture(png(strip(video.frames, TILE)))
+            pieces.append(Piece(model, colour(place), source, (width, height), link, frames))
+        rows.append(Row(one.prompt, pieces))
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from tglo.evaluate.figures import panel_grid, png
 from tglo.evaluate.results import Results
-from tglo.evaluate.tables import Table, csv_text, markdown_table
+from tglo.evaluate.tables import Judged, Table, change, csv_text, markdown_table
 from tglo.files import write_bytes, write_json
 from tglo.sweep.points import Variations
 
 METRICS = ("loss", "implicit_accuracy", "saturated", "policy_error", "reference_error")
+MINUS_BASE, LOW, HIGH = "minus base", "minus base, low", "minus base, high"
+UNSHOWN = ("standard error", LOW, HIGH)
+"""Columns of sweep.csv that people see as an interval."""
 
 
 def write(
@@ -30,14 +34,15 @@ def write(
     write_json(output / "sweep.json", {**content, "rows": list(rows)})
     text = csv_text([columns, *([*line.values()] for line in lines)])
     write_bytes(output / "sweep.csv", text.encode())
-    texts = [
-        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in line.values()]
-        for line in lines
-    ]
-    text = markdown_table(Table("Sweep", columns, texts)) + "\n"
+    shown = [{**line, MINUS_BASE: _change(row)} for line, row in zip(lines, rows, strict=True)]
+    columns = [name for name in columns if name not in UNSHOWN]
+    text = markdown_table(Table("Sweep", columns, [[_text(s[c]) for c in columns] for s in shown]))
     if base is not None:
-        text = f"Base model: mean score {base['mean']:.4g} over {base['count']} samples.\n\n{text}"
-    write_bytes(output / "sweep.md", text.encode())
+        text = (
+            f"Base model: mean score {base['mean']:.4g} over {base['count']} samples. {MINUS_BASE}: on the "
+            f"same prompts and seeds, with 95% intervals from a bootstrap over the prompts.\n\n{text}"
+        )
+    write_bytes(output / "sweep.md", f"{text}\n".encode())
     write_bytes(output / "sweep.png", heat_maps(variations, rows, base))
 
 
@@ -49,7 +54,18 @@ def cells(row: Results, variations: Variations) -> dict[str, Any]:
         # As if the samples were independent.
         error = scores["deviation"] / math.sqrt(scores["count"])
         found |= {"score": scores["mean"], "standard error": error}
+        apart = row.get("difference") or dict.fromkeys(("value", "low", "high"), "")
+        found |= {MINUS_BASE: apart["value"], LOW: apart["low"], HIGH: apart["high"]}
     return found | {name: row["metrics"].get(name, "") for name in METRICS}
+
+
+def _change(row: Results) -> str | Judged:
+    apart = row.get("difference")
+    return change(apart) if apart else ""
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def heat_maps(
@@ -74,6 +90,7 @@ def heat_maps(
     panels = list(itertools.product(*(variations[key] for key in others)))
     width = max(1.4 + 2.6 * len(panels), 4.5)
     figure, [axes] = panel_grid((width, 2.9), columns=len(panels))
+    axes[0].set_ylabel(down, fontsize=8)
     for axis, rest in zip(axes, panels, strict=True):
         grid: NDArray[np.float64] = np.array(
             [
@@ -87,11 +104,10 @@ def heat_maps(
                 color = "black" if value > (low + high) / 2 else "white"
                 axis.text(j, i, f"{value:.3g}", ha="center", va="center", color=color, fontsize=9)
         axis.set_yticks(range(len(variations[down])), [str(v) for v in variations[down]])
-        axis.set_ylabel(down, fontsize=8)
         axis.set_xticks(range(len(columns)), ["" if w is None else str(w) for w in columns])
         axis.set_xlabel(across, fontsize=8)
         title = ", ".join(f"{key.split('.')[-1]} {v}" for key, v in zip(others, rest, strict=True))
-        axis.set_title(title, fontsize=9)
+        axis.set_title("\n".join(textwrap.wrap(title, 30)), fontsize=9)
     name = "mean score" if scored else "implicit accuracy"
     label = name if base is None else f"{name} (base {base['mean']:.3g})"
     figure.colorbar(image, ax=list(axes), label=label)

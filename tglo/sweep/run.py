@@ -14,7 +14,7 @@ from typing import Any
 from tglo.files import read_json, read_sealed, reading, write_json, write_sealed
 from tglo.sweep import report
 from tglo.sweep.points import Point, Variations, points
-from tglo.sweep.sampling import Sampling, sample_scores
+from tglo.sweep.sampling import Sampling, difference, sample_scores
 from tglo.train import train
 from tglo.train.config import TrainConfig, reference_mode
 from tglo.train.config_files import to_plain, with_moved_keys
@@ -57,7 +57,11 @@ def sweep(
     rows: list[dict[str, Any]] = []
     for number, point in enumerate(grid, start=1):
         log.info("sweep: run %d of %d, %s", number, len(grid), point.name)
-        rows.append(_run(point, sampling, launch))
+        row = _run(point, sampling, launch)
+        if sampling is not None:
+            own = _samples_folder(point.config.output.folder, sampling)
+            row["difference"] = difference(own, folder)
+        rows.append(row)
         report.write(output, variations, rows, base)
     return rows
 

@@ -11,12 +11,15 @@ import numpy as np
 from tglo.data.manifest import read_manifest
 from tglo.data.video import is_video
 from tglo.devices import check_device_name
+from tglo.evaluate import statistics
 from tglo.generation.generate import generate_images
 from tglo.redaction import redacted
 from tglo.rewards import load_scorer, search_working_folder
 from tglo.rewards.scoring import score_file
 from tglo.settings import IMAGES, ModelOptions, SamplingOptions, check_limits
 
+SCORED = "scored.csv"
+RESAMPLES = 2000  # of the bootstrap
 IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 256, 16  # that are scored
 
 
@@ -91,7 +94,24 @@ def sample_scores(
     )
     videos = any(is_video(row.image) for row in read_manifest(manifest, require_scores=False))
     batch = VIDEOS_AT_ONCE if videos else IMAGES_AT_ONCE
-    scored = score_file(manifest, sampling.scorer, output / "scored.csv", batch)
+    scored = score_file(manifest, sampling.scorer, output / SCORED, batch)
     scores = read_manifest(scored).scores()
     deviation = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
     return {"mean": float(np.mean(scores)), "deviation": deviation, "count": len(scores)}
+
+
+def difference(folder: Path, base: Path) -> dict[str, float] | None:
+    """Return the mean score of the samples in `folder` minus that of the base's, of the same prompts and seeds.
+
+    With its interval from the bootstrap over prompts; None for one prompt, which has no interval, and where
+    samples of a run that is done were removed.
+    """
+    if not (folder / SCORED).is_file():
+        return None
+    ours, theirs = (read_manifest(path / SCORED) for path in (folder, base))
+    prompts = np.unique(ours.prompts(), return_inverse=True)[1]
+    if prompts.max() == 0:
+        return None
+    apart = np.bincount(prompts, ours.scores() - theirs.scores()) / np.bincount(prompts)
+    counts = statistics.resample(len(apart), RESAMPLES, seed=0)
+    return asdict(statistics.mean(apart, counts))
