@@ -30,6 +30,7 @@ from tglo.commands import (
     sweep,
     threshold,
     train,
+    watch,
 )
 from tglo.console import failures, pipes, shadowing, verbosity
 from tglo.console.json_output import as_json
@@ -52,6 +53,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "cache": cache.cache,
     "plan": plan.plan,
     "train": train.train,
+    "watch": watch.watch,
     "export": export.export,
     "push": push.push,
     "evaluate": evaluate.evaluate,

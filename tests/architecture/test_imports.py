@@ -40,7 +40,7 @@ FLOORS = (
     ("cache",),
     ("generation",),
     ("train",),
-    ("evaluate", "look", "rate"),
+    ("evaluate", "look", "rate", "watch"),
     ("demo", "sweep"),
     ("commands",),
     ("cli",),

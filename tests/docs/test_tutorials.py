@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, text_of
-from tglo.cli import COMMANDS, main
+from tglo.cli import main
 from tglo.data.manifest import read_manifest
 from tglo.shapes.__main__ import write_world
 from tglo_site.needs import BLOCK
@@ -40,7 +40,7 @@ def run(command: str) -> None:
         manifest, output = arguments[1], arguments[arguments.index("--export") + 1]
         scorer = "tglo.shapes.rewards:stars"
         assert main(["score", manifest, "--scorer", scorer, "--output", output]) == 0
-    elif name in COMMANDS or name != "look":
+    else:
         more = TRAINING.split() if name == "train" else []
         assert program == "tglo" and main([*arguments, *more]) == 0, command
 

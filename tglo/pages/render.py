@@ -16,19 +16,19 @@ def page(
     template: str,
     *,
     title: str,
-    script: str | None = None,
+    script: str | tuple[str, ...] | None = None,
     live: bool = False,
     policy: dict[str, str] | None = None,
     **values: Any,
 ) -> str:
     """Return a page: `template` (a file in tglo/pages/templates that extends base.html) with its values.
 
-    script: a file of the same folder that the page runs. live: the page is served, and may ask its own
-    server for images and data; otherwise it is a file on its own, with its images inside. policy:
+    script: a file of the same folder that the page runs, or several as one. live: the page is served, and may
+    ask its own server for images and data; otherwise it is a file on its own, with its images inside. policy:
     directives of the Content-Security-Policy beside or in place of those that follow from these. All
     values are escaped, unless they are markupsafe.Markup.
     """
-    code = None if script is None else Markup(asset(script).replace("</", "<\\/"))
+    code = None if script is None else Markup(_joined(script).replace("</", "<\\/"))
     return (
         environment()
         .get_template(template)
@@ -63,6 +63,10 @@ def environment() -> Environment:
 def asset(name: str) -> str:
     """Return the text of a file beside the templates."""
     return files("tglo.pages").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _joined(names: str | tuple[str, ...]) -> str:
+    return "\n".join(map(asset, [names] if isinstance(names, str) else names))
 
 
 def _policy(script: str | None, live: bool, chosen: dict[str, str]) -> str:

@@ -290,7 +290,7 @@ class OutputConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers that get the metrics besides metrics.jsonl."""
+    """Trackers that get the metrics and the validation images, besides the run's own files."""
     project: str = "tglo"
     """Project name for wandb and trackio."""
     validation_prompts: tuple[str, ...] = ()

@@ -30,20 +30,25 @@ def is_due(run: Run, step: int) -> bool:
     return bool(output.validation_prompts) and step > 0 and step % output.validation_every == 0
 
 
-def make_up(run: Run, step: int) -> None:
-    """Validate where the run goes on, if it ended between that step's checkpoint and its images."""
+def make_up(run: Run, step: int) -> Path | None:
+    """Validate where the run goes on, if it ended between that step's checkpoint and its images.
+
+    Returns what `validate` does.
+    """
     if is_due(run, step):
         there = processes.on_main(lambda: _folder(run, step).exists())
         if not processes.gather(there)[0]:
-            validate(run, step)
+            return validate(run, step)
+    return None
 
 
-def validate(run: Run, step: int) -> None:
+def validate(run: Run, step: int) -> Path | None:
     """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
     Averaged weights are used where there are any. Of a model of videos each is a file and a sheet of its
     frames. Images that are not finite are reported, and the run goes on. Under ZeRO 3 every rank
-    samples, with the live weights, since a forward pass gathers them from all ranks.
+    samples, with the live weights, since a forward pass gathers them from all ranks. Returns that folder on
+    rank 0, None where there are no images.
     """
     sharded = run.config.engine.zero_stage == 3
     output, prefix = run.config.output, run.config.objective.prompt_prefix
@@ -71,16 +76,16 @@ def validate(run: Run, step: int) -> None:
         images = sample()
     else:
         images = processes.together(sample)
-    processes.on_main(lambda: _write(images, _folder(run, step)))
+    return processes.on_main(lambda: _write(images, _folder(run, step)))
 
 
 def _folder(run: Run, step: int) -> Path:
     return run.config.output.folder / SAMPLES / f"step-{step:08d}"
 
 
-def _write(images: Sequence[Image | Video], folder: Path) -> None:
+def _write(images: Sequence[Image | Video], folder: Path) -> Path | None:
     if not images:
-        return
+        return None
     files: dict[str, bytes] = {}
     for number, image in enumerate(images):
         if isinstance(image, Video):
@@ -90,6 +95,7 @@ def _write(images: Sequence[Image | Video], folder: Path) -> None:
     with writing_folder(folder, overwrite=True, needed=sum(map(len, files.values()))) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
+    return folder
 
 
 def _png(image: Image) -> bytes:

@@ -22,9 +22,11 @@ from tglo.train.config_files import parse_config, to_plain
 from tglo.train.engines.choose import start_processes
 from tglo.train.engines.optimizers import learning_rate
 from tglo.train.guard import Guard, seed_dropout
+from tglo.train.launching import warn_if_alone
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor
+from tglo.train.reports.start import report_start
 from tglo.train.run import Run, prepare
 
 log = logging.getLogger("tglo")
@@ -62,18 +64,20 @@ def train(config: TrainConfig) -> TrainResult:
     an update that is not finite. With several processes every rank raises.
     """
     check(config)
+    warn_if_alone(config)
     device = start_processes(config)
     folder, total = config.output.folder, config.optimizer.steps
     with held(folder), StopSignal() as stop:
         run = prepare(config, device)
         step = resume.load(run) if config.output.resume else resume.begin_anew(run)
         processes.on_main(lambda: _write_settings(run))
+        report_start(run, step)
         verifying = _start_verifying(run)
         health, clock, reports = Health(device), Clock(), Reports(run, step)
         guard = Guard(run.engine, config.engine.find_bad_gradients)
         stop.defer()
         try:
-            exporting.make_up(run, step)
+            reports.show(exporting.make_up(run, step), step)
             stopping = False
             while step < total and not stopping:
                 stopping, norm = _step(run, step, guard, health, clock, stop)
@@ -94,7 +98,7 @@ def train(config: TrainConfig) -> TrainResult:
                         verifying = None
                     resume.save(run, step)
                 if validate and (step == total or not stopping):
-                    exporting.validate(run, step)
+                    reports.show(exporting.validate(run, step), step)
         finally:
             run.batches.close()
             reports.close()

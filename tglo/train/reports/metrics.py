@@ -20,6 +20,7 @@ from tglo.train import processes
 
 log = logging.getLogger("tglo")
 SATURATED = 4.0
+NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
 
 
 class Health:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tglo.console.durations import duration
 from tglo.console.verbosity import bar_hidden
 from tglo.train import processes
 from tglo.train.config_files import to_plain
 from tglo.train.engines.optimizers import learning_rate
-from tglo.train.reports.metrics import Clock, Health, MetricsFile
-from tglo.train.reports.trackers import Trackers
+from tglo.train.reports.metrics import NOISY, Clock, Health, MetricsFile
+from tglo.train.reports.trackers import Picture, Trackers
 from tglo.train.run import Run
 
 log = logging.getLogger("tglo")
-NOISY = 0.1  # of r: one tenth of the spread that temperature = "auto" aims at
 
 
 class Reports:
@@ -29,7 +30,9 @@ class Reports:
         config = run.config
         self.run = run
         self.last: dict[str, float] = {}
-        self._step, self._time = first, time.perf_counter()
+        self._first, self._begun = first, time.perf_counter()
+        self._step, self._time = first, self._begun
+        self._told: int | None = None  # tenths of the run
         main = processes.rank() == 0
         self._bar = tqdm(
             total=config.optimizer.steps,
@@ -77,6 +80,30 @@ class Reports:
         self._trackers.write(step, values)
         rate = values["samples_per_second"]
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:.1f} samples/s")
+        if self._bar.disable and run.config.output.progress:
+            self._tell_progress(step, values)
+
+    def _tell_progress(self, step: int, values: dict[str, float]) -> None:
+        """Log where the run is, without a terminal for a bar: after its first line and at each tenth."""
+        total = self.run.config.optimizer.steps
+        if self._told == (tenth := 10 * step // total):
+            return
+        self._told = tenth
+        left = (time.perf_counter() - self._begun) / (step - self._first) * (total - step)
+        ending = f"about {duration(left)} to go" if step < total else "done"
+        text = "step %d of %d: loss %.3f, %.1f samples/s, %s"
+        log.info(text, step, total, values["loss"], values["samples_per_second"], ending)
+
+    def show(self, folder: Path | None, step: int) -> None:
+        """Hand validation images to the trackers, those that `exporting.validate` wrote to `folder`."""
+        if self._trackers is None or folder is None:
+            return
+        pictures = {}
+        for number, prompt in enumerate(self.run.config.output.validation_prompts):
+            image, video = (folder / f"{number:03d}{suffix}" for suffix in (".png", ".mp4"))
+            name = f"validation/{number:03d}"
+            pictures[name] = Picture(image, prompt, video if video.exists() else None)
+        self._trackers.write(step, pictures)
 
     def close(self) -> None:
         """End the bar and the trackers."""
