@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests import tiny
+from tests import tiny, tiny_video
 from tests.commands.conftest import RUN
-from tglo import cli
+from tglo import cli, models
+from tglo.cache.format import choose_buckets
+from tglo.cache.resolution import resolution_for
 from tglo.commands.cache import flags_of
 from tglo.files import read_json
 from tglo.train import TrainConfig, load_config
@@ -98,3 +101,33 @@ def test_changed_images_and_rows_with_their_reference(
     assert "2 images and 2 prompts; 0 images encoded" in output
     assert "2 samples; 0 shards written, 1 kept" in output
     assert "encoded" not in run(2)
+
+
+def test_the_models_own_resolution_unless_one_is_asked_for_or_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny.build_sd15(tmp_path / "model")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "m.csv").write_text("prompt,image\na red square,red.png\n")
+
+    def run(output: str, *flags: str) -> str:
+        command = ["cache", "--model", str(model), "--manifest", str(tmp_path / "m.csv"), *flags]
+        caplog.clear()
+        where = ["--output", str(tmp_path / output), "--device", "cpu", "--no-buckets"]
+        assert cli.main([*command, *where]) == 0, capsys.readouterr().err
+        return str(read_json(tmp_path / output / "fingerprint.json")["resolution"])
+
+    own = str(2 * json.loads((model / "unet/config.json").read_text())["sample_size"])
+    assert run("own") == own
+    assert f"resolution {own} (--resolution): the model was trained on" in caplog.messages[0]
+    assert run("asked", "--resolution", "24") == "24"
+    # As a cache that was made when the default was another, and a reference cache beside it.
+    for flags in ((), ("--reference", "--draws", "1")):
+        assert run("asked", *flags) == "24"
+    assert not any("resolution" in message for message in caplog.messages)  # complete already
+
+
+def test_the_square_of_a_models_own_size_holds_it(tmp_path: Path) -> None:
+    family = models.load(tiny_video.build_wan(tmp_path / "wan"), denoiser=False)
+    side = resolution_for(family, tmp_path / "cache")
+    assert family.default_size in choose_buckets(family, side, True)

@@ -89,3 +89,24 @@ def test_bad_utf8_names_the_file_and_the_column(tmp_path, column):
 def test_a_column_of_neither_paths_nor_images_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"neither paths nor images .*--image-column"):
         read_manifest(write(tmp_path, image=pa.array([[1], [2]])))
+
+
+ROWS = {
+    "an image is null": ({"image": pa.array([b"x", None], pa.binary())}, r"line 2: the image is missing"),
+    "of structs": (
+        {"image": pa.array([{"bytes": None, "path": None}, {"bytes": b"x", "path": None}])},
+        r"line 1: the image is missing",
+    ),
+    "a path is null": ({"image": ["1.png", None]}, r"line 2: the image is missing"),
+    "a prompt is null": ({"prompt": ["a", None]}, r"line 2: the prompt is missing"),
+    "a score is null": ({"score": [None, 1.0]}, r"line 1: the score is missing"),
+    "prompts are bytes": ({"prompt": [b"a", b"b"]}, r"'prompt' holds bytes, not text; .*--prompt-column"),
+    "prompts are lists": ({"prompt": [["a"], ["b"]]}, r"line 1: the prompt is \['a'\], not text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_rows_that_are_not_whole_are_named(tmp_path, what):
+    columns, told = ROWS[what]
+    with pytest.raises(ManifestError, match=told):
+        read_manifest(write(tmp_path, **columns))

@@ -201,7 +201,7 @@ def test_cache_is_stopped_between_shards_and_goes_on(
         ("demo --output {0}/demo --quick", "tglo.demo.run.build", "the same command goes on"),
         ("threshold {1} --output {0}/t.json", "tglo.threshold.frozen.estimate", "start the same"),
         ("plan --model sd15", "tglo.plan.planner.plan", "start the same command again"),
-        ("export {0} --output {0}/export", "tglo.train.loop.export_run", "start the same"),
+        ("export {0} --output {0}/export", "tglo.train.finished_run.export_run", "start the same"),
         ("bench --quick --device cpu", "tglo.bench.suite.bench", "start the same command again"),
         ("doctor", "tglo.doctor.print_report", "start the same command again"),
     ],

@@ -16,6 +16,7 @@ from tests.models.helpers import example, perturb
 from tglo import models
 from tglo.files import DiskFull
 from tglo.models import export, export_parts, lora
+from tglo.models.readback import ExportError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -160,7 +161,7 @@ def test_lora_that_loads_no_keys_does_not_count(
         save_file(renamed, folder / LORA_FILE)
 
     monkeypatch.setattr(family.pipeline_class, "save_lora_weights", save_misnamed)
-    with pytest.raises(export.ExportError, match="is not read back.*match nothing"):
+    with pytest.raises(ExportError, match="is not read back.*match nothing"):
         family.save_lora(tmp_path / "lora")
     assert not list(tmp_path.iterdir())
 
@@ -177,7 +178,7 @@ def test_lora_whose_output_differs_does_not_count(
         save(folder, **options)
 
     monkeypatch.setattr(family.pipeline_class, "save_lora_weights", save_without_alpha)
-    with pytest.raises(export.ExportError, match="differs from the trained model by"):
+    with pytest.raises(ExportError, match="differs from the trained model by"):
         family.save_lora(tmp_path / "lora")
     assert not list(tmp_path.iterdir())
 
@@ -196,7 +197,7 @@ def test_model_that_loads_differently_does_not_count(
         save_file(weights, file, metadata={"format": "pt"})
 
     monkeypatch.setattr(type(family.denoiser), "save_pretrained", save_damaged)
-    with pytest.raises(export.ExportError, match="differs"):
+    with pytest.raises(ExportError, match="differs"):
         family.save(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -205,7 +206,7 @@ def test_model_with_nan_is_not_exported(load: Callable[..., models.Family], tmp_
     family = load("sd15")
     with torch.no_grad():
         family.denoiser.conv_in.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(export.ExportError, match="nan"):
+    with pytest.raises(ExportError, match="nan"):
         family.save(tmp_path / "out")
 
 
@@ -338,7 +339,7 @@ def test_parts_in_several_dtypes_do_not_count(
 
     monkeypatch.setattr(export_parts, "_write_config", write_half)
     with pytest.raises(
-        export.ExportError, match=r"in several dtypes \(vae float32, text_encoder float16, "
+        ExportError, match=r"in several dtypes \(vae float32, text_encoder float16, "
     ):
         family.save(tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -138,3 +138,16 @@ def test_what_the_layout_does_not_have(
     with pytest.raises(ValueError, match="use layout = diffusers"):
         family.save_lora(tmp_path / "lora", layout="kohya")
     assert not (tmp_path / "lora").exists()
+
+
+def test_biases_that_cannot_be_merged_are_told_with_the_layout_that_has_them(
+    load: Callable[..., models.Family], tmp_path: Path
+) -> None:
+    family = load("sd15")
+    family.denoiser.requires_grad_(False)
+    lora.attach(family.denoiser, LoraConfig(r=2, target_modules=["to_q"], lora_bias=True))
+    told = r"layout is merged, .* such as .*attn1.to_q, have none .*; use layout = diffusers"
+    with pytest.raises(ValueError, match=told):
+        family.save(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+    assert family.save_lora(tmp_path / "lora").is_dir()

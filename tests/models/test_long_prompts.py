@@ -91,7 +91,7 @@ def test_a_cache_says_its_chunks_and_other_uses_are_refused(
     assert "prompt_chunks" not in kept["cut"][0].fingerprint
     assert kept["chunks"][0].text([text(*WORDS[:5])])["prompt_embeds"].shape[1] == 231
     for cache, other in (("cut", "chunks"), ("chunks", "cut")):
-        with pytest.raises(CacheError, match="prompt_chunks"):
+        with pytest.raises(CacheError, match=rf"model.long_prompts .*is '{cache}.* and '{other}"):
             kept[cache][0].check(kept[other][1].fingerprint())
 
 
@@ -107,5 +107,6 @@ def test_generation_reads_the_whole_prompt(folders: dict[str, Path], tmp_path: P
     assert images["chunks"][0] != images["chunks"][1]
     where = (str(folders["sd15"]), prompts, tmp_path / "out", options)
     generate_images(*where, device="cpu", batch_size=2)
-    with pytest.raises(ValueError, match="prompt_chunks is 'nothing' there and '3' here"):
+    told = r"model.long_prompts .*is 'cut' there and 'chunks \(model.prompt_chunks 3\)' here"
+    with pytest.raises(ValueError, match=told):
         generate_images(*where, device="cpu", batch_size=2, loading=CHUNKS)

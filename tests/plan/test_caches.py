@@ -13,11 +13,13 @@ from tglo import models
 from tglo.cache.latents import LatentCache
 from tglo.cache.make import build as make_cache
 from tglo.cache.size import text_bytes
+from tglo.commands.plan import flags_of
 from tglo.models.registry import skeleton_of
 from tglo.plan.caches import caches
 from tglo.plan.options import Options
 from tglo.plan.sample import sample_of
 from tglo.settings import ClipOptions
+from tglo.train import load_config
 
 PROMPT_MB = {  # in bf16; of 60 tokens where only real ones are stored
     "sd15": 77 * 768 * 2e-6,
@@ -83,3 +85,21 @@ def test_a_clip_takes_what_its_files_have(build: Callable[[Path], Path], tmp_pat
     found = caches(Options(model=str(folder)), sample)
     assert found.image * len(ids) == stored and str(found).endswith("MB a clip")
     assert sample.elements * len(ids) == batch["mean"].numel()
+
+
+def test_long_prompts_count_their_chunks() -> None:
+    sample = sample_of("sdxl", skeleton_of("sdxl"), resolution=1024)
+    chunks = Options(model="sdxl", long_prompts="chunks", prompt_chunks=4)
+    assert caches(chunks, sample).prompt == (4 * 77 * 2048 + 1280) * 2
+    assert caches(Options(model="sdxl", prompt_chunks=4), sample).prompt == (77 * 2048 + 1280) * 2
+    skeleton = skeleton_of("sdxl", chunks.loading)
+    states = skeleton.inputs(skeleton.build(torch.bfloat16), 1, 64, 64)["encoder_hidden_states"]
+    assert states.shape[1] == 4 * 77
+    with pytest.raises(ValueError, match="long_prompts is chunks, which SD1.x"):
+        caches(Options(model="flux-dev", long_prompts="chunks"), sample)
+
+
+def test_the_chunks_are_those_of_a_runs_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[model]\nlong_prompts = "chunks"\nprompt_chunks = 5\n')
+    options = flags_of(load_config(tmp_path / "run.toml"))["options"]
+    assert options.loading.chunks == 5

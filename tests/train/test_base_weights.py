@@ -27,7 +27,7 @@ from tglo.settings import ReferenceOptions
 from tglo.train import TrainConfig, train
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config
-from tglo.train.loop import export_run
+from tglo.train.finished_run import export_run
 
 BUILDERS: dict[str, Callable[..., Path]] = {
     "flux": tiny_flow.build_flux,

@@ -19,8 +19,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
+from tests.models.helpers import perturb
 from tests.preloaded import Popen
 from tests.train.conftest import write_toml
+from tglo import models
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build_reference
 from tglo.train import TrainConfig, train
@@ -70,8 +72,13 @@ def test_zero_stages_equal_one_process(
     folders: dict[str, Path] = {}
     alone: dict[str, Path] = {}
     files = []
-    for what, stages in (("full", (0, 1, 2, 3)), ("lora", (2, 3))):
-        shared = {"model": {"train": what}, "data": common}
+    begin = models.load(sd15)
+    begin.add_lora(2, 6.0)
+    perturb(begin.denoiser, scale=0.3)
+    started = str(begin.save_lora(tmp_path / "begin", layout="kohya"))
+    for what, stages in (("full", (0, 1, 2, 3)), ("lora", (2, 3)), ("started", (3,))):
+        model = {"train": "lora", "lora": started} if what == "started" else {"train": what}
+        shared = {"model": model, "data": common}
         single = make_config(
             folder=f"{what}-alone", **shared, optimizer={"micro_batch": 4, "steps": 3}
         )
@@ -151,7 +158,7 @@ def test_zero_stages_equal_one_process(
     for name, folder in folders.items():
         what = name.split("-")[0]
         assert losses(folder) == pytest.approx(losses(alone[what]), rel=1e-5), name
-        if what != "lora":
+        if what not in ("lora", "started"):
             expected = UNet2DConditionModel.from_pretrained(
                 alone[what] / "export", subfolder="unet"
             )

@@ -13,7 +13,7 @@ from tests.train.test_loop import assert_same, final_weights, metrics
 from tests.train.test_resume import last, more
 from tglo.train import TrainConfig, train
 from tglo.train.earlier import set_aside
-from tglo.train.loop import export_run
+from tglo.train.finished_run import export_run
 
 Make = Callable[..., TrainConfig]
 

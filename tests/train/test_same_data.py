@@ -20,7 +20,7 @@ from tglo.cache.latents import LatentCache
 from tglo.cache.make import build
 from tglo.data.sampler import ORDER_VERSION
 from tglo.train import TrainConfig, train
-from tglo.train.loop import export_run
+from tglo.train.finished_run import export_run
 from tglo.train.run import _Data
 from tglo.train.same_data import changes, order_of
 

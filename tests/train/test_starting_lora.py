@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests.models.helpers import example, perturb
@@ -20,6 +21,8 @@ from tglo import cli, models
 from tglo.cache.make import build
 from tglo.data.errors import CacheError
 from tglo.models import lora
+from tglo.models.execution import compiling
+from tglo.models.readback import ExportError
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
@@ -176,7 +179,7 @@ def with_texts(
     generator = torch.Generator().manual_seed(0)
     for encoder in ("te1", "te2"):
         for layer in (0, 1):
-            for name in ("self_attn_q_proj", "self_attn_v_proj", "mlp_fc1"):
+            for name in ("self_attn_q_proj", "self_attn_out_proj", "mlp_fc1"):
                 flat = f"lora_{encoder}_text_model_encoder_layers_{layer}_{name}"
                 wide = 32 if name == "mlp_fc1" else 16
                 weights[f"{flat}.lora_down.weight"] = torch.randn(2, 16, generator=generator)
@@ -275,3 +278,71 @@ def test_the_base_of_an_evaluation_with_the_lora(
     assert all(scores[p, i, "base"] == scores[p, i, "same"] for p, i, _ in scores)
     content = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert content["settings"]["lora"] == str(start)
+
+
+@pytest.mark.parametrize("lost", ["names", "strengths"])
+def test_a_lora_that_an_export_would_not_hold_is_told_before_the_first_step(
+    make_config: Make, loras: dict[str, Path], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    save = StableDiffusionPipeline.save_lora_weights
+
+    def save_otherwise(folder: Path, **options: object) -> None:
+        if lost == "strengths":
+            options.pop("unet_lora_adapter_metadata")
+        save(folder, **options)
+        weights = load_file(folder / LORA_FILE)
+        if lost == "names":
+            renamed = {name.replace("unet.", "model.", 1): w for name, w in weights.items()}
+            save_file(renamed, folder / LORA_FILE)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "save_lora_weights", save_otherwise)
+    config = make_config(model={"lora": str(loras["sd15-diffusers"])})
+    told = {"names": "is not read back: .*match nothing", "strengths": "with another strength"}
+    with pytest.raises(ExportError, match=told[lost]):
+        train(config)
+    assert not (config.output.folder / "metrics.jsonl").exists()
+    train(make_config(model={"lora": str(loras["sd15-diffusers"])}, output={"export": False}))
+
+
+def test_trying_the_export_warns_of_nothing(
+    loras: dict[str, Path], sd15: Path, tmp_path: Path
+) -> None:
+    family = models.load(sd15)
+    family.start_from_lora(family.read_lora(loras["sd15-kohya"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        family.check_lora_export(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_compiled_blocks_know_policy_reference_and_base_apart(
+    loras: dict[str, Path], sd15: Path, quick: None
+) -> None:
+    family = models.load(sd15)
+    family.start_from_lora(family.read_lora(loras["sd15-kohya"]))
+    lora.keep_reference(family.denoiser)
+    perturb(family.denoiser, scale=0.1)  # the policy
+    draw = example(family)
+    ways = (nullcontext, lora.reference_on, lora.adapters_off)
+
+    def answers() -> list[torch.Tensor]:
+        found = []
+        for way in ways * 2:
+            with way(family.denoiser):
+                found.append(family.predict(family.denoiser, draw))
+        return found
+
+    expected = answers()
+    assert not any(torch.equal(expected[0], other) for other in expected[1:3])
+    compiling.compile_denoiser(family.denoiser, "blocks")
+    for ours, theirs in zip(answers(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

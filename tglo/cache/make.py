@@ -22,6 +22,7 @@ from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference_build import ReferenceReport, build_reference_errors, input_fingerprint
+from tglo.cache.resolution import resolution_for
 from tglo.cache.size import cache_size
 from tglo.cache.sources import Sources
 from tglo.data.decoding import need_pyav
@@ -57,14 +58,14 @@ log = logging.getLogger("tglo")
 def is_made_of(
     cache: Path,
     manifest: Path,
-    resolution: int,
+    resolution: int | None = None,
     buckets: bool = True,
     reading: ManifestOptions = ManifestOptions(),
     clips: ClipOptions = ClipOptions(),
     vae_tiling: bool = False,
 ) -> bool:
-    """Return whether `cache` is a complete cache of this manifest and its images at this resolution, so
-    that it need not be built; False also for a damaged one. The images' files are looked at, not read.
+    """Return whether `cache` is a complete cache of this manifest and its images at this resolution (if one
+    is given), so that it need not be built; False also for a damaged one. The images' files are looked at, not read.
     Raises CacheError, naming the field, for one of something else.
     """
     try:
@@ -72,10 +73,11 @@ def is_made_of(
     except (CacheError, DamagedFile):
         return False
     rows = _rows(manifest, reading)
+    asked = {} if resolution is None else {"resolution": str(resolution)}
     if not found.has_digests:
-        found.check({"resolution": str(resolution), "samples": rows.identity})
+        found.check({**asked, "samples": rows.identity})
         return True
-    found.check({"resolution": str(resolution)})
+    found.check(asked)
     if not buckets and " " in found.fingerprint["buckets"]:
         raise CacheError(
             f"the cache {cache} has buckets of {found.fingerprint['buckets']}, not one"
@@ -104,7 +106,7 @@ def build(
     manifest: Path,
     output: Path,
     *,
-    resolution: int,
+    resolution: int | None = None,
     buckets: bool = True,
     batch_size: int = 8,
     device: str = "auto",
@@ -122,6 +124,7 @@ def build(
 ) -> CacheReport:
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
+    resolution: by default that of the cache in `output`, or the model's own.
     Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
     """
     rows = _rows(manifest, reading)
@@ -148,6 +151,8 @@ def build(
     if offload == "blocks":
         encode_by_blocks(family)
     check_format(output)
+    if resolution is None:
+        resolution = resolution_for(family, output)
     prompts = prompts_of(rows, markers)
     clip = clips_of(family, clips)
     sizes = choose_buckets(family, resolution, buckets, () if clip is None else clip.frames)

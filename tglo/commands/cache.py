@@ -18,7 +18,7 @@ def cache(
     model: str,
     manifest: Path,
     output: Path,
-    resolution: int = 1024,
+    resolution: int | None = None,
     buckets: bool = True,
     batch_size: int = 8,
     device: str = "auto",
@@ -58,7 +58,7 @@ def cache(
         model: Pipeline folder or .safetensors file (leading ./ or /), or hub id.
         manifest: The manifest, also a folder of images with captions; scores are not needed yet.
         output: Cache folder.
-        resolution: Side of a square image in pixels.
+        resolution: Side of a square image in pixels; by default the model's own, or that of the cache that is there.
         buckets: Keep aspect ratios, at about the same number of pixels; else crop to squares.
         batch_size: Images at once.
         device: cpu, cuda or auto.

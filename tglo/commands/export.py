@@ -27,7 +27,7 @@ def export(
             them; the others also of the other parts, and half as large.
     """
     from tglo.devices import DTYPES
-    from tglo.train.loop import export_run
+    from tglo.train.finished_run import export_run
 
     chosen = None if dtype == "trained" else DTYPES[dtype]
     written = export_run(run, output, layout, chosen)

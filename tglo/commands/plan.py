@@ -59,6 +59,8 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
     answered: dict[str, Any] = {
         "model": PUBLISHED.get(model.path, model.path) or None,
         "model_config": model.config,
+        "long_prompts": model.long_prompts,
+        "prompt_chunks": model.prompt_chunks,
         "train": model.train,
         "lora_rank": model.lora_rank,
         "base_weights": model.base_weights,

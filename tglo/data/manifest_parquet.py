@@ -95,6 +95,11 @@ def _rows(path: Path, name: str, columns: Columns) -> Iterator[RawRow]:
     with file:
         schema = file.schema_arrow
         columns = columns.check(schema.names, path)
+        if _is_bytes(schema.field(columns.prompt).type):
+            raise ManifestError(
+                f"{path}: column {columns.prompt!r} holds bytes, not text; write it as strings, or name another with "
+                "--prompt-column"
+            )
         kind = schema.field(columns.image).type
         embedded = None
         wanted = list(schema.names)

@@ -79,7 +79,17 @@ def claim_folder(path: Path, settings: Mapping[str, Any], *, alone: bool = False
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Name each wanted setting that was found otherwise, with both values; "" if there is none."""
     return "; ".join(
-        f"{name} is {found.get(name, 'nothing')!r} there and {value!r} here"
+        _difference(name, found.get(name, "nothing"), value)
         for name, value in wanted.items()
         if found.get(name, "nothing") != value
     )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if name == "prompt_chunks":  # which folders keep for two keys of a configuration
+        name = "model.long_prompts (--long-prompts)"
+        there, here = (
+            "cut" if chunks in ("1", "nothing") else f"chunks (model.prompt_chunks {chunks})"
+            for chunks in (there, here)
+        )
+    return f"{name} is {there!r} there and {here!r} here"

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.utils import get_peft_model_state_dict
 
 from tglo.files import writing_folder
 from tglo.models import folder as folders
-from tglo.models import kohya, lora, lora_files, quantization
+from tglo.models import kohya, lora, lora_files, lora_readback, quantization
 from tglo.models.export_parts import copy_parts, export_bytes
 from tglo.models.families.model import Model, Tensors
-from tglo.models.readback import ExportError, compare, in_float32, try_pipeline
+from tglo.models.readback import compare, in_float32, try_pipeline
 
 log = logging.getLogger(__name__)
 # Of the prediction's largest element, in float32. A merged LoRA is summed in another order, which a
@@ -75,6 +74,7 @@ def save_pipeline(
     in float32. beside: more files, by name, such as a model card. Raises ExportError, DiskFull, or
     FileExistsError when the folder exists and overwrite is not set.
     """
+    lora_readback.check_mergeable(model.denoiser)
     needed = export_bytes(model, dtype or torch.float32)
     with writing_folder(folder, overwrite=overwrite, needed=needed) as temporary:
         trained = _trained(model, state_dict)
@@ -128,20 +128,7 @@ def save_lora(
         model.write_lora(temporary, trained, layout, dtype)
         # The base with the exported LoRA, as users load it.
         loaded = in_float32(_loaded_like(trained, model, model.path))
-        try:
-            model.attach_lora(temporary, loaded)
-        except ValueError as error:
-            reason = str(error).replace(str(temporary), str(folder))
-            raise ExportError(
-                f"the LoRA is not read back: {reason}; nothing was written"
-            ) from error
-        adapters = lora.adapters(loaded)
-        names = set(get_peft_model_state_dict(loaded, adapter_name=adapters[0]) if adapters else ())
-        if names != set(weights):
-            raise ExportError(
-                f"{len(names & set(weights))} of {len(weights)} LoRA weights load from {folder}; "
-                "nothing was written"
-            )
+        lora_readback.read_back(model, temporary, loaded, set(weights), folder)
         compare(model, trained, loaded, folder, _TOLERANCE if dtype is None else _ROUNDED)
         _write(beside, temporary)
     return folder

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from tglo.models import folder
 from tglo.models.families.flow_skeleton import FlowSkeleton
 from tglo.models.families.model import Model
+from tglo.models.single_file.source import held_by
 from tglo.models.text import TextPart
 
 _SAME = "take both from one model"
@@ -109,12 +110,20 @@ def _check_guidance(path: Path, family: type[Model], denoiser: Mapping[str, Any]
         for file in folder.weights(path / family.denoiser_part)
         for name in _names(file)
     )
-    if there != stated:
+    if there == stated:
+        return
+    source = held_by(path, family.denoiser_part)
+    if source is not None:
         raise ValueError(
-            f"{path / family.denoiser_part / 'config.json'} has guidance_embeds {str(stated).lower()}, and "
-            f"the weights beside it have {'an' if there else 'no'} embedding of the guidance; set it "
-            f"to {str(there).lower()}, or {folder.REMEDY}"
+            f"{source.file} has {'an' if there else 'no'} embedding of the guidance, and {source.rest} is of a model "
+            f"{'without' if there else 'with'} one; give the diffusers folder or hub id of the file's own model as "
+            "model.config (--model-config)"
         )
+    raise ValueError(
+        f"{path / family.denoiser_part / 'config.json'} has guidance_embeds {str(stated).lower()}, and "
+        f"the weights beside it have {'an' if there else 'no'} embedding of the guidance; set it "
+        f"to {str(there).lower()}, or {folder.REMEDY}"
+    )
 
 
 def _names(file: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 from safetensors import safe_open
 
 from tglo.files import read_json, reading
-from tglo.models.single_file.source import held_by, source_of
+from tglo.models.single_file.source import held_by, linked, source_of
 
 INDEX = "model_index.json"
 REMEDY = "download or export the model again"
@@ -212,6 +212,7 @@ def weights(part: Path) -> list[Path]:
 
 
 def _open(file: Path) -> None:
+    file = linked(file)
     with reading(file, "safetensors file", REMEDY), safe_open(file, "pt") as weights:
         if not weights.keys():
             raise ValueError("it holds no tensors")

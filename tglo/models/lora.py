@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -108,6 +109,26 @@ def parameters(denoiser: nn.Module) -> list[nn.Parameter]:
 
 def config(denoiser: Any) -> LoraConfig:
     return denoiser.peft_config[ADAPTER]
+
+
+def strengths(denoiser: nn.Module) -> dict[str, float]:
+    """Return what each layer's B A is multiplied by, alpha / rank, by the layer's name."""
+    return {
+        name: float(next(iter(module.scaling.values())))
+        for name, module in denoiser.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def without_bias(denoiser: nn.Module) -> list[str]:
+    """Name the layers that have no bias below a LoRA that has one (peft's lora_bias)."""
+    return [
+        name
+        for name, module in denoiser.named_modules()
+        if isinstance(module, LoraLayer)
+        and any(module.lora_bias.values())
+        and getattr(module.get_base_layer(), "bias", None) is None
+    ]
 
 
 def state_dict(denoiser: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

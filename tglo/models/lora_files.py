@@ -18,6 +18,8 @@ from tglo.models import lora
 from tglo.models.lora_reading import Found
 from tglo.models.lora_texts import TextLora
 
+_DORA = ".dora_scale"
+
 
 def check(path: Path) -> None:
     """Raise ValueError unless a LoRA's folder (or file) is there with whole safetensors files."""
@@ -29,8 +31,14 @@ def check(path: Path) -> None:
             f"{path} is no LoRA: it holds no safetensors file, and pickles are never loaded"
         )
     for file in files:
-        with reading(file, "LoRA", "export or download it again"), safe_open(file, "pt"):
-            pass
+        with reading(file, "LoRA", "export or download it again"), safe_open(file, "pt") as opened:
+            names = list(opened.keys())
+        dora = next((name for name in names if name.endswith(_DORA)), None)
+        if dora is not None:
+            raise ValueError(
+                f"{file} is a DoRA in kohya's layout (it has {dora}), which diffusers reads without its norms; "
+                "merge it into its base with the program that made it, and give that base as the model"
+            )
 
 
 def write_for_pipeline(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from tglo.models import folder as folders
+from tglo.models import lora_strengths
 from tglo.models.quiet import quiet
 
 READ = {"use_safetensors": True, "local_files_only": True}
@@ -35,11 +36,16 @@ class Found:
 
     def of(self, part: str) -> dict[str, Tensor]:
         """Return a part's weights in PEFT's names, without the part's name."""
-        prefix = f"{part}."
-        mine = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
-        if mine and "lora_A" not in next(iter(mine)):
-            mine = convert_unet_state_dict_to_peft(mine)
-        return mine
+        return lora_strengths.in_peft_names(part, self.weights)
+
+    def settings(
+        self, part: str, weights: Mapping[str, Tensor], root: str = ""
+    ) -> dict[str, Any] | None:
+        """Return what `load_lora_adapter` takes as metadata: the file's, or each layer's own rank and alpha."""
+        if self.metadata is not None or not weights:
+            return self.metadata
+        found = lora_strengths.settings(part, weights, self.alphas, root)
+        return {f"{part}.{name}": value for name, value in found.items()}
 
     @property
     def text_parts(self) -> list[str]:
@@ -114,27 +120,47 @@ def read(path: Path, pipeline_class: Any, denoiser: Any, part: str) -> Found:
     return found[0]
 
 
-def attach(found: Found, denoiser: Any, part: str, *, in_place: bool = True) -> None:
-    """Put a LoRA on the denoiser, as the pipeline does. in_place: False takes the file's tensors themselves."""
+def attach(found: Found, denoiser: Any, part: str, *, plainly: bool = False) -> None:
+    """Put a LoRA on the denoiser; on one without weights (on the meta device) the file's tensors themselves.
+
+    plainly: as the pipeline does, also where it mistakes the strengths of layers.
+    """
+    weights = found.of(part)
     with folders.understood(found.path, "LoRA of this model"):
         denoiser.load_lora_adapter(
-            found.weights,
+            found.weights if plainly else {f"{part}.{name}": w for name, w in weights.items()},
             prefix=part,
-            network_alphas=found.alphas,
-            metadata=found.metadata,
-            low_cpu_mem_usage=not in_place,
+            network_alphas=found.alphas if plainly else None,
+            metadata=found.metadata if plainly else found.settings(part, weights),
+            low_cpu_mem_usage=has_no_weights(denoiser),
         )
 
 
+def has_no_weights(denoiser: nn.Module) -> bool:
+    """Say whether a denoiser is on the meta device, where nothing can be copied to."""
+    return next(denoiser.parameters()).is_meta
+
+
 def attach_to_encoder(found: Found, pipeline_class: Any, encoder: Any, part: str) -> None:
-    """Put a LoRA's weights for a text encoder on it, as the pipeline does."""
+    """Put a LoRA's weights for a text encoder on it; ValueError, with names, for those that it has no place for."""
+    weights = found.of(part)
+    # Newer versions of transformers' CLIP have no such level.
+    root = "" if hasattr(encoder, "text_model") else "text_model."
+    weights = {name.removeprefix(root): weight for name, weight in weights.items()}
     with folders.understood(found.path, "LoRA of this model"):
         pipeline_class.load_lora_into_text_encoder(
-            found.weights,
-            network_alphas=found.alphas,
+            {f"{part}.{name}": weight for name, weight in weights.items()},
+            network_alphas=None,
             text_encoder=encoder,
             prefix=part,
-            metadata=found.metadata,
+            metadata=found.settings(part, weights, root),
+        )
+    there = {name for name, module in encoder.named_modules() if isinstance(module, LoraLayer)}
+    lost = sorted({name.partition(".lora_")[0] for name in weights} - there)
+    if lost:
+        raise ValueError(
+            f"{found.path} is a LoRA of another model: the {part} has no {', '.join(lost[:_NAMED])} "
+            f"({len(lost)} such layers). Give a LoRA of this base"
         )
 
 
@@ -142,5 +168,5 @@ def config_of(found: Found, denoiser: Any, part: str) -> LoraConfig:
     """Return rank, alpha and layers of a denoiser's LoRA, as diffusers makes them of the file."""
     with torch.device("meta"):
         skeleton = type(denoiser).from_config(denoiser.config)
-    attach(found, skeleton, part, in_place=False)
+    attach(found, skeleton, part)
     return next(iter(skeleton.peft_config.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def family_of(path: Path) -> type[Family]:
 def skeleton_of(model: str, options: ModelOptions = ModelOptions()) -> Skeleton:
     """Return the denoiser without weights of a published model, by its short name, or of a local folder or file.
 
-    ValueError if no family knows that name, or a folder of that name.
+    ValueError if no family knows that name, or a folder of that name, or for long prompts that it does not take.
     """
     path = local_path(model)
     if path is not None and path.is_file():
@@ -212,7 +213,8 @@ def skeleton_of(model: str, options: ModelOptions = ModelOptions()) -> Skeleton:
     for _, family in chain(FAMILIES.items(), FAMILIES.plugins.working()):
         found = family.skeleton(model)
         if found is not None:
-            return found
+            family.check_chunks(options)
+            return replace(found, prompt_chunks=options.chunks) if options.chunks > 1 else found
         tried.append(family)
     names = [name for family in tried for name in family.published]
     raise ValueError(

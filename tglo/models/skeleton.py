@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class Skeleton(ABC):
     lora_targets: tuple[str, ...]
     source: str = "the configuration"
     """Where the configuration is from, for errors."""
+    prompt_chunks: int = field(default=1, kw_only=True)
+    """Chunks of a prompt, where the family encodes long ones in several."""
 
     @property
     @abstractmethod

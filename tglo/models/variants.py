@@ -15,8 +15,8 @@ from typing import Any
 
 from tglo.models import folder
 from tglo.models.families.loaded import Loaded
-from tglo.models.single_file.source import MARK, home, source_of
-from tglo.models.single_file.stand_in import write_stand_in
+from tglo.models.single_file.source import MARK, source_of
+from tglo.models.single_file.stand_in import place, write_stand_in
 
 log = logging.getLogger(__name__)
 _SINGLE = re.compile(r"(diffusion_pytorch_model|model)\.(\w+)\.safetensors")
@@ -63,9 +63,8 @@ def with_variant(path: Path, family: type[Loaded], variant: str | None) -> Path:
         content[folder.INDEX] = index | optional
     named = {name: str(target) for name, target in links.items()}
     digest = hashlib.sha256(json.dumps([content, named], sort_keys=True).encode()).hexdigest()
-    stands_for = home() / f"{path.resolve().name}-{digest[:12]}"
-    if not stands_for.is_dir():
-        write_stand_in(stands_for, content, links)
+    stands_for = place(path.resolve().name, digest)
+    write_stand_in(stands_for, content, links)
     if path not in _told:
         _told.add(path)
         names = ", ".join(f"{part} ({name})" for part, name in chosen.items() if name)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tglo.data import ragged
 from tglo.plan.options import Options
 from tglo.plan.sample import Sample
-from tglo.settings import ModelOptions
 
 _HALF = 2  # bytes of a number in bf16
 _TYPICAL = 60  # tokens of a prompt, assumed where only real tokens are stored
@@ -43,7 +42,7 @@ def caches(options: Options, sample: Sample) -> Caches:
     """Work out the cache of a model's images or clips of this size, and of so many prompts as the options say."""
     from tglo.models.registry import skeleton_of
 
-    skeleton = skeleton_of(options.model, ModelOptions(options.model_config))
+    skeleton = skeleton_of(options.model, options.loading)
     shapes = skeleton.text_shapes().values()
     tokens = _TYPICAL if any(None in shape for shape in shapes) else None
     prompt = int(_HALF * ragged.numbers(shapes, tokens or 0))

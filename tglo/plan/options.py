@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tglo.plan.limits import zero_problem
-from tglo.settings import COUNT, SAMPLING, SIDE, BaseWeights, Limit, check_limits
+from tglo.settings import (
+    COUNT,
+    SAMPLING,
+    SIDE,
+    BaseWeights,
+    Limit,
+    LongPrompts,
+    ModelOptions,
+    check_limits,
+)
 
 Checkpointing = Literal["none", "selective", "full"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
@@ -29,6 +38,10 @@ class Options:
     .safetensors file."""
     model_config: str | None = None
     """As model.config, for a .safetensors file of another architecture than the published ones."""
+    long_prompts: LongPrompts = "cut"
+    """As model.long_prompts."""
+    prompt_chunks: int = 3
+    """As model.prompt_chunks."""
     gpus: int = 1
     """GPUs in each node."""
     nodes: int = 1
@@ -81,6 +94,11 @@ class Options:
     """As engine.zero_stage, or the plain engine: said beside the best, with gradient_checkpointing."""
     gradient_checkpointing: Checkpointing = "none"
     """As model.gradient_checkpointing; counts beside zero_stage alone: all ways are tried."""
+
+    @property
+    def loading(self) -> ModelOptions:
+        """How the model is found, and its prompts encoded."""
+        return ModelOptions(self.model_config, None, self.long_prompts, self.prompt_chunks)
 
     @property
     def processes(self) -> int:

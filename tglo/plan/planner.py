@@ -86,7 +86,7 @@ def _asked(options: Options, rows: tuple[Variant, ...]) -> Variant | None:
 def _profile(options: Options) -> Profile:
     return profile(
         options.model,
-        model_config=options.model_config,
+        loading=options.loading,
         lora_rank=options.lora_rank if options.train == "lora" else None,
         resolution=options.resolution,
         height=options.height,

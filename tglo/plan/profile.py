@@ -92,7 +92,7 @@ class Profile:
 def profile(
     model: str,
     *,
-    model_config: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     lora_rank: int | None = None,
     resolution: int | None = None,
     height: int | None = None,
@@ -110,7 +110,7 @@ def profile(
     from tglo.models.execution import checkpointing
     from tglo.models.registry import skeleton_of
 
-    skeleton = skeleton_of(model, ModelOptions(model_config))
+    skeleton = skeleton_of(model, loading)
     asked = {"resolution": resolution, "height": height, "width": width, "frames": frames}
     sample = sample_of(model, skeleton, **asked)
     denoiser = skeleton.build(torch.bfloat16, lora_rank)

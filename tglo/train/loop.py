@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tglo.cache.verify import Verification
-from tglo.files import need_free, read_json, reading, write_json
+from tglo.files import write_json
 from tglo.objectives.micro_batch import BatchIds
 from tglo.stopping import Stopped
 from tglo.train import export as exporting
 from tglo.train import processes, resume
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check
-from tglo.train.config_files import parse_config, to_plain
+from tglo.train.config_files import to_plain
 from tglo.train.engines.choose import start_processes
 from tglo.train.engines.optimizers import learning_rate
 from tglo.train.guard import Guard, seed_dropout
@@ -166,37 +166,3 @@ def _step(
     if config.objective.update_reference_every_epoch and run.epoch(step + 1).is_integer():
         resume.renew_reference(run)
     return stopping, norm
-
-
-def export_run(
-    folder: Path,
-    output: Path,
-    layout: exporting.Layout = "diffusers",
-    dtype: torch.dtype | None = None,
-) -> Path:
-    """Export the newest complete checkpoint of the run in `folder` to `output`; see `exporting.export`.
-
-    Start it with as many processes as the run had. ValueError if there is no such checkpoint, or the run
-    trained no LoRA that could have this layout.
-    """
-    source = folder / "config.json"
-    if not source.is_file():
-        raise ValueError(f"{folder} is not a run's output folder: it has no config.json")
-    need_free(output)
-    with reading(source, "run's configuration", "give the output folder of a run"):
-        config = parse_config(read_json(source), str(source))
-    config = replace(config, output=replace(config.output, folder=folder))  # wherever it lies now
-    if layout != "diffusers" and config.model.train != "lora":
-        raise ValueError(
-            f"layout is {layout}, of a LoRA, but the run in {folder} trained the whole model; leave it out"
-        )
-    device = start_processes(config)
-    with held(folder):
-        run = prepare(config, device)
-        try:
-            if resume.load(run, to_export=True) == 0:
-                raise ValueError(f"{folder} has no complete checkpoint to export")
-            exporting.export(run, output, False, layout, dtype)
-        finally:
-            run.batches.close()
-    return output

@@ -63,6 +63,8 @@ def start(config: TrainConfig, family: Family, found: Found) -> TrainConfig:
                 f"model.{key} is {asked:g}, but the LoRA in {model.lora} has {there:g}; leave model.{key} out, or "
                 f"set it to {there:g}"
             )
+    if config.output.export:
+        processes.on_main(lambda: family.check_lora_export(config.output.folder / "export"))
     if processes.rank() == 0:
         log.info("%s", _told(config, rank, alpha, found))
     if reference_mode(config) == "adapter-off" and model.lora_reference == "start":

@@ -25,8 +25,8 @@ from tglo.models import fingerprint, lora, lora_files
 from tglo.models.execution import attention, compiling
 from tglo.models.execution.checkpointing import MODES, set_mode
 from tglo.models.execution.modes import frozen_copy
-from tglo.models.export import ExportError
 from tglo.models.families.masked import MaskedFamily
+from tglo.models.readback import ExportError
 from tglo.noise.draw import Draw
 from tglo.settings import SamplingOptions
 from tglo.train.reference_policy import keep_products_in

@@ -39,10 +39,14 @@ class Adapted(Loaded):
         lora_files.check(path)
         return lora_reading.read(path, self.pipeline_class, self.denoiser, self.denoiser_part)
 
-    def attach_lora(self, folder: Path, denoiser: Any) -> lora_reading.Found:
-        """Load a folder's LoRA into a denoiser as users do; its text encoders' weights are only returned."""
+    def attach_lora(
+        self, folder: Path, denoiser: Any, *, plainly: bool = False
+    ) -> lora_reading.Found:
+        """Load a folder's LoRA into a denoiser; its text encoders' weights are only returned. plainly: see
+        `lora_reading.attach`.
+        """
         found = lora_reading.read(folder, self.pipeline_class, denoiser, self.denoiser_part)
-        lora_reading.attach(found, denoiser, self.denoiser_part)
+        lora_reading.attach(found, denoiser, self.denoiser_part, plainly=plainly)
         return found
 
     def start_from_lora(

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tglo.models import export, fingerprint, sampling
+from tglo.models import export, fingerprint, lora_readback, sampling
 from tglo.models.families.model import Model
 from tglo.settings import SamplingOptions
 
@@ -43,6 +43,10 @@ class Family(Model):
     def check_export(self, folder: Path | str, *, whole: bool) -> None:
         """Raise ValueError now for what would stop an export later; see tglo.models.export.check_export."""
         export.check_export(self, Path(folder), whole=whole)
+
+    def check_lora_export(self, folder: Path | str) -> None:
+        """Raise ExportError now if the LoRA would not be read back; see tglo.models.lora_readback.check."""
+        lora_readback.check(self, Path(folder))
 
     def save(self, folder: Path | str, **options: Any) -> Path:
         """Export a whole diffusers folder (LoRA merged); see tglo.models.export.save_pipeline."""

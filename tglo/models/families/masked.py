@@ -214,12 +214,15 @@ class MaskedFamily(Family):
         """
         lora_files.write_for_denoiser(folder, denoiser, dtype or torch.float32)
 
-    def attach_lora(self, folder: Path, denoiser: Any) -> lora_reading.Found:
+    def attach_lora(
+        self, folder: Path, denoiser: Any, *, plainly: bool = False
+    ) -> lora_reading.Found:
         """See Family.attach_lora; ValueError for a LoRA of the head."""
         head = _name_of(denoiser, denoiser.head)
         found = lora_files.read_for_denoiser(folder, self.denoiser_part)
         found.check(denoiser, self.denoiser_part, self.pipeline_class)
-        denoiser.load_lora_adapter(folder, prefix=None, **FROM_DISK)
+        lean = lora_reading.has_no_weights(denoiser)
+        denoiser.load_lora_adapter(folder, prefix=None, low_cpu_mem_usage=lean, **FROM_DISK)
         if not isinstance(denoiser.head, TokenHead):
             raise ValueError(f"the LoRA in {folder} changes {head}, {_NO_LORA}")
         return found

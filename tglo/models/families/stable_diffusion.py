@@ -238,7 +238,7 @@ class UNetSkeleton(Skeleton):
     def text_shapes(self) -> dict[str, tuple[int | None, ...]]:
         config = SimpleNamespace(**self.config)
         shapes: dict[str, tuple[int | None, ...]] = {
-            "prompt_embeds": (_TOKENS, config.cross_attention_dim)
+            "prompt_embeds": (_TOKENS * self.prompt_chunks, config.cross_attention_dim)
         }
         if self.config.get("addition_embed_type") == "text_time":
             shapes["pooled_prompt_embeds"] = (_pooled_width(config),)
@@ -260,7 +260,9 @@ class UNetSkeleton(Skeleton):
         arguments: dict[str, Any] = {
             "sample": empty(config.in_channels, *sides),
             "timestep": empty(),
-            "encoder_hidden_states": empty(_TOKENS, config.cross_attention_dim),
+            "encoder_hidden_states": empty(
+                _TOKENS * self.prompt_chunks, config.cross_attention_dim
+            ),
             "return_dict": False,
         }
         if config.addition_embed_type == "text_time":

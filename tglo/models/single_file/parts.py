@@ -16,6 +16,7 @@ from tglo.models.single_file.header import read_header
 from tglo.models.single_file.source import Source
 
 _CLIP = "cond_stage_model.transformer."
+_CLIP_L = "text_encoders.clip_l.transformer."
 _REMEDY = (
     "Give a diffusers folder or hub id of its architecture as model.config (--model-config), or download the "
     "file again"
@@ -107,7 +108,14 @@ def _convert(
     }
     if single_file_utils.is_t5_in_single_file(tensors):
         return single_file_utils.create_diffusers_t5_model_from_checkpoint(kind, **options)
-    return single_file_utils.create_diffusers_clip_model_from_ldm(kind, **options)
+    # Of SD3's first text encoder, for which diffusers takes the identity also where the file has it.
+    own = next(
+        (t for n, t in tensors.items() if n.endswith(_CLIP_L + "text_projection.weight")), None
+    )
+    model = single_file_utils.create_diffusers_clip_model_from_ldm(kind, **options)
+    if own is not None and hasattr(model, "text_projection"):
+        model.text_projection.weight = torch.nn.Parameter(own.to(dtype))
+    return model
 
 
 def _tensors(source: Source, part: str) -> dict[str, Tensor]:

@@ -48,6 +48,16 @@ def source_of(folder: Path) -> Source | None:
         return Source(Path(content["file"]), parts, Path(content["rest"]))
 
 
+def linked(file: Path) -> Path:
+    """Return what a file in such a folder is a link to, by the name that people know; others as they are."""
+    part = file.parent
+    if part.absolute().parent.parent != home().absolute():
+        return file
+    if part.is_symlink():
+        return part.readlink() / file.name
+    return file.readlink() if file.is_symlink() else file
+
+
 def held_by(folder: Path, part: str) -> Source | None:
     """Return the file that holds a part of this folder's model; None for a part with weights of its own."""
     source = source_of(folder)

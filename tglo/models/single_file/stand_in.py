@@ -19,6 +19,9 @@ from tglo.models.single_file.rest import find_rest
 from tglo.models.single_file.source import MARK, home
 
 log = logging.getLogger(__name__)
+_LONGEST = (
+    150  # bytes of a name: a disk takes 255, and the folder is written under a longer one first
+)
 _CONFIGS = {"model": "config.json", "scheduler": "scheduler_config.json"}
 
 
@@ -46,10 +49,9 @@ def stand_in(file: Path, layout: Layout, family: type[Loaded], config: str | Non
         "rest": str(rest),
     }
     digest = hashlib.sha256(json.dumps([content, missing], sort_keys=True).encode()).hexdigest()
-    path = home() / f"{file.stem}-{digest[:12]}"
-    if not path.is_dir():
-        links = {name: rest / name for name in missing if name != "scheduler"}
-        write_stand_in(path, content, links)
+    path = place(file.stem, digest)
+    links = {name: rest / name for name in missing if name != "scheduler"}
+    if write_stand_in(path, content, links):
         log.info(
             "%s is read as %s; %s of it from %s", file, layout.title, ", ".join(missing), rest
         )  # fmt: skip
@@ -102,13 +104,24 @@ def _index(
     }
 
 
-def write_stand_in(path: Path, content: Mapping[str, Any], links: Mapping[str, Path]) -> None:
-    """Write a folder of JSON files and links, by name, unless it is there.
+def place(name: str, digest: str) -> Path:
+    """Return where a folder lies that stands for a model of this name, whose name may be as long as a disk allows."""
+    short = name.encode()[:_LONGEST].decode(errors="ignore")
+    return home() / f"{short}-{digest[:12]}"
 
-    OSError, with what to do, where the cache folder cannot be written; DiskFull is raised as it is.
+
+def write_stand_in(path: Path, content: Mapping[str, Any], links: Mapping[str, Path]) -> bool:
+    """Write a folder of JSON files and links, by name, unless it is there; return whether it was not.
+
+    One from which something was removed is written again. OSError, with what to do, where the cache folder cannot be
+    written; DiskFull is raised as it is.
     """
+    if _is_whole(path, content, links):
+        return False
+    if path.is_dir():
+        log.warning("%s lacks files that it was made with, and is made again", path)
     try:
-        with writing_folder(path) as temporary:
+        with writing_folder(path, overwrite=True) as temporary:
             for name, value in content.items():
                 (temporary / name).parent.mkdir(exist_ok=True)
                 write_json(temporary / name, value)
@@ -118,10 +131,19 @@ def write_stand_in(path: Path, content: Mapping[str, Any], links: Mapping[str, P
     except DiskFull:
         raise
     except OSError as error:
-        # Another process may be faster; what it has written is the same.
-        if isinstance(error, FileExistsError) and path.is_dir():
-            return
+        if _is_whole(path, content, links):  # another process was faster; what it wrote is the same
+            return False
         raise OSError(
             f"tglo keeps a few kilobytes for each such model in {path.parent}, and cannot write there "
             f"({error.strerror or error}); set XDG_CACHE_HOME to a folder that it may write"
         ) from error
+    return True
+
+
+def _is_whole(path: Path, content: Mapping[str, Any], links: Mapping[str, Path]) -> bool:
+    try:
+        return all((path / name).is_file() for name in content) and all(
+            (path / name).readlink() == target for name, target in links.items()
+        )
+    except OSError:
+        return False
