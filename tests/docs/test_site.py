@@ -6,16 +6,15 @@ pip install -c constraints.txt ".[docs]"
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import browser  # noqa: F401  (a fixture)
 from tests.docs.pages import DOCS, PAGES
 
 pytest.importorskip("sphinx", reason='needs the docs extra: pip install ".[docs]" in a checkout')
@@ -93,18 +92,6 @@ def test_what_is_generated(site: Path) -> None:
     assert "policy_pred" in text("python") and "The TGO loss" not in text("cli")
     assert "Needs the model's weights." in (site / "flow.html").read_text()
     assert "holds both as --root (data.root)" in (site / "faq.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def test_search_and_width_in_a_browser(site: Path, browser: Any) -> None:

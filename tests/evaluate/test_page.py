@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.browser import browser  # noqa: F401  (a fixture)
 from tests.evaluate.conftest import estimate
 from tglo.evaluate.gallery import row_of, thumbnail
 from tglo.evaluate.page import page
 from tglo.evaluate.results import Results
-
-CHROMIUM = shutil.which("chromium")
 
 
 def test_losses_are_said_in_words_and_everything_is_escaped(content: Results) -> None:
@@ -47,17 +44,6 @@ def test_a_thumbnail_is_small() -> None:
     noise = Image.effect_noise((2048, 1024), 90).convert("RGB")
     assert len(thumbnail(noise)) < 120_000
     assert thumbnail(noise).startswith("data:image/jpeg;base64,")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="a browser needs Playwright")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as tools:
-        found = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.browser import browser  # noqa: F401  (a fixture)
 from tests.rate.conftest import ROWS, fill, new_id
 from tests.rate.test_app import make_videos
 from tglo.data.manifest import read_manifest
@@ -27,20 +27,9 @@ from tglo.rate.desk import Desk
 from tglo.rate.events import Again
 from tglo.rate.log import FILE, RatingLog, read_log
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tglo.coded import numbered
 from tglo.threshold.prompt_means import shrunk_means
-from tglo.threshold.statistics import numbered
 
 
 def planted(

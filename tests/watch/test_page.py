@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.browser import browser  # noqa: F401  (a fixture)
 from tests.watch.made import add_samples, append, line, make_run
 from tglo.pages.serve import guard, listening
 from tglo.train.reports import metrics
@@ -19,19 +20,7 @@ from tglo.watch import page as pages
 from tglo.watch.app import Watcher
 from tglo.watch.runs import Runs
 
-CHROMIUM = shutil.which("chromium")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
 DRAWN = "html[data-drawn]"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

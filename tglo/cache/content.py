@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load
+from safetensors import safe_open
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS, Quarantined
 from tglo.cache.shards import check_file, checked_entries, parse_name, read_last
@@ -64,11 +66,11 @@ def read_content(folder: Path) -> Content:
     return content
 
 
-def read_index(folder: Path, content: Content) -> dict[str, NDArray[np.int64]]:
-    """Read the index; DamagedFile unless it fits to cache.json."""
+def read_index(folder: Path, content: Content) -> tuple[dict[str, NDArray[np.int64]], mmap.mmap]:
+    """Map the index, and return the map too; DamagedFile unless it fits to cache.json."""
     path = folder / content.index["file"]
     with reading(path, "index of a latent cache", REMEDY):
-        index: dict[str, NDArray[np.int64]] = load(path.read_bytes())
+        index, mapped = map_tensors(path)
         for names in (_SAMPLES, _PROMPTS):
             lengths = {len(index[name]) for name in names}
             if len(lengths) != 1 or 0 in lengths:
@@ -77,14 +79,44 @@ def read_index(folder: Path, content: Content) -> dict[str, NDArray[np.int64]]:
         texts = {number for kind, number in content.files if kind == "text"}
         positions = index["text_position"]
         if (
-            not {*np.unique(index["shard"]).tolist()} <= shards
-            or not {*np.unique(positions // content.shard_size).tolist()} <= texts
+            not _are_among(index["shard"], shards)
+            or not _are_among(positions // content.shard_size, texts)
             or index["bucket"].min() < 0
             or index["bucket"].max() >= len(content.buckets)
             or index["position"].min() < 0
         ):
             raise ValueError("it names shards or buckets that are not there")
-        return index
+        let_go(mapped)
+        return index, mapped
+
+
+def let_go(mapped: mmap.mmap) -> None:
+    """Keep no page of a map in memory after all of it was looked at; what is needed is read again."""
+    mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], mmap.mmap]:
+    """Map the arrays of a safetensors file, read only, and return the map too. The file is known to be whole."""
+    with safe_open(path, framework="np"):  # checks the header
+        pass
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    size = int.from_bytes(mapped[:8], "little")
+    arrays = {}
+    for name, entry in json.loads(mapped[8 : 8 + size]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            kind = {"I64": "<i8", "F64": "<f8"}[entry["dtype"]]
+            flat = np.frombuffer(mapped, kind, (end - begin) // 8, 8 + size + begin)
+            arrays[name] = flat.reshape(entry["shape"])
+    return arrays, mapped
+
+
+def _are_among(numbers: NDArray[np.int64], known: set[int]) -> bool:
+    """Say whether all numbers are known ones; much faster than the set of them for many."""
+    if numbers.min() < 0 or numbers.max() > max(known, default=-1):
+        return False
+    return {*np.flatnonzero(np.bincount(numbers)).tolist()} <= known
 
 
 def _count(value: Any) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tglo.cache.content import REMEDY, read_content, read_index
+from tglo.cache.content import REMEDY, let_go, read_content, read_index
 from tglo.cache.format import bucket_name, text_key
 from tglo.cache.index import lookup
 from tglo.cache.shards import Shard, check_file, check_fingerprint, read_record, shard_name
+from tglo.coded import Coded, numbered
 from tglo.data import ragged
 from tglo.data.buckets import Bucket, Size
 from tglo.data.errors import CacheError
@@ -28,6 +29,15 @@ from tglo.data.errors import CacheError
 OPEN_SHARDS = 64  # mapped at a time
 SIZES = ("original_size", "crop", "target_size")
 """The sizes in a batch beside the image itself, (B, 2) int64 each."""
+
+
+def _digest(columns: Iterable[NDArray[np.int64]], places: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        for start in range(0, len(places), 2**17):
+            part = column[places[start : start + 2**17]]
+            digest.update(np.ascontiguousarray(part, dtype="<i8").data)
+    return digest.hexdigest()
 
 
 class LatentCache:
@@ -44,7 +54,7 @@ class LatentCache:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._content = read_content(self.path)
-        self._index = read_index(self.path, self._content)
+        self._index, self._mapped = read_index(self.path, self._content)
         self._files = self._content.files
         self.fingerprint = self._content.fingerprint
         self.quarantined = self._content.quarantined
@@ -73,7 +83,9 @@ class LatentCache:
         return "digest" in self._index and "text_digest" in self._index
 
     def content(
-        self, sample_ids: Sequence[int] | None = None, prompts: Sequence[str] | None = None
+        self,
+        sample_ids: Sequence[int] | NDArray[np.int64] | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> dict[str, str]:
         """Return digests of the latents (with sizes and crops) and of the embeddings, by name.
 
@@ -89,14 +101,14 @@ class LatentCache:
         if prompts is not None:
             texts = np.unique(self._find_texts(prompts))
         names = {"latents": ("sample_id", "digest"), "embeddings": ("text_key", "text_digest")}
-        return {
-            kind: hashlib.sha256(
-                b"".join(self._index[name][places].astype("<i8").tobytes() for name in names[kind])
-            ).hexdigest()
+        found = {
+            kind: _digest((self._index[name] for name in names[kind]), places)
             for kind, places in (("latents", samples), ("embeddings", texts))
         }
+        let_go(self._mapped)
+        return found
 
-    def inputs(self, sample_ids: Sequence[int]) -> NDArray[np.int64]:
+    def inputs(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what tells each sample's latents, sizes and embeddings from others, (B, 4) int64."""
         places = self._find(sample_ids)
         positions, order = self._text_order
@@ -135,7 +147,12 @@ class LatentCache:
 
     def buckets(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Bucket]:
         """Return the bucket (H, W) of each sample, of videos (F, H, W), for `BatchSampler`."""
-        return [self._content.buckets[i] for i in self._index["bucket"][self._find(sample_ids)]]
+        return list(self.bucket_codes(sample_ids))
+
+    def bucket_codes(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> Coded[Bucket]:
+        """Return `buckets` as the different ones and a code for each sample: for many samples."""
+        codes = self._index["bucket"][self._find(sample_ids)]
+        return Coded(self._content.buckets, codes.astype(np.int32))
 
     def original_sizes(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> list[Size]:
         """Return the size (H, W) that each image had before it was fitted to its bucket."""
@@ -236,7 +253,8 @@ class LatentCache:
         return self._index["text_position"][self._find_texts(prompts)]
 
     def _find_texts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
-        keys = np.array([text_key(prompt) for prompt in prompts], dtype=np.int64)
+        names, numbers = numbered(prompts)
+        keys = np.array([text_key(prompt) for prompt in names], dtype=np.int64)[numbers]
         place, here = lookup(self._index["text_key"], keys)
         missing = np.flatnonzero(~here)
         if missing.size:

@@ -77,9 +77,12 @@ class OwnNoise:
                 f"them out, or {FRESH}"
             )
 
-    def check_sizes(self, cache: LatentCache, sample_ids: Sequence[int]) -> None:
+    def check_sizes(
+        self, cache: LatentCache, sample_ids: Sequence[int] | NDArray[np.int64]
+    ) -> None:
         """Raise CacheError for samples without a seed, and for images that the cache resized or cropped."""
-        unknown = [i for i in sample_ids if i not in self._seeds]
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        unknown = [i for i in ids.tolist() if i not in self._seeds]
         if unknown:
             raise CacheError(
                 f"{cache.path} has {len(unknown)} samples that are not in {self.source} (ids "
@@ -90,7 +93,6 @@ class OwnNoise:
                 f"{cache.path} has cache format version 1, whose samples cannot be told apart: make the "
                 f"cache in another folder, or {FRESH}"
             )
-        ids = np.asarray(sample_ids, dtype=np.int64)
         originals, buckets = cache.original_sizes(ids), cache.buckets(ids)
         changed = [
             (self._rows[i], original, bucket[-2:])
@@ -119,10 +121,12 @@ class OwnNoise:
         """Return the samples' noise, (B, *shape) float32 on the CPU, as sampling draws it."""
         return starting_noise(generators_of(self._seeds[i] for i in sample_ids), shape)
 
-    def mixed(self, inputs: NDArray[np.int64], sample_ids: Iterable[int]) -> NDArray[np.int64]:
+    def mixed(
+        self, inputs: NDArray[np.int64], sample_ids: Sequence[int] | NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         """Return `LatentCache.inputs` (B, 4) of samples, told apart by their seeds too."""
         changed = inputs.copy()
-        changed[:, 0] ^= np.array([self._seeds[i] for i in sample_ids], dtype=np.int64)
+        changed[:, 0] ^= np.array([self._seeds[int(i)] for i in sample_ids], dtype=np.int64)
         return changed
 
     def digest(self) -> str:

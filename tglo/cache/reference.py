@@ -83,7 +83,10 @@ class ReferenceErrors:
         check_fingerprint(self.path, self.fingerprint, fingerprint)
 
     def check_inputs(
-        self, cache: LatentCache, sample_ids: Sequence[int], own_noise: OwnNoise | None = None
+        self,
+        cache: LatentCache,
+        sample_ids: Sequence[int] | NDArray[np.int64],
+        own_noise: OwnNoise | None = None,
     ) -> None:
         """Raise CacheError unless the errors of these samples are of the cache's latents and embeddings, and
         of their own noise.

@@ -64,14 +64,14 @@ def threshold(
     frozen = estimate(
         source.scores(),
         percentile,
-        prompts=source.prompts() if by_prompt else None,
+        prompts=source.prompt_codes() if by_prompt else None,
         kappa=kappa if per_prompt else None,
         score_scale=score_scale,
         source="scores" if proxy is None else "proxy",
         baseline=baseline,
         embed=None if cache is None else _embeddings(cache),
     )
-    summary = describe(training.scores(), frozen, confidence, training.prompts())
+    summary = describe(training.scores(), frozen, confidence, training.prompt_codes())
     frozen.save(output)
     show(str(summary))
     note(f"wrote {output}")

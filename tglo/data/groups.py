@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.coded import first_come, numbered
+
 log = logging.getLogger("tglo")
 Groups = NDArray[np.int64]
 
@@ -28,39 +30,45 @@ def form_groups(
 
     Raises ValueError when no prompt has enough rows, saying how many the largest has.
     """
-    found = rows_by_prompt(prompts, buckets, scores, seed)
-    groups = [group for rows in found for group in cut(rows, size)]
-    if not groups:
-        raise ValueError(_why_none(prompts, found, size))
-    array = np.array(groups, dtype=np.int64)
-    _report(array, prompts)
-    return array
+    rows, counts = rows_by_prompt(prompts, buckets, scores, seed)
+    groups = cut(rows, counts, size)
+    if not len(groups):
+        raise ValueError(_why_none(prompts, counts, size))
+    _report(groups, prompts)
+    return groups
 
 
 def rows_by_prompt(
     prompts: Sequence[str], buckets: Sequence[Hashable], scores: NDArray[np.float64], seed: int
-) -> list[list[int]]:
-    """Return the rows of each prompt and bucket, the lowest score first; in the order of their first rows."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows by prompt and bucket, and how many each of these has: the lowest score first in each, and
+    they in the order of their first rows.
+    """
     stream = np.random.Philox(key=np.array([seed, 1 << 63], dtype=np.uint64))
     order = np.argsort(stream.random_raw(len(prompts)), kind="stable")
     order = order[np.argsort(scores[order], kind="stable")]
-    found: dict[tuple[str, Hashable], list[int]] = {}
-    for row in order.tolist():
-        found.setdefault((prompts[row], buckets[row]), []).append(row)
-    return sorted(found.values(), key=min)
+    _, prompt = numbered(prompts)
+    sizes, bucket = numbered(buckets)
+    _, kind = np.unique(prompt * len(sizes) + bucket, return_inverse=True)
+    _, kind = first_come(kind, len(kind))
+    return order[np.argsort(kind[order], kind="stable")], np.bincount(kind)
 
 
-def cut(rows: list[int], size: int) -> list[list[int]]:
-    """Cut sorted rows into groups; of two, row i of the lower half goes with row i of the upper one."""
-    count = len(rows) // size
-    spare = len(rows) - count
-    starts = [place * spare // max(size - 1, 1) for place in reversed(range(size))]
-    return [[rows[start + number] for start in starts] for number in range(count)]
+def cut(rows: NDArray[np.int64], counts: NDArray[np.int64], size: int) -> Groups:
+    """Cut what `rows_by_prompt` returns into groups; of two, row i of the lower half goes with row i of the
+    upper one.
+    """
+    made = counts // size
+    spare = np.repeat(counts - made, made)
+    first = np.repeat(np.cumsum(counts) - counts - (np.cumsum(made) - made), made)
+    first += np.arange(len(first))
+    places = [first + place * spare // max(size - 1, 1) for place in reversed(range(size))]
+    return rows[np.stack(places, axis=1)]
 
 
 def _report(groups: Groups, prompts: Sequence[str]) -> None:
-    size, every = groups.shape[1], len(set(prompts))
-    used = len({prompts[row] for row in groups[:, 0].tolist()})
+    names, numbers = numbered(prompts)
+    size, every, used = groups.shape[1], len(names), len(np.unique(numbers[groups[:, 0]]))
     log.info(
         "%d groups of %d from %d of %d rows; left out: %d of %d prompts, which have no %d rows of one "
         "size, and %d rows that fill no group",
@@ -69,10 +77,10 @@ def _report(groups: Groups, prompts: Sequence[str]) -> None:
     )
 
 
-def _why_none(prompts: Sequence[str], found: list[list[int]], size: int) -> str:
-    largest = max(map(len, found), default=0)
+def _why_none(prompts: Sequence[str], counts: NDArray[np.int64], size: int) -> str:
+    largest = counts.max(initial=0)
     return (
-        f"no groups of {size}: of {len(set(prompts))} prompts none has {size} rows of one image size, the "
+        f"no groups of {size}: of {len(numbered(prompts)[0])} prompts none has {size} rows of one image size, the "
         f"largest has {largest}. Score more images of each prompt, choose a smaller objective.group, make "
         "the cache with --no-buckets, or use an objective of single samples (tgo, kto, bco, qrpo)"
     )

@@ -8,60 +8,43 @@ or a folder of tars), a folder of images with captions or a metadata file, of Pa
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.coded import Coded, numbered
 from tglo.data.containers import MAX_BYTES, ImageStore, split_reference
 from tglo.data.errors import ManifestError
 from tglo.data.frames import FrameFolder, is_frame
 from tglo.data.kinds import is_video
 from tglo.data.manifest_checks import problem_of
 from tglo.data.manifest_files import read_rows
-from tglo.data.manifest_rows import Columns
+from tglo.data.manifest_rows import Columns, RawRow
 from tglo.data.manifest_writing import WRITTEN, encode_rows
+from tglo.data.row import Row as Row
+from tglo.data.row import sample_id as sample_id
+from tglo.data.row_blocks import Block, Gathered, Unusual, read_blocks
+from tglo.data.row_columns import LazyRows
 from tglo.files import write_bytes
 
+log = logging.getLogger("tglo")
+
 SHOWN = 10  # refused rows that an error lists
+MANY = 65536  # rows from which a manifest keeps columns
 SEED, FAMILY = "seed", "family"
 """Columns of images that tglo made: the seed of the image's generator, and the model's family."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One scored image.
-
-    sample_id: the first 63 bits of sha256(prompt, null byte, image as written), so it survives
-        reordering and rescoring.
-    image: relative to the manifest's root (see containers.py).
-    score: None if it is not known yet.
-    line: the line where the row starts in its file, from 1; in a Parquet or Arrow file the number of
-        the row, in tars that of the sample.
-    extra: the other columns.
-    """
-
-    sample_id: int
-    prompt: str
-    image: str
-    score: float | None
-    line: int
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-
-def sample_id(prompt: str, image: str) -> int:
-    """Return the identity of a row in [0, 2^63): see `Row`."""
-    digest = hashlib.sha256(f"{prompt}\0{image}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -78,21 +61,41 @@ class Manifest:
 
     def scores(self) -> NDArray[np.float64]:
         """Return the scores (N,) float64; ManifestError when a row has none."""
-        missing = [row.line for row in self.rows if row.score is None]
+        rows = self.rows
+        if isinstance(rows, LazyRows):
+            scores, lines = rows.scores, rows.lines
+        else:
+            scores = np.array([np.nan if r.score is None else r.score for r in rows])
+            lines = np.array([row.line for row in rows], dtype=np.int64)
+        missing = lines[np.isnan(scores)].tolist()
         if missing:
             raise ManifestError(
                 f"{len(missing)} of {len(self)} rows of {self.path} have no score (lines "
                 f"{missing[:SHOWN]}); score them first (`tglo score`)"
             )
-        return np.array([row.score for row in self.rows], dtype=np.float64)
+        return scores
 
     def prompts(self) -> list[str]:
         """Return the prompt of each row."""
-        return [row.prompt for row in self.rows]
+        return list(self.prompt_codes())
+
+    def prompt_codes(self) -> Coded[str]:
+        """Return the prompt of each row, as the different ones and a code for each row: for many rows."""
+        if isinstance(self.rows, LazyRows):
+            return self.rows.prompts
+        return Coded(*numbered([row.prompt for row in self.rows]))
 
     def sample_ids(self) -> NDArray[np.int64]:
         """Return the sample ids (N,) int64."""
+        if isinstance(self.rows, LazyRows):
+            return self.rows.ids
         return np.array([row.sample_id for row in self.rows], dtype=np.int64)
+
+    def lines(self) -> NDArray[np.int64]:
+        """Return the line of each row (N,) int64."""
+        if isinstance(self.rows, LazyRows):
+            return self.rows.lines
+        return np.array([row.line for row in self.rows], dtype=np.int64)
 
     def open_image(self, row: Row, max_bytes: int = MAX_BYTES) -> bytes:
         """Return an image's encoded bytes.
@@ -123,9 +126,20 @@ class Manifest:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def select(self, indices: Iterable[int]) -> Manifest:
+    def select(self, indices: Iterable[int] | NDArray[np.int64]) -> Manifest:
         """Return a manifest of the rows at these indices, in the order of the indices."""
+        if isinstance(self.rows, LazyRows):
+            if not isinstance(indices, np.ndarray):
+                indices = np.array([*indices], dtype=np.int64)
+            return replace(self, rows=self.rows.take(indices))
         return self.with_rows(self.rows[i] for i in indices)
+
+    def distinct(self) -> Manifest:
+        """Return a manifest with each sample once: the last row that has it, at the place of the first."""
+        ids = self.sample_ids()
+        _, first = np.unique(ids, return_index=True)
+        _, last = np.unique(ids[::-1], return_index=True)
+        return self.select((len(ids) - 1 - last)[np.argsort(first)])
 
     def with_rows(self, rows: Iterable[Row]) -> Manifest:
         """Return a manifest of other rows over the same images."""
@@ -157,6 +171,8 @@ class Manifest:
     @cached_property
     def sha256(self) -> str:
         """The digest of prompts, images and scores in their order."""
+        if isinstance(self.rows, LazyRows):
+            return self.rows.sha256()
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(f"{row.sample_id}\t{row.score!r}\n".encode())
@@ -165,7 +181,12 @@ class Manifest:
     @cached_property
     def identity(self) -> str:
         """The digest of the set of sample ids: the same after reordering and rescoring."""
-        return hashlib.sha256(np.unique(self.sample_ids()).astype("<i8").tobytes()).hexdigest()
+        ids = np.sort(self.sample_ids())  # np.unique takes several times as long
+        new, digest = np.append(True, ids[1:] != ids[:-1]), hashlib.sha256()
+        for start in range(0, len(ids), 2**17):
+            block = slice(start, start + 2**17)
+            digest.update(ids[block][new[block]].astype("<i8", copy=False).data)
+        return digest.hexdigest()
 
 
 def read_manifest(
@@ -189,17 +210,45 @@ def read_manifest(
     and rows with a bad score, prompt or image path (naming their lines). Images are not opened.
     """
     columns = Columns(prompt_column, image_column, score_column, require_scores, score_pattern)
-    place, raw_rows = read_rows(Path(path), columns, root)
+    place, raw, blocks = read_rows(Path(path), columns, root)
+    quick = None if blocks is None else _read_quickly(path, blocks, place.folder, require_scores)
+    rows = quick or _read_rows(path, raw, place.folder, require_scores)
+    _check_collisions(rows, path)
+    return Manifest(rows, place.folder, str(path), ImageStore(place))
+
+
+def _read_quickly(
+    path: object, blocks: Iterator[Block], root: str, require_scores: bool
+) -> LazyRows | None:
+    """Read a large file by columns; None for one that has to be read row by row."""
+    import pyarrow as pa
+
+    try:
+        return read_blocks(blocks, root, require_scores)
+    except (Unusual, ValueError, OSError, csv.Error, pa.ArrowException) as error:
+        log.debug("%s is read row by row: %s", path, error)
+        return None
+
+
+def _read_rows(
+    path: object, raw_rows: Iterator[RawRow], root: str, require_scores: bool
+) -> Sequence[Row]:
     rows: list[Row] = []
+    large: Gathered | None = None
     refused: dict[str, list[str]] = {}  # by the reason, the first places
-    count = 0
+    count = kept = 0
     for raw in raw_rows:
-        reason = problem_of(raw, place.folder, require_scores)
+        reason = problem_of(raw, root, require_scores)
         if reason is None:
             known = raw.score is not None and not math.isnan(raw.score)
             score = float(raw.score) if known else None
             identity = sample_id(raw.prompt, raw.image)
             rows.append(Row(identity, raw.prompt, raw.image, score, raw.line, raw.extra or {}))
+            kept += 1
+            if kept % MANY == 0 and (large is not None or find_spec("pyarrow") is not None):
+                large = large or Gathered()
+                large.add_rows(rows)
+                rows = []
         else:
             if count < SHOWN:
                 refused.setdefault(reason, []).append(raw.where)
@@ -209,14 +258,17 @@ def read_manifest(
         outside = any("outside the data folder" in reason for reason in refused)
         hint = ", or give the folder of images that lie elsewhere as --root (data.root)"
         raise ManifestError(
-            f"{count} of {count + len(rows)} rows of {path} are refused{more}: "
+            f"{count} of {count + kept} rows of {path} are refused{more}: "
             + "; ".join(f"{', '.join(where)}: {reason}" for reason, where in refused.items())
             + f". Correct or remove them{hint if outside else ''}"
         )
-    if not rows:
+    if not kept:
         raise ManifestError(f"{path} has no rows: there is nothing to train on")
-    _check_collisions(rows, path)
-    return Manifest(tuple(rows), place.folder, str(path), ImageStore(place))
+    if large is None:
+        return tuple(rows)
+    if rows:
+        large.add_rows(rows)
+    return large.rows()
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row]) -> None:
@@ -251,13 +303,19 @@ def _encoded(path: str | os.PathLike[str], rows: Iterable[Row]) -> bytes:
 
 
 def _check_collisions(rows: Sequence[Row], path: object) -> None:
-    if len({row.sample_id for row in rows}) == len(rows):
+    if isinstance(rows, LazyRows):
+        ids = rows.ids
+    else:
+        ids = np.array([row.sample_id for row in rows], dtype=np.int64)
+    ordered = np.sort(ids)
+    if (ordered[1:] != ordered[:-1]).all():
         return
-    seen: dict[int, Row] = {}  # the same image may be scored twice; two images never share an id
-    for row in rows:
-        first = seen.setdefault(row.sample_id, row)
-        if (first.prompt, first.image) != (row.prompt, row.image):
+    _, first, group = np.unique(ids, return_index=True, return_inverse=True)
+    # The same image may be scored twice; two images never share an id.
+    for place in np.flatnonzero(first[group] != np.arange(len(ids))).tolist():
+        one, row = rows[int(first[group[place]])], rows[place]
+        if (one.prompt, one.image) != (row.prompt, row.image):
             raise ManifestError(
-                f"{path}: lines {first.line} and {row.line} differ but have the same sample id "
+                f"{path}: lines {one.line} and {row.line} differ but have the same sample id "
                 f"{row.sample_id}; rename one of the images"
             )

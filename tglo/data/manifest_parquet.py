@@ -24,7 +24,7 @@ log = logging.getLogger("tglo")
 
 KIND = "Parquet file"
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.parquet")
-_BATCH = 65536
+BATCH = 65536
 
 
 def matching(path: Path) -> list[str]:
@@ -93,23 +93,9 @@ def _rows(path: Path, name: str, columns: Columns) -> Iterator[RawRow]:
     with reading_manifest(path, KIND):
         file = pq.ParquetFile(path)
     with file:
-        schema = file.schema_arrow
-        columns = columns.check(schema.names, path)
-        if _is_bytes(schema.field(columns.prompt).type):
-            raise ManifestError(
-                f"{path}: column {columns.prompt!r} holds bytes, not text; write it as strings, or name another with "
-                "--prompt-column"
-            )
-        kind = schema.field(columns.image).type
-        embedded = None
-        wanted = list(schema.names)
-        if not holds_text(kind):
-            leaf = _bytes_column(path, columns.image, kind)
-            wanted = _without_bytes(schema, columns.image)
-            with reading_manifest(path, KIND):
-                embedded = _embedded(file, leaf)
+        columns, wanted, embedded = choose_columns(path, file, columns)
         line = 1
-        batches = file.iter_batches(batch_size=_BATCH, columns=wanted)
+        batches = file.iter_batches(batch_size=BATCH, columns=wanted)
         while True:
             with reading_manifest(path, KIND):
                 batch = next(batches, None)
@@ -121,6 +107,28 @@ def _rows(path: Path, name: str, columns: Columns) -> Iterator[RawRow]:
                 images = None
             yield from arrow_rows(path, batch, columns, images, line)
             line += batch.num_rows
+
+
+def choose_columns(
+    path: Path, file: pq.ParquetFile, columns: Columns
+) -> tuple[Columns, list[str], list[bool] | None]:
+    """Return the columns as the file has them, which of its columns are read, and which rows have the bytes of an
+    image; None where images are paths.
+    """
+    schema = file.schema_arrow
+    columns = columns.check(schema.names, path)
+    if _is_bytes(schema.field(columns.prompt).type):
+        raise ManifestError(
+            f"{path}: column {columns.prompt!r} holds bytes, not text; write it as strings, or name another with "
+            "--prompt-column"
+        )
+    kind = schema.field(columns.image).type
+    if holds_text(kind):
+        return columns, list(schema.names), None
+    leaf = _bytes_column(path, columns.image, kind)
+    wanted = _without_bytes(schema, columns.image)
+    with reading_manifest(path, KIND):
+        return columns, wanted, _embedded(file, leaf)
 
 
 def _bytes_column(path: Path, image: str, kind: pa.DataType) -> str:

@@ -70,6 +70,15 @@ class Columns:
             raise ManifestError(f"{source} has two columns of one name: {list(existing)}")
         return columns
 
+    @property
+    def three(self) -> tuple[str, str, str]:
+        """The columns of prompts, images and scores."""
+        return self.prompt, self.image, self.score
+
+    def renamed(self, others: Sequence[str]) -> dict[str, str]:
+        """Return the names that `row` gives to the other columns, in its order, and what they are in the file."""
+        return self.row(0, {name: name for name in others}).extra or {}
+
     def row(self, line: int, cells: dict[str, Any]) -> RawRow:
         """Take the three columns out of a row's cells; what remains is extra.
 

@@ -22,7 +22,7 @@ def read_separated(path: Path, columns: Columns) -> Iterator[RawRow]:
     with open(path, encoding="utf-8-sig", newline="") as handle:
         line = 1
         try:
-            separator = _separator(handle.readline(), path, columns)
+            separator = separator_of(handle.readline(), path, columns)
             handle.seek(0)
             reader = csv.reader(handle, delimiter=separator, strict=True)
             header = next(reader, None)
@@ -51,7 +51,7 @@ def read_separated(path: Path, columns: Columns) -> Iterator[RawRow]:
             ) from None
 
 
-def _separator(header: str, path: Path, columns: Columns) -> str:
+def separator_of(header: str, path: Path, columns: Columns) -> str:
     """Return the separator that finds the columns of prompts and images, else most columns."""
 
     def found(separator: str) -> tuple[bool, int]:

@@ -7,13 +7,14 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.coded import numbered
 from tglo.data.groups import cut, rows_by_prompt
 
 Pairs = NDArray[np.int64]
 
 
 def form_pairs(
-    ids: Sequence[int],
+    ids: Sequence[int] | NDArray[np.int64],
     prompts: Sequence[str],
     buckets: Sequence[Hashable],
     scores: NDArray[np.float64],
@@ -30,26 +31,25 @@ def form_pairs(
     Raises ValueError when there is no pair, saying how many prompts have several rows and how many
     of those have different scores.
     """
-    groups = rows_by_prompt(prompts, buckets, scores, seed)
-    pairs = [
-        (winner, loser)
-        for rows in groups
-        for winner, loser in cut(rows, 2)
-        if scores[winner] > scores[loser] and ids[winner] != ids[loser]
-    ]
-    if not pairs:
-        raise ValueError(_why_none(prompts, scores, len(groups)))
-    return np.array(pairs, dtype=np.int64)
+    rows, counts = rows_by_prompt(prompts, buckets, scores, seed)
+    pairs = cut(rows, counts, 2)
+    names = np.asarray(ids)[pairs]
+    pairs = pairs[(scores[pairs[:, 0]] > scores[pairs[:, 1]]) & (names[:, 0] != names[:, 1])]
+    if not len(pairs):
+        raise ValueError(_why_none(prompts, scores, len(counts)))
+    return pairs
 
 
 def _why_none(prompts: Sequence[str], scores: NDArray[np.float64], groups: int) -> str:
-    found: dict[str, list[float]] = {}
-    for prompt, score in zip(prompts, scores.tolist(), strict=True):
-        found.setdefault(prompt, []).append(score)
-    several = [values for values in found.values() if len(values) > 1]
-    different = sum(len(set(values)) > 1 for values in several)
+    names, numbers = numbered(prompts)
+    counts = np.bincount(numbers)
+    least, most = np.full((2, len(names)), [[np.inf], [-np.inf]])
+    np.minimum.at(least, numbers, scores)
+    np.maximum.at(most, numbers, scores)
+    several = counts > 1
+    different = int((several & (least < most)).sum())
     return (
-        f"no pairs: of {len(found)} prompts {len(several)} have two rows or more, {different} of those "
+        f"no pairs: of {len(names)} prompts {several.sum()} have two rows or more, {different} of those "
         f"with different scores, and 0 with both in one of the {groups} groups of a prompt and an "
         "image size. Score several images of each prompt, make the cache with --no-buckets, or use an "
         "objective of single samples (tgo, kto, bco, qrpo)"

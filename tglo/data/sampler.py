@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.coded import numbered
+
 log = logging.getLogger("tglo")
 Rows = NDArray[np.int64]
+Numbers = NDArray[np.signedinteger[Any]]
 ORDER_VERSION = 1  # raised when a step comes to have other rows
 
 
@@ -63,22 +68,26 @@ class BatchSampler:
                 f"a micro_batch x accumulation {accumulation} x {world_size} ranks): "
                 f"make the batch smaller or give more {unit}"
             )
-        numbers: dict[Hashable, int] = {}
-        self._bucket_of_row = np.array(
-            [numbers.setdefault(bucket, len(numbers)) for bucket in sample_buckets], dtype=np.int64
-        )
+        self.buckets, bucket_of_row = numbered(sample_buckets)
         self.micro_batch, self.accumulation, self.world_size = micro_batch, accumulation, world_size
-        self.seed, self.unit, self.buckets = seed, unit, list(numbers)
-        self.counts = np.bincount(self._bucket_of_row)
-        self.steps_per_epoch = -(-count // global_batch)
-        by_bucket = np.argsort(self._bucket_of_row, kind="stable")
+        self.seed, self.unit = seed, unit
+        self.counts = np.bincount(bucket_of_row)
+        self._count, self.steps_per_epoch = count, -(-count // global_batch)
+        by_bucket = np.argsort(bucket_of_row, kind="stable")
         self._rows = np.split(by_bucket, np.cumsum(self.counts)[:-1])
         # Where in its first turn a bucket begins, so that rare ones do not all come at once.
-        self._phases = (_stream(seed, 0, 2).random_raw(len(numbers)) >> np.uint64(11)) * 2.0**-53
-        self._plan: tuple[int, Rows, Rows] = (-1, *np.empty((2, 0), dtype=np.int64))
+        self._phases = (
+            _stream(seed, 0, 2).random_raw(len(self.buckets)) >> np.uint64(11)
+        ) * 2.0**-53
+        self._plan: tuple[int, Numbers, Numbers] = (-1, *np.empty((2, 0), dtype=np.int64))
 
     def __len__(self) -> int:
-        return len(self._bucket_of_row)
+        return self._count
+
+    @property
+    def _kind(self) -> type[np.signedinteger[Any]]:
+        """The type that row numbers are kept in: half of the memory where that is enough."""
+        return np.int32 if self._count < 2**31 else np.int64
 
     def batch(self, step: int, micro: int, rank: int) -> tuple[Rows, Rows]:
         """Return the row numbers of a micro batch and the draw of each, (micro_batch,) int64 both.
@@ -95,7 +104,7 @@ class BatchSampler:
             plan = self._one_bucket(epoch) if len(self.counts) == 1 else self._turns(epoch)
             self._plan = (epoch, *plan)
         position = (step_in_epoch * self.accumulation + micro) * self.world_size + rank
-        return self._plan[1][position].copy(), self._plan[2][position].copy()
+        return self._plan[1][position].astype(np.int64), self._plan[2][position].astype(np.int64)
 
     def shares(self, steps: int) -> dict[Hashable, float]:
         """Return how often a row of each bucket counts in that many steps, over the mean of all rows."""
@@ -124,29 +133,30 @@ class BatchSampler:
     def _per_epoch(self) -> int:
         return self.steps_per_epoch * self.accumulation * self.world_size
 
-    def _one_bucket(self, epoch: int) -> tuple[Rows, Rows]:
+    def _one_bucket(self, epoch: int) -> tuple[Numbers, Numbers]:
         """Return rows and draws of all micro batches of an epoch in order, (micro batches, micro) both."""
-        order = _shuffled(_stream(self.seed, epoch), len(self))
+        order = _shuffled(_stream(self.seed, epoch), len(self)).astype(self._kind)
         rows = np.resize(order, (self._per_epoch, self.micro_batch))
-        return rows, np.full_like(rows, epoch)
+        return rows, np.broadcast_to(np.int64(epoch), rows.shape)
 
-    def _turns(self, epoch: int) -> tuple[Rows, Rows]:
+    def _turns(self, epoch: int) -> tuple[Numbers, Numbers]:
         """Return the same of several buckets."""
         first, last = (self._given(number * self._per_epoch) for number in (epoch, epoch + 1))
         turns = np.repeat(np.arange(len(self.counts)), last - first)
         turns = turns[_shuffled(_stream(self.seed, epoch, 1), len(turns))]
-        rows, draws = np.empty((2, len(turns), self.micro_batch), dtype=np.int64)
+        rows = np.empty((len(turns), self.micro_batch), dtype=self._kind)
+        draws = np.empty(rows.shape, dtype=np.int32)
         for bucket in np.unique(turns).tolist():
             place = np.arange(first[bucket] * self.micro_batch, last[bucket] * self.micro_batch)
             passes, place = np.divmod(place, self.counts[bucket])
-            orders = [
-                self._rows[bucket][_shuffled(self._pass(bucket, number), self.counts[bucket])]
-                for number in range(passes[0], passes[-1] + 1)
-            ]
             here = turns == bucket
-            found = np.stack(orders)[passes - passes[0], place]
-            rows[here] = found.reshape(-1, self.micro_batch)
             draws[here] = passes.reshape(-1, self.micro_batch)
+            found = np.empty(len(place), dtype=self._kind)
+            starts = np.searchsorted(passes, np.arange(passes[0], passes[-1] + 2))
+            for number, (start, end) in enumerate(pairwise(starts.tolist()), passes[0]):
+                order = _shuffled(self._pass(bucket, int(number)), self.counts[bucket])
+                found[start:end] = self._rows[bucket][order[place[start:end]]]
+            rows[here] = found.reshape(-1, self.micro_batch)
         return rows, draws
 
     def _pass(self, bucket: int, number: int) -> np.random.Philox:

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tglo.coded import numbered
 from tglo.data.manifest import Manifest
-from tglo.threshold.statistics import numbered
 
 SEED = 0
 """Of what is chosen by chance: the same page of the same data."""
@@ -45,7 +45,7 @@ class Sheet:
 
     @cached_property
     def _prompts(self) -> tuple[list[str], NDArray[np.int64]]:
-        return numbered(self.manifest.prompts())
+        return numbered(self.manifest.prompt_codes())
 
     @property
     def prompts(self) -> list[str]:

@@ -118,9 +118,9 @@ def check_scoring(
     check_rates(scorers, manifest, source_rate)
 
 
-def distinct(manifest: Manifest) -> list[Row]:
+def distinct(manifest: Manifest) -> Sequence[Row]:
     """Return the rows to score: each image for each of its prompts once, in order."""
-    return list({row.sample_id: row for row in manifest.rows}.values())
+    return manifest.distinct().rows
 
 
 def score_rows(

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tglo.coded import numbered
 from tglo.threshold.fit import OUTLYING, Fit
 from tglo.threshold.prompt_means import prompt_means, shrunk_means
 from tglo.threshold.ridge import UnexplainedError, ridge
-from tglo.threshold.statistics import numbered, outlying
+from tglo.threshold.statistics import outlying
 
 BASELINES = ("percentile", "mean", "oracle", "ridge")
 Embed = Callable[[Sequence[str]], ArrayLike]
@@ -87,7 +88,7 @@ def estimate_baseline(
 
 
 def _global_mean(values: NDArray[np.float64], prompts: Sequence[str] | None) -> Estimated:
-    fit = Fit("mean", prompts=0 if prompts is None else len(set(prompts)))
+    fit = Fit("mean", prompts=0 if prompts is None else len(numbered(prompts)[0]))
     return Estimated(float(values.mean()), {}, _with_outliers(fit, values))
 
 

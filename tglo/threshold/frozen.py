@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tglo.coded import as_coded, numbered
 from tglo.files import read_sealed, reading, write_sealed
 from tglo.threshold.baselines import BASELINES, Embed, check_baseline, estimate_baseline
 from tglo.threshold.fit import Fit
 from tglo.threshold.statistics import (
     as_scores,
+    by_group,
     check_prompts,
     percentile_of,
-    rows_by_prompt,
     scale_of,
     sha256_of,
 )
@@ -73,7 +74,11 @@ class Threshold:
 
     def for_prompts(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return tau for each prompt, (B,) float64; the global value if the prompt is unknown."""
-        return np.array([self.per_prompt.get(p, self.value) for p in prompts], dtype=np.float64)
+        if not self.per_prompt:
+            return np.full(len(prompts), self.value, dtype=np.float64)
+        coded = as_coded(prompts)
+        found = [self.per_prompt.get(name, self.value) for name in coded.names]
+        return np.array(found, dtype=np.float64)[coded.codes]
 
     def confidence(self, confidence: float) -> float:
         """Return the c for the loss with which its w = 1 + c |s - tau| uses scaled scores; inf of inf."""
@@ -101,7 +106,9 @@ class Threshold:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON. A percentile's has what it always had, so that its digests stay the same."""
-        plain = asdict(self)
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
+        plain["per_prompt"] = dict(self.per_prompt)  # asdict copies its numbers one by one
+        plain["fit"] = None if self.fit is None else asdict(self.fit)
         if self.baseline == "percentile":
             del plain["baseline"], plain["fit"]
         return plain
@@ -264,9 +271,11 @@ def _per_prompt(
     if not (math.isfinite(kappa) and kappa >= 0):
         raise ValueError(f"kappa must be a finite number, zero or more, got {kappa}")
     check_prompts(prompts, values.size)
-    result = {}
-    for prompt, rows in rows_by_prompt(prompts).items():
-        own = percentile_of(np.sort(values[rows]), percentile)
+    names, numbers = numbered(prompts)
+    ordered, start, result = values[by_group(values, numbers)], 0, {}
+    for prompt, count in zip(names, np.bincount(numbers).tolist(), strict=True):
+        own = percentile_of(ordered[start : start + count], percentile)
         # The module's formula around `own`: exact for ties, whatever offset the scores have.
-        result[prompt] = own + (tau - own) * (kappa / (len(rows) + kappa))
+        result[prompt] = own + (tau - own) * (kappa / (count + kappa))
+        start += count
     return result

@@ -57,13 +57,18 @@ def prompt_means(values: Floats, numbers: Numbers) -> PromptMeans:
     unit = float(np.abs(values - centre).max()) or 1.0
     centred = (values - centre) / unit
     means = np.bincount(numbers, centred) / counts
-    order = np.argsort(numbers, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    ordered = values[order]
-    spread = np.maximum.reduceat(ordered, starts) > np.minimum.reduceat(ordered, starts)
-    rest = centred - means[numbers]
-    squares = float(rest @ rest) if spread.any() else 0.0
+    squares = 0.0
+    if _any_differ(values, numbers, counts):
+        centred -= means[numbers]
+        squares = float(centred @ centred)
     return PromptMeans(counts, centre + unit * means, squares, unit)
+
+
+def _any_differ(values: Floats, numbers: Numbers, counts: Numbers) -> bool:
+    """Say whether any prompt has two different scores."""
+    ordered = values[np.argsort(numbers, kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return bool((np.maximum.reduceat(ordered, starts) > np.minimum.reduceat(ordered, starts)).any())
 
 
 def shrunk_means(values: Floats, numbers: Numbers) -> Shrunk:

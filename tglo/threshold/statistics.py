@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tglo.coded import as_coded
+
 
 def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
     """Return scores as float64 (N,); TypeError or ValueError unless they are finite real numbers."""
@@ -22,7 +24,7 @@ def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
         )
     if values.ndim != 1:
         raise ValueError(f"scores must have shape (N,), got {values.shape}")
-    result: NDArray[np.float64] = values.astype(np.float64)
+    result: NDArray[np.float64] = values.astype(np.float64, copy=False)
     bad = np.flatnonzero(~np.isfinite(result))
     if bad.size:
         raise ValueError(
@@ -43,7 +45,9 @@ def check_prompts(prompts: Sequence[str], count: int) -> None:
 def sha256_of(values: NDArray[np.float64]) -> str:
     """Return a hex digest of the scores that does not depend on their order."""
     # Sorted, since reordering rows changes no threshold; + 0.0 turns -0.0 into 0.0.
-    return hashlib.sha256((np.sort(values) + 0.0).astype("<f8").tobytes()).hexdigest()
+    ordered = np.sort(values)
+    ordered += 0.0
+    return hashlib.sha256(ordered.astype("<f8", copy=False).data).hexdigest()
 
 
 def percentile_of(ordered: NDArray[np.float64], percentile: float) -> float:
@@ -93,25 +97,11 @@ def contrast_from(values: NDArray[np.float64]) -> int:
 
 def one_label_share(positive: NDArray[np.bool_], prompts: Sequence[str]) -> float:
     """Return the share of rows whose prompt has one label only, among rows of prompts with several."""
-    several = [positive[rows] for rows in rows_by_prompt(prompts).values() if len(rows) > 1]
-    one_label = sum(len(labels) for labels in several if labels.all() or not labels.any())
-    return one_label / sum(map(len, several)) if several else 0.0
-
-
-def rows_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
-    """Return the row numbers of each prompt, ascending."""
-    groups: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
-    return groups
-
-
-def numbered(prompts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the different prompts in the order in which they first come, and each row's place among them."""
-    places: dict[str, int] = {}
-    rows = (places.setdefault(prompt, len(places)) for prompt in prompts)
-    numbers = np.fromiter(rows, dtype=np.int64, count=len(prompts))
-    return list(places), numbers
+    numbers = as_coded(prompts).codes
+    counts, positives = np.bincount(numbers), np.bincount(numbers, positive).astype(np.int64)
+    several = counts > 1
+    one_label = several & ((positives == 0) | (positives == counts))
+    return int(counts[one_label].sum()) / int(counts[several].sum()) if several.any() else 0.0
 
 
 def outlying(values: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
@@ -129,12 +119,28 @@ def quantiles_within(scores: NDArray[np.float64], prompts: Sequence[str]) -> NDA
 
     A prompt with one row has nothing to compare with: its score is ranked among all rows.
     """
-    result = _quantiles(scores)
-    for rows in rows_by_prompt(prompts).values():
-        if len(rows) > 1:
-            result[rows] = _quantiles(scores[rows])
+    numbers = as_coded(prompts).codes
+    counts, result = np.bincount(numbers), np.empty(len(scores))
+    alone = np.flatnonzero((counts == 1)[numbers])
+    if alone.size:
+        result[alone] = np.searchsorted(np.sort(scores), scores[alone], side="right") / len(scores)
+    # With arrays of many rows, none is kept longer than it is needed.
+    order = by_group(scores, numbers)
+    inside, prompt = scores[order], numbers[order]
+    # The last row of a run of equal scores of one prompt has the rank of all of them.
+    last = np.append((prompt[1:] != prompt[:-1]) | (inside[1:] != inside[:-1]), True)
+    del inside
+    ends = np.flatnonzero(last) + 1
+    ranks = np.repeat(ends, np.diff(ends, prepend=0))
+    del ends
+    ranks -= (np.cumsum(counts) - counts)[prompt]
+    shares = ranks / counts[prompt]
+    several = (counts > 1)[prompt]
+    result[order[several]] = shares[several]
     return result
 
 
-def _quantiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.searchsorted(np.sort(scores), scores, side="right") / len(scores)
+def by_group(values: NDArray[np.float64], numbers: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the order of rows by their group's number, ascending values in each."""
+    order = np.argsort(values)
+    return order[np.argsort(numbers[order], kind="stable")]

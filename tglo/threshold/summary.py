@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tglo.coded import as_coded
 from tglo.threshold.fit import Fit
 from tglo.threshold.statistics import as_scores, check_prompts, contrast_from, one_label_share
 from tglo.threshold.weights import weighing
@@ -182,7 +183,9 @@ def describe(
         check_prompts(prompts, values.size)
         tau = threshold.for_prompts(prompts)
         if threshold.per_prompt:
-            unknown = sum(prompt not in threshold.per_prompt for prompt in prompts)
+            coded = as_coded(prompts)
+            strange = np.array([name not in threshold.per_prompt for name in coded.names])
+            unknown = int(strange[coded.codes].sum())
     own = not threshold.per_prompt and threshold.source == "scores"
     positive = values >= tau
     options = {"normalised": normalised, "balance": balance}

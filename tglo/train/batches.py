@@ -7,6 +7,7 @@ dropped captions (tglo.cache.drawer).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -30,11 +31,11 @@ _Read = tuple[BatchIds, Labels, Tensor | None, CachedRows]
 class Samples:
     """The rows that are trained on, and how they come together."""
 
-    ids: list[int]
-    lines: list[int]
+    ids: NDArray[np.int64]
+    lines: NDArray[np.int64]
     """Lines of the manifest, for messages."""
     labels: Labels
-    captions: list[str] | None
+    captions: Sequence[str] | None
     """Prompts in place of the cached ones."""
     units: NDArray[np.int64]
     """(units, G) what the sampler shuffles: rows, pairs of winner and loser, or groups, the best first."""
@@ -115,15 +116,15 @@ class Batches:
         # A pair shares the winner's draw, a group its first sample's.
         shared = np.tile(units[:, 0], units.shape[1])
         keys = shared if self.config.objective.share_draws else order
-        ids = [samples.ids[row] for row in order]
+        ids = samples.ids[order].tolist()
         labels, errors = samples.labels[torch.from_numpy(order)], None
         if self.reference_errors is not None:
             errors = self.drawer.pinned(self.reference_errors.of(ids, draw_index))
         rows = self.drawer.read(
             ids,
             draw_index,
-            keys=[samples.ids[row] for row in keys],
-            captions=samples.captions and [samples.captions[row] for row in order],
+            keys=samples.ids[keys].tolist(),
+            captions=samples.captions and [samples.captions[row] for row in order.tolist()],
         )
-        lines = [samples.lines[row] for row in order]
+        lines = samples.lines[order].tolist()
         return BatchIds(ids, lines), self.drawer.pinned(labels), errors, rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tglo.cache.drawer import Drawer, DrawRule
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
 from tglo.cache.reference import ReferenceErrors
+from tglo.coded import numbered
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.data.sampler import BatchSampler
 from tglo.devices import DTYPES
@@ -99,7 +101,7 @@ class _Data:
         self.own_noise = _own_noise(config, self.manifest, self.cache, self.samples)
         self.errors, self.rule = _draws(config, self.cache, self.samples, self.own_noise)
         units = self.samples.units
-        buckets = self.cache.buckets([self.samples.ids[row] for row in units[:, 0]])
+        buckets = self.cache.bucket_codes(self.samples.ids[units[:, 0]])
         self.sampler = BatchSampler(
             buckets,
             micro_batch=optimizer.micro_batch // units.shape[1],
@@ -109,8 +111,9 @@ class _Data:
             unit=config.objective.unit,
         )
         batch = (self.sampler.micro_batch, optimizer.accumulation, processes.world_size())
-        ids = [self.samples.ids[row] for row in units.reshape(-1)]
-        self.order = order_of(ids, buckets, batch, config.seed)
+        shuffled = self.samples.ids[units.reshape(-1)]
+        self.order = order_of(shuffled, buckets, batch, config.seed)
+        del shuffled, buckets
         self.digests = digests(self.manifest, self.threshold, self.cache, self.samples)
         if self.own_noise is not None:
             self.digests["noise"] = self.own_noise.digest()
@@ -134,7 +137,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     _refuse_ranks_apart(data)
     threshold, objective, mode = data.threshold, data.objective, reference_mode(config)
     if processes.rank() == 0:
-        scores, prompts = data.manifest.scores(), data.manifest.prompts()
+        scores, prompts = data.manifest.scores(), data.manifest.prompt_codes()
         log.info("%s", recipe_line(config))
         log.info("%s", _summary(config, objective, threshold, scores, prompts))
         data.sampler.report(config.optimizer.steps)
@@ -154,7 +157,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
     else:
         family.denoiser.requires_grad_(True)
     family.denoiser.train()
-    auto_checkpointing.set_checkpointing(config, family, data.cache.buckets(data.samples.ids))
+    auto_checkpointing.set_checkpointing(
+        config, family, numbered(data.cache.bucket_codes(data.samples.ids))[0]
+    )
     engine = make_engine(config, family.denoiser, device)
     reference = _reference(mode, family, engine, copy)
     if config.engine.compile != "none":
@@ -207,7 +212,7 @@ def _summary(
     objective: Objective,
     threshold: Threshold,
     scores: NDArray[np.float64],
-    prompts: list[str],
+    prompts: Sequence[str],
 ) -> Summary:
     chosen = config.objective
     return describe(
@@ -239,8 +244,8 @@ def _own_noise(
     if config.data.noise == "fresh":
         return None
     check_family(config, models.family_of(_path(config)))
-    ids = set(samples.ids)
-    noise = OwnNoise([row for row in manifest.rows if row.sample_id in ids], manifest.path)
+    rows = manifest.select(np.flatnonzero(np.isin(manifest.sample_ids(), samples.ids)))
+    noise = OwnNoise(rows, manifest.path)
     noise.check_sizes(cache, samples.ids)
     return noise
 

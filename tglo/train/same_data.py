@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tglo.cache.latents import LatentCache
+from tglo.coded import as_coded, numbered
 from tglo.data.manifest import Manifest
 from tglo.data.sampler import ORDER_VERSION
 from tglo.threshold.frozen import Threshold
@@ -24,20 +26,32 @@ def digests(
 
     Of the cache only what the samples read counts: it may hold, and get, others.
     """
-    ids, scores = manifest.sample_ids(), manifest.scores()
-    order = np.lexsort((scores, ids))
-    parts = ids[order].astype("<i8").tobytes(), scores[order].astype("<f8").tobytes()
     cut = threshold.plain()
     del cut["scores_sha256"], cut["count"]  # told by "scores" already
     return {
         "count": len(manifest),
         "rows": manifest.identity,
-        "scores": _sha256(b"".join(parts)),
+        "scores": _scores(manifest),
         "order": manifest.sha256,
         "threshold": _sha256(json.dumps(cut, sort_keys=True).encode()),
         "threshold_value": threshold.value,
         **cache.content(samples.ids, _read_prompts(manifest, samples)),
     }
+
+
+def _scores(manifest: Manifest) -> str:
+    """Return the digest of ids and scores, in an order of their own."""
+    ids, scores = manifest.sample_ids(), manifest.scores()
+    order = np.argsort(ids)
+    ordered = ids[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.lexsort((scores, ids))
+        ordered = ids[order]
+    digest = hashlib.sha256(ordered.astype("<i8", copy=False).data)
+    del ordered
+    for start in range(0, len(order), 2**17):
+        digest.update(scores[order[start : start + 2**17]].astype("<f8", copy=False).data)
+    return digest.hexdigest()
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
@@ -71,26 +85,35 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def order_of(
-    ids: Sequence[int], buckets: Sequence[Any], batch: tuple[int, int, int], seed: int
+    ids: Sequence[int] | NDArray[np.int64],
+    buckets: Sequence[Any],
+    batch: tuple[int, int, int],
+    seed: int,
 ) -> str:
     """Return a digest of what decides which samples a step has.
 
     ids: of what the sampler, in its present version, shuffles, in its order. batch: rows or pairs of
     a micro batch, micro batches and processes. With one bucket only their product matters.
     """
-    sizes = batch if len(set(buckets)) > 1 else (math.prod(batch),)
-    parts = (ids, buckets, (*sizes, seed, ORDER_VERSION))
-    numbers = [np.array(part, dtype="<i8").tobytes() for part in parts]
-    return _sha256(b"".join(numbers))
+    coded = as_coded(buckets)
+    several = np.count_nonzero(np.bincount(coded.codes)) > 1
+    names, places = np.array(coded.names, dtype="<i8"), range(0, len(coded), 2**17)
+    digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").data)
+    for start in places:
+        digest.update(names[coded.codes[start : start + 2**17]].data)
+    sizes = batch if several else (math.prod(batch),)
+    digest.update(np.array((*sizes, seed, ORDER_VERSION), dtype="<i8").data)
+    return digest.hexdigest()
 
 
 def _read_prompts(manifest: Manifest, samples: Samples) -> list[str]:
     """Return the prompts whose embeddings are read; the empty one stands for dropped captions."""
     captions = samples.captions
     if captions is None:
-        known = set(samples.ids)
-        captions = [row.prompt for row in manifest.rows if row.sample_id in known]
-    return sorted({"", *captions})
+        captions = manifest.prompt_codes()
+        if len(samples.ids) < len(manifest):
+            captions = captions.take(np.isin(manifest.sample_ids(), samples.ids))
+    return sorted({"", *numbered(captions)[0]})
 
 
 def _sha256(data: bytes) -> str:

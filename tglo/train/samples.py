@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tglo.cache.latents import LatentCache
 from tglo.cache.pooled import mean_pooled
+from tglo.coded import Coded, numbered
 from tglo.data.errors import CacheError
 from tglo.data.groups import form_groups
 from tglo.data.manifest import Manifest
@@ -41,7 +42,7 @@ def choose(
     ValueError when the cache lacks rows, or the embeddings of marked prompts, and when pairs or groups
     are needed and there are none.
     """
-    prompts, scores = manifest.prompts(), manifest.scores()
+    prompts, scores = manifest.prompt_codes(), manifest.scores()
     columns = scores, threshold.for_prompts(prompts), quantiles_within(scores, prompts)
     labels = Labels(*map(torch.from_numpy, columns))
     kept = _cached(manifest, cache)
@@ -50,11 +51,11 @@ def choose(
         kept = kept[labels.positive[kept].numpy()]
     kept, units = _units(config, objective, manifest, cache, kept)
     _check_split(config, objective, labels, kept)
-    rows, labels = manifest.select(kept.tolist()), labels[kept]
-    ids, captions = rows.sample_ids().tolist(), None
+    rows, labels = manifest.select(kept), labels if len(kept) == len(labels) else labels[kept]
+    captions = None
     if objective.markers is not None:
         captions = _marked(objective.markers, rows, labels, cache, config.objective.name)
-    samples = Samples(ids, [row.line for row in rows.rows], labels, captions, units)
+    samples = Samples(rows.sample_ids(), rows.lines(), labels, captions, units)
     return samples.weighed(_weighing(config, objective, labels, threshold.scale))
 
 
@@ -66,7 +67,7 @@ def threshold_of(config: TrainConfig, manifest: Manifest) -> Threshold:
         return estimate(
             manifest.scores(),
             data.percentile,
-            prompts=manifest.prompts() if by_prompt else None,
+            prompts=manifest.prompt_codes() if by_prompt else None,
             kappa=data.kappa if data.per_prompt else None,
             score_scale=data.score_scale,
             baseline=data.baseline,
@@ -92,9 +93,9 @@ def _units(
     size = config.objective.group_size
     if size == 1:
         return kept, np.arange(len(kept), dtype=np.int64)[:, None]
-    rows = manifest.select(kept.tolist())
-    ids, prompts, scores = rows.sample_ids().tolist(), rows.prompts(), rows.scores()
-    buckets = cache.buckets(ids)
+    rows = manifest.select(kept)
+    ids, prompts, scores = rows.sample_ids(), rows.prompt_codes(), rows.scores()
+    buckets = cache.bucket_codes(ids)
     if objective.takes_pairs:
         pairs = form_pairs(ids, prompts, buckets, scores, config.seed)
         log.info("%d pairs from %d rows", len(pairs), len(kept))
@@ -137,7 +138,7 @@ def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:
     """Return the indices of the rows that the cache holds, (rows,) int64."""
     here = cache.has(manifest.sample_ids())
     quarantined = {entry.image for entry in cache.quarantined}
-    absent = [row for row, known in zip(manifest.rows, here, strict=True) if not known]
+    absent = manifest.select(np.flatnonzero(~here)).rows
     missing = [row.line for row in absent if row.image not in quarantined]
     if missing:
         raise ValueError(
@@ -151,13 +152,12 @@ def _cached(manifest: Manifest, cache: LatentCache) -> NDArray[np.int64]:
 
 def _marked(
     markers: tuple[str, str], rows: Manifest, labels: Labels, cache: LatentCache, name: str
-) -> list[str]:
+) -> Sequence[str]:
     """Put the marker of its label before each row's prompt; their embeddings must be in the cache."""
     good, bad = markers
-    captions = [
-        (good if is_good else bad) + prompt
-        for is_good, prompt in zip(labels.positive.tolist(), rows.prompts(), strict=True)
-    ]
+    prompts, numbers = numbered(rows.prompt_codes())
+    marked = [marker + prompt for prompt in prompts for marker in (bad, good)]
+    captions = Coded(*numbered(marked)).take(2 * numbers + labels.positive.numpy())
     try:
         cache.check_prompts(captions)
     except CacheError as error:
