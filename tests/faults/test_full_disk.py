@@ -29,7 +29,7 @@ WRITERS = {
     "tglo.train.loop._write_settings": r"run/threshold\.json needs 0\.1 MB",
     "tglo.train.reports.metrics.MetricsFile.write": r"run/metrics\.jsonl needs 0\.1 MB",
     "tglo.train.engines.plain.PlainEngine.save": r"checkpoints/step-00000004 needs \d\.\d MB",
-    "tglo.train.engines.plain.save_state": r"checkpoints/step-00000004 needs \d\.\d MB",
+    "tglo.train.engines.plain.state_files": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.ema.Ema.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.reference_policy.Reference.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.checkpoint_manifest.write": r"checkpoints/step-00000004 needs \d\.\d MB",
@@ -58,8 +58,9 @@ def leftovers(disk: Path) -> list[Path]:
 
 
 def config_on(disk: Path, make_config: Make, **sections: Any) -> TrainConfig:
-    """A run with everything that is written, on that disk."""
+    """A run with everything that is written, on that disk, and at once, so that it is known what is there."""
     output = {
+        "async_save": "off",
         "folder": str(disk / "run"),
         "save_every": 2,
         "validation_prompts": ["a flower"],

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tglo.train.checkpoint import CheckpointError, Checkpoints, newest
+from tglo.train.checkpoint import Checkpoints, newest
+from tglo.train.checkpoint_draft import CheckpointError
 from tglo.train.checkpoint_manifest import FILE, problem
 
 
@@ -141,9 +142,9 @@ def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-00000001", "step-00000003"]  # and it is cleared away
 
 
-def killed_at(root: Path, step: int, call: int) -> bool:
-    """Save a checkpoint in another process, killed by SIGKILL at its system call number `call`, of
-    those that write, flush, rename or remove; say whether there was such a call.
+def killed_at(root: Path, step: int, call: int, background: bool) -> bool:
+    """Save a checkpoint in another process (background: in a thread of it), killed by SIGKILL at its
+    system call number `call`, of those that write, flush, rename or remove; say whether there was such a call.
     """
     pid = os.fork()
     if pid == 0:
@@ -159,19 +160,23 @@ def killed_at(root: Path, step: int, call: int) -> bool:
 
             setattr(os, name, work)
         try:
-            save(root, step, keep=1)
+            run = Checkpoints(root, keep=1)
+            (run.start if background else run.save)(step, write, {"step": step})
+            run.wait()
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(background: bool, tmp_path: Path) -> None:
     """Fault 2: in every system call of a save that also removes an older one."""
     step, call = 1, 1
     save(tmp_path, step, keep=1)
-    while killed_at(tmp_path, step + 1, call):
+    while killed_at(tmp_path, step + 1, call, background):
         assert found_step(tmp_path) in (step, step + 1)
-        step, call = step + 1, call + 1
+        # Each call, but in a thread, which makes the same ones, every third.
+        step, call = step + 1, call + (3 if background else 1)
         save(tmp_path, step, keep=1)
         assert names(tmp_path) == [f"step-{step:08d}"]
     assert call > 20

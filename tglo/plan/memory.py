@@ -114,6 +114,15 @@ def frozen_bytes(options: Options, sizes: Sizes) -> float:
     return quantized + width * (sizes.frozen - sizes.quantizable)
 
 
+def checkpoint(options: Options, sizes: Sizes) -> float:
+    """Return the bytes of the plain engine's checkpoint, and of the copy in host memory that it is written from.
+
+    Not counted: a reference that is renewed every epoch.
+    """
+    average = 4 * sizes.trained * options.ema
+    return 4 * sizes.trained + _moments(sizes, options.optimizer, flat=False) + average
+
+
 def memory(
     options: Options, found: Profile, stage: int | None, checkpointing: Checkpointing
 ) -> Memory:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tglo.columns import aligned
 from tglo.plan.caches import caches
-from tglo.plan.memory import GB, Memory
+from tglo.plan.memory import GB, Memory, checkpoint
 from tglo.plan.options import Options
 from tglo.plan.planner import Plan, Variant
 
@@ -121,6 +121,7 @@ def report(plan: Plan) -> str:
             f"checkpointing: {flops}",
             f"GB of activations per sample (bf16): {peaks}",
             str(caches(options, found.sample)),
+            *_checkpoint(plan),
             f"global batch {batch} = {options.micro_batch} x {options.accumulation} x "
             f"{options.processes} GPUs",
             "",
@@ -141,10 +142,22 @@ def report(plan: Plan) -> str:
     )
 
 
+def _checkpoint(plan: Plan) -> list[str]:
+    if all(row.stage is not None for row in plan.rows):
+        return []
+    copied = checkpoint(plan.options, plan.profile.sizes) / GB
+    return [
+        f"checkpoint of the plain engine: {copied:.3g} GB, written in the background from a copy that takes as "
+        "much host memory (output.async_save)"
+    ]
+
+
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return all numbers in bytes, FLOP and seconds, as plain data."""
     data = dataclasses.asdict(plan)
     data["caches"] = dataclasses.asdict(caches(plan.options, plan.profile.sample))
+    if any(row.stage is None for row in plan.rows):
+        data["checkpoint"] = checkpoint(plan.options, plan.profile.sizes)
     entries = [*data["rows"], data["best"], data["asked"]]
     for entry, row in zip(entries, [*plan.rows, plan.best, plan.asked], strict=True):
         if row is not None:

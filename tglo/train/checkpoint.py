@@ -11,22 +11,18 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from tglo.files import disk_space, flush, publish_folder, sha256_file, write_bytes
+from tglo.files import write_bytes
 from tglo.train import checkpoint_manifest as manifest
 from tglo.train import processes
+from tglo.train.checkpoint_draft import FAILURES, CheckpointError, Draft, Writing
 
 log = logging.getLogger("tglo")
 NAME = re.compile(r"step-(\d+)")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; the older ones are untouched."""
 
 
 class Checkpoints:
@@ -37,6 +33,7 @@ class Checkpoints:
         self.keep = keep
         self.refused: dict[Path, str] = {}
         """Those that cannot be used, and why; they do not count among those that are kept."""
+        self._writing: Writing | None = None
 
     def save(
         self,
@@ -51,38 +48,71 @@ class Checkpoints:
         ``needed`` the bytes of all files, for the message. Raises CheckpointError on every rank if any
         rank could not write, for example because the disk is full.
         """
-        final = self.root / f"step-{step:08d}"
-        temporary = final.with_name(f"{final.name}.tmp")
-
-        def fill() -> None:
-            with disk_space(final, needed):
-                write(temporary)
-
-        def describe() -> dict[str, manifest.Entry]:
-            with disk_space(final, needed):
-                return _describe(temporary)
-
-        def publish() -> None:
-            with disk_space(final, needed):
-                manifest.write(temporary, files, state, processes.world_size())
-                publish_folder(temporary, final)
-
+        self.wait()
+        draft = Draft(self._folder(step), write, state, needed)
         try:
-            processes.on_main(lambda: self._fresh(temporary))
-            processes.together(fill)
-            described = processes.gather(processes.together(describe))
+            processes.on_main(draft.begin)
+            processes.together(draft.fill)
+            described = processes.gather(processes.together(draft.describe))
             files = {name: entry for part in described for name, entry in part.items()}
-            processes.on_main(publish)
-        except (OSError, RuntimeError, SafetensorError) as error:
+            processes.on_main(lambda: draft.publish(files, processes.world_size()))
+        except FAILURES as error:
             if processes.rank() == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(
-                f"checkpoint {final.name} was not written: {error}. Older checkpoints are unharmed: "
-                "the same command goes on from the newest of them"
-            ) from error
-        self.refused.pop(final, None)
-        self.go_on_from(final)
-        return final
+                draft.discard()
+            raise draft.error(error) from error
+        self.refused.pop(draft.final, None)
+        self.go_on_from(draft.final)
+        return draft.final
+
+    def start(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        state: dict[str, Any],
+        needed: int | None = None,
+    ) -> None:
+        """Write checkpoint `step` as `save` does, in a thread, of a run of one process.
+
+        ``write`` reads nothing that training changes. At most one is written at a time: another one is waited
+        for. If it fails, `look` or `wait` raises CheckpointError.
+        """
+        assert processes.world_size() == 1
+        self.wait()
+        draft = Draft(self._folder(step), write, state, needed)
+
+        def done() -> None:
+            self.refused.pop(draft.final, None)
+            self._tidy(draft.final)
+
+        self._writing = Writing(draft, done)
+
+    def look(self) -> None:
+        """Raise CheckpointError if a checkpoint was started and has failed; waits for nothing."""
+        if self._writing is not None and not self._writing.going_on:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was started is whole; CheckpointError if it failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.wait()
+
+    @contextmanager
+    def finished(self) -> Iterator[None]:
+        """Wait at the end of the block, but for Ctrl-C, for the checkpoint that was started in it."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._writing is not None:
+                self._writing.abandon()
+            raise
+        except BaseException:
+            try:
+                self.wait()
+            except CheckpointError as error:  # told, but not instead of what ended the run
+                log.warning("%s", error)
+            raise
+        self.wait()
 
     def whole(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the checkpoints that verify, each with its state, from the newest on; collective.
@@ -121,9 +151,8 @@ class Checkpoints:
             log.warning("ignoring %s: it was never finished", leftover)
         return _folders(self.root)
 
-    def _fresh(self, temporary: Path) -> None:
-        remove_unfinished(self.root)
-        temporary.mkdir(parents=True)
+    def _folder(self, step: int) -> Path:
+        return self.root / f"step-{step:08d}"
 
     def _point_to(self, folder: Path) -> None:
         latest, line = self.root / "latest", f"{folder.name}\n".encode()
@@ -147,12 +176,6 @@ class Checkpoints:
             if beyond and (folder / manifest.FILE).is_file():
                 # Renamed first: `remove_unfinished` finds what a kill leaves of it.
                 shutil.rmtree(folder.replace(folder.with_name(f".{folder.name}.old")), True)
-
-
-def remove_unfinished(root: Path) -> None:
-    """Remove what kills left of checkpoints that were written, replaced or removed: no one reads it."""
-    for leftover in (*root.glob("step-*.tmp"), *root.glob(".step-*.old")):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -185,16 +208,3 @@ def _read(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _torn(folder: Path) -> bool:
     return manifest.problem(folder, contents=False) is not None
-
-
-def _describe(folder: Path) -> dict[str, manifest.Entry]:
-    """Flush and hash this rank's share of the files that all ranks wrote."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries: dict[str, manifest.Entry] = {}
-    for path in paths[processes.rank() :: processes.world_size()]:
-        flush(path)
-        entries[path.relative_to(folder).as_posix()] = {
-            "size": path.stat().st_size,
-            "sha256": sha256_file(path),
-        }
-    return entries

@@ -280,6 +280,9 @@ class OutputConfig:
     """Output folder; one run at a time holds it."""
     save_every: int = 500
     """Steps between checkpoints; the last step is always saved."""
+    async_save: Literal["auto", "on", "off"] = "auto"
+    """Write checkpoints in the background, from a copy in host memory (plain engine only); auto:
+    where the copy takes at most half of what is free."""
     keep: int = 2
     """Checkpoints kept; those of a run that was set aside are not counted and stay."""
     resume: bool = True

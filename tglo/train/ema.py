@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tglo.train import processes, stored
+from tglo.train.contents import Files, write
 from tglo.train.engines.choose import Engine
 
 FILE = "ema.safetensors"
@@ -58,10 +58,13 @@ class Ema:
         for name, value in weights.items():
             self.engine.trained[name].copy_(value)
 
+    def files(self) -> Files:
+        """Return the average (rank 0) as a file of a checkpoint, not copied."""
+        return {FILE: self.average} if processes.rank() == 0 else {}
+
     def save(self, folder: Path) -> None:
         """Write the average (rank 0)."""
-        if processes.rank() == 0:
-            save_file({n: t.contiguous() for n, t in self.average.items()}, folder / FILE)
+        write(self.files(), folder)
 
     def check(self, folder: Path) -> None:
         """Raise DamagedFile or OSError unless `load` can restore the average from a folder (rank 0)."""

@@ -12,7 +12,7 @@ from typing import Any
 from tglo.files import locked, remove_leftovers
 from tglo.stopping import Stopped
 from tglo.train import processes
-from tglo.train.checkpoint import remove_unfinished
+from tglo.train.checkpoint_draft import remove_unfinished
 from tglo.train.earlier import CHECKPOINTS, SAMPLES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor
 from tglo.train.reports.start import report_start
 from tglo.train.run import Run, prepare
+from tglo.train.saving import Saver
 
 log = logging.getLogger("tglo")
 
@@ -74,9 +76,12 @@ def train(config: TrainConfig) -> TrainResult:
         report_start(run, step)
         verifying = _start_verifying(run)
         health, clock, reports = Health(device), Clock(), Reports(run, step)
-        guard = Guard(run.engine, config.engine.find_bad_gradients)
+        guard, saver = Guard(run.engine, config.engine.find_bad_gradients), Saver(run)
         stop.defer()
-        try:
+        with ExitStack() as ending:
+            ending.callback(reports.close)
+            ending.callback(run.batches.close)
+            ending.enter_context(run.checkpoints.finished())
             reports.show(exporting.make_up(run, step), step)
             stopping = False
             while step < total and not stopping:
@@ -96,12 +101,10 @@ def train(config: TrainConfig) -> TrainResult:
                     if verifying is not None:
                         processes.together(verifying.wait)
                         verifying = None
-                    resume.save(run, step)
+                    saver.save(step, last=last)
                 if validate and (step == total or not stopping):
                     reports.show(exporting.validate(run, step), step)
-        finally:
-            run.batches.close()
-            reports.close()
+                run.checkpoints.look()
         finished, export = step >= total, None
         if not finished:
             how = "" if config.output.resume else " without --output.no-resume"

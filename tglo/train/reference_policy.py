@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tglo.noise.draw import Draw
-from tglo.train import stored
+from tglo.train import processes, stored
+from tglo.train.contents import Files, write
 
 FILE = "reference.safetensors"
 
@@ -63,12 +63,16 @@ class Reference:
                 parameter.copy_(weights[name])
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights by name, contiguous."""
-        return {name: weight.contiguous() for name, weight in self._module.named_parameters()}
+        """Return the weights by name."""
+        return {name: weight.detach() for name, weight in self._module.named_parameters()}
+
+    def files(self) -> Files:
+        """Return the weights (rank 0) as a file of a checkpoint, not copied."""
+        return {FILE: self.weights()} if processes.rank() == 0 else {}
 
     def save(self, folder: Path) -> None:
-        """Write the weights."""
-        save_file(self.weights(), folder / FILE)
+        """Write the weights (rank 0)."""
+        write(self.files(), folder)
 
     def check(self, folder: Path) -> None:
         """Raise DamagedFile or OSError unless `load` can restore the weights from a folder."""

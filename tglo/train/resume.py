@@ -1,4 +1,4 @@
-"""The state of a run in a checkpoint, and how a run goes on from it."""
+"""How a run goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -44,38 +44,6 @@ def begin_anew(run: Run) -> int:
             aside,
         )
     return 0
-
-
-def save(run: Run, step: int) -> Path:
-    """Write the checkpoint of a run after `step` updates; collective."""
-
-    def write(folder: Path) -> None:
-        run.engine.save(folder)
-        if run.ema is not None:
-            run.ema.save(folder)
-        renewed = run.config.objective.update_reference_every_epoch
-        if renewed and processes.rank() == 0:
-            assert run.reference is not None
-            run.reference.save(folder)
-
-    weighing = run.batches.samples.weighing
-    state = SavedState(
-        step=step,
-        temperature=run.temperature.state(),
-        objective=run.objective.state(),
-        engine=run.engine.name,
-        world_size=processes.world_size(),
-        config=to_plain(run.config),
-        data={**run.digests, **run.base.digests()},
-        order=run.order,
-        epoch=run.epoch(step),
-        shift=run.batches.shift,
-        noise_floor=run.noise_floor,
-        weighing=None if weighing is None else weighing.plain(),
-    )
-    ema = 0 if run.ema is None else sum(t.nbytes for t in run.ema.average.values())
-    needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
-    return run.checkpoints.save(step, write, state.plain(), needed)
 
 
 def load(run: Run, *, to_export: bool = False) -> int:

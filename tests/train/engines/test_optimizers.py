@@ -15,12 +15,13 @@ from tests.train.test_loop import assert_same, final_weights, metrics
 from tglo.files import DamagedFile
 from tglo.train import TrainConfig, train
 from tglo.train.config import OptimizerConfig
+from tglo.train.contents import write
 from tglo.train.engines.optimizers import (
     OPTIMIZERS,
     check_state,
     load_state,
     make_optimizer,
-    save_state,
+    state_files,
 )
 
 Make = Callable[..., TrainConfig]
@@ -63,7 +64,7 @@ def test_state_comes_back_exactly(name: str, layout: torch.memory_format, tmp_pa
     for step in range(3):
         update(first, straight, step)
         update(second, parted, step)
-    save_state(second, parted, tmp_path)
+    write(state_files(second, parted), tmp_path)
     again = {name: nn.Parameter(p.detach().clone()) for name, p in parted.items()}
     third = make_optimizer(config, again.values())
     check_state(third, again, tmp_path)
@@ -109,7 +110,7 @@ def test_another_optimizers_state_is_refused(tmp_path: Path) -> None:
     trained = weights()
     first = make_optimizer(OptimizerConfig(), trained.values())
     update(first, trained, 0)
-    save_state(first, trained, tmp_path)
+    write(state_files(first, trained), tmp_path)
     other = make_optimizer(OptimizerConfig(name="adafactor"), trained.values())
     with pytest.raises(
         DamagedFile, match="optimizer.safetensors .*lacks bias/variance, .* bias/exp_avg"

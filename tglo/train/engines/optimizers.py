@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tglo.console.extras import install
 from tglo.train import stored
 from tglo.train.config import OptimizerConfig
+from tglo.train.contents import Files
 from tglo.train.stored import Form, form
 
 TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
@@ -46,20 +46,18 @@ def stops_on_device(config: OptimizerConfig) -> bool:
     return config.name == "adamw"
 
 
-def save_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
-    """Write each trained weight's state by its name."""
+def state_files(optimizer: Optimizer, trained: dict[str, nn.Parameter]) -> Files:
+    """Return each trained weight's state by its name, as files of a checkpoint, not copied."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
     for name, parameter in trained.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 # bitsandbytes shares its small code books, which safetensors refuses.
-                shared = key.startswith("qmap")
-                tensors[f"{name}/{key}"] = value.clone() if shared else value.contiguous()
+                tensors[f"{name}/{key}"] = value.clone() if key.startswith("qmap") else value
             else:
                 scalars[f"{name}/{key}"] = value
-    save_file(tensors, folder / TENSORS)
-    (folder / SCALARS).write_text(json.dumps(scalars))
+    return {TENSORS: tensors, SCALARS: json.dumps(scalars)}
 
 
 def check_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
@@ -86,7 +84,7 @@ def check_values(
 
 
 def load_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
-    """Restore what `save_state` wrote, exactly; `check_state` it first."""
+    """Restore what `state_files` holds, exactly; `check_state` it first."""
     numbers = {name: number for number, name in enumerate(trained)}
     state: dict[int, dict[str, Any]] = {}
     for name, values in _read_states(folder).items():

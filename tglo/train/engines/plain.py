@@ -12,17 +12,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tglo.devices import DTYPES
 from tglo.train import stored
 from tglo.train.config import TrainConfig
+from tglo.train.contents import Files, size, write
 from tglo.train.engines.optimizers import (
     check_state,
     load_state,
     make_optimizer,
-    save_state,
+    state_files,
     stops_on_device,
 )
 
@@ -105,16 +105,20 @@ class PlainEngine:
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes `save` writes."""
-        states = (v for state in self.optimizer.state.values() for v in state.values())
-        tensors = [*self.trained.values(), *(v for v in states if isinstance(v, Tensor))]
-        return sum(tensor.nbytes for tensor in tensors)
+        return size(self.files())
+
+    def files(self) -> Files:
+        """Return weights, optimizer state and loss scale as the files of a checkpoint, not copied."""
+        scaler = json.dumps(self.scaler.state_dict())
+        return {
+            WEIGHTS: self.state_dict(),
+            **state_files(self.optimizer, self.trained),
+            SCALER: scaler,
+        }
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and loss scale to `folder` (safetensors and JSON)."""
-        weights = {name: weight.contiguous() for name, weight in self.master_weights()}
-        save_file(weights, folder / WEIGHTS)
-        save_state(self.optimizer, self.trained, folder)
-        (folder / SCALER).write_text(json.dumps(self.scaler.state_dict()))
+        write(self.files(), folder)
 
     def check(self, folder: Path) -> None:
         """Raise DamagedFile or OSError unless `load` can restore everything from `folder`."""
