@@ -38,7 +38,7 @@ from tglo.console.parsing import USAGE, Call, did_you_mean, parse, read_only, re
 from tglo.console.versions import version_line
 from tglo.plugins import Registry, can_be_called
 from tglo.redaction import redacted
-from tglo.stopping import Stopped, stopped_by_sigterm
+from tglo.stopping import Lost, Stopped, ask_for_restart, stopped_by_sigterm
 
 log = logging.getLogger("tglo")
 
@@ -75,9 +75,9 @@ results). tglo --version says what is installed, tglo COMMAND --help what a comm
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Whatever goes wrong is one line, without secrets.
 
-    The status is 0, 1 for an error, 130 after Ctrl-C, 141 where nobody reads the output any more and 143 after
-    SIGTERM; SystemExit(2) is raised for a command line that cannot be read. -v, or TGLO_DEBUG=1, shows the
-    traceback of an error.
+    The status is 0, 1 for an error, 130 after Ctrl-C, 138 where other processes of the run are gone, 141 where
+    nobody reads the output any more and 143 after SIGTERM; SystemExit(2) is raised for a command line that cannot
+    be read. -v, or TGLO_DEBUG=1, shows the traceback of an error.
     """
     arguments, chosen = verbosity.take(sys.argv[1:] if arguments is None else arguments)
     # Read when torch is loaded: CPU threads that spin while others need the core cost up to ten times.
@@ -111,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(redacted(traceback.format_exc()), file=sys.stderr)
         line = failures.in_a_line(error, f"tglo {name}".rstrip())
         print(redacted(f"tglo: {line}"), file=sys.stderr)
+        if isinstance(error, Lost):
+            ask_for_restart()
+            return error.status
         return 1
 
 

@@ -1,14 +1,35 @@
-"""SIGTERM as an exception, so that what was begun is cleaned up before the process ends."""
+"""SIGTERM as an exception, so that what was begun is cleaned up before the process ends; and the status of a
+process that would do well if it were started again.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 _ONE_SIGNAL_SECONDS = 10.0
+RESTART = 138
+"""The status where a machine or its network failed, not the run. Kubeflow's operator takes it for "start again";
+so does whoever asks for the status of a process that SIGUSR1 has ended before it could save anything."""
+RESTART_FILE = "TGLO_RESTART_FILE"
+
+
+class Lost(RuntimeError):
+    """Other processes of the run ended or cannot be reached; this one may be started again."""
+
+    status = RESTART
+
+
+def ask_for_restart() -> None:
+    """Make the file that a launch file has named: launchers end with a status of their own."""
+    if name := os.environ.get(RESTART_FILE):
+        with suppress(OSError):
+            Path(name).touch()
 
 
 class Stopped(SystemExit):

@@ -32,7 +32,7 @@ ZERO_IS_FINE = {
     "objective.kto.negative_weight", "optimizer.warmup_steps", "optimizer.beta1",
     "optimizer.beta2", "optimizer.weight_decay", "optimizer.max_gradient_norm",
     "optimizer.ema_decay", "output.validation_guidance",
-    "objective.sdpo.mu", "objective.tgo.safeguard",
+    "objective.sdpo.mu", "objective.tgo.safeguard", "engine.hung_after",
 }  # fmt: skip
 INF_IS_FINE = {"objective.confidence"}
 NEEDED = {"objective.tgo.safeguard": ("objective.group", 2)}

@@ -222,6 +222,25 @@ def test_every_other_command_is_stopped_too(
     assert not leftovers(tmp_path)
 
 
+def test_sigusr1_saves_as_sigterm_does(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's --signal sends it before the time is up."""
+    from tglo.train import loop
+
+    step_itself, before = loop._step, signal.getsignal(signal.SIGUSR1)
+
+    def step_of_run(run: Any, step: int, *arguments: Any) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step_itself(run, step, *arguments)
+
+    monkeypatch.setattr(loop, "_step", step_of_run)
+    config = make_config(optimizer={"steps": 10**6})
+    result = train(config)
+    assert (result.steps, result.finished, result.stopped_by) == (2, False, signal.SIGUSR1)
+    assert (config.output.folder / "checkpoints" / "step-00000002").is_dir()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
 def test_a_sweep_ends_with_its_run(
     make_config: Make,
     tmp_path: Path,

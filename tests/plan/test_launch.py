@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.train.conftest import (  # noqa: F401  (fixtures)
     caches,
@@ -21,6 +23,9 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
     write_toml,
 )
 from tests.train.test_distributed import Make, wait_for_step
+from tglo import cli
+from tglo.train import TrainConfig
+from tglo.train.loop import TrainResult
 
 pytest.importorskip("deepspeed")
 LAUNCH = Path(__file__).parents[2] / "examples" / "launch"
@@ -29,8 +34,13 @@ FILES = sorted(file for file in LAUNCH.iterdir() if file.suffix in (".sh", ".sba
 SRUN = """#!/usr/bin/env bash
 echo "srun $*" >>"$LOG"
 trap 'echo "srun got TERM" >>"$LOG"; sleep 0.3; echo "srun saved" >>"$LOG"; exit 143' TERM
+if [ "${MARK:-no}" = yes ]; then touch "$TGLO_RESTART_FILE"; fi
 if [ "${FINISH:-no}" != no ]; then exit "$FINISH"; fi
 while :; do sleep 0.05; done
+"""
+TORCHRUN = """#!/usr/bin/env bash
+trap 'exit 1' TERM
+bash -c 'trap "exit 0" TERM; touch "$READY"; (eval "$TRAINER") & wait $!' || exit 1
 """
 SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >>"$LOG"
@@ -101,6 +111,98 @@ def test_sigterm_to_a_launch_file_saves_a_checkpoint_and_ends_with_0(
     assert job.wait(timeout=100) == 0, (tmp_path / "output").read_text()[-3000:]
     assert "stopped by a signal after step" in (tmp_path / "output").read_text()
     assert len(list((config.output.folder / "checkpoints").glob("step-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "mark", "requeued"), [("0", True, True), ("5", True, False), ("0", False, False)]
+)
+def test_slurm_file_requeues_after_a_hung_step_a_few_times(
+    count: str, mark: bool, requeued: bool, tmp_path: Path
+) -> None:
+    more = {"FINISH": "137", "SLURM_RESTART_COUNT": count, "SLURM_SUBMIT_DIR": str(tmp_path)}
+    job, log = start_job(tmp_path, MARK="yes" if mark else "no", **more)
+    assert job.wait(timeout=20) == (0 if requeued else 137)
+    assert ("scontrol requeue 7" in log.read_text()) == requeued
+    assert not (tmp_path / "slurm-7.restart").exists()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "number", "more", "status"),
+    [
+        ("exit 0", None, {}, 0),
+        ("exit 3", None, {}, 1),  # torchrun says 1 of any
+        ('touch "$TGLO_RESTART_FILE"; exit 138', None, {}, 138),
+        ("sleep 20", signal.SIGTERM, {}, 0),
+        ("sleep 20", signal.SIGUSR1, {}, 0),
+        ("sleep 20", signal.SIGUSR1, {"STOPPED_STATUS": "143"}, 143),
+        ("exit 0", None, {"STOPPED_STATUS": "143"}, 0),
+    ],
+)
+def test_the_status_says_whether_to_start_again(
+    trainer: str, number: int | None, more: dict[str, str], status: int, tmp_path: Path
+) -> None:
+    """SIGUSR1 goes to the whole group, as Slurm sends it to a step."""
+    (tmp_path / "torchrun").write_text(TORCHRUN)
+    (tmp_path / "torchrun").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    environment |= {"TRAINER": trainer, "READY": str(tmp_path / "ready"), **more}
+    job = subprocess.Popen(
+        [str(LAUNCH / "torchrun_with_signals.sh"), "-m", "tglo.cli"],
+        env=environment,
+        start_new_session=True,
+    )
+    if number is not None:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "ready").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (os.killpg if number == signal.SIGUSR1 else os.kill)(job.pid, number)
+    assert job.wait(timeout=15) == status
+    with suppress(ProcessLookupError):
+        os.killpg(job.pid, signal.SIGKILL)
+
+
+def test_the_kubernetes_job_says_what_training_reads(make_config: Make, tmp_path: Path) -> None:
+    job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert {name: spec["replicas"] for name, spec in replicas.items()} == {"Master": 1, "Worker": 3}
+    for spec in replicas.values():
+        assert spec["restartPolicy"] == "ExitCode"
+        pod = spec["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["name"] == "pytorch"
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        (stopped,) = container["env"]
+        assert stopped["name"] == "STOPPED_STATUS" and int(stopped["value"]) == 128 + signal.SIGTERM
+        (command,) = container["command"]
+        assert (LAUNCH / Path(command).name).is_file()
+        check_command(container["args"], make_config(), tmp_path)
+        (place,) = [a for a in container["args"] if a.startswith("--rdzv-endpoint=")]
+        assert place.split("=")[1].split(":")[0] == f"{job['metadata']['name']}-master-0"
+
+
+def check_command(arguments: list[str], config: TrainConfig, folder: Path) -> None:
+    """torchrun's own parser reads the first part, tglo's the rest."""
+    from torch.distributed.run import parse_args
+
+    read = parse_args(arguments)
+    assert (read.nnodes, read.nproc_per_node, read.rdzv_backend) == ("4", "8", "c10d")
+    assert read.module and read.training_script == "tglo.cli"
+    command, _, *flags = read.training_script_args
+    assert command == "train"
+    toml = write_toml(config, folder / "run.toml")
+    seen: list[TrainConfig] = []
+
+    def train(config: TrainConfig) -> TrainResult:
+        seen.append(config)
+        return TrainResult(folder, 1, True, None, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tglo.train.train", train)
+        assert cli.main(["train", str(toml), *flags, "--engine.kind", "deepspeed"]) == 0
+    assert seen[0].engine.zero_stage == 2
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from tglo.train import processes
 from tglo.train.roll_call import RollCall, patience
 
 WORKER = """
-import os, signal, sys, torch
+import os, signal, sys, time, torch
 from datetime import timedelta
 from tglo.train import processes
 def die():
@@ -27,10 +28,18 @@ processes.join("gloo", torch.device("cpu"), timedelta(seconds=60))
 if rank == 1 and ending == "before the first collective":
     die()
 print(processes.gather(rank), flush=True)
+if ending.endswith("in a step"):
+    with processes.naming_lost_peers(wait=2.0):
+        if rank == 1 and ending == "killed in a step" or rank == 0 and "store" in ending:
+            die()
+        if rank == 2:
+            time.sleep(4)
+        if rank == 1 and ending.startswith("out of memory"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        processes.reduce_sum(torch.ones(3))
 if ending == "store gone":
     if rank == 0:
         die()
-    import time
     time.sleep(1)
     processes.gather(rank)
 if ending == "collective on rank 0":
@@ -43,8 +52,8 @@ if ending.endswith("on rank 1"):
 """
 
 
-def start(ending: str, *ranks: int) -> list[tuple[int, str]]:
-    """Exit status and output of each rank of two."""
+def start(ending: str, *ranks: int, size: int = 2) -> list[tuple[int, str]]:
+    """Exit status and output of each of these ranks, of two."""
     port = str(free_port())
     started = [
         Popen(
@@ -54,7 +63,7 @@ def start(ending: str, *ranks: int) -> list[tuple[int, str]]:
             text=True,
             env={
                 **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port},
+                **{"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_PORT": port},
                 **{"MASTER_ADDR": "127.0.0.1", "TGLO_START_TIMEOUT": "4"},
             },
         )
@@ -117,6 +126,29 @@ def test_every_rank_ends_by_itself(ending: str) -> None:
         assert status == (own if ending else 0), output
         assert "[0, 1]" in output and "terminate called" not in output
         assert not ending or said[ending][rank] in output
+
+
+@pytest.mark.parametrize("ending", ["out of memory in a step", "killed in a step"])
+def test_a_rank_that_ends_in_a_step_is_named_with_its_host_and_error(ending: str) -> None:
+    (status, output), (other, said) = start(ending, 0, 1)
+    here = socket.gethostname()
+    assert status == 1
+    if ending == "killed in a step":
+        assert f"Lost: rank 1 of 2, on {here}, said nothing for 2 s: ended, stopped," in output
+    else:  # starting again would not help
+        assert f"RuntimeError: rank 1, on {here}, stopped: OutOfMemoryError: CUDA out" in output
+        assert other == 1 and "Tried to allocate 2 GiB" in said and "Lost" not in output
+
+
+def test_a_rank_0_that_ends_in_a_step_is_named_by_its_store() -> None:
+    status, output = start("killed with its store in a step", 0, 1)[1]
+    assert status == 1 and "Exception in thread" not in output
+    assert "Lost: the store at 127.0.0.1:" in output and "cannot be reached. Rank 1 ends" in output
+
+
+def test_a_rank_that_is_only_busy_is_not_taken_for_lost() -> None:
+    first = start("killed in a step", 0, 1, 2, size=3)[0][1]
+    assert "Lost: rank 1 of 3, on " in first
 
 
 def test_a_collective_on_main_is_refused_in_one_process_too() -> None:

@@ -270,6 +270,11 @@ class EngineConfig:
     """Store convolution weights channels last, as tensor cores read them; auto: UNets on CUDA."""
     find_bad_gradients: bool = True
     """Stop on every rank before an update whose loss or gradient is not finite."""
+    hung_after: float = 20.0
+    """End with every rank's stacks and status 138, for a scheduler to start again, when a step takes so many
+    times the median of recent ones; 0 is never."""
+    hung_seconds: float = 600.0
+    """But not before a step has taken so many seconds."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ LIMITS: dict[str, Limit] = {
     "optimizer.micro_batch": COUNT,
     "optimizer.accumulation": COUNT,
     "optimizer.ema_decay": Limit(0, 0.999999),
+    "engine.hung_after": Limit(0, 1e6),
+    "engine.hung_seconds": Limit(0, 1e6, above=True),
     "output.save_every": COUNT,
     "output.keep": COUNT,
     "output.log_every": COUNT,

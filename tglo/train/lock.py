@@ -14,11 +14,12 @@ from tglo.stopping import Stopped
 from tglo.train import processes
 from tglo.train.checkpoint_draft import remove_unfinished
 from tglo.train.earlier import CHECKPOINTS, SAMPLES
+from tglo.train.same_ranks import refuse_unshared
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this run; ValueError on every rank if another run has it.
+    """Hold `folder` for this run; ValueError on every rank if another run has it, or a rank does not see it.
 
     The lock belongs to rank 0's process and ends with it, also after a kill. What earlier processes
     left half-written is removed.
@@ -30,6 +31,7 @@ def held(folder: Path) -> Iterator[None]:
         )
         processes.on_main(lambda: stack.enter_context(locked(folder / ".lock", busy)))
         processes.on_main(lambda: _tidy(folder))
+        refuse_unshared(folder)
         yield
 
 
@@ -40,10 +42,10 @@ def _tidy(folder: Path) -> None:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask for a checkpoint after the step; a second SIGINT interrupts.
+    """SIGTERM, SIGUSR1 and SIGINT ask for a checkpoint after the step; a second SIGINT interrupts.
 
     Until `defer` is called there is nothing to save: they end the run at once, as they would have
-    without this, but SIGTERM by an exception (tglo.stopping.Stopped).
+    without this, but SIGTERM and SIGUSR1 by an exception (tglo.stopping.Stopped).
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             try:
                 self._before[number] = signal.signal(number, self._ask)
             except ValueError:  # not the main thread: the caller's own handling stays
@@ -75,7 +77,7 @@ class StopSignal:
             if callable(before):
                 before(number, frame)
             elif before != signal.SIG_IGN:
-                raise Stopped
+                raise Stopped(signal.Signals(number).name)
         elif number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
         else:

@@ -23,12 +23,14 @@ from tglo.train.config_files import to_plain
 from tglo.train.engines.choose import start_processes
 from tglo.train.engines.optimizers import learning_rate
 from tglo.train.guard import Guard, seed_dropout
+from tglo.train.hung import HungStep
 from tglo.train.launching import warn_if_alone
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor
 from tglo.train.reports.start import report_start
 from tglo.train.run import Run, prepare
+from tglo.train.same_ranks import refuse_ranks_apart
 from tglo.train.saving import Saver
 
 log = logging.getLogger("tglo")
@@ -68,8 +70,14 @@ def train(config: TrainConfig) -> TrainResult:
     check(config)
     warn_if_alone(config)
     device = start_processes(config)
+    refuse_ranks_apart(config)
     folder, total = config.output.folder, config.optimizer.steps
-    with held(folder), StopSignal() as stop:
+    with (
+        held(folder),
+        StopSignal() as stop,
+        HungStep(config.engine) as hung,
+        processes.naming_lost_peers(),
+    ):
         run = prepare(config, device)
         step = resume.load(run) if config.output.resume else resume.begin_anew(run)
         processes.on_main(lambda: _write_settings(run))
@@ -85,6 +93,7 @@ def train(config: TrainConfig) -> TrainResult:
             reports.show(exporting.make_up(run, step), step)
             stopping = False
             while step < total and not stopping:
+                hung.begin(step + 1)
                 stopping, norm = _step(run, step, guard, health, clock, stop)
                 step += 1
                 last = stopping or step == total
@@ -97,6 +106,7 @@ def train(config: TrainConfig) -> TrainResult:
                     guard.settle()
                 if report:
                     reports.write(step, health, clock, norm)
+                hung.finish()
                 if save:
                     if verifying is not None:
                         processes.together(verifying.wait)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -13,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from tglo.devices import process
-from tglo.train.roll_call import RollCall
+from tglo.stopping import Lost
+from tglo.train.roll_call import ERROR, RollCall
 
 T = TypeVar("T")
 _roll_call: RollCall | None = None  # of a group that this module joined
@@ -58,10 +61,13 @@ def join(backend: str, device: torch.device, timeout: timedelta) -> None:
     )
     atexit.register(_leave)
     _roll_call.wait_for_all("join the group")
+    _roll_call.start_answering()
 
 
 def _leave(limit: float = 10.0) -> None:
     """Leave the group, without waiting longer than `limit` seconds for processes that may hang."""
+    if _roll_call is not None:
+        _roll_call.stop_answering()
     if dist.is_initialized():
         leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
         leaving.start()
@@ -82,11 +88,57 @@ def gather(value: T) -> list[T]:
         absent = "" if _roll_call is None else _roll_call.absent()
         if not absent:
             raise
-        raise RuntimeError(
+        raise Lost(
             f"{absent} of {world_size()} did not come to where rank {rank()} waits: it ended or cannot "
             f"be reached; look at its output ({error})"
         ) from error
     return values
+
+
+def lost_peers(note: str, wait: float) -> tuple[str, bool]:
+    """Tell the others that this rank cannot go on, and name those that say nothing within `wait` seconds, or one
+    that failed, and True; "" if all of them only wait as well. Not a collective: for any thread, at any time.
+    """
+    if _roll_call is None or world_size() == 1:
+        return "", False
+    gone = f"the store at {_roll_call.place}, of the launcher or rank 0, cannot be reached"
+    found = [(gone, False)]
+
+    def ask() -> None:
+        assert _roll_call is not None
+        with suppress(RuntimeError):  # the store has gone
+            _roll_call.note(note)
+            found.append(_roll_call.silent(wait))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * wait + 1)
+    return found[-1]
+
+
+@contextmanager
+def naming_lost_peers(wait: float = 5.0) -> Iterator[None]:
+    """Where a rank is gone, collectives of the others fail with the words of a transport: raise Lost, which names
+    the rank and its host, or what it stopped with.
+    """
+    try:
+        yield
+    except Lost:
+        raise
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        ours = re.match(r"rank \d+ stopped: ", text) is not None or not _of_transport(text)
+        note = f"{ERROR}{type(error).__name__}: {text}"[:2000] if ours else "a peer is gone"
+        lost, failed = lost_peers(note, 0 if ours else wait)
+        if ours or not lost:
+            raise
+        kind = RuntimeError if failed else Lost
+        line = f"{lost}. Rank {rank()} ends; the same command goes on ({text[:200]})"
+        raise kind(line) from error
+
+
+def _of_transport(text: str) -> bool:
+    return any(word in text for word in ("gloo", "NCCL", "Connection", "recvValue", "Broken pipe"))
 
 
 def together(work: Callable[[], T]) -> T:

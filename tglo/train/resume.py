@@ -28,6 +28,8 @@ DECIDING = (
     "engine.zero_stage",
 )
 """Settings that decide which tensors a checkpoint has, and what they were trained for."""
+UNTOLD = ("engine.hung_after", "engine.hung_seconds")
+"""Settings that change nothing of what is computed."""
 WEIGHING = ("name", "confidence", "weight_normalisation", "balance")
 """Settings that decide what is recorded of the weights."""
 
@@ -206,7 +208,7 @@ def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:
     for section in ("model", "data", "objective", "optimizer", "engine"):
         for name in sorted({*before[section], *now[section]}):
             old, new = before[section].get(name), now[section].get(name)
-            if old != new:
+            if old != new and f"{section}.{name}" not in UNTOLD:
                 _warn("resuming with %s.%s = %s, which was %s", section, name, new, old)
     if before["seed"] != now["seed"]:
         _warn("resuming with seed = %s, which was %s", now["seed"], before["seed"])

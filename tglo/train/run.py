@@ -125,9 +125,11 @@ def _refuse_ranks_apart(data: _Data) -> None:
     read = processes.gather((data.order, data.digests))
     apart = [rank for rank, theirs in enumerate(read) if theirs != read[0]]
     if apart:
+        first, theirs = read[0][1], read[apart[0]][1]
+        what = ", ".join(sorted(name for name in first if theirs.get(name) != first[name]))
         raise ValueError(
-            f"ranks {apart} have read another manifest, threshold or cache than rank 0: copy the same "
-            "files to every machine, or give a folder that all of them share"
+            f"ranks {apart} have read another manifest, threshold or cache than rank 0 (other: "
+            f"{what or 'order'}): copy the same files to every machine, or give a folder that all of them share"
         )
 
 

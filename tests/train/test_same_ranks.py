@@ -1,0 +1,113 @@
+"""Ranks that are not alike are refused at the start, and the line names one and what it has."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.preloaded import Popen
+from tests.train.conftest import write_toml
+from tests.train.test_distributed import free_port
+from tglo.stopping import RESTART
+from tglo.train import TrainConfig, processes, same_ranks
+
+pytest.importorskip("deepspeed")
+Make = Callable[..., TrainConfig]
+WORKER = """
+import sys
+from importlib import metadata
+from tglo import cli
+from tglo.train import same_ranks
+version, (other, *arguments) = metadata.version, sys.argv[1:]
+metadata.version = lambda name: "0.1" if name == other else version(name)
+same_ranks.SHARED_SECONDS = 1.0
+sys.exit(cli.main(["train", *arguments]))
+"""
+
+
+def endings(
+    toml: Path, *flags: list[str], port: int | None = None, address: str = "127.0.0.1"
+) -> list[str]:
+    """The last lines of ranks, of two, with these arguments: a library of another version, and flags. All end with
+    status 1.
+    """
+    place = {"MASTER_ADDR": address, "MASTER_PORT": str(port or free_port())}
+    ranks = [
+        Popen(
+            [sys.executable, "-c", WORKER, own[0], str(toml), *own[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                **place,
+                **{"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+                **{"TGLO_START_TIMEOUT": "3"},
+            },
+        )
+        for rank, own in enumerate(flags)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    waited = ["could not be reached" in output for output in outputs]
+    assert [rank.returncode for rank in ranks] == [RESTART if w else 1 for w in waited], outputs
+    return [output.strip().splitlines()[-1] for output in outputs]
+
+
+@pytest.fixture
+def toml(make_config: Make, square_cache: Path, tmp_path: Path) -> Path:
+    config = make_config(
+        data={"cache": str(square_cache)}, engine={"kind": "deepspeed", "zero_stage": 2}
+    )
+    return write_toml(config, tmp_path / "run.toml")
+
+
+def test_another_configuration_is_named(toml: Path) -> None:
+    for line in endings(toml, [""], ["", "--optimizer.learning-rate", "0.5", "--model.path", "x"]):
+        assert "rank 1, on " in line and "has optimizer.learning_rate = 0.5, and rank 0, on" in line
+
+
+def test_another_version_is_named(toml: Path) -> None:
+    for line in endings(toml, [""], ["deepspeed"]):
+        assert "rank 1, on " in line and "has deepspeed 0.1, and rank 0, on" in line
+
+
+def test_an_output_folder_of_its_own_is_named(toml: Path, tmp_path: Path) -> None:
+    own = tmp_path / "elsewhere"
+    own.mkdir()
+    for line in endings(toml, [""], ["", "--output.folder", str(own)]):
+        assert "rank 1, on " in line and "does not see the output folder of rank 0" in line
+    assert not list(tmp_path.rglob(same_ranks.MARK))
+
+
+def test_a_name_that_does_not_resolve(toml: Path) -> None:
+    first, second = endings(toml, [""], [""], address="nowhere.invalid")
+    assert "MASTER_ADDR is 'nowhere.invalid', which does not resolve on rank 0" in first
+    assert "rank 0 could not be reached at nowhere.invalid:" in second and "within 3 s" in second
+
+
+def test_a_port_in_use(toml: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        (line,) = endings(toml, [""], port=port)
+    assert f"MASTER_PORT is {port}, which another program on rank 0's machine uses" in line
+
+
+def test_places_may_differ(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = make_config(data={"cache": "/elsewhere"}, folder="other")
+
+    def gather(mine: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return [mine, ("host-b", mine[1], same_ranks._flat(same_ranks.to_plain(other)))]
+
+    monkeypatch.setattr(processes, "gather", gather)
+    same_ranks.refuse_ranks_apart(make_config())
