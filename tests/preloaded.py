@@ -4,7 +4,8 @@ A process of its own takes five seconds of a core until torch, diffusers, transf
 there, and some tests start six. `Popen` and `run` are those of subprocess for `[sys.executable, "-m" MODULE |
 "-c" CODE | FILE, ...]`: the process is a real one, with the environment, folder, pipes, session and exit
 status that were asked for, and tglo is imported in it. Not for tests of what is imported, or of variables
-that the libraries read when they are imported.
+that the libraries read when they are imported; nor of what depends on the order of sets of text: all have
+one seed of hashes.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class _Server:
         while True:
             message = json.loads(self.socket.recv(MAX_MESSAGE))
             if "started" in message:
+                self.ended.pop(message["started"], None)  # of an earlier process of that id
                 return int(message["started"])
             self._note(message)
 
@@ -214,6 +216,9 @@ def _become(asked: dict[str, Any], files: list[int]) -> NoReturn:
     for path in reversed(asked["environment"].get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.insert(0, path)
+    import numpy as np
+
+    np.random.seed()  # or what draws without a seed is the same in all of them
     first, *rest = asked["arguments"]
     end_with(lambda: become(first, rest))
 

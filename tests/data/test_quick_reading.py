@@ -179,6 +179,17 @@ def test_random_csv(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch)
     assert by_columns > 100
 
 
+def test_byte_order_marks_within_a_file_are_text(
+    tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tglo.data.separated_lines._CHUNK", 16)  # so that rows begin a chunk
+    rows = [f"\ufeffa cat,{i}.png,{i},\ufeff" for i in range(9)]
+    (tmp_path / "m.csv").write_bytes("\n".join(["\ufeff" + HEAD.strip(), *rows]).encode())
+    plain, quick = read(tmp_path / "m.csv")
+    check_equal(plain, quick, by_columns=None)
+    assert isinstance(quick, Manifest) and set(quick.prompts()) == {"\ufeffa cat"}
+
+
 def test_scores_have_every_bit(tmp_path: Path, read: Read) -> None:
     values = np.random.default_rng(0)
     scores = np.concatenate(
@@ -208,6 +219,9 @@ TABLE: dict[str, Any] = {
         ({"image": pa.array(TABLE["image"], pa.large_string())}, True),
         ({"n": [1, None, 3], "when": pa.array([datetime(2024, 1, 2)] * 3)}, True),
         ({"when": pa.array([1, 2, 3], pa.timestamp("ns"))}, True),
+        ({"day": pa.array([0, None, 2932896], pa.date32())}, True),
+        ({"day": pa.array([1, 2, 2932897], pa.date32())}, None),
+        ({"days": pa.array([[2932897]] * 3, pa.list_(pa.date32()))}, None),
         ({"tags": [["a"], [], None], "price": [Decimal("1.5")] * 3}, True),
         ({"data": [b"x"] * 3, "prompt_image": [1, 2, 3]}, True),
         ({"image": [b"one", b"two", b"three"]}, True),

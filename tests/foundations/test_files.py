@@ -82,6 +82,23 @@ def test_a_file_is_flushed_renamed_and_its_folder_flushed(tmp_path: Path, disk: 
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """`--output /dev/null` of root took the device from the whole machine."""
+    pipe, opened = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    with open(tmp_path / "redirected", "w+b") as redirected:
+        opened.symlink_to(f"/proc/self/fd/{redirected.fileno()}")
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            for path in (pipe, opened):
+                writing.write_bytes(path, b"content")
+            assert os.read(reader, 100) == b"content" == (tmp_path / "redirected").read_bytes()
+        finally:
+            os.close(reader)
+    assert pipe.is_fifo() and opened.is_symlink()
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe", "stdout", "redirected"}
+
+
 def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
     with pytest.raises(RuntimeError), files.writing_file(tmp_path / "x") as temporary:

@@ -63,6 +63,29 @@ def test_a_process_has_the_libraries_and_no_tglo() -> None:
     assert told.stdout == "True False\n" and time.monotonic() - start < 10
 
 
+def test_no_two_draw_alike_without_a_seed() -> None:
+    code = "import random, numpy as np; print(random.random(), np.random.random())"
+    told = [run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(2)]
+    pairs = list(zip(*(one.stdout.split() for one in told), strict=True))
+    assert len(pairs) == 2 and all(one != other for one, other in pairs)
+
+
+def test_an_id_that_comes_again_is_another_process() -> None:
+    first = Popen([sys.executable, "-c", "pass"])
+    assert first.wait(timeout=10) == 0
+    ended = first._server.ended
+    before = {number: 99 for number in range(first.pid + 1, first.pid + 3000)}
+    ended.update(before)  # as after the system has used up its ids
+    try:
+        with Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as second:
+            running = second.poll() is None
+            second.kill()
+        assert running and second.returncode == -signal.SIGKILL
+    finally:
+        for number in before:
+            ended.pop(number, None)
+
+
 def test_a_module_and_a_file(tmp_path: Path) -> None:
     told = run([sys.executable, "-m", "tglo", "--version"], capture_output=True, text=True)
     assert told.returncode == 0 and told.stdout.startswith("tglo "), told

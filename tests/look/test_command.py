@@ -144,3 +144,17 @@ def test_a_caption_without_an_image_is_named(
         (tmp_path / name).write_text("an animal")
     assert main(["look", str(tmp_path)]) == 1
     assert "dog.txt: is a caption without an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["look", "--output"], ["threshold", "--report"], ["threshold", "--output"]],
+)
+def test_the_manifest_is_not_overwritten(
+    flags: list[str], faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = faulty.read_bytes()
+    output = [] if "--output" in flags else ["--output", str(tmp_path / "t.json")]
+    assert main([flags[0], str(faulty), flags[1], str(faulty), *output]) == 1
+    assert "give another" in capsys.readouterr().err and faulty.read_bytes() == before
+    assert not (tmp_path / "t.json").exists()

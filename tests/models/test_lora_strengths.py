@@ -133,3 +133,15 @@ def test_norms_and_layers_that_diffusers_would_leave_out_are_refused(
     save_file(deep, tmp_path / "deep.safetensors")
     with pytest.raises(ValueError, match=r"the text_encoder has no encoder.layers.7.*of this base"):
         family.load_lora(tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_an_alpha_that_is_no_number_is_named(
+    alpha: float, example_of: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    base, file, _ = example_of
+    weights, family = load_file(file), models.load(base)
+    name = next(n for n in weights if n.endswith("to_q.alpha"))
+    save_file(weights | {name: torch.tensor(alpha)}, tmp_path / "l.safetensors")
+    with pytest.raises(ValueError, match=rf"the alpha of down_blocks.*to_q is {alpha}"):
+        family.load_lora(tmp_path / "l.safetensors")

@@ -12,7 +12,7 @@ import sys
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -60,6 +60,14 @@ def test_a_token_is_shown_once_and_kept() -> None:
         assert entered.status_code == 303 and "token" not in entered.headers["location"]
         assert "HttpOnly" in entered.headers["set-cookie"]
         assert browser.get("/").text == "in"
+
+
+def test_the_link_with_the_token_leads_nowhere_else() -> None:
+    with client("0.0.0.0", "a-long-word", "http://machine:1") as browser:
+        for path in ("//elsewhere", "/%2f/elsewhere"):
+            browser.cookies.clear()
+            entered = browser.get(f"http://machine:1{path}?token=a-long-word")
+            assert entered.headers["location"] == "/elsewhere"
 
 
 def test_other_pages_of_the_browser_are_refused() -> None:
@@ -110,3 +118,24 @@ def test_a_server_runs_until_ctrl_c() -> None:
         assert httpx.get(found[1]).text == "here"
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) != 0
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "", "a b", "[v1.x]"])
+def test_a_host_that_is_none(host: str) -> None:
+    with client() as browser:
+        assert browser.get("/", headers={"host": host}).status_code == 403
+
+
+def test_an_origin_that_is_none_and_an_endless_address() -> None:
+    with client() as browser:
+        assert browser.post("/", headers={"origin": "http://["}).status_code == 403
+        assert browser.get("/" + "9" * 5000).status_code == 414
+
+
+def test_a_page_that_is_closed_while_it_sends_is_no_error() -> None:
+    async def answer(request: Request) -> PlainTextResponse:
+        raise ClientDisconnect
+
+    app = guard(Starlette(routes=[Route("/", answer)]), LOOPBACK, None)
+    with TestClient(app, base_url=f"http://{LOOPBACK}") as browser:
+        assert browser.get("/").status_code == 400

@@ -92,7 +92,10 @@ def test_malformed_requests(client: TestClient, address: str, content: bytes) ->
     [
         *({"stars": stars} for stars in (0, 6, -1, 2.5, "3", None, True, 10**30)),
         *({"sample": sample} for sample in ("", "-1", "1e3", "../m.csv", 17, None, "9" * 20)),
-        *({"id": identity} for identity in ("", "short", "a b c d e f", "../../etc/passwd", 7)),
+        *(
+            {"id": identity}
+            for identity in ("", "short", "a b c d e f", "../../etc/passwd", "abcdefgh\n", 7)
+        ),
         *({"kind": kind} for kind in ("give", None, ["rate"])),
         *({"seconds": seconds} for seconds in (-1, "2", 1e300)),
     ],

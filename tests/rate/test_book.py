@@ -45,6 +45,18 @@ def test_undo_goes_back_step_by_step() -> None:
     assert stars_of(events) == [0, 0, 0, 0]
 
 
+def test_an_older_rating_of_an_image_is_undone_before_a_newer() -> None:
+    """As from two pages of one rater: what was taken back does not come again with the next undo."""
+    first, second, third = rate(0, 3), rate(0, 4), skip(0)
+    events: list[Event] = [first, second, third, undo(second)]
+    assert stars_of(events)[0] == SKIPPED
+    events.append(undo(third))
+    assert stars_of(events)[0] == 3
+    events.append(undo(first))
+    book = Book(SAMPLES, events)
+    assert book.rater("Ann").stars[0] == 0 and not book.counts.any()
+
+
 def test_nobody_undoes_for_another() -> None:
     mine = rate(0, 3)
     assert stars_of([mine, undo(mine, "Bob")]) == [3, 0, 0, 0]

@@ -130,3 +130,20 @@ def test_ratings_of_another_manifest(
     for more in (["--export", str(tmp_path / "rated.csv")], []):
         assert main(["rate", str(other), "--output", str(rated), *more]) == 1
         assert "ratings of another manifest: none of its 9 is" in capsys.readouterr().err
+
+
+def test_the_ratings_are_not_overwritten(
+    path: Path, rated: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RatingLog(rated / FILE)
+    log.append([Skip(id="skipped-1", rater="Cy", sample=str(manifest.rows[6].sample_id))])
+    log.close()
+    before = (rated / FILE).read_bytes()
+    (rated / "link.jsonl").symlink_to(rated / FILE)
+    for name in (FILE, "link.jsonl"):
+        assert main(["rate", str(path), "--export", str(rated / name)]) == 1
+        assert "has the ratings themselves" in capsys.readouterr().err
+        assert (rated / FILE).read_bytes() == before
+    assert main(["rate", str(path), "--export", str(path.with_name("r.csv"))]) == 0
+    told = capsys.readouterr().out
+    assert "Cy   0 rated, 1 skipped\n" in told and "nan" not in told

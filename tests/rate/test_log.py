@@ -116,3 +116,13 @@ def test_names() -> None:
     for name in ("a\0b", "a\x1b[2J", "\u202eevil", "\ud800"):
         with pytest.raises(ValueError, match="cannot be printed"):
             clean_name(name)
+
+
+def test_joiners_in_names_are_kept_and_tell_nobody_apart() -> None:
+    for name in ("क्\u200dष", "क्\u200cष", "👩\u200d🎨"):
+        assert clean_name(name) == name and key_of(name) != name
+        assert key_of(name) == key_of(name.replace("\u200c", "").replace("\u200d", ""))
+    with pytest.raises(ValueError, match="needs a name"):
+        clean_name("\u200d \u200c"[:1])
+    with pytest.raises(ValueError, match="cannot be printed"):
+        clean_name("Ann\u200b")

@@ -166,12 +166,28 @@ def test_a_page_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert pictures["step-00000010/000.png"].startswith("data:image/jpeg;base64,")
 
 
+def test_validation_images_that_are_damaged_in_other_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "run", [line(10)])
+    place = add_samples(folder, 10, 3)
+    content = (place / "000.png").read_bytes()
+    (place / "000.png").write_bytes(content.replace(b"IDAT", b"ID\xffT"))  # a SyntaxError of Pillow
+    (place / "001.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)  # the third has 256
+    pages = tmp_path / "page.html"
+    assert cli.main(["watch", str(folder), "--output", str(pages)]) == 0
+    (run,) = data_of(pages.read_text())["runs"]
+    assert len(run["pictures"]) == 3 and not any(run["pictures"].values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "Missing from tglo watch|no run to watch"),
         (["{here}/nowhere"], "does not exist"),
         (["{here}", "--output", "{here}"], "is a folder; give a file in it"),
+        (["{here}", "--output", "{here}/run/metrics.jsonl"], "is no page, and would be lost"),
         (["{here}", "--host", "0.0.0.0"], "--token random"),
         (["{here}/run", "--port", "70000"], "is not between 0 and 65535"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from tests.watch.made import add_samples, append, line, make_run
 from tglo.train.earlier import set_aside
 from tglo.watch import runs as watched
+from tglo.watch.page import snapshot
 from tglo.watch.runs import Runs, find_runs
 from tglo.watch.samples import Samples, address
 
@@ -112,3 +113,29 @@ def test_no_other_file_is_given_out(step: str, name: str, tmp_path: Path) -> Non
     away = add_samples(tmp_path / "other", 300)
     os.symlink(away, tmp_path / "run" / "samples" / "step-00000300")
     assert Samples(tmp_path / "run").file(step, name) is None
+
+
+def test_whole_numbers_that_are_no_settings(tmp_path: Path) -> None:
+    """One damaged run does not take the page from the others."""
+    huge = 10**400
+    make_run(
+        tmp_path / "a",
+        [line(step) for step in range(10, 300, 10)],
+        optimizer={"steps": huge, "learning_rate": huge, "max_gradient_norm": huge, "micro_batch": huge},
+        output={"log_every": huge},
+    )  # fmt: skip
+    make_run(tmp_path / "b", [line(10)])
+    runs = Runs([tmp_path])
+    runs.poll()
+    assert [entry["total"] for entry in snapshot(runs, False)["runs"]] == [None, 1000]
+
+
+def test_a_folder_of_samples_that_lies_elsewhere(tmp_path: Path) -> None:
+    add_samples(tmp_path / "private", 100)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "samples").symlink_to(tmp_path / "private" / "samples")
+    samples = Samples(tmp_path / "run")
+    assert samples.poll() == [] and samples.file("step-00000100", "000.png") is None
+    (tmp_path / "link").symlink_to(tmp_path / "private")  # a run's folder may be one
+    samples = Samples(tmp_path / "link")
+    assert len(samples.poll()) == 2 and samples.file("step-00000100", "000.png") is not None

@@ -54,7 +54,9 @@ def look(
     from tglo.data.manifest import read_manifest
     from tglo.look import survey
     from tglo.look.page import write_page
+    from tglo.pages.output import check_page
 
+    check_page(output, "--output", "look.html")
     chosen = {
         "threshold": threshold,
         "baseline": baseline,

@@ -57,6 +57,13 @@ def threshold(
     from tglo.threshold.frozen import estimate
     from tglo.threshold.summary import describe
 
+    if report is not None:
+        from tglo.pages.output import check_page
+
+        check_page(report, "--report", "report.html")
+    for source_file in (manifest, proxy):
+        if source_file is not None and output.resolve() == source_file.resolve():
+            raise ValueError(f"--output {output} is the manifest itself; give another file")
     options = asdict(reading)
     training = read_manifest(manifest, **options)
     source = training if proxy is None else read_manifest(proxy, **options)

@@ -96,6 +96,11 @@ def _cells(cells: pa.Array) -> pa.Array:
     if not _is_plain(cells.type):
         raise Unusual(f"a column of {cells.type}")
     cells.validate(full=True)
+    if pa.types.is_date32(cells.type):
+        try:
+            pc.min_max(cells).as_py()
+        except (OverflowError, ValueError):
+            raise Unusual("dates beyond Python's") from None
     if not pa.types.is_timestamp(cells.type):
         return cells
     try:
@@ -114,18 +119,17 @@ def _is_plain(kind: Any) -> bool:
     import pyarrow as pa
 
     types = pa.types
-    if types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_plain(kind.value_type) and not types.is_timestamp(kind.value_type)
-    if types.is_timestamp(kind):
-        return True
+    inner = types.is_dictionary(kind), types.is_list(kind), types.is_large_list(kind)
+    if any(inner) or types.is_fixed_size_list(kind):
+        inside = kind.value_type
+        return _is_plain(inside) and not (types.is_timestamp(inside) or types.is_date32(inside))
     return bool(
         types.is_integer(kind)
         or types.is_floating(kind)
         or types.is_boolean(kind)
         or types.is_null(kind)
         or types.is_date32(kind)
+        or types.is_timestamp(kind)
         or types.is_decimal(kind)
         or types.is_binary(kind)
         or types.is_large_binary(kind)

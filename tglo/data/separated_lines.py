@@ -62,6 +62,10 @@ def _chunk(data: bytes, base: int, separator: str) -> Chunk:
     """Return a chunk that begins with a row, after `base` lines."""
     if b"\0" in data or data.count(b"\r") != data.count(b"\r\n"):
         raise Unusual("null bytes, or line breaks of another kind")
+    if data.startswith(
+        _BOM
+    ):  # Arrow leaves it out of each chunk, though only a file's first is no text
+        raise Unusual("a row that begins with a byte order mark")
     numbers = np.frombuffer(data, dtype=np.uint8)
     newlines = np.flatnonzero(numbers == _NEWLINE)
     ends = newlines

@@ -13,6 +13,8 @@ import math
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,14 +75,32 @@ def disk_space(path: str | os.PathLike[str], needed: int | None = None) -> Itera
 def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
     """Yield a temporary path to write to: published as `path`, or removed if the body fails.
 
-    needed: bytes, for the message of a DiskFull.
+    needed: bytes, for the message of a DiskFull. What is no file, as /dev/null or a pipe, is written to and stays:
+    a file in its place would take it from everybody.
     """
     path = Path(path)
+    if is_device(path):
+        with tempfile.TemporaryDirectory(prefix="tglo-") as folder:
+            yield Path(folder) / path.name
+            with open(Path(folder) / path.name, "rb") as made, open(path, "wb") as device:
+                shutil.copyfileobj(made, device)
+        return
     with disk_space(path, needed), temporary_file(path) as temporary:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)  # the rename itself lives in the folder
+
+
+def is_device(path: Path) -> bool:
+    """Say whether a path is there and names neither file nor folder; so does /dev/stdout, wherever it leads."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (
+        path.is_symlink() and os.readlink(path).startswith("/proc/")
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ gives all of these the commonest alpha of the file. Here each layer gets its own
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,9 @@ def settings(
         name.removeprefix(root).partition(".lora_")[0]: float(value)
         for name, value in in_peft_names(part, named).items()
     }
+    for layer, alpha in stated.items():
+        if not math.isfinite(alpha):
+            raise ValueError(f"the alpha of {layer} is {alpha}")
     strengths = {layer: stated.get(layer) or float(rank) for layer, rank in ranks.items()}
     rank, alpha = (Counter(of.values()).most_common(1)[0][0] for of in (ranks, strengths))
     return {

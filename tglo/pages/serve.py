@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tglo.console.verbosity import note
@@ -23,6 +23,7 @@ from tglo.console.verbosity import note
 RANDOM = "random"  # as --token: one is made
 LOOPBACK = "127.0.0.1"
 _COOKIE = "tglo-token"
+_LONGEST_PATH = 1000  # characters, above all that a page asks for
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -69,7 +70,12 @@ def guard(app: Starlette, host: str, token: str | None) -> Starlette:
         request: Request, answer: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         refused = _refusal(request, host, token)
-        response = await answer(request) if refused is None else refused
+        try:
+            response = await answer(request) if refused is None else refused
+        except (
+            ClientDisconnect
+        ):  # a page that was closed while it sent something; nobody reads the answer
+            response = Response(status_code=400)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
@@ -82,21 +88,39 @@ def guard(app: Starlette, host: str, token: str | None) -> Starlette:
 def _refusal(request: Request, host: str, token: str | None) -> Response | None:
     """Return the answer to a request that is not let in, or the step that lets it in; None otherwise."""
     sent_to = request.headers.get("host", "")
+    if len(request.scope["path"]) > _LONGEST_PATH:
+        return PlainTextResponse("there is no such address", 414)
     if token is None:
-        name = urlsplit(f"//{sent_to}").hostname or ""
+        name = _host_in(f"//{sent_to}")
         if not is_loopback(name) and name != host:
             return PlainTextResponse(f"{sent_to} is not the address of this page", 403)
     elif not _shown(request.cookies.get(_COOKIE), token):
         if not _shown(request.query_params.get("token"), token):
             return PlainTextResponse("open the link that the terminal shows: it has the token", 403)
-        entered = RedirectResponse(request.url.path, 303)
+        # "//other" is another machine's address.
+        entered = RedirectResponse("/" + request.url.path.lstrip("/"), 303)
         # Not strict: the link may be clicked on another site, and the redirect has no strict cookie then.
         entered.set_cookie(_COOKIE, token, httponly=True, samesite="lax")
         return entered
     origin = request.headers.get("origin")
-    if request.method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != sent_to:
+    if request.method not in ("GET", "HEAD") and origin and not _is_at(origin, sent_to):
         return PlainTextResponse("a request from another page is refused", 403)
     return None
+
+
+def _host_in(address: str) -> str:
+    """Return the host of an address; "" for what is none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_at(origin: str, place: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == place
+    except ValueError:
+        return False
 
 
 def _shown(given: str | None, token: str) -> bool:

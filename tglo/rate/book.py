@@ -97,6 +97,12 @@ class Book:
         for place in reversed(range(len(rater.steps))):
             if rater.steps[place].id == of:
                 step = rater.steps.pop(place)
+                for later in range(place, len(rater.steps)):
+                    if (
+                        rater.steps[later].image == step.image
+                    ):  # rated again since, from another page
+                        rater.steps[later] = rater.steps[later]._replace(before=step.before)
+                        return
                 self._set(rater, step.image, step.before)
                 return
 

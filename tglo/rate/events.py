@@ -9,8 +9,8 @@ import msgspec
 
 STARS = 5
 LONGEST_NAME = 64  # characters
-Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z-]{8,64}$")]
-Sample = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}$")]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z-]{8,64}\Z")]
+Sample = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}\Z")]
 """A row's sample id. As text: it has 63 bits, and a number has 53 in a browser."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -62,11 +62,11 @@ def parse(data: bytes | str, kind: Any) -> Any:
 def clean_name(text: str) -> str:
     """Return a rater's name in the form that the log has; ValueError for one that cannot be a name."""
     name = " ".join(unicodedata.normalize("NFC", text).split())
-    if not name:
+    if not _seen(name):
         raise ValueError("a rater needs a name; any word will do")
     if len(name) > LONGEST_NAME:
         raise ValueError(f"the name has {len(name)} characters; it may have {LONGEST_NAME}")
-    if not name.isprintable():
+    if not _seen(name).isprintable():
         raise ValueError(
             "the name has characters that cannot be printed; write letters, digits and signs"
         )
@@ -75,4 +75,9 @@ def clean_name(text: str) -> str:
 
 def key_of(name: str) -> str:
     """Return what tells raters apart: Ann and ann are one person."""
-    return name.casefold()
+    return _seen(name).casefold()
+
+
+def _seen(name: str) -> str:
+    """Return a name without the joiners that Persian, Hindi and emoji are written with, and nobody sees."""
+    return name.replace("\u200c", "").replace("\u200d", "")

@@ -43,9 +43,9 @@ class Summary:
         ]
         width = max(len(rater["name"]) for rater in self.raters)
         for rater in self.raters:
+            stars = f", mean {rater['mean']:.2f}, std {rater['std']:.2f}" if rater["rated"] else ""
             lines.append(
-                f"  {rater['name']:<{width}}  {rater['rated']} rated, {rater['skipped']} skipped, "
-                f"mean {rater['mean']:.2f}, std {rater['std']:.2f}"
+                f"  {rater['name']:<{width}}  {rater['rated']} rated, {rater['skipped']} skipped{stars}"
             )
         return "\n".join(lines)
 
@@ -60,6 +60,8 @@ def export(manifest: Manifest, source: Path, folder: Path, output: Path) -> Summ
     manifest.check_output(output, elsewhere=True)
     if os.path.realpath(output) == os.path.realpath(source):
         raise ManifestError(f"{output} is the manifest itself; give another file")
+    if os.path.realpath(output) == os.path.realpath(folder / FILE):
+        raise ManifestError(f"{output} has the ratings themselves; give another file")
     contents = read_log(folder / FILE) if (folder / FILE).is_file() else None
     book = Book([row.sample_id for row in manifest], contents.events if contents else ())
     check_book(book, folder)

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from tglo.files import write_bytes
+from tglo.pages.output import check_page
 from tglo.pages.render import page, picture
 from tglo.watch.curves import Have, update
 from tglo.watch.health import findings
@@ -33,12 +34,9 @@ def live_page(runs: Runs, more: bool) -> bytes:
 def write_page(runs: Runs, path: Path) -> None:
     """Write a page that needs no server, with a selection of the validation images inside.
 
-    ValueError for a path that is a folder.
+    ValueError for a path that is a folder or another file.
     """
-    if path.is_dir():
-        raise ValueError(
-            f"--output {path} is a folder; give a file in it, such as {path}/runs.html"
-        )
+    check_page(path, "--output", "runs.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     data = snapshot(runs, more=False)
     count = max(1, len(runs))
@@ -169,9 +167,9 @@ def _carried(run: Run, sample: Sample) -> str:
     """Return a sample as the page itself carries it; "" for one that cannot be read."""
     path = run.files.file(*address(sample).split("/"))
     try:
-        with Image.open(path or "") as image:
+        with Image.open(path or "", formats=["PNG"]) as image:
             small = image.convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
     small.thumbnail((8 * SIDE, SIDE) if small.width > 2 * small.height else (SIDE, SIDE))
     content = io.BytesIO()

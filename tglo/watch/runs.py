@@ -143,10 +143,15 @@ def _only_locked(folder: Path) -> bool:
 def read_config(path: Path) -> dict[str, Any]:
     """Return a config.json; an empty one where it holds something else. OSError where there is none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes(), parse_int=_number)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _number(text: str) -> int | float:
+    """Read a whole number; one that no setting can be as a float, whose digits do not matter."""
+    return int(text) if len(text) < 19 else float(text)
 
 
 def _require(place: Path) -> None:

@@ -29,12 +29,14 @@ class Samples:
     """The validation images below a run's folder; a step's folder is looked into once, unless it changes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / SAMPLES
+        self.run, self.folder = folder, folder / SAMPLES
         self._seen: dict[str, tuple[int, list[Sample]]] = {}
 
     def poll(self) -> list[Sample]:
         """Return all samples that there are now, by step and number."""
         try:
+            if not self._is_of_the_run(self.folder):
+                return []
             names = [path for path in self.folder.iterdir() if _STEP.fullmatch(path.name)]
         except OSError:
             names = []
@@ -62,8 +64,11 @@ class Samples:
         if not _STEP.fullmatch(step) or not _FILE.fullmatch(name):
             return None
         path = self.folder / step / name
-        inside = os.path.realpath(path).startswith(os.path.realpath(self.folder) + os.sep)
-        return path if inside and os.path.isfile(path) else None
+        return path if self._is_of_the_run(path) and os.path.isfile(path) else None
+
+    def _is_of_the_run(self, path: Path) -> bool:
+        """Say whether no link leads out of the run's folder: who writes it must not choose what is read elsewhere."""
+        return os.path.realpath(path).startswith(os.path.realpath(self.run) + os.sep)
 
 
 def address(sample: Sample, video: bool = False) -> str:
