@@ -52,7 +52,7 @@ def test_the_commands_of_the_page(
         assert cli.main([*words, *SMALLER.get(words[0], [])]) == 0, capsys.readouterr().err
         ran.append(words[0])
     assert (tmp_path / "rated-run/export").is_dir()
-    assert ran == ["rate", "rate", "threshold", "cache", "train", "rate"]
+    assert ran == ["rate", "rate", "look", "cache", "train", "rate"]
 
 
 def test_what_the_page_says_of_keys_and_columns() -> None:

@@ -40,6 +40,18 @@ def test_a_page_without_losses_says_so_and_one_of_the_base_alone_does_not(conten
     assert "loss against" not in alone and "Worse than" not in alone
 
 
+def test_only_what_is_there_is_explained(content: Results) -> None:
+    arguments = {"50%": [b"p", b"p"]}, {"50%": []}
+    text = page([], content, *arguments)
+    assert "†: the reward" in text and "Diversity is the mean distance" in text
+    for entry in content["50%"]["models"].values():
+        entry["diversity"] = None
+        for score in entry["scores"].values():
+            score["trained_on"] = False
+    text = page([], content, *arguments)
+    assert "†" not in text and "Diversity is" not in text and "Intervals: 95%" in text
+
+
 def test_a_thumbnail_is_small() -> None:
     noise = Image.effect_noise((2048, 1024), 90).convert("RGB")
     assert len(thumbnail(noise)) < 120_000

@@ -66,7 +66,7 @@ def test_every_kind_of_manifest(kind, tmp_path: Path) -> None:  # type: ignore[n
         1,
     )
     html = render(manifest, found)
-    assert html.count("data:image/png") >= 9 and html.count("cannot be shown") >= 3
+    assert html.count("data:image/png") >= 6 and html.count("cannot be shown") >= 2
 
 
 def test_images_are_turned_upright_and_made_small(tmp_path: Path) -> None:

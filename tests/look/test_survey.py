@@ -10,6 +10,7 @@ import pytest
 from tests.look.conftest import HOSTILE, write
 from tglo.data.manifest import ManifestError, read_manifest
 from tglo.look import Findings, contents, presence, sizes, survey
+from tglo.look.page import write_page
 from tglo.threshold import Threshold, estimate
 from tglo.train import DataConfig, TrainConfig
 
@@ -61,8 +62,31 @@ def test_best_worst_and_nearest_show_an_image_once(faulty: Path) -> None:
     tau = found.labelled.threshold.value  # type: ignore[union-attr]
     distances = [abs(rows[row].score - tau) for row in found.nearest]  # type: ignore[operator]
     assert distances == sorted(distances) and distances[0] <= 0.5
-    for shown in (found.best, found.worst, found.nearest):
-        assert len({rows[row].image for row in shown}) == len(shown) == 12
+    images = len({row.image for row in rows})
+    for shown, most in (
+        (found.best, (images + 1) // 2),
+        (found.worst, images // 2),
+        (found.nearest, 12),
+    ):
+        assert len({rows[row].image for row in shown}) == len(shown) == min(most, 12)
+
+
+@pytest.mark.parametrize(
+    ("images", "best", "worst"), [(1, 1, 0), (5, 3, 2), (20, 10, 10), (60, 12, 12)]
+)
+def test_of_few_images_none_is_among_best_and_worst(
+    images: int, best: int, worst: int, tmp_path: Path
+) -> None:
+    found = look(write(tmp_path, [("a", f"{n}.png", n % 3) for n in range(images)]))
+    assert (len(found.best), len(found.worst)) == (best, worst)
+    assert not set(found.best) & set(found.worst)
+
+
+def test_a_resolution_that_nobody_gave_is_told(faulty: Path) -> None:
+    said = {note.name: note for note in look(faulty).notes}["images_enlarged"]
+    assert said.level == "note" and "resolution 1024, which is assumed. --resolution" in said.text
+    said = {note.name: note for note in look(faulty, resolution=64).notes}["images_enlarged"]
+    assert said.level == "warning" and "tglo cache --resolution takes a lower one" in said.text
 
 
 def test_buckets_are_those_of_the_cache_command(faulty: Path) -> None:
@@ -90,6 +114,7 @@ def test_without_any_score_there_is_a_page_without_threshold(tmp_path: Path) -> 
     found = look(path)
     assert found.labelled is None and found.scores is None and found.best == []
     assert "--score-column (there are ['stars'])" in found.notes[0].text
+    assert "tglo rate" in found.notes[0].text
 
 
 def test_what_gives_no_threshold_is_told(tmp_path: Path) -> None:
@@ -122,6 +147,16 @@ def test_thresholds_by_prompt_have_a_histogram_of_distances(faulty: Path) -> Non
     assert found.differences is not None and found.labelled is not None
     assert sum(found.differences.positives) == found.labelled.positives.count
     assert look(faulty).differences is None
+
+
+def test_prompts_that_all_have_the_global_threshold_have_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, [(f"prompt {n % 3}", f"{n}.png", n // 3) for n in range(12)])
+    found = look(path, replace(CONFIG, data=DataConfig(baseline="oracle")))
+    assert found.labelled is not None and found.labelled.threshold.per_prompt
+    assert found.differences is None
+    write_page(tmp_path / "look.html", read_manifest(path), found)
+    text = (tmp_path / "look.html").read_text()
+    assert "threshold 1.5" in text and "differs by prompt" not in text
 
 
 def test_bounds_hold_and_are_told(faulty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_a_server_runs_until_ctrl_c() -> None:
         assert found, line
         assert httpx.get(found[1]).text == "here"
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=20) != 0
+        assert server.wait(timeout=20) in (-signal.SIGINT, 0)  # 0 where the parent ignores Ctrl-C
 
 
 @pytest.mark.parametrize("host", ["[::1", "[", "", "a b", "[v1.x]"])

@@ -61,6 +61,7 @@ def image(client: TestClient, row: int, more: str = "", **options: Any) -> Any:
 
 def test_a_page_starts_and_rates(client: TestClient) -> None:
     page = client.get("/")
+    assert f"You will see {ROWS} images, one at a time" in page.text
     assert page.status_code == 200 and "media-src &#39;self&#39;" in page.text
     start = client.post("/enter", json=said(client)).json()
     assert len(start["rows"]) == 4 and start["left"] == ROWS
@@ -239,6 +240,7 @@ def test_videos(tmp_path: Path) -> None:
     rows = read_manifest(make_videos(tmp_path / "videos"), require_scores=False)
     whole = (tmp_path / "videos" / "0.mp4").read_bytes()
     with client_of(rows, tmp_path / "ratings") as client:
+        assert "images or videos, one" in client.get("/").text
         assert all(row["video"] for row in client.post("/enter", json=said(client)).json()["rows"])
         answer = image(client, 0)
         assert (answer.status_code, answer.content) == (200, whole)

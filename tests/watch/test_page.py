@@ -17,6 +17,7 @@ from tests.watch.made import add_samples, append, line, make_run
 from tglo.pages.serve import guard, listening
 from tglo.train.reports import metrics
 from tglo.watch import page as pages
+from tglo.watch import runs as runs_of
 from tglo.watch.app import Watcher
 from tglo.watch.runs import Runs
 
@@ -217,6 +218,18 @@ def test_a_page_without_a_server_on_a_phone(scheme: str, tmp_path: Path, open_pa
     box = touched.locator(".tip").bounding_box()
     assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390
     assert page.locator("h1").count() == 1 and page.locator("img:not([alt])").count() == 0
+
+
+def test_the_title_counts_the_runs(
+    tmp_path: Path, served: Any, open_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_of, "_LOOK_AGAIN", 0.0)
+    make_run(tmp_path / "first", [line(10)])
+    page = open_page(served(tmp_path))
+    assert page.title() == page.locator("h1").inner_text() == "first"
+    make_run(tmp_path / "second", [line(10)])
+    until(page, "document.querySelector('h1').textContent === '2 training runs'")
+    assert page.title() == "2 training runs"
 
 
 def test_when_the_server_has_ended(tmp_path: Path, served: Any, browser: Any) -> None:

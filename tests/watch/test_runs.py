@@ -60,7 +60,10 @@ def test_a_run_that_is_only_locked_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("nowhere", "nowhere does not exist; give output.folder of a run's TOML file"),
+        (
+            "nowhere",
+            r"nowhere does not exist \(a run makes its folder when it starts\); give output.folder",
+        ),
         ("file", "file is a file; give the folder of a run"),
         ("empty", "empty is no run's folder and has none below it: there is no metrics.jsonl"),
     ],

@@ -30,7 +30,7 @@ def look(
     kappa: float | None = None,
     confidence: float | None = None,
     cache: Path | None = None,
-    resolution: int = 1024,
+    resolution: int | None = None,
     reading: OmitArgPrefixes[ManifestOptions] = ManifestOptions(),
 ) -> dict[str, Any]:
     """Look at a data set before it is trained on: scores, threshold, best and worst images, repeats, conflicts,
@@ -48,7 +48,8 @@ def look(
         kappa: Strength of that shrinkage, in samples, 10 by default.
         confidence: Constant c of the weight 1 + c |s - tau|, 5 by default; inf: |s - tau|.
         cache: Folder that `tglo cache` made: embeddings for ridge, buckets, and rows that a run has.
-        resolution: Side of a square image in pixels, as `tglo cache` takes it, where there is no cache.
+        resolution: Side of a square image in pixels, as `tglo cache` takes it, where there is no cache; 1024 is
+            assumed.
         reading: How the manifest is read.
     """
     from tglo.data.manifest import read_manifest

@@ -57,7 +57,7 @@ def train_with(arguments: Sequence[str]) -> int | None:
         how = "" if config.output.resume else " without --output.no-resume"
         print(f"stopped after {result.steps} steps; the same command{how} goes on")
     elif result.export is not None:
-        note(f"{result.steps} steps done, exported to {result.export}")
+        note(f"{result.steps} steps done")  # where the export is, the line before it says
     return None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from tglo.evaluate.tables import MARK, NOTE, SIGNS, Table
+from tglo.evaluate.tables import MARK, SIGNS, Table, note
 
 
-def latex(found: Iterable[Table]) -> str:
+def latex(found: Sequence[Table]) -> str:
     """Return a tabular for each table."""
-    blocks = [f"% {_ascii(NOTE)}"]
+    blocks = [f"% {_ascii(note(found))}"]
     for table in found:
         header, *rows = (
             " & ".join(escape(str(cell)) for cell in cells) + r" \\"

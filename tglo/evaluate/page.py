@@ -11,7 +11,7 @@ from tglo.evaluate.figures import colour, labels
 from tglo.evaluate.gallery import Row
 from tglo.evaluate.results import Results
 from tglo.evaluate.settings import BASE
-from tglo.evaluate.tables import MARK, NOTE, Judged
+from tglo.evaluate.tables import MARK, Judged
 from tglo.pages.render import page as rendered
 from tglo.pages.render import picture
 
@@ -76,12 +76,13 @@ def page(
         policy=VIDEOS if videos else None,
         base=BASE,
         facts=[*facts, *_full_names(scorers)],
-        note=NOTE,
+        note=tables.note(tables.tables(prompt_sets)),
         mark=MARK,
         sets=sets,
         models=[(name, colour(number)) for number, name in enumerate(first["models"])],
         losses=[one for several in found.values() for one in several if one.is_loss],
         noun="videos" if videos else "images",
+        diverse=any(entry["diversity"] for entry in first["models"].values()),
         measured=f"{FRAMES} frames of each, evenly from first to last," if videos else "the images",
     )
 

@@ -14,11 +14,11 @@ from tglo.evaluate.settings import BASE
 
 MARK = "†"
 SIGNS = {"better": "▲", "worse": "▼"}
-NOTE = (
+_INTERVALS = (
     "Intervals: 95%, over prompts; of win rates Wilson's, of all else the bootstrap's. "
-    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the interval lies wholly on one side of no difference. "
-    f"{MARK}: the reward that the model was trained on."
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse: the interval lies wholly on one side of no difference."
 )
+_MARKED = f" {MARK}: the reward that the model was trained on."
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,15 @@ def _marked(text: str, score: Results | None) -> str:
     return f"{text} {MARK}" if score and score["trained_on"] else text
 
 
-def markdown(found: Iterable[Table]) -> str:
+def note(found: Iterable[Table]) -> str:
+    """Return what explains the tables: intervals, and the marks that are in them."""
+    cells = (str(cell) for table in found for row in (table.header, *table.rows) for cell in row)
+    return _INTERVALS + (_MARKED if any(MARK in cell for cell in cells) else "")
+
+
+def markdown(found: Sequence[Table]) -> str:
     """Return all tables of an evaluation under headings."""
-    blocks = [NOTE, *(f"## {table.title}\n\n{markdown_table(table)}" for table in found)]
+    blocks = [note(found), *(f"## {table.title}\n\n{markdown_table(table)}" for table in found)]
     return "\n\n".join(blocks) + "\n"
 
 

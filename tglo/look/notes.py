@@ -42,7 +42,8 @@ def about_scores(sheet: Sheet, why_none: str) -> Iterator[Note]:
         yield Note(
             "no_scores",
             "stop",
-            f"No row has a score: score them (tglo score){others}. Until then there is no threshold, and neither "
+            f"No row has a score: score them (tglo score, or tglo rate by hand){others}. "
+            "Until then there is no threshold, and neither "
             "sides nor weights.",
         )
     elif missing:
@@ -87,9 +88,13 @@ def about_images(presence: Presence, sizes: Sizes, contents: Contents) -> Iterat
     if sizes.enlarged > _BARE_SETS * known:
         yield Note(
             "images_enlarged",
-            "warning",
-            f"{sizes.enlarged / known:.0%} of the images are smaller than their bucket at resolution "
-            f"{sizes.resolution} and would be scaled up. tglo cache --resolution takes a lower one.",
+            "note" if sizes.assumed else "warning",
+            f"{sizes.enlarged / known:.0%} of the images are smaller than their bucket at resolution {sizes.resolution}"
+            + (
+                ", which is assumed. --resolution says which one the model has."
+                if sizes.assumed
+                else " and would be scaled up. tglo cache --resolution takes a lower one."
+            ),
         )
     if contents.conflicts:
         yield Note(

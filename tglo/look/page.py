@@ -84,7 +84,7 @@ def _charts(found: Findings) -> list[tuple[str, str, Chart]]:
     threshold = labelled.threshold
     line = [(threshold.value, f"threshold {threshold.value:.5g}")]
     band, text = None, ""
-    if threshold.per_prompt:
+    if found.differences is not None:
         low, high = np.percentile(labelled.tau, [5, 95]).tolist()
         band = (low, high)
         line = [(threshold.value, f"global {threshold.value:.5g}")]

@@ -21,6 +21,8 @@ from tglo.look.sheet import Sheet, chosen
 READ = 5_000
 """Images whose headers are read, at most."""
 SHOWN = 10
+ASSUMED = 1024
+"""The resolution where none is given: `tglo cache` would take the model's own, which a manifest does not tell."""
 Numbers = NDArray[np.int64]
 _MODEL_STEP = 8
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)
@@ -40,7 +42,8 @@ class BucketUse:
 class Sizes:
     """Of the `of` images that are there the headers of `read` were read; `unreadable` of those say no size.
 
-    smallest, median, largest: height and width, by the number of pixels; None where no size is known.
+    assumed: nobody has said the resolution. smallest, median, largest: height and width, by the number of pixels;
+    None where no size is known.
     """
 
     of: int
@@ -48,6 +51,7 @@ class Sizes:
     unreadable: int
     unreadable_shown: dict[str, str]
     resolution: int
+    assumed: bool
     smallest: Size | None
     median: Size | None
     largest: Size | None
@@ -56,13 +60,14 @@ class Sizes:
 
 
 def sizes(
-    sheet: Sheet, present: Numbers, resolution: int, buckets: list[Size] | None = None
+    sheet: Sheet, present: Numbers, resolution: int | None, buckets: list[Size] | None = None
 ) -> Sizes:
     """Read the sizes of the images that are there (their numbers), of a part of them where they are many.
 
     buckets: those of a cache; by default those that `tglo cache` makes of the resolution. ValueError for one that
     it cannot take.
     """
+    assumed, resolution = resolution is None, resolution if resolution is not None else ASSUMED
     if buckets is None:
         buckets = make_buckets(resolution, step=bucket_step(resolution, _MODEL_STEP))
     found: list[Size] = []
@@ -84,6 +89,7 @@ def sizes(
         unreadable=len(unreadable),
         unreadable_shown=dict(list(unreadable.items())[:SHOWN]),
         resolution=resolution,
+        assumed=assumed,
         smallest=found[0] if found else None,
         median=found[len(found) // 2] if found else None,
         largest=found[-1] if found else None,

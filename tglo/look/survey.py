@@ -34,14 +34,14 @@ def survey(
     *,
     threshold: Threshold | None = None,
     is_run: bool = False,
-    resolution: int = 1024,
+    resolution: int | None = None,
 ) -> Findings:
     """Look through a manifest.
 
     config: says how scores are judged and weighed, and where a cache is. is_run: it is a run's, and what the run
     would do is told. threshold: one that is there already; else it is read or estimated as `config` says. What
     cannot be estimated is told, and so is what is wrong with single images. resolution: of buckets, where no cache
-    has its own.
+    has its own; None: 1024 is assumed, and told.
 
     Raises ValueError for a threshold of other data or out of its limits.
     """
@@ -67,7 +67,7 @@ def survey(
         labelled=found,
         histogram=_histogram(scores, found),
         differences=None
-        if found is None or not found.threshold.per_prompt
+        if found is None or not np.ptp(found.tau)
         else histogram(scores - found.tau, found.positive, found.weight),
         best=best,
         worst=worst,
@@ -135,31 +135,35 @@ def _histogram(scores: NDArray[np.float64], found: Labelled | None) -> Histogram
 
 def _shown(sheet: Sheet, found: Labelled | None) -> tuple[list[int], list[int], list[int]]:
     """Return the best rows, the worst and those nearest to their thresholds; of equal ones some by chance, and an
-    image once.
+    image once. Where there are few images, none is among the best and among the worst by the same score.
     """
     if not sheet.scored.size:
         return [], [], []
     order = shuffled(sheet.scored.size)
     rows = sheet.scored[order]
     scores = sheet.scores[rows]
-    best = _first(sheet, rows[np.argsort(-scores, kind="stable")])
-    worst = _first(sheet, rows[np.argsort(scores, kind="stable")])
+    ranked = rows[np.argsort(-scores, kind="stable")]
+    several = len(_first(sheet, ranked, 2 * SHOWN))
+    best = _first(sheet, ranked, (several + 1) // 2)
+    worst = _first(sheet, ranked[::-1], several // 2)
     if found is None:
         return best, worst, []
     distance = np.abs(sheet.scores[sheet.scored] - found.tau)[order]
     return best, worst, _first(sheet, rows[np.argsort(distance, kind="stable")])
 
 
-def _first(sheet: Sheet, rows: NDArray[np.int64]) -> list[int]:
+def _first(sheet: Sheet, rows: NDArray[np.int64], most: int = SHOWN) -> list[int]:
     chosen: dict[int, int] = {}
     for row in rows.tolist():
-        chosen.setdefault(int(sheet.image_of[row]), row)
-        if len(chosen) == SHOWN:
+        if len(chosen) == most:
             break
+        chosen.setdefault(int(sheet.image_of[row]), row)
     return list(chosen.values())
 
 
-def _sizes(sheet: Sheet, present: NDArray[np.int64], config: TrainConfig, resolution: int) -> Sizes:
+def _sizes(
+    sheet: Sheet, present: NDArray[np.int64], config: TrainConfig, resolution: int | None
+) -> Sizes:
     if not has_cache(config):
         return sizes(sheet, present, resolution)
     cache = LatentCache(config.data.cache)

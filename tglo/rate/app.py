@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -45,6 +46,8 @@ class _Events(_Said, kw_only=True):
 def application(desk: Desk, rater: str = "") -> Starlette:
     """Return the application. rater: the name that a page starts with, without asking."""
     pictures = Pictures(desk.manifest)
+    moving = any(desk.manifest.is_video(row) for row in islice(desk.manifest.rows, 100))
+    noun = "images or videos" if moving else "images"
 
     async def start(request: Request) -> Response:
         return HTMLResponse(
@@ -57,6 +60,7 @@ def application(desk: Desk, rater: str = "") -> Starlette:
                 ratings=desk.log.id,
                 rater=rater,
                 total=len(desk.samples),
+                noun=noun,
                 stars=range(1, STARS + 1),
                 longest=LONGEST_NAME,
             )

@@ -70,8 +70,8 @@ class Fit:
         if self.method == "prompt means" and self.several < 10:
             notes.append(
                 f"prompts with several scores: only {self.several}. B, which follows from how scores of "
-                "one prompt differ, is a rough guess; score more images of each prompt, or use baseline "
-                "ridge."
+                "one prompt and the means of prompts differ, is a rough guess; score several images of more "
+                "prompts, or use baseline ridge if many have one."
             )
         if self.outliers and self.value_without is not None:
             instead = f"the threshold would be {self.value_without:.6g}"

@@ -107,13 +107,14 @@ def train(config: TrainConfig) -> TrainResult:
                 if report:
                     reports.write(step, health, clock, norm)
                 hung.finish()
-                if save:
-                    if verifying is not None:
-                        processes.together(verifying.wait)
-                        verifying = None
-                    saver.save(step, last=last)
-                if validate and (step == total or not stopping):
-                    reports.show(exporting.validate(run, step), step)
+                with reports.aside():
+                    if save:
+                        if verifying is not None:
+                            processes.together(verifying.wait)
+                            verifying = None
+                        saver.save(step, last=last)
+                    if validate and (step == total or not stopping):
+                        reports.show(exporting.validate(run, step), step)
                 run.checkpoints.look()
         finished, export = step >= total, None
         if not finished:

@@ -158,7 +158,8 @@ def _require(place: Path) -> None:
     """Raise ValueError unless a place is a run's folder or one with runs below it."""
     if not place.exists():
         raise ValueError(
-            f"{place} does not exist; give output.folder of a run's TOML file, or a folder with runs in it"
+            f"{place} does not exist (a run makes its folder when it starts); give output.folder of a run's TOML file, "
+            "or a folder with runs in it"
         )
     if not place.is_dir():
         raise ValueError(f"{place} is a file; give the folder of a run, which has a metrics.jsonl")

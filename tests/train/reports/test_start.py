@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tglo.train import TrainConfig, train
+from tglo.train import export as exporting
+from tglo.train.reports import reports
+from tglo.train.saving import Saver
 
 Make = Callable[..., TrainConfig]
 
@@ -55,3 +61,27 @@ def test_progress_without_a_terminal(make_config: Make, caplog: pytest.LogCaptur
     assert told[-1].startswith("step 20 of 20: ") and told[-1].endswith("done")
     quiet = make_config(folder="quiet", optimizer={"steps": 2}, output={"export": False})
     assert not any(line.startswith("step ") for line in lines(quiet, caplog))
+
+
+def test_checkpoints_and_validation_take_no_samples_per_second(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late[0])
+    monkeypatch.setattr(reports, "time", clock)
+
+    def slow(done: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            late[0] += 1000
+            return done(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(exporting, "validate", slow(exporting.validate))
+    monkeypatch.setattr(Saver, "save", slow(Saver.save))
+    output = {"export": False, "log_every": 2, "save_every": 1, "validation_every": 3,
+              "validation_prompts": ["a temple"], "validation_steps": 1}  # fmt: skip
+    folder = train(make_config(output=output)).folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4] and late[0] >= 5000
+    assert all(line["samples_per_second"] > 4 / 500 for line in lines)

@@ -163,6 +163,8 @@ function showSamples() {
 
 function show(data) {
   data.runs.forEach(take);
+  document.title = runs.length === 1 ? runs[0].name : `${runs.length} training runs`;
+  document.querySelector("h1").textContent = document.title;
   const focused = document.activeElement?.dataset.run;
   showRuns();
   if (focused !== undefined) document.querySelector(`[data-run="${focused}"]`)?.focus();

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -93,6 +95,15 @@ class Reports:
         ending = f"about {duration(left)} to go" if step < total else "done"
         text = "step %d of %d: loss %.3f, %.1f samples/s, %s"
         log.info(text, step, total, values["loss"], values["samples_per_second"], ending)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the time that something else than training takes out of samples_per_second."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._time += time.perf_counter() - begun
 
     def show(self, folder: Path | None, step: int) -> None:
         """Hand validation images to the trackers, those that `exporting.validate` wrote to `folder`."""
