@@ -12,7 +12,7 @@ PICKLES = ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")
 ALLOWED = {
     # With weights_only, of reward models; without, DeepSpeed's own files, after their checksums.
     "torch.load": {"tglo.rewards.weights", "tglo.train.engines.deepspeed_files"},
-    "load_checkpoint": {"tglo.train.engines.deepspeed"},  # of the run's own folder
+    "load_checkpoint": {"tglo.train.engines.deepspeed_files"},  # of the run's own folder
     "eval": set(),
     "exec": set(),
 }

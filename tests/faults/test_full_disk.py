@@ -29,7 +29,7 @@ WRITERS = {
     "tglo.train.loop._write_settings": r"run/threshold\.json needs 0\.1 MB",
     "tglo.train.reports.metrics.MetricsFile.write": r"run/metrics\.jsonl needs 0\.1 MB",
     "tglo.train.engines.plain.PlainEngine.save": r"checkpoints/step-00000004 needs \d\.\d MB",
-    "tglo.train.engines.plain.state_files": r"checkpoints/step-00000004 needs \d\.\d MB",
+    "tglo.train.engines.whole.state_files": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.ema.Ema.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.reference_policy.Reference.save": r"checkpoints/step-00000004 needs \d\.\d MB",
     "tglo.train.checkpoint_manifest.write": r"checkpoints/step-00000004 needs \d\.\d MB",

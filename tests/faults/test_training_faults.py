@@ -28,7 +28,6 @@ from tests.train.conftest import (  # noqa: F401  (fixtures)
     square_cache,
     write_toml,
 )
-from tests.train.test_checkpoint_manifest import change_state
 from tests.train.test_loop import final_weights
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
@@ -203,20 +202,6 @@ def test_a_signal_in_mid_run_changes_nothing(
         for c in (straight, parted)
     ]
     assert losses[0] == losses[1]
-
-
-def test_another_number_of_processes_is_an_early_clear_error(
-    make_config: Make,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Fault 19: a checkpoint whose state says two processes."""
-    config = make_config()
-    folder = train(config).folder
-    found = newest(folder / "checkpoints")
-    assert found is not None
-    change_state(found[0], lambda state: state.update(world_size=2))
-    with pytest.raises(ValueError, match=r"written by 2 process\(es\).*this run has 1"):
-        train(config)
 
 
 def test_the_plain_backend_trains_to_the_same_losses(make_config: Make) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.faults.test_full_disk import fill, leftovers
 from tests.train.conftest import (  # noqa: F401  (fixtures)
@@ -31,7 +30,6 @@ from tglo.cli import main
 from tglo.train import TrainConfig, checkpoint_manifest, contents, host_memory, loop, saving, train
 from tglo.train.checkpoint import Checkpoints, newest
 from tglo.train.checkpoint_draft import CheckpointError
-from tglo.train.engines.choose import start_processes
 
 Make = Callable[..., TrainConfig]
 
@@ -59,7 +57,7 @@ def test_start_returns_at_once_and_the_older_one_stays_until_the_new_one_is_whol
     run, slow = Checkpoints(tmp_path, keep=1), Slow()
     run.start(2, slow, {"step": 2})
     assert slow.begun.wait(60)
-    run.look()
+    run.look(run.writing)
     assert found_step(tmp_path) == 1
     assert (tmp_path / "latest").read_text() == "step-00000001\n"
     slow.go.set()
@@ -94,14 +92,14 @@ def test_a_failure_is_told_once_and_the_older_one_stays(when: str, tmp_path: Pat
         run.start(2, full, {"step": 2}, needed=4_000_000)
         if when == "look":
             while True:
-                run.look()
+                run.look(run.writing)
                 time.sleep(0.001)
         elif when == "wait":
             run.wait()
         elif when != "end":
             getattr(run, when)(3, write, {"step": 3})
     assert names(tmp_path) == ["step-00000001"]
-    run.look()
+    run.look(run.writing)
     run.start(3, write, {"step": 3})
     run.wait()
     assert names(tmp_path) == ["step-00000003"]
@@ -281,10 +279,3 @@ def test_memory_that_cannot_be_had_is_no_reason_to_stop(
     train(config)
     assert caplog.text.count("checkpoints are written while training waits from now on") == 1
     assert names(config.output.folder / "checkpoints") == ["step-00000002", "step-00000003"]
-
-
-def test_deepspeed_refuses_it(make_config: Make) -> None:
-    config = make_config(engine={"kind": "deepspeed"}, output={"async_save": "on"})
-    with pytest.raises(ValueError, match=r"output.async_save is on, but DeepSpeed .*auto or off"):
-        start_processes(config)
-    assert not torch.distributed.is_initialized()

@@ -19,7 +19,7 @@ def export(
     """Export the newest checkpoint of a run: a diffusers folder, or a LoRA.
 
     Args:
-        run: Output folder of `tglo train`. Start this with as many processes as the run had.
+        run: Output folder of `tglo train`. One process exports what any number of them trained.
         output: Folder to write; refused if it exists.
         layout: Of a LoRA: as diffusers loads it, as kohya's scripts, ComfyUI and A1111 do, or merged into a whole
             diffusers folder.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -50,18 +50,10 @@ class Checkpoints:
         """
         self.wait()
         draft = Draft(self._folder(step), write, state, needed)
-        try:
+        with _failing(draft):
             processes.on_main(draft.begin)
             processes.together(draft.fill)
-            described = processes.gather(processes.together(draft.describe))
-            files = {name: entry for part in described for name, entry in part.items()}
-            processes.on_main(lambda: draft.publish(files, processes.world_size()))
-        except FAILURES as error:
-            if processes.rank() == 0:
-                draft.discard()
-            raise draft.error(error) from error
-        self.refused.pop(draft.final, None)
-        self.go_on_from(draft.final)
+        self._publish(draft, draft.describe)
         return draft.final
 
     def start(
@@ -70,13 +62,14 @@ class Checkpoints:
         write: Callable[[Path], None],
         state: dict[str, Any],
         needed: int | None = None,
+        names: Collection[str] = (),
     ) -> None:
-        """Write checkpoint `step` as `save` does, in a thread, of a run of one process.
+        """Write checkpoint `step` as `save` does, in a thread of each process; collective.
 
-        ``write`` reads nothing that training changes. At most one is written at a time: another one is waited
-        for. If it fails, `look` or `wait` raises CheckpointError.
+        ``write`` reads nothing that training changes, and ``names`` are those of the files that it writes, which
+        several processes must say. At most one is written at a time: another one is waited for. If it fails, `look`
+        or `wait` raises CheckpointError. Several processes publish it there, where they meet.
         """
-        assert processes.world_size() == 1
         self.wait()
         draft = Draft(self._folder(step), write, state, needed)
 
@@ -84,29 +77,60 @@ class Checkpoints:
             self.refused.pop(draft.final, None)
             self._tidy(draft.final)
 
-        self._writing = Writing(draft, done)
+        if processes.world_size() == 1:
+            self._writing = Writing(draft, done)
+            return
+        with _failing(draft):
+            processes.on_main(draft.begin)
+        self._writing = Writing(draft, done, names)
 
-    def look(self) -> None:
-        """Raise CheckpointError if a checkpoint was started and has failed; waits for nothing."""
-        if self._writing is not None and not self._writing.going_on:
+    @property
+    def writing(self) -> bool:
+        """Whether this process still writes a checkpoint that was started."""
+        return self._writing is not None and self._writing.going_on
+
+    def look(self, anyone: bool) -> None:
+        """Publish a checkpoint that was started, or raise CheckpointError if it has failed; waits for nothing.
+
+        anyone: whether, when all ranks last met, one of them was `writing`; all of them say the same.
+        """
+        if not anyone:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the checkpoint that was started is whole; CheckpointError if it failed."""
+        """Wait until the checkpoint that was started is whole; CheckpointError if it failed; collective."""
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.wait()
+        if writing is None:
+            return
+        if processes.world_size() == 1:
+            with _failing(writing.draft, discards=False):
+                writing.wait()
+            return
+        self._publish(writing.draft, lambda: _files(writing))
+
+    def _publish(self, draft: Draft, describe: Callable[[], dict[str, manifest.Entry]]) -> None:
+        """Publish what each rank describes; collective."""
+        with _failing(draft):
+            described = processes.gather(processes.together(describe))
+            files = {name: entry for part in described for name, entry in part.items()}
+            processes.on_main(lambda: draft.publish(files, processes.world_size()))
+        self.refused.pop(draft.final, None)
+        self.go_on_from(draft.final)
 
     @contextmanager
     def finished(self) -> Iterator[None]:
-        """Wait at the end of the block, but for Ctrl-C, for the checkpoint that was started in it."""
+        """Wait at the end of the block for the checkpoint that was started in it; not after Ctrl-C, nor, of several
+        processes, after what may have happened to this one alone, where it could not meet the others.
+        """
         try:
             yield
-        except KeyboardInterrupt:
-            if self._writing is not None:
-                self._writing.abandon()
-            raise
-        except BaseException:
+        except BaseException as error:
+            # The guard raises these, on every rank.
+            met = processes.world_size() == 1 or isinstance(error, FloatingPointError)
+            if isinstance(error, KeyboardInterrupt) or not met:
+                if self._writing is not None:
+                    self._writing.abandon()
+                raise
             try:
                 self.wait()
             except CheckpointError as error:  # told, but not instead of what ended the run
@@ -181,6 +205,22 @@ class Checkpoints:
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint under `root` that verifies, and its state; None if there is none."""
     return next(Checkpoints(root, keep=1).whole(), None)
+
+
+@contextmanager
+def _failing(draft: Draft, *, discards: bool = True) -> Iterator[None]:
+    """Turn what keeps a draft from being written into CheckpointError."""
+    try:
+        yield
+    except FAILURES as error:
+        if discards and processes.rank() == 0:
+            draft.discard()
+        raise draft.error(error) from error
+
+
+def _files(writing: Writing) -> dict[str, manifest.Entry]:
+    writing.wait()
+    return writing.files
 
 
 def _step(folder: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ class Draft:
         with disk_space(self.final, self._needed):
             self._write(self.temporary)
 
-    def describe(self) -> dict[str, manifest.Entry]:
-        """Flush and hash this rank's share of the files that all ranks wrote."""
+    def describe(self, names: Collection[str] | None = None) -> dict[str, manifest.Entry]:
+        """Flush and hash the files of these names; without names, this rank's share of what all ranks wrote."""
         with disk_space(self.final, self._needed):
-            return _describe(self.temporary)
+            return _describe(self.temporary, names)
 
     def publish(self, files: dict[str, manifest.Entry], world_size: int) -> None:
         """Write the manifest and give the folder its name."""
@@ -71,14 +71,20 @@ class Draft:
 
 
 class Writing:
-    """A thread that writes a draft of a run of one process, then calls `done`.
+    """A thread that writes a draft; of a run of one process whole, which it publishes before it calls `done`; else
+    this rank's files of these `names`, in a folder that is there.
 
     It ends with the process, which waits for it only in `wait`.
     """
 
-    def __init__(self, draft: Draft, done: Callable[[], None]) -> None:
-        self._draft = draft
+    def __init__(
+        self, draft: Draft, done: Callable[[], None], names: Collection[str] | None = None
+    ) -> None:
+        self.draft = draft
+        self.files: dict[str, manifest.Entry] = {}
+        """What was written, at its end."""
         self._done = done
+        self._names = names
         self._abandoned = False
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -90,14 +96,12 @@ class Writing:
         return not self._ended.is_set()
 
     def wait(self) -> None:
-        """Wait for its end; CheckpointError if it failed. After Ctrl-C meanwhile nothing is published."""
+        """Wait for its end, and raise what it raised. After Ctrl-C meanwhile nothing is published."""
         try:
             self._ended.wait()
         except BaseException:
             self.abandon()
             raise
-        if isinstance(self._error, FAILURES):
-            raise self._draft.error(self._error) from self._error
         if self._error is not None:
             raise self._error
 
@@ -106,19 +110,23 @@ class Writing:
         self._abandoned = True
 
     def _work(self) -> None:
-        draft = self._draft
+        draft, alone = self.draft, self._names is None
         try:
-            draft.begin()
+            if alone:
+                draft.begin()
             draft.fill()
-            files = draft.describe()
+            self.files = draft.describe(self._names)
+            if not alone:
+                return
             if self._abandoned:
                 draft.discard()
                 return
-            draft.publish(files, world_size=1)
+            draft.publish(self.files, world_size=1)
             self._done()
         except BaseException as error:
             self._error = error
-            draft.discard()
+            if alone:
+                draft.discard()
         finally:
             self._ended.set()
 
@@ -129,10 +137,14 @@ def remove_unfinished(root: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _describe(folder: Path) -> dict[str, manifest.Entry]:
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+def _describe(folder: Path, names: Collection[str] | None) -> dict[str, manifest.Entry]:
+    if names is None:
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        paths = paths[processes.rank() :: processes.world_size()]
+    else:
+        paths = [folder / name for name in names]
     entries: dict[str, manifest.Entry] = {}
-    for path in paths[processes.rank() :: processes.world_size()]:
+    for path in paths:
         flush(path)
         entries[path.relative_to(folder).as_posix()] = {
             "size": path.stat().st_size,

@@ -286,8 +286,8 @@ class OutputConfig:
     save_every: int = 500
     """Steps between checkpoints; the last step is always saved."""
     async_save: Literal["auto", "on", "off"] = "auto"
-    """Write checkpoints in the background, from a copy in host memory (plain engine only); auto:
-    where the copy takes at most half of what is free."""
+    """Write checkpoints in the background, from a copy in host memory; auto: where the copy
+    takes at most half of what is free."""
     keep: int = 2
     """Checkpoints kept; those of a run that was set aside are not counted and stay."""
     resume: bool = True

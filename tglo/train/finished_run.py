@@ -13,10 +13,12 @@ import torch
 from tglo.files import need_free, read_json, reading
 from tglo.models.names import local_path
 from tglo.train import export as exporting
-from tglo.train import resume
+from tglo.train import processes, resume
 from tglo.train.config import TrainConfig
 from tglo.train.config_files import parse_config
+from tglo.train.earlier import CHECKPOINTS
 from tglo.train.engines.choose import start_processes
+from tglo.train.engines.layouts import in_own_format
 from tglo.train.lock import held
 from tglo.train.run import prepare
 
@@ -31,8 +33,9 @@ def export_run(
 ) -> Path:
     """Export the newest complete checkpoint of the run in `folder` to `output`; see `exporting.export`.
 
-    Start it with as many processes as the run had, in the folder that the run's relative paths start at. ValueError
-    if a file is not there, if there is no such checkpoint, or if the run trained no LoRA that could have this layout.
+    One process is enough for any run, without a launcher. Start it in the folder that the run's relative paths start
+    at. ValueError if a file is not there, if there is no such checkpoint, or if the run trained no LoRA that could
+    have this layout.
     """
     source = folder / "config.json"
     if not source.is_file():
@@ -46,6 +49,7 @@ def export_run(
         raise ValueError(
             f"layout is {layout}, of a LoRA, but the run in {folder} trained the whole model; leave it out"
         )
+    config = _without_sharding(config)
     device = start_processes(config)
     with held(folder):
         with _without_what_training_said():
@@ -59,6 +63,17 @@ def export_run(
         finally:
             run.batches.close()
     return output
+
+
+def _without_sharding(config: TrainConfig) -> TrainConfig:
+    """Let one process without a launcher read the weights by the plain engine, which has room for nothing else."""
+    root = config.output.folder / CHECKPOINTS
+    if processes.launched() or any(map(in_own_format, root.glob("step-*"))):
+        return config
+    engine = replace(
+        config.engine, kind="plain", zero_stage=0, offload_optimizer=False, offload_parameters=False
+    )
+    return replace(config, engine=engine)
 
 
 def _check_paths(config: TrainConfig, folder: Path) -> None:

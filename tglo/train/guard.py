@@ -32,11 +32,14 @@ class Guard:
         self.watch_gradients = watch_gradients
         self._pending: _Verdict | None = None
 
-    def check(self, step: int, losses: Tensor, seen: list[BatchIds], stop_asked: bool) -> bool:
+    def check(
+        self, step: int, losses: Tensor, seen: list[BatchIds], asked: tuple[bool, bool]
+    ) -> tuple[bool, bool]:
         """Judge step `step` (from 0) before its update; collective.
 
-        losses: () float64, the sum of its losses on the device. Returns whether any rank was asked
-        to stop. Raises FloatingPointError on every rank for this step, or for the one before.
+        losses: () float64, the sum of its losses on the device. asked: whether this rank was asked to stop, and
+        whether it writes a checkpoint; returns whether any rank was, and does. Raises FloatingPointError on every rank
+        for this step, or for the one before.
         """
         bad = torch.isfinite(losses).logical_not()
         if self.watch_gradients:
@@ -47,13 +50,12 @@ class Guard:
             verdict = _Verdict.copy(step, bad, losses, seen)
             self.settle()  # the device is busy with this step while the host reads the one before
             self._pending = verdict
-            return stop_asked
-        asked = torch.tensor(stop_asked, device=bad.device)
-        flags = torch.stack([bad, asked]).to(torch.int32)
-        any_bad, stopping = processes.reduce_max(flags).tolist()
+            return asked
+        flags = torch.cat([bad.view(1), torch.tensor(asked, device=bad.device)]).to(torch.int32)
+        any_bad, stopping, writing = processes.reduce_max(flags).tolist()
         if any_bad:
             _refuse(step, bool(bad), float(losses), seen)
-        return bool(stopping)
+        return bool(stopping), bool(writing)
 
     def settle(self) -> None:
         """Wait for the newest verdict; FloatingPointError if that step was stopped."""

@@ -94,7 +94,7 @@ def train(config: TrainConfig) -> TrainResult:
             stopping = False
             while step < total and not stopping:
                 hung.begin(step + 1)
-                stopping, norm = _step(run, step, guard, health, clock, stop)
+                (stopping, writing), norm = _step(run, step, guard, health, clock, stop)
                 step += 1
                 last = stopping or step == total
                 reports.advance()
@@ -107,6 +107,7 @@ def train(config: TrainConfig) -> TrainResult:
                 if report:
                     reports.write(step, health, clock, norm)
                 hung.finish()
+                run.checkpoints.look(writing)
                 with reports.aside():
                     if save:
                         if verifying is not None:
@@ -115,7 +116,6 @@ def train(config: TrainConfig) -> TrainResult:
                         saver.save(step, last=last)
                     if validate and (step == total or not stopping):
                         reports.show(exporting.validate(run, step), step)
-                run.checkpoints.look()
         finished, export = step >= total, None
         if not finished:
             how = "" if config.output.resume else " without --output.no-resume"
@@ -143,8 +143,10 @@ def _start_verifying(run: Run) -> Verification | None:
 
 def _step(
     run: Run, step: int, guard: Guard, health: Health, clock: Clock, stop: StopSignal
-) -> tuple[bool, Tensor | float]:
-    """Make one update. Return whether a signal asks to stop, and the gradient's norm."""
+) -> tuple[tuple[bool, bool], Tensor | float]:
+    """Make one update. Return whether a signal asks to stop and a checkpoint is still being written, on any rank; and
+    the gradient's norm.
+    """
     config, engine, reference = run.config, run.engine, run.reference
     if config.engine.cuda_graphs:
         torch.compiler.cudagraph_mark_step_begin()
@@ -167,7 +169,7 @@ def _step(
         with clock.part("backward"):
             engine.backward(loss)
     with clock.part("update"):
-        stopping = guard.check(step, losses, seen, stop.asked)
+        flags = guard.check(step, losses, seen, (stop.asked, run.checkpoints.writing))
         norm = engine.step(learning_rate(config.optimizer, step))
         if run.ema is not None:
             run.ema.update(step)
@@ -179,4 +181,4 @@ def _step(
             report_noise_floor(run, square)
     if config.objective.update_reference_every_epoch and run.epoch(step + 1).is_integer():
         resume.renew_reference(run)
-    return stopping, norm
+    return flags, norm

@@ -14,6 +14,8 @@ from tglo.threshold.weights import Weighing
 from tglo.train import processes
 from tglo.train.config_files import to_plain, with_moved_keys
 from tglo.train.earlier import set_aside
+from tglo.train.engines.layouts import layout_of, refusal
+from tglo.train.global_batch import changed_batch
 from tglo.train.run import Run
 from tglo.train.same_data import changes
 from tglo.train.saved_state import SavedState
@@ -25,7 +27,6 @@ DECIDING = (
     "model.lora_rank",
     "model.base_weights",
     "optimizer.name",
-    "engine.zero_stage",
 )
 """Settings that decide which tensors a checkpoint has, and what they were trained for."""
 UNTOLD = ("engine.hung_after", "engine.hung_seconds")
@@ -59,7 +60,7 @@ def load(run: Run, *, to_export: bool = False) -> int:
         base = {} if to_export else run.base.digests()  # collective: not inside the try
         try:
             state = SavedState.parse(folder, plain)
-            _refuse_other_settings(run, folder, state)
+            _refuse_other_settings(run, folder, state, to_export)
             if not to_export:
                 _refuse_other_data(run, folder, state, {**run.digests, **base})
             _check(run, folder, state)
@@ -84,8 +85,9 @@ def renew_reference(run: Run) -> None:
 
 def _restore(run: Run, folder: Path, state: SavedState, to_export: bool) -> int:
     before = with_moved_keys(state.config)
-    _warn_of_changes(run, before)
-    run.engine.load(folder)
+    if not to_export:
+        _warn_of_changes(run, before, state)
+    run.engine.load(folder, weights_only=to_export)
     run.temperature.restore(state.temperature)
     run.objective.restore(state.objective)
     ema, reference = run.ema, run.reference
@@ -168,13 +170,13 @@ def _renewed_before(state: SavedState) -> bool:
     return bool(state.config["objective"].get("update_reference_every_epoch"))
 
 
-def _refuse_other_settings(run: Run, folder: Path, state: SavedState) -> None:
-    here, engine = processes.world_size(), run.engine.name
-    if state.engine != engine or state.world_size != here:
-        raise ValueError(
-            f"{folder} was written by {state.world_size} process(es) with engine {state.engine}, this "
-            f"run has {here} with engine {engine}. Start it as it was, or {ANEW}"
-        )
+def _refuse_other_settings(run: Run, folder: Path, state: SavedState, to_export: bool) -> None:
+    then = layout_of(state.engine, state.world_size, state.config)
+    now = layout_of(run.engine.name, processes.world_size(), to_plain(run.config))
+    optimizer = "" if to_export else run.config.optimizer.name
+    why = refusal(folder, optimizer, then, now)
+    if why:
+        raise ValueError(f"{why}, or {ANEW}")
     for key in DECIDING:
         section, name = key.split(".")
         before = "default" if name == "base_weights" else None  # of checkpoints without that key
@@ -203,7 +205,7 @@ def _refuse_other_data(run: Run, folder: Path, state: SavedState, here: dict[str
     )
 
 
-def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:
+def _warn_of_changes(run: Run, before: dict[str, Any], state: SavedState) -> None:
     now = json.loads(json.dumps(to_plain(run.config)))
     for section in ("model", "data", "objective", "optimizer", "engine"):
         for name in sorted({*before[section], *now[section]}):
@@ -212,6 +214,18 @@ def _warn_of_changes(run: Run, before: dict[str, Any]) -> None:
                 _warn("resuming with %s.%s = %s, which was %s", section, name, new, old)
     if before["seed"] != now["seed"]:
         _warn("resuming with seed = %s, which was %s", now["seed"], before["seed"])
+    here = processes.world_size()
+    if state.world_size != here:
+        _warn("resuming on %d process(es), which were %d", here, state.world_size)
+    batch = changed_batch(
+        before["optimizer"],
+        state.world_size,
+        run.config.optimizer,
+        here,
+        run.batches.samples.units.shape[1],
+    )
+    if batch:
+        _warn("%s", batch)
 
 
 def _warn(text: str, *values: object) -> None:

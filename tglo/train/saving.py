@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import socket
+from functools import partial
 from pathlib import Path
 
 from tglo.train import host_memory, processes
 from tglo.train.config_files import to_plain
 from tglo.train.contents import Files, HostCopy, files_of, host_size, write
 from tglo.train.ema import Ema
-from tglo.train.engines.plain import PlainEngine
 from tglo.train.reference_policy import Reference
 from tglo.train.run import Run
 from tglo.train.saved_state import SavedState
@@ -20,11 +22,7 @@ SHARE = 0.5
 
 
 class Saver:
-    """Writes the checkpoints of a run.
-
-    DeepSpeed's are written while training waits: it writes files of its own between its barriers, and a
-    checkpoint of several processes is published when all of them have met, which a thread must not ask for.
-    """
+    """Writes the checkpoints of a run: each rank its files."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -45,11 +43,11 @@ class Saver:
         ema = 0 if run.ema is None else sum(t.nbytes for t in run.ema.average.values())
         needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
 
-        if isinstance(run.engine, PlainEngine) and not last:
-            copied = self._copied(files_of([run.engine, *self._others]))
-            if copied is not None:
-                run.checkpoints.start(step, lambda folder: write(copied, folder), state, needed)
-                return
+        copied = None if last else self._copied(files_of([run.engine, *self._others]))
+        if copied is not None:
+            names, work = tuple(copied), partial(write, copied)
+            run.checkpoints.start(step, work, state, needed, names)
+            return
 
         def write_all(folder: Path) -> None:
             for part in (run.engine, *self._others):
@@ -62,35 +60,48 @@ class Saver:
         if not self._in_background(host_size(files)):
             return None
         self.run.checkpoints.wait()  # until then the copy's memory is read
+        taken, failed = None, None
         try:
-            return self._copy.take(files)
+            taken = self._copy.take(files)
         except (MemoryError, RuntimeError) as error:  # torch's is no MemoryError
+            failed = str(error)
+        failures = [text for text in processes.gather(failed) if text is not None]
+        if not failures:
+            return taken
+        if processes.rank() == 0:
             log.warning(
                 "checkpoints are written while training waits from now on: their copy in host memory failed (%s)",
-                error,
+                failures[0],
             )
-            self._copy, self._background = HostCopy(), False
-            return None
+        self._copy, self._background = HostCopy(), False
+        return None
 
     def _in_background(self, copied: int) -> bool:
         """Decide at the first checkpoint, when the optimizer has its state; copied: bytes."""
         if self._background is None:
             self._background, why = _decide(self.run.config.output.async_save, copied)
             where = "in the background" if self._background else "while training waits"
-            log.info("checkpoints are written %s (%s)", where, why)
+            if processes.rank() == 0:
+                log.info("checkpoints are written %s (%s)", where, why)
         return self._background
 
 
 def _decide(setting: str, copied: int) -> tuple[bool, str]:
-    left = host_memory.available()
-    copy = f"a copy of {copied / 1e9:.2f} GB in host memory"
+    """Return the same on every rank; collective. What counts is the fullest host, with the copies of its ranks."""
+    hosts: dict[str, tuple[int, float]] = {}
+    here = (socket.gethostname(), copied, host_memory.available())
+    for host, count, left in processes.gather(here):
+        before, least = hosts.get(host, (0, math.inf))
+        hosts[host] = before + count, least if left is None else min(left, least)
+    total, free = max(hosts.values(), key=lambda found: found[0] / max(found[1], 1))
+    copy = f"a copy of {total / 1e9:.2f} GB in host memory"
     if setting != "auto":
         return setting == "on", f"output.async_save = {setting}"
-    if left is None:
+    if free == math.inf:
         return True, f"from {copy}"
-    if copied <= SHARE * left:
-        return True, f"from {copy}, where {left / 1e9:.1f} GB are free"
-    return False, f"{copy} would be more than half of the {left / 1e9:.1f} GB that are free"
+    if total <= SHARE * free:
+        return True, f"from {copy}, where {free / 1e9:.1f} GB are free"
+    return False, f"{copy} would be more than half of the {free / 1e9:.1f} GB that are free"
 
 
 def _state(run: Run, step: int) -> SavedState:

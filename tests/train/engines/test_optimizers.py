@@ -23,6 +23,7 @@ from tglo.train.engines.optimizers import (
     make_optimizer,
     state_files,
 )
+from tglo.train.engines.whole import Whole
 
 Make = Callable[..., TrainConfig]
 NAMES = [
@@ -68,7 +69,7 @@ def test_state_comes_back_exactly(name: str, layout: torch.memory_format, tmp_pa
     again = {name: nn.Parameter(p.detach().clone()) for name, p in parted.items()}
     third = make_optimizer(config, again.values())
     check_state(third, again, tmp_path)
-    load_state(third, again, tmp_path)
+    load_state(third, again, Whole(tmp_path).state)
     for step in range(3, 6):
         update(first, straight, step)
         update(third, again, step)

@@ -44,19 +44,10 @@ def start_processes(config: TrainConfig) -> torch.device:
     _check_backend(config, device)
     quantization.require(config.model.base_weights)
     if wants_deepspeed(config):
-        _refuse_async_save(config)
         return deepspeed.start(config, device)
     if device.index is not None:
         torch.cuda.set_device(device)
     return device
-
-
-def _refuse_async_save(config: TrainConfig) -> None:
-    if config.output.async_save == "on":
-        raise ValueError(
-            "output.async_save is on, but DeepSpeed writes its checkpoints while training waits; set it to auto "
-            "or off, or use engine.kind = plain"
-        )
 
 
 def _check_backend(config: TrainConfig, device: torch.device) -> None:

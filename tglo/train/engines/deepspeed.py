@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from tglo.console.extras import install
 from tglo.devices import DTYPES
-from tglo.files import reading
 from tglo.models import quantization
-from tglo.train import processes, stored
+from tglo.train import processes
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero
-from tglo.train.engines.deepspeed_files import check_tree, put_off, raise_if_full, read_shapes
-from tglo.train.engines.optimizers import check_values, make_optimizer
-
-TAG = "deepspeed"
+from tglo.train.contents import Files, write
+from tglo.train.engines import deepspeed_files, loss_scale, whole
+from tglo.train.engines.layouts import in_own_format, open_stored
+from tglo.train.engines.optimizers import ELEMENTWISE, load_state, make_optimizer
+from tglo.train.engines.shards import Shards
+from tglo.train.engines.whole import Whole
+from tglo.train.engines.zero import Zero
 
 
 def start(config: TrainConfig, device: torch.device) -> torch.device:
@@ -76,7 +78,7 @@ class DeepSpeedEngine:
         self.dtype = DTYPES[config.engine.precision]
         self.module = module
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        # Quantised weights are made from the folder again, and no part of a checkpoint.
+        # Quantised weights are no part of a checkpoint in DeepSpeed's own format.
         self._leaves_out_frozen = quantization.kind_of(module) is not None
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
         self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
@@ -89,6 +91,7 @@ class DeepSpeedEngine:
             config=deepspeed_config(config),
             dist_init_required=False,
         )
+        self._zero = Zero(self.optimizer, self.stage, self.trained) if self.stage else None
         if self._watch:
             for parameter in self.trained.values():
                 parameter.register_hook(self._look_at)
@@ -128,16 +131,34 @@ class DeepSpeedEngine:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        masters: dict[int, Tensor] = {}
-        if not self.stage and self.dtype != torch.float32:
-            # Without ZeRO, DeepSpeed's half-precision optimizer keeps them in lists.
-            for half, full in zip(
-                self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True
-            ):
-                masters |= {id(h): f for h, f in zip(half, full, strict=True)}
+        if self._zero is None:
+            for name, master in self._masters().items():
+                yield name, master.detach().float()
+            return
         for name, parameter in self.trained.items():
-            full = safe_get_full_fp32_param(parameter) if self.stage else masters.get(id(parameter))
+            full = safe_get_full_fp32_param(parameter)
             yield name, (parameter if full is None else full).detach().float()
+
+    def _masters(self) -> dict[str, Tensor]:
+        """Without ZeRO, the weights that the optimizer updates, by name."""
+        if self.dtype == torch.float32:
+            return dict(self.trained)
+        # DeepSpeed's half-precision optimizer keeps them in lists.
+        groups = zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True)
+        masters = {id(h): f for halves, fulls in groups for h, f in zip(halves, fulls, strict=True)}
+        return {name: masters[id(parameter)] for name, parameter in self.trained.items()}
+
+    def _inner(self) -> torch.optim.Optimizer:
+        """The optimizer that DeepSpeed's wraps, where it does."""
+        wrapped = self.stage or self.dtype != torch.float32
+        inner: torch.optim.Optimizer = self.optimizer.optimizer if wrapped else self.optimizer
+        return inner
+
+    def _scaler(self) -> Any:
+        """What has the loss scale of fp16; else None."""
+        if self.dtype != torch.float16:
+            return None
+        return self.optimizer.loss_scaler if self.stage else self.optimizer.loss_scale_config
 
     def state_dict(self) -> dict[str, Tensor]:
         """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
@@ -145,68 +166,62 @@ class DeepSpeedEngine:
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes all ranks write together."""
-        parameters = self.trained.values() if self._leaves_out_frozen else self.module.parameters()
-        weights = sum(_count(p) * p.element_size() for p in parameters)
-        return weights + 12 * sum(map(_count, self.trained.values()))  # float32, two moments
+        return 12 * sum(map(_count, self.trained.values()))  # float32, two moments
+
+    def files(self) -> Files:
+        """Return this rank's part of weights and optimizer state, and the loss scale, as files of a checkpoint, not
+        copied.
+        """
+        main = processes.rank() == 0
+        scale: Files = {loss_scale.FILE: loss_scale.of_deepspeed(self._scaler())} if main else {}
+        if self._zero is not None:
+            return self._zero.files() | scale
+        return whole.files(self._inner(), self._masters()) | scale if main else {}
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's own checkpoint into `folder`; collective.
-
-        What fails on this rank is raised at the end: DeepSpeed waits for every rank in between.
-        """
-        with put_off(self.model.checkpoint_engine, "save") as failed_files:
-            with put_off(self.model, "_copy_recovery_script") as failed_scripts:
-                self.model.save_checkpoint(
-                    str(folder),
-                    tag=TAG,
-                    save_latest=False,
-                    exclude_frozen_parameters=self._leaves_out_frozen,
-                )
-        for error in [*failed_files, *failed_scripts]:
-            raise_if_full(folder, error)
-            raise error
+        """Write this rank's files to `folder` (safetensors and JSON)."""
+        write(self.files(), folder)
 
     def check(self, folder: Path) -> None:
-        """Raise DamagedFile or OSError unless the files that this rank reads have the shapes of what it
-        would write now.
-        """
-        path, found = read_shapes(self.model._get_ckpt_name(str(folder), TAG))
-        module = self.model.module_state_dict(exclude_frozen_parameters=self._leaves_out_frozen)
-        check_tree(path, "module", found.get("module"), module)
-        if self.stage:
-            path, found = read_shapes(self.model._get_zero_ckpt_name(str(folder), TAG))
-            found = found.get("optimizer_state_dict", {})
-            check_tree(path, "optimizer", found, self.optimizer.state_dict())
-            # States have no names: their numbers are those of the flat groups of weights.
-            name = "base_optimizer_state" if self.stage < 3 else "optimizer_state_dict"
-            groups = (
-                "single_partition_of_fp32_groups"
-                if self.stage < 3
-                else "fp32_partitioned_groups_flat"
+        """Raise DamagedFile or OSError unless `load` can restore everything from `folder`."""
+        if in_own_format(folder):
+            frozen = self._leaves_out_frozen
+            deepspeed_files.check(
+                folder, self.model, self.stage, self.trained, leaves_out_frozen=frozen
             )
-            weights = {f"group {n}": w for n, w in enumerate(getattr(self.optimizer, groups))}
-            self._check_states(path, found.get(name), self.optimizer.optimizer, weights)
-        elif self.dtype == torch.float32:
-            self._check_states(path, found.get("optimizer"), self.optimizer, self.trained)
+            return
+        source = open_stored(folder)
+        zero = self._zero
+        source.check(self._inner(), self._masters() if zero is None else zero.wanted())
+        loss_scale.check(folder)
+        if zero is not None and self.config.name not in ELEMENTWISE and isinstance(source, Shards):
+            zero.check_groups(source)
 
-    def _check_states(
-        self, path: Path, found: Any, optimizer: Any, weights: Mapping[str, Tensor]
-    ) -> None:
-        with reading(path, stored.KIND, stored.REMEDY):
-            states = dict(found["state"])
-            for number, (name, weight) in enumerate(weights.items()):
-                if number in states:
-                    check_values(optimizer, weight, states[number], path, name)
-                elif self.stage:
-                    raise ValueError(f"{name} has no optimizer state")
+    def load(self, folder: Path, *, weights_only: bool = False) -> None:
+        """Restore what `save` of either engine wrote; `check` it first; collective. Only for folders of one's own
+        runs.
+        """
+        if in_own_format(folder):
+            frozen = self._leaves_out_frozen
+            deepspeed_files.load(folder, self.model, leaves_out_frozen=frozen)
+            return
+        source = open_stored(folder)
+        if self._zero is not None:
+            self._zero.load(source, ELEMENTWISE.get(self.config.name, ()), weights_only)
+        else:
+            self._load_whole(source, weights_only)
+        scaler = self._scaler()
+        if scaler is not None and not weights_only:
+            loss_scale.restore_deepspeed(scaler, loss_scale.read(folder))
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; `check` it first; collective. Only for folders of one's own runs."""
-        path, _ = self.model.load_checkpoint(
-            str(folder), tag=TAG, load_module_strict=not self._leaves_out_frozen
-        )
-        if path is None:
-            raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
+    @torch.no_grad()
+    def _load_whole(self, source: Whole | Shards, weights_only: bool) -> None:
+        masters = self._masters()
+        for name, master in masters.items():
+            master.copy_(source.weight(name))
+            self.trained[name].copy_(master)
+        if not weights_only:
+            load_state(self._inner(), masters, source.state)
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:

@@ -1,26 +1,51 @@
-"""The files of DeepSpeed's checkpoints: written without leaving other ranks waiting, checked before they
-are loaded.
+"""Checkpoints in DeepSpeed's own format, which earlier versions wrote: compared with the run, then loaded by DeepSpeed.
+
+They are pickles for one number of processes and one stage; only for folders of one's own runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tglo.files import flush, reading
+from tglo.files import reading
 from tglo.train import stored
+from tglo.train.engines.layouts import TAG
+from tglo.train.engines.optimizers import check_values
 
 
-def read_shapes(name: str) -> tuple[Path, dict[str, Any]]:
-    """Read one of DeepSpeed's files, its tensors without their values."""
-    path = Path(name)
-    with reading(path, stored.KIND, stored.REMEDY):
-        return path, dict(torch.load(path, map_location="meta", weights_only=False))
+def check(
+    folder: Path, model: Any, stage: int, trained: Mapping[str, Tensor], *, leaves_out_frozen: bool
+) -> None:
+    """Raise DamagedFile or OSError unless the files that this rank reads have the shapes of what DeepSpeed's
+    engine `model` would write now.
+    """
+    path, found = _read_shapes(model._get_ckpt_name(str(folder), TAG))
+    module = model.module_state_dict(exclude_frozen_parameters=leaves_out_frozen)
+    check_tree(path, "module", found.get("module"), module)
+    optimizer = model.optimizer
+    if stage:
+        path, found = _read_shapes(model._get_zero_ckpt_name(str(folder), TAG))
+        found = found.get("optimizer_state_dict", {})
+        check_tree(path, "optimizer", found, optimizer.state_dict())
+        # States have no names: their numbers are those of the flat groups of weights.
+        name = "base_optimizer_state" if stage < 3 else "optimizer_state_dict"
+        groups = "single_partition_of_fp32_groups" if stage < 3 else "fp32_partitioned_groups_flat"
+        weights = {f"group {n}": w for n, w in enumerate(getattr(optimizer, groups))}
+        _check_states(path, found.get(name), optimizer.optimizer, weights, needed=True)
+    elif isinstance(optimizer, torch.optim.Optimizer):  # of fp32
+        _check_states(path, found.get("optimizer"), optimizer, trained, needed=False)
+
+
+def load(folder: Path, model: Any, *, leaves_out_frozen: bool) -> None:
+    """Restore what DeepSpeed wrote; collective."""
+    path, _ = model.load_checkpoint(str(folder), tag=TAG, load_module_strict=not leaves_out_frozen)
+    if path is None:
+        raise ValueError(f"DeepSpeed found no checkpoint in {folder}; the folder is damaged")
 
 
 def check_tree(path: Path, name: str, found: Any, wanted: Any) -> None:
@@ -38,30 +63,20 @@ def check_tree(path: Path, name: str, found: Any, wanted: Any) -> None:
             check_tree(path, f"{name}/{key}", found[key], value)
 
 
-@contextmanager
-def put_off(owner: Any, method: str) -> Iterator[list[Exception]]:
-    """Collect what a method raises, inside the block, instead of raising it."""
-    work, failed = getattr(owner, method), list[Exception]()
-
-    def try_it(*arguments: Any, **named: Any) -> None:
-        try:
-            work(*arguments, **named)
-        except Exception as error:
-            failed.append(error)
-
-    setattr(owner, method, try_it)
-    try:
-        yield failed
-    finally:
-        delattr(owner, method)
+def _check_states(
+    path: Path, found: Any, optimizer: Any, weights: Mapping[str, Tensor], *, needed: bool
+) -> None:
+    with reading(path, stored.KIND, stored.REMEDY):
+        states = dict(found["state"])
+        for number, (name, weight) in enumerate(weights.items()):
+            if number in states:
+                check_values(optimizer, weight, states[number], path, name)
+            elif needed:
+                raise ValueError(f"{name} has no optimizer state")
 
 
-def raise_if_full(folder: Path, error: Exception) -> None:
-    """Raise OSError if there is no space left: torch's writer tells that something failed, not what."""
-    if isinstance(error, RuntimeError):
-        probe = folder / "probe"
-        try:
-            probe.write_bytes(bytes(2**20))
-            flush(probe)
-        finally:
-            probe.unlink(missing_ok=True)
+def _read_shapes(name: str) -> tuple[Path, dict[str, Any]]:
+    """Read one of DeepSpeed's files, its tensors without their values."""
+    path = Path(name)
+    with reading(path, stored.KIND, stored.REMEDY):
+        return path, dict(torch.load(path, map_location="meta", weights_only=False))

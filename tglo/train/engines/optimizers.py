@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from tglo.train.contents import Files
 from tglo.train.stored import Form, form
 
 TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
+ELEMENTWISE: dict[str, tuple[str, ...]] = {"adamw": ("exp_avg", "exp_avg_sq")}
+"""Optimizers whose state of a weight is a number and these tensors of its shape, so that a part of the weight has its
+part of the state.
+"""
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -46,7 +50,7 @@ def stops_on_device(config: OptimizerConfig) -> bool:
     return config.name == "adamw"
 
 
-def state_files(optimizer: Optimizer, trained: dict[str, nn.Parameter]) -> Files:
+def state_files(optimizer: Optimizer, trained: Mapping[str, Tensor]) -> Files:
     """Return each trained weight's state by its name, as files of a checkpoint, not copied."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
@@ -60,10 +64,10 @@ def state_files(optimizer: Optimizer, trained: dict[str, nn.Parameter]) -> Files
     return {TENSORS: tensors, SCALARS: json.dumps(scalars)}
 
 
-def check_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
+def check_state(optimizer: Optimizer, trained: Mapping[str, Tensor], folder: Path) -> None:
     """Raise DamagedFile or OSError unless `load_state` can restore each state, of its weight's form."""
     path = folder / TENSORS
-    for name, values in _read_states(folder).items():
+    for name, values in read_states(folder).items():
         if name not in trained:
             raise stored.damaged(path, f"no weight {name} is trained here")
         check_values(optimizer, trained[name], values, path, name)
@@ -83,22 +87,24 @@ def check_values(
             raise stored.damaged(path, f"{name}/{key} is {value!r}")
 
 
-def load_state(optimizer: Optimizer, trained: dict[str, nn.Parameter], folder: Path) -> None:
-    """Restore what `state_files` holds, exactly; `check_state` it first."""
-    numbers = {name: number for number, name in enumerate(trained)}
+def load_state(
+    optimizer: Optimizer,
+    trained: Mapping[str, Tensor],
+    state_of: Callable[[str], dict[str, Any]],
+) -> None:
+    """Restore what `state_files` holds, exactly; `check_state` it first. state_of: of a weight's name, {} for none."""
     state: dict[int, dict[str, Any]] = {}
-    for name, values in _read_states(folder).items():
-        parameter = trained[name]
-        for key, value in values.items():
+    for number, (name, parameter) in enumerate(trained.items()):
+        for key, value in state_of(name).items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 # Fused kernels walk through memory, so the layout has to be the weight's.
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-            state.setdefault(numbers[name], {})[key] = value
+            state.setdefault(number, {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _read_states(folder: Path) -> dict[str, dict[str, Any]]:
+def read_states(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the states of all weights, by the weight's name and the state's."""
     states: dict[str, dict[str, Any]] = {}
     entries = stored.read(folder / TENSORS) | stored.read_scalars(folder / SCALARS)

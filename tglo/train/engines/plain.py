@@ -15,19 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tglo.devices import DTYPES
-from tglo.train import stored
 from tglo.train.config import TrainConfig
 from tglo.train.contents import Files, size, write
-from tglo.train.engines.optimizers import (
-    check_state,
-    load_state,
-    make_optimizer,
-    state_files,
-    stops_on_device,
-)
+from tglo.train.engines import loss_scale, whole
+from tglo.train.engines.layouts import open_stored
+from tglo.train.engines.optimizers import load_state, make_optimizer, stops_on_device
 
 MAX_SKIPPED = 50
-WEIGHTS, SCALER = "model.safetensors", "scaler.json"
 
 
 class PlainEngine:
@@ -109,12 +103,8 @@ class PlainEngine:
 
     def files(self) -> Files:
         """Return weights, optimizer state and loss scale as the files of a checkpoint, not copied."""
-        scaler = json.dumps(self.scaler.state_dict())
-        return {
-            WEIGHTS: self.state_dict(),
-            **state_files(self.optimizer, self.trained),
-            SCALER: scaler,
-        }
+        scale = {loss_scale.FILE: json.dumps(self.scaler.state_dict())}
+        return whole.files(self.optimizer, self.trained) | scale
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and loss scale to `folder` (safetensors and JSON)."""
@@ -122,22 +112,17 @@ class PlainEngine:
 
     def check(self, folder: Path) -> None:
         """Raise DamagedFile or OSError unless `load` can restore everything from `folder`."""
-        stored.check(folder / WEIGHTS, self.trained)
-        check_state(self.optimizer, self.trained, folder)
-        scale = stored.read_scalars(folder / SCALER)
-        if scale:  # another precision than fp16 has none
-            enabled = torch.amp.GradScaler("cpu", enabled=True)
-            stored.check_names(folder / SCALER, scale, enabled.state_dict())
-            if not all(type(value) in (int, float) for value in scale.values()):
-                raise stored.damaged(folder / SCALER, "a value is no number")
+        open_stored(folder).check(self.optimizer, self.trained)
+        loss_scale.check(folder)
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, exactly; `check` it first."""
-        weights = stored.read(folder / WEIGHTS)
+    def load(self, folder: Path, *, weights_only: bool = False) -> None:
+        """Restore what `save` of either engine wrote, exactly; `check` it first."""
+        source = open_stored(folder)
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(weights[name])
-        load_state(self.optimizer, self.trained, folder)
-        scale = stored.read_scalars(folder / SCALER)
-        if self.scaler.is_enabled() and scale:
-            self.scaler.load_state_dict(scale)
+                parameter.copy_(source.weight(name))
+        if weights_only:
+            return
+        load_state(self.optimizer, self.trained, source.state)
+        if self.scaler.is_enabled():
+            loss_scale.restore_scaler(self.scaler, loss_scale.read(folder))
