@@ -3,9 +3,10 @@
     python benchmarks/many_rows.py --rows 1000000 --folder /tmp/rows          # --format parquet
 
 Writes a manifest, and the index of a cache of its rows, into the folder, unless they are there; they stay. The rows
-are random: `--prompts` different prompts, a name and a score each. Then the preparation of `tglo train` runs in a
-process of its own: the manifest read and checked, a threshold per prompt, the cache's index opened, samples, order and
-digests, and the first batch of the sampler. Memory is the most that the process had, what torch takes included.
+are random: `--prompts` different prompts (0: each row has its own), a name and a score each. Then the preparation of
+`tglo train` runs in a process of its own: the manifest read and checked, a threshold per prompt, the cache's index
+opened, samples, order and digests, and the first batch of the sampler. Memory is the most that the process had, what
+torch takes included.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ PER_SHARD = 65_536
 
 
 def write_manifest(path: Path, rows: int, prompts: int) -> None:
-    """Write random rows as CSV or Parquet."""
+    """Write random rows as CSV or Parquet; with prompts = 0 each row has its own."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    names = pa.array([f"a photograph of subject {i}, by painter {i % 977}" for i in range(prompts)])
+    def named(some: range) -> pa.Array:
+        return pa.array([f"a photograph of subject {i}, by painter {i % 977}" for i in some])
+
+    names = named(range(prompts))
     kinds = {"prompt": pa.string(), "image": pa.string(), "score": pa.float64()}
     random, schema = np.random.default_rng(0), pa.schema(kinds.items())
     new = csv.CSVWriter if path.suffix == ".csv" else parquet.ParquetWriter
@@ -41,7 +45,9 @@ def write_manifest(path: Path, rows: int, prompts: int) -> None:
         for start in range(0, rows, PER_BLOCK):
             numbers = range(start, min(start + PER_BLOCK, rows))
             columns = [
-                names.take(pa.array(random.integers(0, prompts, len(numbers)))),
+                names.take(pa.array(random.integers(0, prompts, len(numbers))))
+                if prompts
+                else named(numbers),
                 pa.array([f"images/{i // 1000:06d}/{i:09d}.jpg" for i in numbers]),
                 pa.array(random.normal(size=len(numbers))),
             ]
@@ -102,7 +108,7 @@ def write_index(folder: Path, manifest: Path) -> None:
     write_sealed(folder / LAST, content)
 
 
-def measure(manifest: Path, cache: Path) -> list[tuple[str, float, float, float]]:
+def measure(manifest: Path, cache: Path, baseline: Any) -> list[tuple[str, float, float, float]]:
     """Prepare a run; returns of each part its name, seconds, CPU seconds, and the most memory so far in GiB."""
     from tglo.train import run
     from tglo.train.config import DataConfig, OptimizerConfig, TrainConfig
@@ -136,7 +142,7 @@ def measure(manifest: Path, cache: Path) -> list[tuple[str, float, float, float]
     }
     for name, title in parts.items():
         setattr(run, name, timed(title, getattr(run, name)))
-    data = DataConfig(manifest=manifest, cache=cache, baseline="oracle")
+    data = DataConfig(manifest=manifest, cache=cache, baseline=baseline)
     prepared = run._Data(TrainConfig(data=data, optimizer=OptimizerConfig(micro_batch=8)))
     lap("other")
     prepared.sampler.batch(0, 0, 0)
@@ -162,12 +168,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200_000)
     parser.add_argument("--format", choices=["csv", "parquet"], default="csv")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--baseline", choices=["oracle", "percentile"], default="oracle")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     manifest = options.folder / f"{options.rows}-{options.prompts}.{options.format}"
     cache = manifest.with_name(f"{options.rows}-{options.prompts}-cache")
     if options.measure:
-        print(json.dumps(measure(manifest, cache)))
+        print(json.dumps(measure(manifest, cache, options.baseline)))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():

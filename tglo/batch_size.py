@@ -14,6 +14,11 @@ class BatchSize:
         self.grows = grows and not wanted
         self._fixed, self._largest = wanted > 0, largest
 
+    @property
+    def most(self) -> int:
+        """The most that are ever computed at once."""
+        return self._largest if self.grows else self.value
+
     def grow(self) -> None:
         """Try twice as many from now on, where sizes are tried."""
         if self.grows:

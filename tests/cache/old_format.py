@@ -31,7 +31,6 @@ def as_format_1(folder: Path, identity: str = "0") -> None:
     content["index"] = entry(path)
     write_json(folder / "cache.json", content)
     write_json(folder / "fingerprint.json", content["fingerprint"])
-    (folder / ".lock").unlink()
 
 
 def errors_as_format_1(folder: Path) -> None:
@@ -44,7 +43,6 @@ def errors_as_format_1(folder: Path) -> None:
         content["shards"].append(entry(path))
         write_json(path.with_suffix(".json"), content["shards"][-1])
     write_json(folder / "reference.json", content)
-    (folder / ".lock").unlink()
 
 
 def entry(path: Path) -> dict[str, object]:

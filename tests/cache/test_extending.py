@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,11 +17,12 @@ import torch
 from tests.cache.fake_encoder import FakeEncoder, make_image, make_manifest
 from tests.cache.test_latents import SETTINGS, contents
 from tests.preloaded import Popen
-from tglo.cache import locks
 from tglo.cache.build import CacheReport, build_cache
 from tglo.cache.latents import LatentCache
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, Row, read_manifest, sample_id
+from tglo.files import work_list
+from tglo.files.claims import Claims
 
 
 @pytest.fixture
@@ -93,23 +95,23 @@ def test_what_was_replaced_stays_for_a_day(made: tuple[Manifest, Path]) -> None:
 def test_a_lock_that_is_waited_for_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locks, "TOLD_AFTER", 0.1)
+    monkeypatch.setattr(work_list, "TOLD_AFTER", 0.1)
     child = script(HOLDING_ALL, tmp_path)
     assert child.stdout is not None and child.stdout.readline() == "held\n"
-    with locks.Locks(tmp_path) as ours, ours.folder():
+    with Claims(tmp_path) as ours, work_list.waited_for(ours, "cache.json"):
         told = [record.getMessage() for record in caplog.records]
     assert child.wait() == 0
     assert len(told) == 1 and told[0].startswith(
-        f"waiting for another command, which holds {tmp_path / '.lock'};"
+        f"waiting for process {child.pid} on {socket.gethostname()}, which holds cache.json in {tmp_path};"
     )
 
 
 HOLDING_ALL = """
 import sys, time
 from pathlib import Path
-from tglo.cache.locks import Locks
+from tglo.files.claims import Claims
 
-with Locks(Path(sys.argv[1])) as locks, locks.folder():
+with Claims(Path(sys.argv[1])) as claims, claims.trying("cache.json"):
     print("held", flush=True)
     time.sleep(1)
 """
@@ -375,10 +377,17 @@ def test_no_rank_takes_the_stale_shards_of_another_for_done(made: tuple[Manifest
     old = LatentCache(folder).content()
     for row in manifest.rows:
         make_image(100 + row.line).save(folder.parent / row.image)
-    for rank in (1, 0, 2):
-        report = again(manifest, folder, rank=rank, world_size=3)
-        assert report.complete == (rank == 2)
-        assert (LatentCache(folder).content() == old) == (rank != 2)
+
+    class Touching(FakeEncoder):
+        """As if another process had looked through the other shards meanwhile, at the images as they were."""
+
+        def latents(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            for path in folder.glob("latents-?????.json"):
+                os.utime(path)
+            return super().latents(pixels)
+
+    report = build_cache(manifest, folder, Touching(), **{**SETTINGS, "rank": 1, "world_size": 3})
+    assert (report.encoded, report.others) == (20, 0) and LatentCache(folder).content() != old
     check_like_new(manifest, folder)
 
 
@@ -410,9 +419,9 @@ def test_what_a_killed_process_left_in_the_work_of_others_stays(
 HOLDING = """
 import sys, time
 from pathlib import Path
-from tglo.cache.locks import Locks
+from tglo.files.claims import Claims
 
-with Locks(Path(sys.argv[1])) as locks, locks.trying("latents", 777) as free:
+with Claims(Path(sys.argv[1])) as claims, claims.trying("latents-00777") as free:
     print("held" if free else "taken", flush=True)
     time.sleep(60)
 """

@@ -76,15 +76,19 @@ def test_a_batch_has_one_bucket_and_keeps_to_its_size(cache: LatentCache, tmp_pa
     assert sum(count for count, _ in seen) == 20 * DRAWS
 
 
-def test_ranks_give_the_bytes_of_one_pass(cache: LatentCache, whole: Path, tmp_path: Path) -> None:
-    for rank in (2, 0, 1):
-        report = build(cache, tmp_path / "e", rank=rank, world_size=3)
-        assert report.complete == (rank == 1)
-        if not report.complete:
-            assert "other ranks are not done yet" in str(report)
-            with pytest.raises(CacheError, match=r"not complete \(no reference.json\)"):
-                ReferenceErrors(tmp_path / "e")
+def test_a_rank_alone_gives_the_bytes_of_one_pass(
+    cache: LatentCache, whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="out of luck"):
+        build(cache, tmp_path / "e", out_of_luck, rank=2, world_size=3)
+    with pytest.raises(CacheError, match=r"not complete \(no reference.json\)"):
+        ReferenceErrors(tmp_path / "e")
+    assert build(cache, tmp_path / "e", rank=2, world_size=3).others == 0
     assert contents(tmp_path / "e") == contents(whole)
+
+
+def out_of_luck(ids: list[int], draws: Tensor) -> Tensor:
+    raise RuntimeError("out of luck")
 
 
 KILLED = """
@@ -137,6 +141,31 @@ def test_torn_files_are_named_and_made_again(
             ReferenceErrors(folder)
         assert build(cache, folder).written == 1
         assert contents(folder) == contents(whole)
+
+
+def test_many_errors_have_an_index_that_is_mapped(
+    cache: LatentCache, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, alone = tmp_path / "e", ReferenceErrors(whole)
+    build(cache, folder)
+    monkeypatch.setattr("tglo.cache.reference_build.MANY", 20)
+    assert build(cache, folder).written == 0  # one that was made without it
+    ids = cache.sample_ids()[::-3]
+    monkeypatch.setattr(ReferenceErrors, "_read", lambda *_: pytest.fail("shards were read"))
+    errors = ReferenceErrors(folder)
+    assert len(errors) == 20 and not errors._errors.flags.owndata
+    draws = torch.arange(len(ids)) % DRAWS
+    for some in (1, draws):
+        assert torch.equal(errors.of(ids, some), alone.of(ids, some))
+    errors.check_inputs(cache, ids)
+    index = folder / "index.safetensors"
+    data = index.read_bytes()
+    for torn in (data[:-8], data[:-1] + bytes([data[-1] ^ 1])):
+        index.write_bytes(torn)
+        with pytest.raises(CacheError, match="index"):
+            ReferenceErrors(folder)
+        build(cache, folder)
+        assert index.read_bytes() == data
 
 
 def test_what_does_not_fit_is_refused(cache: LatentCache, whole: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 import random
 from collections.abc import Callable
 from datetime import datetime
@@ -18,7 +19,7 @@ import pytest
 
 from tglo.data import manifest as manifest_module
 from tglo.data import manifest_files
-from tglo.data.manifest import Manifest, Row, read_manifest
+from tglo.data.manifest import Manifest, Row, read_manifest, write_manifest
 from tglo.data.row_columns import LazyRows
 
 Read = Callable[..., tuple[Manifest | str, Manifest | str]]
@@ -322,3 +323,30 @@ def test_two_images_of_one_id_are_refused(
     (tmp_path / "m.csv").write_text(PLAIN)
     plain, quick = read(tmp_path / "m.csv")
     assert quick == plain and "lines 2 and 3 differ but have the same sample id 5" in str(plain)
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".tsv"])
+def test_scores_and_columns_are_added_and_written_without_rows(
+    tmp_path: Path, read: Read, suffix: str, selected: bool
+) -> None:
+    """They have the bytes that small manifests have, whose rows are made one by one. Other columns stay; one of
+    the same name is replaced.
+    """
+    lines = "".join(f"a {i % 7},i/{i}.png,{i / 3},note {i},{i}\n" for i in range(5000))
+    (tmp_path / "m.csv").write_text("prompt,image,score,note,old\n" + lines)
+    small, large = read(tmp_path / "m.csv")
+    assert isinstance(small, Manifest) and isinstance(large, Manifest)
+    assert isinstance(large.rows, LazyRows) and large.rows == small.rows
+    if selected:
+        places = np.arange(4999, 0, -3)
+        small, large = small.select(places), large.select(places)
+    scores = np.arange(len(small)) / 7
+    columns = {"new": scores * 2, "old": -scores}
+    for number, manifest in enumerate((small, large)):
+        again = manifest.with_scores(scores, columns)
+        assert again.column("old")[1] == -1 / 7 and [*again.images()][:1] == [again.rows[0].image]
+        write_manifest(tmp_path / f"{number}{suffix}", again.with_scores(scores, {"new": scores}))
+    found = [(tmp_path / f"{number}{suffix}").read_bytes() for number in (0, 1)]
+    assert found[0] == found[1]
+    assert pickle.loads(pickle.dumps(large)).rows == large.rows

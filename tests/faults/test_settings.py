@@ -268,7 +268,6 @@ def test_a_reference_caches_flag_is_refused_before_its_model_is_loaded(
     flag: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tglo.cache.make.is_made_of", lambda *_: True)
-    monkeypatch.setattr("tglo.cache.make.wait_for_latents", lambda *_: None)
     monkeypatch.setattr("tglo.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
     usual = "cache --model ./m --manifest m.csv --output c --device cpu --reference".split()
     assert cli.main([*usual, flag, value]) == 1

@@ -382,8 +382,8 @@ def test_the_example_is_killed_and_the_same_command_goes_on(tmp_path, capsys, mo
         command = ["score", *flags, "--scorer", "killing:scorer"]
         assert cli.main([*command, "--scorer", f"bright={url}{settings}"]) == 1
         assert "cannot be reached" in capsys.readouterr().err
-        kept = json.loads((tmp_path / ".manifest-scored.csv.partial").read_text())
-        assert len(kept["scores"]) == 8
+        kept = (tmp_path / ".manifest-scored.csv.partial-work").glob("scores-*.json")
+        assert sum(len(json.loads(path.read_text())["scores"]) for path in kept) == 8
     with example(port) as (_, again):
         assert again == url
         assert cli.main([*command, "--scorer", f"bright={url}"]) == 0, capsys.readouterr().err

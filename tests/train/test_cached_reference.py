@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tests.preloaded import run
 from tests.train.conftest import write_toml
 from tests.train.test_loop import final_weights, metrics
 from tglo.cache.drawer import DrawRule
-from tglo.cache.make import build, build_reference, wait_for_latents
+from tglo.cache.make import build, build_reference
 from tglo.cache.reference_build import ReferenceReport
 from tglo.files import sha256_file
 from tglo.files.sealed import write_sealed
@@ -271,21 +269,6 @@ def test_cached_training_holds_no_second_model(
         done = run(command, check=True, capture_output=True, text=True)
         peaks[mode] = int(done.stdout.split()[-1])
     assert peaks["copy"] - peaks["cached"] > 0.6 * size, (peaks, size)
-
-
-def test_waiting_for_latents_ends_when_nothing_happens(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not complete and has not changed for 0 s"):
-        wait_for_latents(tmp_path, lambda: False, poll=0.01, patience=0.05)
-
-
-def test_waiting_for_latents_begins_when_it_begins(tmp_path: Path) -> None:
-    """A cache that was stopped yesterday and goes on today is no sign of a failed process."""
-    os.utime(tmp_path, (1, 1))
-    other = threading.Timer(0.1, (tmp_path / "cache.json").touch)
-    other.start()
-    wait_for_latents(tmp_path, lambda: True, poll=0.01, patience=30.0)
-    other.join()
-    assert (tmp_path / "cache.json").exists()
 
 
 def test_the_noise_floor_is_in_the_metrics_after_a_resume(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,14 +29,16 @@ from tglo.cache.format import (
     text_key,
 )
 from tglo.cache.images import ImageShards
-from tglo.cache.index import complete_cache
-from tglo.cache.shards import Record, Shard
+from tglo.cache.index import brief_latents, brief_text, complete_cache
+from tglo.cache.parts import Job, Made, Part
+from tglo.cache.shards import Record, Shard, read_last
 from tglo.cache.sources import Sources
-from tglo.cache.work import Finished, Job, Made, Part, ShardReport, make_shards
+from tglo.cache.work import Finished, ShardReport, make_shards
 from tglo.console.verbosity import bar_hidden
 from tglo.data.buckets import Size
 from tglo.data.errors import CacheError
-from tglo.data.manifest import Manifest, Row
+from tglo.data.manifest import Manifest
+from tglo.data.rows_by_id import RowsById, sorted_by_name
 from tglo.settings import ClipOptions
 
 log = logging.getLogger("tglo")
@@ -44,11 +46,11 @@ log = logging.getLogger("tglo")
 
 @dataclass(frozen=True)
 class CacheReport(ShardReport):
-    """The outcome of a call of `build_cache`; until the cache is complete, this rank's."""
+    """The outcome of a call of `build_cache`."""
 
     samples: int  # usable images
     prompts: int
-    encoded: int  # images that this call encoded
+    encoded: int  # images that this process encoded
     quarantined: tuple[Quarantined, ...]
 
     def __str__(self) -> str:
@@ -81,7 +83,7 @@ def build_cache(
     """Encode every distinct image and prompt of a manifest into out_dir.
 
     buckets: aspect-ratio buckets of about resolution^2 pixels; False: squares only.
-    rank, world_size: this process's share, see `make_shards`; the last to finish completes the cache.
+    rank, world_size: where this process begins, see `make_shards`: all share the work, until the cache is complete.
     dtype: the latents'; embeddings stay as the encoder returns them.
     markers: texts that every prompt is also encoded behind, for conditional fine-tuning.
     clips: of a model of videos, which clip of each; resolved. vae_tiling: the encoder works in tiles.
@@ -109,9 +111,8 @@ def build_cache(
     )
     sizes = choose_buckets(encoder, resolution, buckets, () if clips is None else clips.frames)
     # In an order of their own, so that a reordered manifest gives the same bytes, and resumes.
-    distinct = {row.sample_id: row for row in manifest.rows}.values()
-    rows = {row.sample_id: row for row in sorted(distinct, key=lambda row: (row.image, row.prompt))}
-    prompts = prompts_of(rows.values(), markers)
+    rows = RowsById(sorted_by_name(manifest))
+    prompts = prompts_of(manifest, markers)
     aside = _Quarantine(rows, max_bad_fraction)
 
     def make_text(keys: Sequence[int], shard: Shard | None) -> Made:
@@ -145,14 +146,23 @@ def build_cache(
             manifest, rows, encoder, prepare, batch_size, dtype, pool, Sources(manifest)
         )
         jobs = {
-            "text": Job([*prompts], split, make_text, lambda keys, shard: True),
-            "latents": Job([*rows], split, images.make, images.is_current),
+            "text": Job([*prompts], split, make_text, lambda keys, shard: True, brief_text),
+            "latents": Job(
+                [*rows],
+                split,
+                images.make,
+                images.is_current,
+                partial(brief_latents, buckets=sizes),
+            ),
         }
         bar = {"desc": "cache", "unit": "item", "disable": bar_hidden(progress and rank == 0)}
         last = LAST, FORMAT, VERSIONS
         report = make_shards(
-            folder, last, fingerprint, jobs, finish, aside.accept, rank=rank, world_size=world_size, bar=bar
+            folder, last, fingerprint, jobs, finish, aside.accept,
+            is_ours=lambda content: content.get("rows") == manifest.identity,
+            rank=rank, world_size=world_size, bar=bar,
         )  # fmt: skip
+    content = read_last(folder / LAST, FORMAT, VERSIONS)  # this process's, or another's
     if images.enlarged:
         log.warning(
             "%d of %d images encoded were scaled up: they are smaller than --resolution %d",
@@ -166,16 +176,17 @@ def build_cache(
         )
     return CacheReport(
         **(vars(report) | {"seconds": time.monotonic() - started}),
-        samples=aside.usable,
+        samples=content["samples"],
         prompts=len(prompts),
         encoded=images.encoded,
-        quarantined=tuple(aside.found),
+        quarantined=tuple(Quarantined(**entry) for entry in content["quarantined"]),
     )
 
 
-def prompts_of(rows: Iterable[Row], markers: Sequence[str]) -> dict[int, str]:
+def prompts_of(manifest: Manifest, markers: Sequence[str]) -> dict[int, str]:
     """Return the prompts to encode by key, in their order; CacheError if two have the same key."""
-    prompts = sorted({"", *(start + row.prompt for row in rows for start in ("", *markers))})
+    given = manifest.different_prompts()
+    prompts = sorted({"", *(start + prompt for prompt in given for start in ("", *markers))})
     by_key = {text_key(prompt): prompt for prompt in prompts}
     if len(by_key) != len(prompts):
         raise CacheError("two prompts have the same hash; change one of them by a space")
@@ -185,20 +196,18 @@ def prompts_of(rows: Iterable[Row], markers: Sequence[str]) -> dict[int, str]:
 class _Quarantine:
     """The manifest's images that could not be used, up to a cap."""
 
-    def __init__(self, rows: dict[int, Row], max_bad_fraction: float) -> None:
+    def __init__(self, rows: RowsById, max_bad_fraction: float) -> None:
         self._rows, self._share = rows, max_bad_fraction
         self.begin()
 
     def begin(self) -> None:
         """Forget what was taken in."""
         self.found: list[Quarantined] = []
-        self.usable = 0
 
     def accept(self, part: Part, record: Record) -> None:
         """Take in the record of a shard; CacheError above the cap, listing all so far."""
         wanted = {*part.keys}
         bad = [entry for entry in record.get("quarantined", ()) if entry["id"] in wanted]
-        self.usable += sum(sample["id"] in wanted for sample in record.get("samples", ()))
         for entry in bad:
             row = self._rows[entry["id"]]
             self.found.append(Quarantined(row.line, row.image, entry["cause"]))

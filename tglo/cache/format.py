@@ -10,7 +10,7 @@ latents-00000.json            the shard's record: samples and quarantined images
 latents-00000.sources.json    size and time of the images' files when they were encoded
 index.safetensors             sample id -> shard, bucket, position, sizes, prompt, digest
 cache.json                    written last: names all files that belong together
-.lock                         empty; several processes share the work by locks on it
+.latents-00000.claim          while a process makes that shard: which one (tglo.files.claims)
 
 A file that takes the place of another has a part of its checksum in its name. In a new folder images
 are sorted by name and prompts by text; in one that was extended, what came later follows.

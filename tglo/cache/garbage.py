@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tglo.cache.locks import Locks
 from tglo.cache.shards import clear, parse_name, read_record, shard_name
+from tglo.files.claims import Claims
 from tglo.files.leftovers import DEAD_AFTER
 
 _UNFINISHED = re.compile(r"\.([a-z]+)-(\d{5,})[.-].*\.tmp")
@@ -22,15 +22,15 @@ def collect_garbage(
     before: Collection[str],
     named: Collection[str],
     kinds: Sequence[str],
-    locks: Locks,
+    claims: Claims,
 ) -> None:
     """Remove files that were superseded a day ago, and unfinished ones of killed processes.
 
     A training that opened the folder earlier reads its shards when it needs them, so what is
     superseded now is given the present time, and goes with the first command a day later.
 
-    before, named: the files that the folder's last file named, and names. The folder's lock must be
-    held; what belongs to a shard that another process is making stays.
+    before, named: the files that the folder's last file named, and names. The claim on the folder's
+    last file must be held; what belongs to a shard that another process is making stays.
     """
     for file in {*before} - {*named}:
         with suppress(OSError):  # removed by hand, or of another user
@@ -38,16 +38,17 @@ def collect_garbage(
     for entry in os.listdir(folder):
         unfinished = _UNFINISHED.fullmatch(entry)
         if unfinished is not None and unfinished[1] in kinds:
-            with locks.trying(unfinished[1], int(unfinished[2])) as free:
+            with claims.trying(shard_name(unfinished[1], int(unfinished[2]))) as free:
                 if free:
                     (folder / entry).unlink(missing_ok=True)
         elif entry.endswith(".safetensors") and not entry.startswith(".") and entry not in named:
-            _remove(folder, entry, kinds, locks)
+            _remove(folder, entry, kinds, claims)
     for name in _OF_THE_FOLDER:
         clear(folder, f".{name}.*.tmp")
+    claims.others("")  # removes those of dead processes
 
 
-def _remove(folder: Path, file: str, kinds: Sequence[str], locks: Locks) -> None:
+def _remove(folder: Path, file: str, kinds: Sequence[str], claims: Claims) -> None:
     """Remove a file unless it is young, none of ours, or a record names it: of rows that may come back."""
     if time.time() - (folder / file).lstat().st_mtime < DEAD_AFTER:
         return
@@ -60,7 +61,8 @@ def _remove(folder: Path, file: str, kinds: Sequence[str], locks: Locks) -> None
         return
     if kind not in kinds:
         return
-    with locks.trying(kind, number) as free:
-        record = read_record(folder, shard_name(kind, number))
+    name = shard_name(kind, number)
+    with claims.trying(name) as free:
+        record = read_record(folder, name)
         if free and (record is None or record["file"] != file):
             (folder / file).unlink(missing_ok=True)

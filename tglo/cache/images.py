@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 
 from tglo.cache.encode import Encoded, Prepare, PreparedImage, encode_latents
 from tglo.cache.format import Encoder, bucket_name
+from tglo.cache.parts import Made
 from tglo.cache.shards import Shard
 from tglo.cache.sources import Seen, Sources
-from tglo.cache.work import Made
 from tglo.data.errors import ImageError
 from tglo.data.manifest import Manifest, Row
 
@@ -37,7 +37,7 @@ class ImageShards:
     """Makes the shards of a manifest's latents."""
 
     manifest: Manifest
-    rows: dict[int, Row]  # by sample id
+    rows: Mapping[int, Row]  # by sample id
     encoder: Encoder
     prepare: Prepare
     batch_size: int

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from tglo.cache.format import FORMAT, LAST, VERSIONS
-from tglo.cache.shards import entry, write_tensors
+from tglo.cache.parts import Part
+from tglo.cache.shards import Record, entry, write_tensors
 from tglo.cache.work import Finished
 from tglo.data.buckets import Bucket
 from tglo.data.errors import CacheError
-from tglo.data.manifest import Row
+from tglo.data.rows_by_id import RowsById
 from tglo.files import write_sealed
 
 MANY = 65536
@@ -24,26 +25,28 @@ MANY = 65536
 def complete_cache(
     folder: Path,
     settings: Mapping[str, Any],
-    rows: Mapping[int, Row],
+    rows: RowsById,
     prompts: Mapping[int, str],
     finished: Finished,
     trusted: Mapping[str, str],
 ) -> None:
     """Write the index and cache.json, from the records of all text and latents shards.
 
-    settings: what cache.json says beside the files. rows: by sample id. prompts: by key.
+    settings: what cache.json says beside the files. prompts: by key. finished: with brief records.
     """
     shapes = [shard.record["shapes"] for _, shard in finished["text"]]
     if any(shape != shapes[0] for shape in shapes):
         raise CacheError(
             f"the encoder gave embeddings of several shapes ({shapes}); pad to a fixed length"
         )
-    index = _samples(finished, settings["buckets"])
-    index |= _prompts(finished, settings["shard_size"])
+    index = _samples(finished) | _prompts(finished, settings["shard_size"])
     text = dict(zip(index["text_key"].tolist(), index["text_position"].tolist(), strict=True))
     key_of = {prompt: key for key, prompt in prompts.items()}
-    places = [text[key_of[rows[number].prompt]] for number in index["sample_id"].tolist()]
-    index["text"] = np.array(places, dtype=np.int64)
+    asked = rows.prompts(index["sample_id"])
+    places = np.zeros(len(asked.names), dtype=np.int64)
+    for code in np.unique(asked.codes).tolist():
+        places[code] = text[key_of[asked.names[code]]]
+    index["text"] = places[asked.codes]
     tensors = {name: torch.from_numpy(array) for name, array in index.items()}
     shards = [shard.record for kind in ("latents", "text") for _, shard in finished[kind]]
     content = {
@@ -58,28 +61,50 @@ def complete_cache(
     write_sealed(folder / LAST, content)
 
 
-def _samples(finished: Finished, buckets: Sequence[Bucket]) -> dict[str, NDArray[Any]]:
-    """Return arrays over samples, ascending by id."""
-    bucket_number = {bucket: number for number, bucket in enumerate(buckets)}
-    table = sorted(
+def brief_latents(part: Part, record: Record, buckets: Sequence[Bucket]) -> Record:
+    """Return what the index needs of a shard of latents: table (samples, 11) instead of samples."""
+    number, wanted = {bucket: n for n, bucket in enumerate(buckets)}, {*part.keys}
+    table = [
         (
             sample["id"],
             part.number,
-            bucket_number[tuple(sample["bucket"])],
+            number[tuple(sample["bucket"])],
             sample["position"],
             *sample["original"],
             *sample["crop"],
             *words(sample["digest"]),
             int(sample.get("whole", False)),
         )
-        for part, shard in finished["latents"]
-        for wanted in [{*part.keys}]
-        for sample in shard.record["samples"]
+        for sample in record["samples"]
         if sample["id"] in wanted
-    )
-    if not table:
+    ]
+    whole = np.array(table, dtype=np.int64).reshape(-1, 11)
+    return {**entry(record), "quarantined": record["quarantined"], "table": whole}
+
+
+def brief_text(part: Part, record: Record) -> Record:
+    """Return what the index needs of a shard of embeddings: table (prompts, 5) instead of digests."""
+    wanted = {*part.keys}
+    table = [
+        (key, part.number, row, *words(record["digests"][row]))
+        for row, key in enumerate(record["keys"])
+        if key in wanted
+    ]
+    return {**entry(record), "shapes": record["shapes"], "table": np.array(table, dtype=np.int64)}
+
+
+def _table(finished: Finished, kind: str) -> NDArray[np.int64]:
+    """Return the tables of all shards of a kind as one, ascending by its first column."""
+    tables = [shard.record["table"] for _, shard in finished[kind]]
+    table = np.concatenate(tables) if tables else np.empty((0, 11), dtype=np.int64)
+    return table[np.argsort(table[:, 0], kind="stable")]
+
+
+def _samples(finished: Finished) -> dict[str, NDArray[Any]]:
+    """Return arrays over samples, ascending by id."""
+    columns = _table(finished, "latents")
+    if not len(columns):
         raise CacheError("not one image could be used: there is nothing to train on")
-    columns = np.array(table, dtype=np.int64)
     names = ("sample_id", "shard", "bucket", "position")
     index = {name: columns[:, i].copy() for i, name in enumerate(names)}
     if columns[:, 10].any():  # of videos alone
@@ -92,18 +117,11 @@ def _prompts(finished: Finished, shard_size: int) -> dict[str, NDArray[Any]]:
     """Return arrays over prompts, ascending by key; a position is the shard's number * shard_size plus
     the row.
     """
-    table = sorted(
-        (key, part.number * shard_size + row, *words(shard.record["digests"][row]))
-        for part, shard in finished["text"]
-        for wanted in [{*part.keys}]
-        for row, key in enumerate(shard.record["keys"])
-        if key in wanted
-    )
-    columns = np.array(table, dtype=np.int64)
+    columns = _table(finished, "text")
     return {
         "text_key": columns[:, 0].copy(),
-        "text_position": columns[:, 1].copy(),
-        "text_digest": columns[:, 2:4].copy(),
+        "text_position": columns[:, 1] * shard_size + columns[:, 2],
+        "text_digest": columns[:, 3:5].copy(),
     }
 
 

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tglo import models
 from tglo.cache.build import CacheReport, build_cache, prompts_of
 from tglo.cache.clips import check_clips
 from tglo.cache.drawer import Drawer, DrawRule
-from tglo.cache.format import LAST, check_format, choose_buckets
+from tglo.cache.format import check_format, choose_buckets
 from tglo.cache.images import is_current
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
@@ -28,9 +27,10 @@ from tglo.cache.sources import Sources
 from tglo.data.decoding import need_pyav
 from tglo.data.errors import CacheError
 from tglo.data.manifest import Manifest, read_manifest
+from tglo.data.rows_by_id import RowsById
 from tglo.data.video import is_video
 from tglo.devices import DTYPES, process, process_device
-from tglo.files import DamagedFile, Patience
+from tglo.files import DamagedFile
 from tglo.losses.tgo import prediction_error
 from tglo.models import fingerprint, quantization
 from tglo.models.execution.attention import check_place, set_backend
@@ -93,10 +93,10 @@ def is_made_of(
 
 
 def _is_current(cache: LatentCache, rows: Manifest) -> bool:
-    images, sources = {row.sample_id: row.image for row in rows}, Sources(rows)
+    by_id, sources = RowsById(rows.distinct()), Sources(rows)
     for shard in cache.records():
-        wanted = [key for key in shard.record["keys"] if key in images]
-        if not is_current(wanted, shard, images, sources):
+        images = {key: by_id[key].image for key in shard.record["keys"] if key in by_id}
+        if not is_current([*images], shard, images, sources):
             return False
     return True
 
@@ -125,7 +125,7 @@ def build(
     """Read the manifest, load the model, encode; see `tglo.cache.build.build_cache`.
 
     resolution: by default that of the cache in `output`, or the model's own.
-    Several processes (torchrun) share the shards by RANK and WORLD_SIZE; they need not communicate.
+    Several processes on one folder, of any machines, share the shards; they need not communicate.
     """
     rows = _rows(manifest, reading)
     rank, world_size = process()
@@ -133,7 +133,7 @@ def build(
         {"resolution": resolution, "batch_size": batch_size, "max_bad_fraction": max_bad_fraction},
         {"resolution": SIDE, "batch_size": COUNT, "max_bad_fraction": FRACTION},
     )
-    if any(is_video(row.image) for row in rows):
+    if any(map(is_video, rows.images())):
         if _kind(model, revision, loading).default_frames is not None:
             need_pyav()
     family = models.load(
@@ -158,7 +158,7 @@ def build(
     sizes = choose_buckets(family, resolution, buckets, () if clip is None else clip.frames)
     for *frames, height, width in sizes:
         family.latent_shape(height, width, *frames)  # raises for what the model cannot make
-    ids = {row.sample_id for row in rows}
+    ids = {*rows.sample_ids().tolist()}
     predicted = cache_size(family, output, [*prompts.values()], prompts, ids, sizes)
     log.info("%s", predicted)
     predicted.check(output)
@@ -242,8 +242,8 @@ def build_reference(
     """Predict every draw of every sample in a latent cache once, and store the errors.
 
     options: how the training computes. lora: what it starts from. own_noise: see `find_own_noise`, for a
-    rule whose noise is "own". Several processes (torchrun, or any that set RANK and
-    WORLD_SIZE) share the shards; they need not communicate. Raises what LatentCache and
+    rule whose noise is "own". Several processes on one folder, of any machines, share the shards; they need
+    not communicate. Raises what LatentCache and
     build_reference_errors raise, and ValueError for no draws or options that do not fit the model.
     """
     if rule.draws < 1:
@@ -322,29 +322,3 @@ def build_reference(
         world_size=world_size,
         progress=progress,
     )
-
-
-def wait_for_latents(
-    cache: Path, is_made: Callable[[], bool], *, poll: float = 1.0, patience: float = 1800.0
-) -> None:
-    """Wait until other processes have finished their shards of the latent cache.
-
-    is_made: whether it is complete for what this process needs; asked again when cache.json was written.
-    CacheError when nothing in the folder has changed for `patience` seconds of waiting.
-    """
-    seen: object = None
-    waiting = Patience(cache, patience)
-    while True:
-        last = cache / LAST
-        now = last.stat().st_mtime_ns if last.is_file() else None
-        if now is not None and now != seen and is_made():
-            return
-        if seen is None:
-            log.info("waiting for other processes to finish %s", cache)
-        seen = now or 0
-        if waiting.ended():
-            raise CacheError(
-                f"{cache} is not complete and has not changed for {patience:.0f} s: another process "
-                "failed or was never started; run `tglo cache` again, it makes what is missing"
-            )
-        time.sleep(poll)

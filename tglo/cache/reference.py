@@ -4,6 +4,7 @@
     errors-00000.safetensors    of shard_size samples: sample_id (n,) int64, error (n, K) float64, and
                                 inputs (n, 4) int64, which tell the latents and embeddings they are of
     errors-00000.json           the shard's record
+    index.safetensors           from 65,536 samples on: the same of all of them, sorted, mapped when it is opened
     reference.json              written last: names all files that belong together
 
 In a new folder the shard of a sample, and the draws that share a batch, follow from the samples alone:
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor
 from tglo.cache.index import lookup
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
+from tglo.cache.reference_index import Arrays, read_index
 from tglo.cache.shards import (
     COMMANDS,
     KINDS,
@@ -43,10 +46,11 @@ LAST = "reference.json"
 
 
 class ReferenceErrors:
-    """The complete errors of a folder, in memory (8 bytes a draw).
+    """The complete errors of a folder: mapped if there is an index, else in memory (8 bytes a draw).
 
     fingerprint: all that they depend on, by field; draws: the number of draws of a sample. Raises
-    CacheError naming the file that is missing, cut or changed.
+    CacheError naming the file that is missing, cut or changed; of shards that an index stands for the size alone is
+    looked at.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -59,7 +63,20 @@ class ReferenceErrors:
             self.fingerprint: dict[str, str] = {str(name): str(text) for name, text in found}
             self.draws = int(content["draws"])
             shards = checked_entries(content["shards"])
-        parts = []
+            index = checked_entries([content["index"]])[0] if "index" in content else None
+        if index is None:
+            arrays = self._read(shards)
+        else:
+            for file in (index, *shards):
+                check_file(self.path, file, checksum=file is index, command=command)
+            with reading(self.path / index["file"], "index of errors", f"run `{command}` again"):
+                arrays = read_index(self.path / index["file"], self.draws)
+        self._ids: NDArray[np.int64] = arrays["sample_id"]
+        self._errors: NDArray[np.float64] = arrays["error"]
+        self._inputs: NDArray[np.int64] = arrays["inputs"]
+
+    def _read(self, shards: Sequence[Mapping[str, Any]]) -> Arrays:
+        path, command, parts = self.path / LAST, COMMANDS[FORMAT], []
         for shard in shards:
             check_file(self.path, shard, checksum=True, command=command)
             with reading(self.path / shard["file"], "shard of errors", f"run `{command}` again"):
@@ -72,8 +89,8 @@ class ReferenceErrors:
         with reading(path, KINDS[FORMAT], f"run `{command}` again"):
             ids, errors, inputs = (torch.cat(column) for column in zip(*parts, strict=True))
         order = ids.argsort()
-        self._ids: NDArray[np.int64] = ids[order].numpy()
-        self._errors, self._inputs = errors[order], inputs[order].numpy()
+        tensors = {"sample_id": ids, "error": errors, "inputs": inputs}
+        return {name: tensor[order].numpy() for name, tensor in tensors.items()}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -112,7 +129,8 @@ class ReferenceErrors:
         """Return the errors of a draw in [0, draws), one for all or (B,) int64: (B,) float64. CacheError
         for an unknown sample.
         """
-        return self._errors[torch.from_numpy(self._find(sample_ids)), draw_index]
+        draws = draw_index.numpy() if isinstance(draw_index, Tensor) else draw_index
+        return torch.from_numpy(self._errors[self._find(sample_ids), draws])
 
     def _find(self, sample_ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         ids = np.asarray(sample_ids, dtype=np.int64)

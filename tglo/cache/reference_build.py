@@ -16,9 +16,11 @@ from torch import Tensor
 
 from tglo.cache.latents import LatentCache
 from tglo.cache.own_noise import OwnNoise
+from tglo.cache.parts import Job, Made
 from tglo.cache.reference import FORMAT, LAST, VERSIONS, ReferenceErrors
+from tglo.cache.reference_index import MANY, write_index
 from tglo.cache.shards import Shard, entry
-from tglo.cache.work import Finished, Job, Made, ShardReport, make_shards
+from tglo.cache.work import Finished, ShardReport, make_shards
 from tglo.console.verbosity import bar_hidden
 from tglo.data.errors import CacheError
 from tglo.files import DamagedFile, write_sealed
@@ -63,7 +65,7 @@ def build_reference_errors(
 
     fingerprint: all that errors_of depends on. own_noise: of all samples, where the draws take it.
     batch_size: draws in one call of errors_of; the last bits of the errors may depend on it.
-    rank, world_size: this process's share, see `make_shards`; the last to finish completes the folder.
+    rank, world_size: where this process begins, see `make_shards`: all share the work, until the folder is complete.
 
     Errors of the same latents and embeddings are kept. Raises CacheError when out_dir holds something
     else or was made with another fingerprint (naming the fields), when another command computes the
@@ -75,17 +77,20 @@ def build_reference_errors(
             raise ValueError(f"{name} must be at least 1, got {value}")
     folder = Path(out_dir)
     if not cache.has_digests and _is_complete(folder, cache, fingerprint):
-        return ReferenceReport(0, 0, True, 0.0, len(cache), draws)
+        return ReferenceReport(0, 0, 0, True, 0.0, len(cache), draws)
     errors = _ErrorShards(cache, draws, batch_size, errors_of, own_noise)
 
-    def finish(finished: Finished, _: Mapping[str, str]) -> None:
-        content = {
+    def finish(finished: Finished, trusted: Mapping[str, str]) -> None:
+        shards = [shard for _, shard in finished["errors"]]
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSIONS[-1],
             "fingerprint": dict(fingerprint),
             "draws": draws,
-            "shards": [entry(shard.record) for _, shard in finished["errors"]],
+            "shards": [entry(shard.record) for shard in shards],
         }
+        if sum(len(shard.record["keys"]) for shard in shards) >= MANY and cache.has_digests:
+            content["index"] = entry(write_index(folder, shards, trusted))
         write_sealed(folder / LAST, content)
 
     def split(ids: list[int]) -> list[list[int]]:

@@ -1,95 +1,62 @@
 """The work on a folder of shards: which items go where, who makes what, and when it is complete.
 
 An item stays in the shard that has it; items that no shard has go to new ones. So any number of
-processes, of one command or of several, may make the shards of one folder, be killed at any moment,
-and continue: all of them plan the same from what is recorded.
+processes, of one command or of several and on several machines, may make the shards of one folder, be
+killed at any moment, and continue: all of them plan the same from what is recorded. The shards are a
+work list (tglo.files.work_list): each process takes what is free until all are finished, so one that is
+lost costs the shard that it was making. A shard that two of them make anyway has the same bytes.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from tglo.cache.garbage import collect_garbage
-from tglo.cache.locks import Locks, Waiting
+from tglo.cache.parts import Job, Part, State, in_turn, is_whole, plan_parts
 from tglo.cache.shards import (
     Record,
     Shard,
+    checked_entries,
     claim,
     clear,
+    parse_name,
     problem,
+    read_last,
     read_record,
-    record_names,
-    shard_name,
     trusted_files,
     write_shard,
 )
 from tglo.data.errors import CacheError
-from tglo.files import write_json
-
-POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Made:
-    """A shard's new tensors with its record, or None for both where those that are there are right.
-
-    seen: size and time of the items' files, by key, if the shard has such.
-    """
-
-    tensors: Mapping[str, Tensor] | None = None
-    record: Record = field(default_factory=dict)
-    seen: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """The shards of one kind.
-
-    keys: the distinct items, in the order of a new folder. split: into the parts for new shards.
-    make: these items of a shard, given the shard if it is whole. is_current: whether a shard has the
-    items as they are now; asked of what other processes made, so it must be cheap.
-    """
-
-    keys: Sequence[int]
-    split: Callable[[list[int]], list[list[int]]]
-    make: Callable[[Sequence[int], Shard | None], Made]
-    is_current: Callable[[Sequence[int], Shard], bool]
-
-
-@dataclass(frozen=True)
-class Part:
-    """The wanted items of a shard."""
-
-    kind: str
-    number: int
-    keys: Sequence[int]
-
-    @property
-    def name(self) -> str:
-        return shard_name(self.kind, self.number)
+from tglo.files import DamagedFile, write_json
+from tglo.files.claims import Claims
+from tglo.files.work_list import passes, stamp, waited_for
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """The outcome of making shards."""
+    """The outcome of making shards, all of which are finished."""
 
     written: int  # shards
     kept: int  # shards that were finished before
-    complete: bool  # False while other ranks still have shards to make
+    others: int  # shards that other processes wrote or looked through
+    complete: bool  # always
     seconds: float
 
     def text(self, content: str, remark: str = "") -> str:
         """Return a line that says what was made, and how much of it now."""
-        text = f"{content}; {self.written} shards written, {self.kept} kept, {self.seconds:.1f} s{remark}"
-        return text if self.complete else text + "; other ranks are not done yet"
+        others = f", {self.others} by other processes" if self.others else ""
+        return (
+            f"{content}; {self.written} shards written, {self.kept} kept{others}, "
+            f"{self.seconds:.1f} s{remark}"
+        )
 
 
 Finished = dict[str, list[tuple[Part, Shard]]]
@@ -104,93 +71,63 @@ def make_shards(
     finish: Callable[[Finished, Mapping[str, str]], None],
     accept: Callable[[Part, Record], None] = lambda part, record: None,
     *,
+    is_ours: Callable[[Mapping[str, Any]], bool] = lambda content: True,
     rank: int,
     world_size: int,
     bar: Mapping[str, Any],
 ) -> ShardReport:
-    """Make this rank's shards of the folder, and keep what is finished, whole and current in them.
+    """Make the shards of the folder, and keep what is finished, whole and current in them.
 
-    They are every world_size-th of all. A shard that another command is making is waited for.
+    What another process is making is waited for, and made here if that one is lost.
     last: name, format and readable versions of the file that marks the folder as complete. jobs: by the
-    kind of shard. finish: writes that file, once all ranks are done; called with the files that the
-    one before names. accept: called with each record, as soon as there is one. bar: arguments of tqdm.
+    kind of shard. finish: writes that file, in one of the processes; called with the files that the
+    one before names. accept: called with each record that this process has made or looked through.
+    is_ours: whether such a file, by another process, is for these items. rank, world_size: where in the
+    list this process begins; all take from the whole of it. bar: arguments of tqdm.
 
     Raises CacheError when the folder holds something else or has another fingerprint, or another
     command changes its items at the same time; ValueError for a rank out of range.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
-    started, written = time.monotonic(), 0
+    started, written = time.monotonic(), set[Part]()
     claim(folder, fingerprint)
-    trusted = trusted_files(folder / last[0], *last[1:])
-    with Locks(folder) as locks:
-        plan = [part for kind, job in jobs.items() for part in _plan(folder, kind, job)]
-        mine = plan[rank::world_size]
-        with tqdm(total=sum(len(part.keys) for part in mine), **bar) as progress:
-            for part, made, record in _work(folder, locks, mine, jobs, trusted):
-                written += made
-                accept(part, record)
-                progress.update(len(part.keys))
-        with locks.folder():
-            finished = _finished(folder, plan, jobs, set(mine))
-            if finished is not None:
-                finish(finished, trusted)
-                named = trusted_files(folder / last[0], *last[1:])
-                collect_garbage(folder, trusted, named, tuple(jobs), locks)
-    if finished is None and world_size == 1:
-        raise _changed_meanwhile(folder)
-    seconds = time.monotonic() - started
-    return ShardReport(written, len(mine) - written, finished is not None, seconds)
+    before, trusted = stamp(folder / last[0]), trusted_files(folder / last[0], *last[1:])
+    with Claims(folder) as claims:
+        plan = [part for kind, job in jobs.items() for part in plan_parts(folder, kind, job)]
+        with tqdm(total=sum(len(part.keys) for part in plan), **bar) as progress:
+            state = State(folder, plan, progress.update)
+            todo = in_turn(plan, rank / world_size)
+            while todo:
+                for free in passes(claims, todo, lambda part: part.name, state.is_done):
+                    for part in free:
+                        made = _make(folder, part, jobs[part.kind], trusted, claims)
+                        claims.release(part.name)
+                        if made is not None:
+                            state.add(part)
+                            if made[0]:
+                                written.add(part)
+                            accept(part, made[1])
+                with waited_for(claims, last[0]):
+                    if _is_complete(folder, last, before, plan, is_ours):
+                        break
+                    finished, todo = _finished(folder, plan, jobs, state.own)
+                    state.again(todo)
+                    if not todo:
+                        finish(finished, trusted)
+                        named = trusted_files(folder / last[0], *last[1:])
+                        collect_garbage(folder, trusted, named, tuple(jobs), claims)
+    new, kept = len(state.own & written), len(state.own - written)
+    return ShardReport(new, kept, len(plan) - new - kept, True, time.monotonic() - started)
 
 
-def _plan(folder: Path, kind: str, job: Job) -> list[Part]:
-    """Return the parts of all shards: items where they are, then new ones in free numbers."""
-    missing, taken, parts = dict.fromkeys(job.keys), set(), []
-    for number, name in record_names(folder, kind):
-        record = read_record(folder, name)
-        if record is None:
-            continue
-        taken.add(number)
-        keys = [key for key in record["keys"] if key in missing]
-        for key in keys:
-            del missing[key]
-        if keys:
-            parts.append(Part(kind, number, tuple(keys)))
-    free = (number for number in count() if number not in taken)
-    parts += [Part(kind, next(free), tuple(keys)) for keys in job.split(list(missing))]
-    return sorted(parts, key=lambda part: part.number)
+def _make(
+    folder: Path, part: Part, job: Job, trusted: Mapping[str, str], claims: Claims
+) -> tuple[bool, Record] | None:
+    """Make a part that is claimed, or look through it; returns whether it was written, and its record.
 
-
-def _work(
-    folder: Path,
-    locks: Locks,
-    todo: Sequence[Part],
-    jobs: Mapping[str, Job],
-    trusted: Mapping[str, str],
-) -> Iterator[tuple[Part, bool, Record]]:
-    """Make the parts; yields each, whether it was written, and its record. Those that are locked come
-    last.
+    None if another process has taken it over meanwhile: nothing is published then.
     """
-    waiting = Waiting()
-    while todo:
-        busy = []
-        for part in todo:
-            with locks.trying(part.kind, part.number) as free:
-                if free:
-                    made, record = _make(folder, part, jobs[part.kind], trusted)
-            if free:
-                yield part, made, record
-            else:
-                busy.append(part)
-        if len(busy) == len(todo):
-            waiting.on(f"another command, which is making {busy[0].name} in {folder}")
-            time.sleep(POLL_SECONDS)
-        else:
-            waiting = Waiting()
-        todo = busy
-
-
-def _make(folder: Path, part: Part, job: Job, trusted: Mapping[str, str]) -> tuple[bool, Record]:
     clear(folder, f".{part.name}.*.tmp")
     record = read_record(folder, part.name)
     if record is not None and not {*part.keys} <= {*record["keys"]}:
@@ -199,32 +136,61 @@ def _make(folder: Path, part: Part, job: Job, trusted: Mapping[str, str]) -> tup
     if record is not None and problem(folder, record, checksum=True) is None:
         shard = Shard(folder, part.name, record)
     made = job.make(part.keys, shard)
+    if not claims.has(part.name):
+        return None
     if made.tensors is not None:
         content = {**made.record, "keys": list(part.keys)}
-        shard = write_shard(folder, part.name, made.tensors, content, trusted)
+        try:
+            shard = write_shard(folder, part.name, made.tensors, content, trusted)
+        except FileNotFoundError:
+            if claims.has(part.name):
+                raise
+            return None  # who has taken it over cleared the unfinished file away
     assert shard is not None, "a job makes what is not there"
     if made.seen is not None:
         # After the record: until then the old sizes and times make the images look changed.
         write_json(shard.seen_path, made.seen)
+    if made.tensors is None:
+        with suppress(OSError):  # another user's: then each process looks through it
+            os.utime(folder / f"{part.name}.json")
     return made.tensors is not None, shard.record
 
 
 def _finished(
-    folder: Path, plan: Sequence[Part], jobs: Mapping[str, Job], mine: set[Part]
-) -> Finished | None:
-    """Return all shards, or None while one is missing or has not been looked at by its rank."""
+    folder: Path, plan: Sequence[Part], jobs: Mapping[str, Job], own: set[Part]
+) -> tuple[Finished, list[Part]]:
+    """Return all shards, and those that are not finished after all: torn, or their items have changed."""
     found: Finished = {kind: [] for kind in jobs}
+    left = []
     for part in plan:
         record = read_record(folder, part.name)
-        if record is None or not {*part.keys} <= {*record["keys"]}:
-            return None
-        # Each rank has checked the checksums of its own shards; here the sizes are enough.
-        if problem(folder, record, checksum=False) is not None:
-            return None
-        found[part.kind].append((part, Shard(folder, part.name, record)))
-    others = [pair for pairs in found.values() for pair in pairs if pair[0] not in mine]
-    current = all(jobs[part.kind].is_current(part.keys, shard) for part, shard in others)
-    return found if current else None
+        shard = Shard(folder, part.name, record or {})
+        job = jobs[part.kind]
+        if is_whole(folder, part, record) and (part in own or job.is_current(part.keys, shard)):
+            found[part.kind].append((part, replace(shard, record=job.brief(part, shard.record))))
+        else:
+            own.discard(part)
+            left.append(part)
+    return found, left
+
+
+def _is_complete(
+    folder: Path,
+    last: tuple[str, str, Sequence[int]],
+    before: tuple[int, int] | None,
+    plan: Sequence[Part],
+    is_ours: Callable[[Mapping[str, Any]], bool],
+) -> bool:
+    """Say whether another process has completed the folder, for these items, since this one began."""
+    path = folder / last[0]
+    if stamp(path) == before:
+        return False
+    try:
+        content = read_last(path, *last[1:])
+        named = {parse_name(value["file"]) for value in checked_entries(content["shards"])}
+    except (CacheError, DamagedFile, OSError, KeyError, TypeError, ValueError):
+        return False
+    return is_ours(content) and all((part.kind, part.number) in named for part in plan)
 
 
 def _changed_meanwhile(folder: Path) -> CacheError:

@@ -47,9 +47,9 @@ def cache(
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
 
     With --reference also run the untrained denoiser over all draws once, so that training needs no
-    reference: set objective.reference = "cached" there. An interrupted run goes on; with torchrun
-    the processes share the work, as do several commands on one folder. After images or rows have
-    changed, the same command encodes only what is new.
+    reference: set objective.reference = "cached" there. An interrupted run goes on. Any number of
+    these commands on one folder share the work, also on several machines and with torchrun. After images
+    or rows have changed, the same command encodes only what is new.
 
     tglo cache RUN.toml takes the run's values for all that its file says: model, manifest, output,
     markers, and whether and how its reference is cached. Flags after it win.
@@ -96,7 +96,6 @@ def cache(
         build_reference,
         find_own_noise,
         is_made_of,
-        wait_for_latents,
     )
 
     result: dict[str, Any] = {"output": output}
@@ -134,8 +133,6 @@ def cache(
         result |= {"latents": asdict(report)}
         complete = report.complete
     if reference:
-        if not complete:
-            wait_for_latents(output, is_made)
         errors = build_reference(
             model,
             output,

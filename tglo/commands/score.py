@@ -30,8 +30,8 @@ def score(
     For example: tglo score data/manifest.csv --scorer hpsv2 --scorer clip=./clip-vit-large-patch14
     --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
 
-    Started by torchrun or another launcher (RANK, WORLD_SIZE), each process scores its share, and the
-    one that ends last writes the output. The same command goes on where it was stopped.
+    Any number of these commands, on several machines and with torchrun too, share the work if they have
+    the same output. The same command goes on where it was stopped.
 
     Args:
         manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set, tars, a folder
@@ -79,9 +79,5 @@ def score(
         rank=rank,
         world_size=world_size,
     )
-    if written is not None:
-        note(f"wrote {written}")
-    else:
-        note(f"process {rank} is done; the one that ends last writes the output")
-    names = list(named_scorers(scorer))
-    return {"output": written, "scorers": names, "complete": written is not None}
+    note(f"wrote {written}")
+    return {"output": written, "scorers": list(named_scorers(scorer)), "complete": True}

@@ -105,6 +105,9 @@ class ImageStore:
     _parquets: dict[Path, ParquetImages] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __reduce__(self) -> tuple[type[ImageStore], tuple[Root]]:
+        return ImageStore, (self.root,)  # what is open and locked belongs to a process
+
     def read(self, image: str, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the encoded bytes of an image.
 

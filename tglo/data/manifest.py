@@ -13,13 +13,14 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from tglo.data.kinds import is_video
 from tglo.data.manifest_checks import problem_of
 from tglo.data.manifest_files import read_rows
 from tglo.data.manifest_rows import Columns, RawRow
-from tglo.data.manifest_writing import WRITTEN, encode_rows
+from tglo.data.manifest_writing import WRITTEN, encoded
 from tglo.data.row import Row as Row
 from tglo.data.row import sample_id as sample_id
 from tglo.data.row_blocks import Block, Gathered, Unusual, read_blocks
@@ -85,6 +86,17 @@ class Manifest:
             return self.rows.prompts
         return Coded(*numbered([row.prompt for row in self.rows]))
 
+    def different_prompts(self) -> set[str]:
+        """Return the prompts that rows have."""
+        coded = self.prompt_codes()
+        return {coded.names[code] for code in np.unique(coded.codes).tolist()}
+
+    def images(self) -> Iterator[str]:
+        """Yield the image of each row."""
+        if isinstance(self.rows, LazyRows):
+            return self.rows.images()
+        return (row.image for row in self.rows)
+
     def sample_ids(self) -> NDArray[np.int64]:
         """Return the sample ids (N,) int64."""
         if isinstance(self.rows, LazyRows):
@@ -110,7 +122,11 @@ class Manifest:
 
     def is_video(self, row: Row) -> bool:
         """Say whether a row is taken for a video: by its ending, or because it is a folder, of frames."""
-        return is_video(row.image) or self.folder(row.image) is not None
+        return self.names_video(row.image)
+
+    def names_video(self, image: str) -> bool:
+        """Say `is_video` of a row's image."""
+        return is_video(image) or self.folder(image) is not None
 
     def folder(self, image: str) -> Path | None:
         """Return the folder that is named as an image, None if there is none of that name."""
@@ -141,6 +157,25 @@ class Manifest:
         _, last = np.unique(ids[::-1], return_index=True)
         return self.select((len(ids) - 1 - last)[np.argsort(first)])
 
+    def with_scores(
+        self, scores: NDArray[np.float64], columns: Mapping[str, NDArray[np.float64]]
+    ) -> Manifest:
+        """Return the manifest with these scores, none of them NaN, and further columns, (N,) each."""
+        if isinstance(self.rows, LazyRows):
+            return replace(self, rows=self.rows.with_scores(scores, columns))
+        cells = [column.tolist() for column in columns.values()]
+        return self.with_rows(
+            replace(row, score=score, extra={**row.extra, **dict(zip(columns, more, strict=True))})
+            for row, score, *more in zip(self.rows, scores.tolist(), *cells, strict=True)
+        )
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return another column of numbers (N,) float64."""
+        if isinstance(self.rows, LazyRows):
+            cells: Iterable[Any] = (cell for *_, cell in self.rows.cells([name]))
+            return np.fromiter(cells, dtype=np.float64, count=len(self))
+        return np.array([row.extra[name] for row in self.rows], dtype=np.float64)
+
     def with_rows(self, rows: Iterable[Row]) -> Manifest:
         """Return a manifest of other rows over the same images."""
         return Manifest(tuple(rows), self.root, self.path, self._store)
@@ -160,10 +195,10 @@ class Manifest:
             )
         if folder == root.beside or root.beside == root.folder:
             return
-        for row in self.rows:
-            if root.is_beside(split_reference(row.image)[0]):
+        for image in self.images():
+            if root.is_beside(split_reference(image)[0]):
                 raise ManifestError(
-                    f"image {row.image!r} is relative to {root.beside} and not to the root "
+                    f"image {image!r} is relative to {root.beside} and not to the root "
                     f"{root.folder}, and would not be found from {path}; write into {root.beside}, or "
                     "name images by their absolute paths"
                 )
@@ -280,26 +315,16 @@ def write_manifest(path: str | os.PathLike[str], rows: Manifest | Iterable[Row])
     """
     if isinstance(rows, Manifest):
         rows.check_output(path)
-    write_bytes(path, _encoded(path, rows))
+        rows = rows.rows
+    write_bytes(path, encoded(path, rows))
 
 
 def check_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Raise ManifestError for an extra column that takes a name of the rows' own, or that holds what
     the format of path cannot. Call it before a long scoring.
     """
-    _encoded(path, rows)
-
-
-def _encoded(path: str | os.PathLike[str], rows: Iterable[Row]) -> bytes:
-    rows = list(rows)
-    extra = list(dict.fromkeys(name for row in rows for name in row.extra))
-    clash = {"prompt", "image", "score"} & set(extra)
-    if clash:
-        raise ManifestError(
-            f"extra columns {sorted(clash)} would overwrite the rows' own; rename them"
-        )
-    cells = [(row.prompt, row.image, row.score, *map(row.extra.get, extra)) for row in rows]
-    return encode_rows(Path(path), ["prompt", "image", "score", *extra], cells)
+    rows = rows.rows if isinstance(rows, Manifest) else rows
+    encoded(path, rows[:1] if isinstance(rows, LazyRows) and rows.is_plain else rows)
 
 
 def _check_collisions(rows: Sequence[Row], path: object) -> None:

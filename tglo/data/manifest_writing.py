@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -13,13 +14,42 @@ from pathlib import Path
 from typing import Any
 
 from tglo.data.errors import ManifestError
+from tglo.data.row import Row
+from tglo.data.row_columns import LazyRows
 
 WRITTEN = (".csv", ".jsonl", ".parquet", ".tsv")
 
 Cells = tuple[Any, ...]
 
 
-def encode_rows(path: Path, names: list[str], rows: list[Cells]) -> bytes:
+Rows = Callable[[], Iterable[Cells]]
+"""Gives the rows from the first on, each time that it is called: they need not all be in memory."""
+
+
+def encoded(path: str | os.PathLike[str], rows: Iterable[Row]) -> bytes:
+    """Return the content of a file `path` with the columns prompt, image, score and the rows' others. Raises what
+    `encode_rows` raises, and ManifestError for another column that takes the name of one of these.
+    """
+    rows = rows if isinstance(rows, LazyRows) else list(rows)
+    if isinstance(rows, LazyRows):
+        extra = rows.extra_names()
+    else:
+        extra = list(dict.fromkeys(name for row in rows for name in row.extra))
+    clash = {"prompt", "image", "score"} & set(extra)
+    if clash:
+        raise ManifestError(
+            f"extra columns {sorted(clash)} would overwrite the rows' own; rename them"
+        )
+
+    def cells() -> Iterator[Cells]:
+        if isinstance(rows, LazyRows):
+            return rows.cells(extra)
+        return ((row.prompt, row.image, row.score, *map(row.extra.get, extra)) for row in rows)
+
+    return encode_rows(Path(path), ["prompt", "image", "score", *extra], cells)
+
+
+def encode_rows(path: Path, names: list[str], rows: Rows) -> bytes:
     """Return the content of a file `path` with these columns and rows.
 
     Dates and times are written as ISO 8601, except in Parquet, which has types for them. Raises
@@ -37,23 +67,23 @@ def encode_rows(path: Path, names: list[str], rows: list[Cells]) -> bytes:
         raise ManifestError(_why_not(path, names, rows, cell) or f"{path}: {error}") from error
 
 
-def _separated(suffix: str) -> Callable[[list[str], list[Cells]], str]:
-    def encode(names: list[str], rows: list[Cells]) -> str:
+def _separated(suffix: str) -> Callable[[list[str], Rows], str]:
+    def encode(names: list[str], rows: Rows) -> str:
         text = io.StringIO(newline="")
         separator = "\t" if suffix == ".tsv" else ","
         writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-        writer.writerows(chain([names], (map(_cell, row) for row in rows)))
+        writer.writerows(chain([names], (map(_cell, row) for row in rows())))
         return text.getvalue()
 
     return encode
 
 
-def _json_lines(names: list[str], rows: list[Cells]) -> str:
-    cells = (dict(zip(names, row, strict=True)) for row in rows)
+def _json_lines(names: list[str], rows: Rows) -> str:
+    cells = (dict(zip(names, row, strict=True)) for row in rows())
     return "".join(_json(row) + "\n" for row in cells)
 
 
-def _parquet(path: Path, names: list[str], rows: list[Cells]) -> bytes:
+def _parquet(path: Path, names: list[str], rows: Rows) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,7 +93,7 @@ def _parquet(path: Path, names: list[str], rows: list[Cells]) -> bytes:
     try:
         table = {}
         for i, name in enumerate(names):
-            table[name] = pa.array([row[i] for row in rows], type=kinds.get(name))
+            table[name] = pa.array([row[i] for row in rows()], type=kinds.get(name))
         pq.write_table(pa.table(table), sink)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ManifestError(
@@ -94,10 +124,10 @@ def _plain(value: object) -> str:
 
 
 def _why_not(
-    path: Path, names: Iterable[str], rows: list[Cells], encode: Callable[[Any], Any]
+    path: Path, names: Iterable[str], rows: Rows, encode: Callable[[Any], Any]
 ) -> str | None:
     """Name the first value that cannot be encoded, and its column."""
-    for row in rows:
+    for row in rows():
         for name, value in zip(names, row, strict=True):
             try:
                 str(encode(value)).encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -12,61 +12,10 @@ from numpy.typing import NDArray
 
 from tglo.coded import Coded
 from tglo.data.row import Row
+from tglo.data.row_cells import BLOCK, Extras, Joined, Places, Texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BLOCK = 4096  # rows that are made at once where all are gone through
-Places = NDArray[np.int64]
-
-
-class Texts(Sequence[str]):
-    """Arrow text as a sequence of Python strings; a slice is a list."""
-
-    def __init__(self, chunks: pa.ChunkedArray) -> None:
-        self._chunks = chunks
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            start, stop, step = place.indices(len(self))
-            assert step == 1
-            return list(self._chunks.slice(start, max(0, stop - start)).to_pylist())
-        text: str = self._chunks[place].as_py()
-        return text
-
-    def __iter__(self) -> Iterator[str]:
-        for chunk in self._chunks.chunks:
-            for start in range(0, len(chunk), BLOCK):
-                yield from chunk.slice(start, BLOCK).to_pylist()
-
-
-class Extras(Sequence[Mapping[str, Any]]):
-    """The other columns of rows, as dicts; a slice is a list of them."""
-
-    def __init__(self, columns: Mapping[str, pa.ChunkedArray]) -> None:
-        self._columns = columns
-
-    def __len__(self) -> int:
-        return len(next(iter(self._columns.values())))
-
-    @overload
-    def __getitem__(self, place: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Mapping[str, Any]]: ...
-    def __getitem__(self, place: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
-        if isinstance(place, int):
-            return {name: cells[place].as_py() for name, cells in self._columns.items()}
-        start, stop, step = place.indices(len(self))
-        assert step == 1
-        cells = [c.slice(start, max(0, stop - start)).to_pylist() for c in self._columns.values()]
-        return [dict(zip(self._columns, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,24 +72,92 @@ class LazyRows(Sequence[Row]):
         )
 
     def __iter__(self) -> Iterator[Row]:
-        if self._places is not None:
-            yield from map(self.__getitem__, range(len(self)))
-            return
         columns = self._columns
-        for start in range(0, len(self), BLOCK):
-            block = slice(start, min(start + BLOCK, len(self)))
-            extras = columns.extras
+        for block, images in self._blocks():
             cells = zip(
                 columns.ids[block].tolist(),
-                columns.prompts[block],
-                columns.images[block],
+                columns.prompts.take(block),
+                images,
                 columns.scores[block].tolist(),
                 columns.lines[block].tolist(),
-                [{} for _ in columns.ids[block]] if extras is None else extras[block],
+                self._extras(block),
                 strict=True,
             )
             for number, prompt, image, score, line, extra in cells:
                 yield Row(number, prompt, image, score if score == score else None, line, extra)
+
+    def cells(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield prompt, image, score and these other columns of each row, without making rows."""
+        columns = self._columns
+        for block, images in self._blocks():
+            scores = [score if score == score else None for score in columns.scores[block].tolist()]
+            extras = self._extras(block)
+            others = [[extra.get(name) for extra in extras] for name in names]
+            yield from zip(columns.prompts.take(block), images, scores, *others, strict=True)
+
+    def images(self) -> Iterator[str]:
+        """Yield the image of each row."""
+        for _, images in self._blocks():
+            yield from images
+
+    def extra_names(self) -> list[str]:
+        """Return the names of the other columns, in their order."""
+        extras, names = self._columns.extras, dict[str, None]()
+        joined = extras if isinstance(extras, Joined) else None
+        others = extras if joined is None else joined.others
+        if isinstance(others, Extras):
+            names = dict.fromkeys(others.names)
+        elif others is not None:
+            for block, _ in self._blocks():
+                names |= dict.fromkeys(name for extra in self._extras(block) for name in extra)
+        return [*names, *(name for name in (joined.numbers if joined else ()) if name not in names)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every format can hold what the other columns have, as is known without a look at each."""
+        extras = self._columns.extras
+        others = extras.others if isinstance(extras, Joined) else extras
+        return others is None or (isinstance(others, Extras) and others.is_plain)
+
+    def with_scores(
+        self, scores: NDArray[np.float64], numbers: Mapping[str, NDArray[np.float64]]
+    ) -> LazyRows:
+        """Return the rows with these scores and further columns, (N,) each."""
+        columns = self._columns
+        if self._places is not None:
+            scores, numbers = self._spread(scores), {n: self._spread(c) for n, c in numbers.items()}
+        extras = columns.extras
+        if numbers and isinstance(extras, Joined):
+            extras = Joined(extras.others, {**extras.numbers, **numbers})
+        elif numbers:
+            extras = Joined(extras, numbers)
+        return LazyRows(replace(columns, scores=scores, extras=extras), self._places)
+
+    def _spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        whole = np.full(len(self._columns.ids), np.nan)
+        whole[self._places] = values
+        return whole
+
+    def _blocks(self) -> Iterator[tuple[slice | Places, list[str]]]:
+        """Yield the places of some rows after another, and their images."""
+        images = self._columns.images
+        for start in range(0, len(self), BLOCK):
+            run = slice(start, min(start + BLOCK, len(self)))
+            if self._places is None:
+                yield run, list(images[run])
+                continue
+            places = self._places[run]
+            yield (
+                places,
+                images.at(places) if isinstance(images, Texts) else [images[i] for i in places],
+            )
+
+    def _extras(self, block: slice | Places) -> Sequence[Mapping[str, Any]]:
+        extras = self._columns.extras
+        if isinstance(block, slice):
+            count = block.stop - block.start
+            return [{} for _ in range(count)] if extras is None else extras[block]
+        return [{} if extras is None else extras[i] for i in block.tolist()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ def identity(scorer: Any) -> str:
 class PartialScores:
     """The scores so far.
 
-    path: their file; None keeps them in memory alone. sources: further files to begin with, of other
-    processes or of an earlier number of them. mine: the sample ids that this file is for; all by default.
-    scores: by sample id. unreadable: sample id -> why its image could not be read, in this call.
+    path: their file; None keeps them in memory alone. scorers: their identities. may_save: whether the file
+    is still this process's to write. scores: by sample id. unreadable: sample id -> why its image could not be
+    read, in this call.
 
     Raises ValueError for a file with the scores of other scorers, naming both.
     """
@@ -44,37 +44,36 @@ class PartialScores:
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
-        scorers: Mapping[str, Any],
-        sources: Iterable[Path] = (),
-        mine: Collection[int] | None = None,
+        scorers: Sequence[str],
+        may_save: Callable[[], bool] = lambda: True,
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.scorers = [identity(scorer) for scorer in scorers.values()]
-        self.mine = mine
+        self.scorers = [*scorers]
+        self._may_save = may_save
         self.scores: dict[int, Entry] = {}
         self.unreadable: dict[int, str] = {}
         self._saved = time.monotonic()
-        for source in (*sources, *([self.path] if self.path else [])):
-            content = read_partial(source)
-            if content is not None:
-                self.scores |= _scores(source, content, self.scorers)
+        content = None if self.path is None else read_partial(self.path)
+        if self.path is not None and content is not None:
+            self.scores |= scores_of(self.path, content, self.scorers)
 
-    def save(self, *, if_due: bool = False, done: str = "") -> None:
-        """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago.
+    def save(self, *, if_due: bool = False, done: str = "") -> bool:
+        """Write the scores atomically; with if_due only if the last saving is SAVE_SECONDS ago. Returns
+        whether they were written.
 
-        done: says which share of the work they are the whole of.
+        done: says which rows they are all scores of.
         """
         due = not if_due or time.monotonic() - self._saved >= SAVE_SECONDS
-        known = [i for i in self.scores if self.mine is None or i in self.mine]
-        if self.path is None or not due or not (known or done):
-            return
+        if self.path is None or not due or not (self.scores or done) or not self._may_save():
+            return False
         content: dict[str, Any] = {"format": FORMAT, "scorers": self.scorers}
-        content["scores"] = {str(i): list(self.scores[i]) for i in known}
+        content["scores"] = {str(i): list(entry) for i, entry in self.scores.items()}
         if done:
             content["unreadable"] = {str(i): text for i, text in self.unreadable.items()}
             content["done"] = done
         write_sealed(self.path, content)
         self._saved = time.monotonic()
+        return True
 
 
 def read_partial(path: Path) -> dict[str, Any] | None:
@@ -90,17 +89,8 @@ def read_partial(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def finished(path: Path, scorers: list[str], done: str) -> tuple[dict[int, Entry], dict[int, str]]:
-    """Return the scores and the unreadable images of a share, both empty unless its file is the whole of it."""
-    content = read_partial(path)
-    if content is None or content.get("done") != done or content.get("scorers") != scorers:
-        return {}, {}
-    with reading(path, *_DESCRIBED):
-        unreadable = {int(sample): str(text) for sample, text in content["unreadable"].items()}
-    return _scores(path, content, scorers), unreadable
-
-
-def _scores(path: Path, content: dict[str, Any], scorers: list[str]) -> dict[int, Entry]:
+def scores_of(path: Path, content: dict[str, Any], scorers: list[str]) -> dict[int, Entry]:
+    """Return the scores in a file; ValueError for those of other scorers."""
     if content.get("scorers") != scorers:
         raise ValueError(
             f"{path} holds scores of {content.get('scorers')}, not of {scorers}: remove it or give "

@@ -1,13 +1,15 @@
-"""Partial scores of several processes beside the output: who scores what, and when all is scored.
+"""The work on an output's scores: a work list beside it, which any number of processes share.
 
-    .NAME.partial            of one process
-    .NAME.partial-R-of-W     of process R of W, with its lock in .NAME.partial-R-of-W.lock
-    .NAME.partial-finished   the scorers whose scores went into the output
+    .NAME.partial-work/                  beside the output NAME
+        scores-00003-0123456789ab.json   of a run of rows: its number, the start of its rows' digest
+        .scores-00003-0123456789ab.claim while a process scores them: which one (tglo.files.claims)
+        .process-0123456789abcdef.claim  of each process that takes part
+        finished.json                    the scorers and rows whose scores went into the output
+    .NAME.partial, .NAME.partial-R-of-W  of earlier versions: begun with, and removed at the end
 
-Every process begins with what all of these files hold, so their number may change between calls. The
-output is written by the process that finds the files of all W complete. Files of several processes stay:
-one that starts late must not score its share again. The next call with other scorers, or with one
-process, removes them.
+Whole batches are in a part, so what is computed together does not depend on how many processes there are.
+The folder stays where several processes took part: one that starts late must not score everything again. A
+call with other scorers begins it anew.
 """
 
 from __future__ import annotations
@@ -15,119 +17,196 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tglo.data.manifest import Row
-from tglo.files import locked, read_json, remove_leftovers, write_json
-from tglo.rewards.partial import Entry, PartialScores, finished, identity, read_partial
+import numpy as np
+from numpy.typing import NDArray
 
-_SHARED = re.compile(r"-\d+-of-\d+")
+from tglo.data.manifest import Manifest, Row
+from tglo.files import read_json, remove_leftovers, write_json
+from tglo.files.claims import Claims
+from tglo.files.work_list import stamp, waited_for
+from tglo.rewards.partial import Entry, PartialScores, identity, read_partial, scores_of
+
+PARTS = 256  # about as many as a manifest of up to PARTS * LARGEST images is divided into
+LARGEST = 1024  # images in a part
+_OUTPUT = "output"  # the claim of the process that begins, or writes the output
 
 
-def share(rows: Sequence[Row], unit: int, rank: int, world_size: int) -> list[Row]:
-    """Return the rows that a process scores: every world_size-th run of `unit` rows.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A run of rows that one process scores."""
 
-    Whole batches go to a process, so what is computed together does not depend on how many there are.
-    """
-    return [row for number, row in enumerate(rows) if number // unit % world_size == rank]
+    name: str
+    start: int
+    rows: Sequence[Row]
+    ids: NDArray[np.int64]
+    digest: str
+    stamp: tuple[int, int] | None
+    """Of its file as it was planned; None without one."""
 
 
 class Parts:
-    """The files of partial scores beside an output, as process `rank` of `world_size` has them."""
+    """The parts beside an output, as one process has them inside its block.
 
-    def __init__(
-        self, output: Path, scorers: Mapping[str, Any], rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.output, self.scorers = output, scorers
-        self.rank, self.world_size = rank, world_size
+    was_finished: whether they were all scored, and the output written, when it began.
+    """
+
+    def __init__(self, output: Path, scorers: Mapping[str, Any]) -> None:
+        self.output = output
+        self.scorers = [identity(scorer) for scorer in scorers.values()]
         self._base = output.with_name(f".{output.name}.partial")
-        self._finished = self._base.with_name(f"{self._base.name}-finished")
+        self.folder = self._base.with_name(f"{self._base.name}-work")
+        self._finished = self.folder / "finished.json"
+        self._known: dict[int, Entry] = {}
+        self._own: set[Part] = set()
+        self.claims = Claims(self.folder)
 
-    def path(self, rank: int) -> Path:
-        """Return the file of a process."""
-        if self.world_size == 1:
-            return self._base
-        return self._base.with_name(f"{self._base.name}-{rank}-of-{self.world_size}")
-
-    @contextmanager
-    def mine(self) -> Iterator[None]:
-        """Hold this process's share inside the block. ValueError if another process has it."""
-        lock = _lock_of(self.path(self.rank))
-        for path in (self.output, self.path(self.rank), self._finished):
+    def __enter__(self) -> Self:
+        for path in (self.output, self._base):
             remove_leftovers(path.parent, path.name)  # by name: the folder is the user's
-        busy = f"{self.output} is in use by another process that scores this share; wait for it, or stop it"
-        with locked(lock, busy):
-            try:
-                yield
-            finally:
-                if self.world_size == 1:
-                    lock.unlink(missing_ok=True)
+        return self
 
-    def begin(self, rows: Sequence[Row]) -> PartialScores:
-        """Return this process's scores: what is known of any row. rows: this process's.
+    def __exit__(self, *_: object) -> None:
+        self.claims.__exit__()
+        with suppress(OSError):  # holds what this process scored, or others are at work
+            self.folder.rmdir()
 
-        Files of earlier scorings that were finished are removed, or with several processes kept if
-        they are of the same scorers. Raises ValueError for unfinished ones of other scorers.
+    def begin(self, manifest: Manifest, unit: int, rank: int, world_size: int) -> list[Part]:
+        """Take part; returns the parts in this process's order, which differ so that processes seldom meet.
+
+        manifest: each sample once. unit: rows that are scored together. Raises ValueError for unfinished
+        scores of other scorers.
         """
-        ours = [identity(scorer) for scorer in self.scorers.values()]
-        over = read_json(self._finished) if self._finished.is_file() else None
-        for path in self._shared():
-            content = read_partial(path)
-            if content is not None and content.get("scorers") == over:
-                if path == self.path(self.rank) and over != ours:
-                    path.unlink(missing_ok=True)
-                elif over != ours or self.world_size == 1:
-                    _remove(path)
-        sources = [path for path in (self._base, *self._shared()) if path != self.path(self.rank)]
-        mine = {row.sample_id for row in rows}
-        return PartialScores(self.path(self.rank), self.scorers, sources, mine)
+        with waited_for(self.claims, _OUTPUT):
+            self.claims.take(f"process-{secrets.token_hex(8)}")
+            self._remove_finished()
+            remove_leftovers(self.folder)
+            self._before = stamp(self._finished)
+            self.was_finished = self._before is not None
+            parts = self._divide(manifest, unit)
+            self._rows = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+            self._collect_known({part.name for part in parts})
+        first = len(parts) * rank // world_size
+        new = [part for part in parts[first:] + parts[:first] if part.stamp is None]
+        return new + [part for part in parts if part.stamp is not None]
 
-    def collect(
-        self, shares: Sequence[Sequence[Row]], known: PartialScores
-    ) -> tuple[dict[int, Entry], dict[int, str]] | None:
-        """Return the scores and the unreadable images of all shares, once every process is done."""
-        scores, unreadable = dict(known.scores), dict(known.unreadable)
-        for rank, rows in enumerate(shares):
-            if rank == self.rank or not rows:
-                continue
-            theirs, lost = finished(self.path(rank), known.scorers, digest(rows))
-            if not theirs and not lost:
-                return None
-            scores |= theirs
-            unreadable |= lost
-        return scores, unreadable
+    def is_done(self, part: Part, found: Callable[[int], Any]) -> bool:
+        """Say whether this process has scored a part, or another has since this one began.
 
-    def finish(self) -> None:
-        """After the output is written: remove the files of one process, mark those of several."""
-        if self.world_size > 1:
-            ours = [identity(scorer) for scorer in self.scorers.values()]
-            write_json(self._finished, ours)
-            _remove(self._base)
+        found: told how many rows another has scored.
+        """
+        if part in self._own:
+            return True
+        path = self._path(part.name)
+        if stamp(path) == part.stamp:
+            return False
+        content = read_partial(path)
+        if content is None or content.get("done") != part.digest:
+            return False
+        found(len(part.ids))
+        return True
+
+    def open(self, part: Part) -> PartialScores:
+        """Return what is known of a part that is claimed."""
+        known = PartialScores(
+            self._path(part.name), self.scorers, lambda: self.claims.has(part.name)
+        )
+        for sample in part.ids.tolist():
+            if sample in self._known:
+                known.scores.setdefault(sample, self._known[sample])
+        return known
+
+    def add(self, part: Part, known: PartialScores) -> None:
+        """Keep the scores of a part that is done, and give it back."""
+        if known.save(done=part.digest):
+            self._own.add(part)
+        self.claims.release(part.name)
+
+    def collect(self, parts: Iterable[Part]) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Return the scores (rows, scorers) of all parts, NaN where an image cannot be read, and why."""
+        parts = sorted(parts, key=lambda part: part.start)
+        values = np.full((sum(len(part.ids) for part in parts), len(self.scorers)), np.nan)
+        unreadable: dict[int, str] = {}
+        for part in parts:
+            path = self._path(part.name)
+            content = read_partial(path) or {}
+            scores = scores_of(path, content, self.scorers)
+            for place, sample in enumerate(part.ids.tolist(), part.start):
+                if sample in scores:
+                    values[place] = scores[sample][0]
+            unreadable |= {int(i): str(why) for i, why in content["unreadable"].items()}
+        return values, unreadable
+
+    def is_written(self) -> bool:
+        """Say whether another process has written the output since this one began."""
+        if stamp(self._finished) in (None, self._before):
+            return False
+        return bool(read_json(self._finished) == self._finished_content())
+
+    def finish(self, keep: bool) -> None:
+        """After the output is written: mark the folder, for others that take part or will, or remove it."""
+        if keep or self.was_finished or self.claims.others("process-"):
+            write_json(self._finished, self._finished_content())
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self._earlier():
+            path.unlink(missing_ok=True)
+
+    def output_claim(self) -> Any:
+        """Hold the right to write the output inside the block."""
+        return waited_for(self.claims, _OUTPUT)
+
+    def _finished_content(self) -> dict[str, Any]:
+        return {"scorers": self.scorers, "rows": self._rows}
+
+    def _remove_finished(self) -> None:
+        if not self._finished.is_file() or self.claims.others("process-"):
             return
-        self._base.unlink(missing_ok=True)
-        for path in self._shared():
-            _remove(path)
-        self._finished.unlink(missing_ok=True)
+        if read_json(self._finished).get("scorers") != self.scorers:
+            for path in (self._finished, *self.folder.glob("scores-*.json")):
+                path.unlink(missing_ok=True)
 
-    def _shared(self) -> list[Path]:
-        found = self._base.parent.glob(f"{glob.escape(self._base.name)}-*")
-        return sorted(p for p in found if _SHARED.fullmatch(p.name[len(self._base.name) :]))
+    def _divide(self, manifest: Manifest, unit: int) -> list[Part]:
+        rows, ids = manifest.rows, manifest.sample_ids()
+        target = min(len(ids) // PARTS, LARGEST)
+        size = unit * max(1, target // unit)
+        parts = []
+        for number, start in enumerate(range(0, len(ids), size)):
+            some = ids[start : start + size]
+            digest = hashlib.sha256(some.astype("<i8").tobytes()).hexdigest()
+            name = f"scores-{number:05d}-{digest[:12]}"
+            seen = stamp(self._path(name))
+            parts.append(Part(name, start, rows[start : start + size], some, digest, seen))
+        return parts
+
+    def _collect_known(self, current: set[str]) -> None:
+        """Read the scores of files that are not of these parts: of other rows, batches or versions."""
+        over = self._base.with_name(f"{self._base.name}-finished")
+        old = read_json(over) if over.is_file() else None
+        paths = [path for path in self.folder.glob("scores-*.json") if path.stem not in current]
+        for path in (*paths, *self._earlier()):
+            content = read_partial(path) if path.suffix == ".json" or _is_scores(path) else None
+            if content is not None and (old is None or content.get("scorers") != old):
+                self._known |= scores_of(path, content, self.scorers)
+        for path in self.folder.glob("scores-*.json"):  # all have the same scorers
+            scores_of(path, read_partial(path) or {}, self.scorers)
+            break
+
+    def _earlier(self) -> list[Path]:
+        found = self._base.parent.glob(f"{glob.escape(self._base.name)}*")
+        ends = r"(-\d+-of-\d+|-finished)?(\.lock)?"
+        return [p for p in found if re.fullmatch(ends, p.name[len(self._base.name) :])]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
 
-def digest(rows: Sequence[Row]) -> str:
-    """Name a share: its sample ids in order."""
-    return hashlib.sha256(" ".join(str(row.sample_id) for row in rows).encode()).hexdigest()
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
-
-
-def _remove(path: Path) -> None:
-    """Remove the file of a process that is no longer at work."""
-    with suppress(ValueError), locked(_lock_of(path), "busy"):
-        path.unlink(missing_ok=True)
-        _lock_of(path).unlink(missing_ok=True)
+def _is_scores(path: Path) -> bool:
+    return not path.name.endswith((".lock", "-finished"))

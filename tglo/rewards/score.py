@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from tglo.data.manifest import Manifest, Row
 from tglo.data.prefetch import in_order
 from tglo.data.video import Video
 from tglo.rewards.frames import FRAMES, for_videos
-from tglo.rewards.partial import Entry, PartialScores, identity
+from tglo.rewards.partial import PartialScores, identity
 from tglo.rewards.video import Inputs, VideoBytes, check_rates, check_video_scorers, takes_videos
 
 log = logging.getLogger("tglo")
@@ -80,24 +83,22 @@ def score_manifest(
     scorers = scorer if isinstance(scorer, Mapping) else {"score": scorer}
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if any(manifest.is_video(row) for row in manifest):
+    if any(map(manifest.names_video, manifest.images())):
         scorers = for_videos(scorers, frames)
     check_scoring(scorers, max_bad_fraction, manifest, source_rate)
-    known = PartialScores(partial, scorers)
+    known = PartialScores(partial, [identity(given) for given in scorers.values()])
     sizes = BatchSize(batch_size, grows=False, first=batch_size, largest=batch_size)
-    score_rows(
-        manifest,
-        distinct(manifest),
-        scorers,
-        known,
-        sizes,
-        frames=frames,
-        source_rate=source_rate,
-        progress=progress,
-    )
+    once = manifest.distinct()
+    inputs = Inputs(list(scorers.values()), frames, source_rate)
+    with scoring_bar(len(once), progress) as bar:
+        score_rows(
+            manifest, [Work(once.rows, known)], scorers, sizes, inputs, bar.update, Work.save
+        )
+    nothing = [math.nan] * len(scorers)
+    values = np.array([known.scores.get(i, (nothing,))[0] for i in once.sample_ids().tolist()])
     names = list(scorers) if isinstance(scorer, Mapping) else []
     return with_scores(
-        manifest, names, known.scores, known.unreadable, max_bad_fraction, known.path
+        manifest, names, once, values, known.unreadable, max_bad_fraction, known.path
     )
 
 
@@ -114,58 +115,75 @@ def check_scoring(
         raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction}")
     if not scorers:
         raise ValueError("no scorer was given; name at least one")
-    check_video_scorers(scorers, [row.image for row in manifest if not manifest.is_video(row)])
+    asked = any(map(takes_videos, scorers.values()))
+    images = (
+        [image for image in manifest.images() if not manifest.names_video(image)] if asked else []
+    )
+    check_video_scorers(scorers, images)
     check_rates(scorers, manifest, source_rate)
 
 
-def distinct(manifest: Manifest) -> Sequence[Row]:
-    """Return the rows to score: each image for each of its prompts once, in order."""
-    return manifest.distinct().rows
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Rows to score, and what is known of them, which is filled in."""
+
+    rows: Sequence[Row]
+    known: PartialScores
+    part: Any = None
+
+    def save(self) -> None:
+        """Keep what is known."""
+        self.known.save()
+
+
+def scoring_bar(total: int, progress: bool) -> tqdm[Any]:
+    """Return the bar of a scoring of so many samples."""
+    return tqdm(desc="score", unit="sample", total=total, disable=bar_hidden(progress))
 
 
 def score_rows(
     manifest: Manifest,
-    rows: Sequence[Row],
+    work: Iterable[Work],
     scorers: Mapping[str, Scorer],
-    known: PartialScores,
     sizes: BatchSize,
-    *,
-    done: str = "",
-    frames: int = FRAMES,
-    source_rate: float | None = None,
-    progress: bool = True,
+    inputs: Inputs,
+    seen: Callable[[int], Any],
+    finish: Callable[[Work], Any],
 ) -> int:
-    """Fill in `known` for these rows, whose images are opened ahead in threads; returns how many were scored.
+    """Score work as it comes, images opened ahead in threads, also those of the next one.
 
-    done: what `known` is saved as once all of them are scored. frames: how many of a video scorers of images
-    are given. source_rate: see `score_manifest`.
+    Returns how many rows were scored.
+    No batch has rows of two works. inputs: what scorers are given of a video. seen: told how many rows are
+    done with. finish: called with each work that is done.
     """
-    scored, finished = 0, ""
-    try:
-        with (
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(desc="score", unit="sample", total=len(rows), disable=bar_hidden(progress)) as bar,
-        ):
-            large = any(map(takes_videos, scorers.values()))
-            inputs, ahead = (
-                Inputs(list(scorers.values()), frames, source_rate),
-                sizes.value * (1 if large else 2),
-            )
-            opened = in_order(pool, lambda row: _open(manifest, row, known, inputs), rows, ahead)
-            for run in _runs(opened, sizes):
-                for entry in run:
-                    if entry.problem is not None:
-                        text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
-                        known.unreadable[entry.row.sample_id] = text
-                batch = [entry for entry in run if entry.samples]
-                if batch:
-                    _score_all(batch, scorers, known, sizes)
-                    known.save(if_due=True)
-                scored += len(batch)
-                bar.update(len(run))
-        finished = done
-    finally:
-        known.save(done=finished)
+    scored = 0
+    large = any(map(takes_videos, scorers.values()))
+    ahead = sizes.value * (1 if large else 2)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        items = ((one, row) for one in work for row in one.rows)
+        opened = in_order(
+            pool,
+            lambda item: (item[0], _open(manifest, item[1], item[0].known, inputs)),
+            items,
+            ahead,
+        )
+        for one, entries in groupby(opened, key=itemgetter(0)):
+            try:
+                for run in _runs((entry for _, entry in entries), sizes):
+                    for entry in run:
+                        if entry.problem is not None:
+                            text = f"line {entry.row.line}: {entry.row.image}: {entry.problem}"
+                            one.known.unreadable[entry.row.sample_id] = text
+                    batch = [entry for entry in run if entry.samples]
+                    if batch:
+                        _score_all(batch, scorers, one.known, sizes)
+                        one.known.save(if_due=True)
+                    scored += len(batch)
+                    seen(len(run))
+            except BaseException:
+                one.save()
+                raise
+            finish(one)
     return scored
 
 
@@ -199,27 +217,29 @@ def _score_all(
 def with_scores(
     manifest: Manifest,
     names: Sequence[str],
-    scores: Mapping[int, Entry],
+    once: Manifest,
+    values: NDArray[np.float64],
     unreadable: Mapping[int, str],
     max_bad_fraction: float = 0.0,
     partial: Path | None = None,
 ) -> Manifest:
     """Return the manifest with these scores. names: of the scorers that get a column, in order.
 
+    once: the manifest with each sample once. values: its rows' scores (rows, scorers).
     Rows of unreadable images are left out. ManifestError when they are too many.
     """
-    rows = distinct(manifest)
-    lost = [unreadable[row.sample_id] for row in rows if row.sample_id in unreadable]
-    if lost:
-        _judge(lost, len(rows), manifest, max_bad_fraction, partial)
-    scored = []
-    for row in manifest.rows:
-        if row.sample_id in unreadable:
-            continue
-        values = scores[row.sample_id][0]
-        columns = dict(zip(names, values, strict=True)) if names else {}
-        scored.append(replace(row, score=values[0], extra={**row.extra, **columns}))
-    return manifest.with_rows(scored)
+    ids = once.sample_ids()
+    if unreadable:
+        lost = [unreadable[i] for i in ids.tolist() if i in unreadable]
+        if lost:
+            _judge(lost, len(ids), manifest, max_bad_fraction, partial)
+    order = np.argsort(ids)
+    place = order[np.searchsorted(ids, manifest.sample_ids(), sorter=order)]
+    readable = ~np.isin(ids, np.fromiter(unreadable, dtype=np.int64, count=len(unreadable)))[place]
+    if not readable.all():
+        manifest, place = manifest.select(np.flatnonzero(readable)), place[readable]
+    columns = {name: values[place, number] for number, name in enumerate(names)}
+    return manifest.with_scores(values[place, 0], columns)
 
 
 def _judge(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tglo.batch_size import BatchSize
 from tglo.data.decoding import need_pyav
@@ -18,6 +18,7 @@ from tglo.data.hub import is_on_hub
 from tglo.data.manifest import Manifest, check_rows, read_manifest, write_manifest
 from tglo.data.manifest_writing import WRITTEN
 from tglo.data.video import is_video
+from tglo.files.work_list import passes
 from tglo.rewards import (
     Scorer,
     load_scorer,
@@ -28,9 +29,9 @@ from tglo.rewards import (
 )
 from tglo.rewards.frames import for_videos
 from tglo.rewards.mixture import Scale
-from tglo.rewards.parts import Parts, digest, share
-from tglo.rewards.score import check_scoring, distinct, score_rows, with_scores
-from tglo.rewards.video import takes_videos
+from tglo.rewards.parts import Parts
+from tglo.rewards.score import Work, check_scoring, score_rows, scoring_bar, with_scores
+from tglo.rewards.video import Inputs, takes_videos
 from tglo.settings import COUNT, IMAGES, FrameOptions, ManifestOptions, check_limits
 
 log = logging.getLogger("tglo")
@@ -49,13 +50,11 @@ def score_file(
     batch_size: int = CPU_BATCH,
     **options: Any,
 ) -> Path:
-    """Score the images of ``manifest`` in this process alone; returns the output's path.
+    """Score the images of ``manifest`` from this process; returns the output's path.
 
     Arguments and errors are those of `score_share`.
     """
-    written = score_share(manifest, scorers, output, batch_size, **options)
-    assert written is not None, "one process has no others to wait for"
-    return written
+    return score_share(manifest, scorers, output, batch_size, **options)
 
 
 def score_share(
@@ -74,9 +73,9 @@ def score_share(
     dtype: str = "fp32",
     rank: int = 0,
     world_size: int = 1,
-) -> Path | None:
-    """Score this process's share of ``manifest`` and, if all others are scored, write it with a column per
-    scorer; returns the path, or None where other processes have still to end.
+) -> Path:
+    """Score ``manifest`` together with any other processes that do so, and write it with a column per scorer, in
+    one of them; returns the path once it is there.
 
     scorers: as `load_scorer` takes them (a module in the working folder is found). All of them
         score an image when it is decoded. A column has its scorer's name.
@@ -90,14 +89,13 @@ def score_share(
         the `root` that is logged.
     batch_size: images or videos at once. 0 finds it where a scorer is on a GPU (doubled until memory is
         short, halved then) and takes 32 elsewhere, 2 where a scorer takes whole videos.
-    rank, world_size: this process scores every world_size-th batch. An interrupted call goes on where it
-        was. At a fixed batch size, and on a CPU, the output has the same bits whatever the number of
-        processes and interruptions.
+    rank, world_size: where in the rows this process begins; of several, one that comes when all is scored does
+        not score again. An interrupted call goes on where it was. At a fixed batch size, and on a CPU, the
+        output has the same bits whatever the number of processes and interruptions.
 
-    Raises ValueError for two scorers of one name, a mixture of others, scores of other scorers that an
-    interrupted call left, or another process that scores the same share, and what `load_scorer`,
-    `read_manifest`, `score_manifest` and `mix` raise. All but the errors of the last are known before
-    an image is scored.
+    Raises ValueError for two scorers of one name, a mixture of others, or scores of other scorers that an
+    interrupted call left, and what `load_scorer`, `read_manifest`, `score_manifest` and `mix` raise. All but
+    the errors of the last are known before an image is scored.
     """
     check_limits(
         {"batch_size": batch_size, "frames": videos.frames},
@@ -119,41 +117,40 @@ def score_share(
         )
     check_rows(output, rows)
     _make_writable(output.parent)
-    if any(is_video(row.image) for row in rows):
+    if any(map(is_video, rows.images())):
         need_pyav()
     loaded: dict[str, Scorer] = {
         name: load_scorer(text, device=device, dtype=dtype) for name, text in texts.items()
     }
-    if any(rows.is_video(row) for row in rows):
+    if any(map(rows.names_video, rows.images())):
         loaded = for_videos(loaded, videos.frames, videos.of_frames)
     check_scoring(loaded, max_bad_fraction, rows, source_rate)
     sizes = _sizes(batch_size, loaded)
-    unit, todo = sizes.value, distinct(rows)
-    shares = [share(todo, unit, number, world_size) for number in range(world_size)]
-    parts = Parts(output, loaded, rank, world_size)
-    with parts.mine():
-        known = parts.begin(shares[rank])
-        count = score_rows(
-            rows,
-            shares[rank],
-            loaded,
-            known,
-            sizes,
-            done=digest(shares[rank]),
-            frames=videos.frames,
-            source_rate=source_rate,
-            progress=rank == 0,
-        )
-        if world_size > 1 and shares[rank] and not count:
-            log.warning(
-                "all scores of this share are known; to make them anew remove %s*", known.path
+    once = rows.distinct()
+    inputs = Inputs(list(loaded.values()), videos.frames, source_rate)
+    with Parts(output, loaded) as work, scoring_bar(len(once), rank == 0) as bar:
+        parts = work.begin(once, sizes.most, rank, world_size)
+        count, is_done = 0, partial(work.is_done, found=bar.update)
+        for free in passes(work.claims, parts, attrgetter("name"), is_done):
+            each = (Work(part.rows, work.open(part), part) for part in free)
+            count += score_rows(
+                rows,
+                each,
+                loaded,
+                sizes,
+                inputs,
+                bar.update,
+                lambda done: work.add(done.part, done.known),
             )
-        found = parts.collect(shares, known)
-        if found is None:
-            return None
-        scored = with_scores(rows, list(loaded), *found, max_bad_fraction, known.path)
-        write_manifest(output, _mixed(scored, weights, mixture_scale).rows)
-        parts.finish()
+        if work.was_finished and not count:
+            log.warning("all scores are known; to make them anew remove %s", work.folder)
+        with work.output_claim():
+            if not work.is_written():
+                scored = with_scores(
+                    rows, list(loaded), once, *work.collect(parts), max_bad_fraction, work.folder
+                )
+                write_manifest(output, _mixed(scored, weights, mixture_scale).rows)
+                work.finish(keep=world_size > 1)
     if os.path.realpath(output.parent) != rows.root:
         log.info("the images of %s are found with --root %s", output, rows.root)
     return output
@@ -163,13 +160,8 @@ def _mixed(scored: Manifest, weights: Mapping[str, float], scale: Scale) -> Mani
     """Return the manifest with the mixture as its score, if there is one."""
     if not weights:
         return scored
-    columns = {
-        name: np.array([row.extra[name] for row in scored], dtype=np.float64) for name in weights
-    }
-    mixed = mix(columns, weights, scale).tolist()
-    return scored.with_rows(
-        replace(row, score=score) for row, score in zip(scored, mixed, strict=True)
-    )
+    mixed = mix({name: scored.column(name) for name in weights}, weights, scale)
+    return scored.with_scores(mixed, {})
 
 
 def _sizes(batch_size: int, scorers: Mapping[str, Any]) -> BatchSize:
