@@ -14,6 +14,11 @@ if [ -z "${TGLO_RESTART_FILE:-}" ]; then
 fi
 stopped=no
 
+# One line where nodes cannot meet. A copy of this file that lies alone does without.
+if [ -e "$(dirname "$0")/meeting_point.py" ]; then
+    python3 "$(dirname "$0")/meeting_point.py" "$@" || exit 1
+fi
+
 # A terminal's Ctrl-C, and a scheduler's SIGUSR1, may go to every process of the group: torchrun is to leave
 # them to the trainers too.
 (

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tglo.files import claim_folder, leftovers, remove_leftovers, writing_folder
+from tglo.files.disk_clock import disk_time
 from tglo.files.leftovers import temporary_file, temporary_folder
 
 WRITER = """
@@ -121,3 +123,15 @@ def test_what_another_program_named_is_not_touched(tmp_path: Path) -> None:
     os.utime(theirs, (0, 0))
     remove_leftovers(tmp_path)
     assert theirs.is_dir()
+
+
+def test_a_clock_ahead_does_not_make_what_another_machine_fills_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / f".a.{'0' * 8}-{'1' * 16}.tmp"
+    theirs.touch()
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * leftovers.DEAD_AFTER)
+    remove_leftovers(tmp_path)
+    assert theirs.exists()
+    assert abs(disk_time(tmp_path) - theirs.stat().st_mtime) < 60
+    assert disk_time(tmp_path / "nowhere") == pytest.approx(time.time(), abs=60)

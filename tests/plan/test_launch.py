@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -203,6 +205,32 @@ def check_command(arguments: list[str], config: TrainConfig, folder: Path) -> No
         patch.setattr("tglo.train.train", train)
         assert cli.main(["train", str(toml), *flags, "--engine.kind", "deepspeed"]) == 0
     assert seen[0].engine.zero_stage == 2
+
+
+def test_a_rendezvous_whose_name_does_not_resolve_is_a_line(tmp_path: Path) -> None:
+    """torchrun, which would end with a traceback, is not started."""
+    (tmp_path / "torchrun").write_text('#!/bin/sh\ntouch "$READY"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "READY": str(tmp_path / "ready")}
+    place = {"HEAD": "nowhere.invalid:29400", "RUN": "x", "TGLO_START_TIMEOUT": "0.5"}
+    job = subprocess.run(
+        [str(LAUNCH / "multi_node.sh"), "run.toml"],
+        env=os.environ | environment | place, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert job.returncode == 1 and not (tmp_path / "ready").exists()
+    (line,) = job.stderr.splitlines()
+    assert "the rendezvous is at nowhere.invalid:29400, and nowhere.invalid does not" in line
+
+
+def test_a_rendezvous_where_something_else_listens() -> None:
+    read = runpy.run_path(str(LAUNCH / "meeting_point.py"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        told = read["problem"](f"127.0.0.1:{port}", limit=1, answer=0.5)
+    assert told.startswith(f"what listens at 127.0.0.1:{port} does not answer as torchrun's")
+    assert read["problem"](f"127.0.0.1:{port}", limit=1) == ""  # nobody yet
+    assert read["problem"]("node0", limit=1).endswith("it must be HOST:PORT")
+    assert read["main"](["--standalone", "-m", "tglo.cli"]) == 0
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from tests.preloaded import Popen
 from tests.train.test_distributed import free_port
 from tglo.train import processes
-from tglo.train.roll_call import RollCall, patience
+from tglo.train.meeting_place import patience
+from tglo.train.roll_call import RollCall
 
 WORKER = """
 import os, signal, sys, time, torch

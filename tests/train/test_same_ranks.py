@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -23,11 +24,25 @@ Make = Callable[..., TrainConfig]
 WORKER = """
 import sys
 from importlib import metadata
+from pathlib import Path
+import torch
 from tglo import cli
 from tglo.train import same_ranks
 version, (other, *arguments) = metadata.version, sys.argv[1:]
 metadata.version = lambda name: "0.1" if name == other else version(name)
 same_ranks.SHARED_SECONDS = 1.0
+if other == "read-only":
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+    Path.touch = refuse
+if other == "weights":
+    from tglo.train import run
+    compare = run.refuse_weights_apart
+    def other_weights(module):
+        with torch.no_grad():
+            next(module.parameters()).add_(1)
+        compare(module)
+    run.refuse_weights_apart = other_weights
 sys.exit(cli.main(["train", *arguments]))
 """
 
@@ -35,9 +50,15 @@ sys.exit(cli.main(["train", *arguments]))
 def endings(
     toml: Path, *flags: list[str], port: int | None = None, address: str = "127.0.0.1"
 ) -> list[str]:
-    """The last lines of ranks, of two, with these arguments: a library of another version, and flags. All end with
-    status 1.
-    """
+    """The last lines of ranks, of two, with these arguments: what one has otherwise, and flags. All end with 1."""
+    outputs = outputs_of(toml, *flags, port=port, address=address)
+    return [output.strip().splitlines()[-1] for output in outputs]
+
+
+def outputs_of(
+    toml: Path, *flags: list[str], port: int | None = None, address: str = "127.0.0.1"
+) -> list[str]:
+    """All that these ranks say."""
     place = {"MASTER_ADDR": address, "MASTER_PORT": str(port or free_port())}
     ranks = [
         Popen(
@@ -49,7 +70,8 @@ def endings(
                 **os.environ,
                 **place,
                 **{"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
-                **{"TGLO_START_TIMEOUT": "3"},
+                **{"TGLO_START_TIMEOUT": "3", "GLOO_SOCKET_IFNAME": "lo"},
+                **dict(variable.split("=") for variable in own[0].split() if "=" in variable),
             },
         )
         for rank, own in enumerate(flags)
@@ -61,7 +83,7 @@ def endings(
             rank.kill()
     waited = ["could not be reached" in output for output in outputs]
     assert [rank.returncode for rank in ranks] == [RESTART if w else 1 for w in waited], outputs
-    return [output.strip().splitlines()[-1] for output in outputs]
+    return outputs
 
 
 @pytest.fixture
@@ -90,6 +112,46 @@ def test_an_output_folder_of_its_own_is_named(toml: Path, tmp_path: Path) -> Non
     assert not list(tmp_path.rglob(same_ranks.MARK))
 
 
+def test_an_output_folder_that_is_read_only_there(toml: Path) -> None:
+    """What is only warned of is said before."""
+    for line in endings(toml, [""], ["read-only"]):
+        assert "rank 1, on " in line and "cannot write to the output folder" in line
+        assert "Read-only file system. Each rank" in line
+
+
+def test_other_settings_of_the_environment_are_named(toml: Path) -> None:
+    for line in endings(toml, [""], ["TGLO_BACKEND=reference"]):
+        assert (
+            "has TGLO_BACKEND 'reference', and rank 0, on " in line and "not set: the env" in line
+        )
+
+
+def test_other_weights_are_named(toml: Path) -> None:
+    for line in endings(toml, [""], ["weights"]):
+        assert "rank 1, on " in line and "has read other weights from model.path than" in line
+
+
+def test_a_clock_ahead_and_little_memory_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpus = iter(["one of 24 GiB", "other of 80 GiB"])
+
+    def gather(mine: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        clock, _, _, _ = mine
+        first = (clock, "host-a", next(gpus), 64 * 2**30)
+        return [first, (clock + 7200, "host-b", next(gpus), 8 * 2**30)]
+
+    monkeypatch.setattr(processes, "gather", gather)
+    with caplog.at_level(logging.WARNING, "tglo"):
+        same_ranks._warn_of_machines_apart()
+    gpu, clock, memory = caplog.messages
+    assert gpu.startswith("rank 1, on host-b, has other of 80 GiB, and rank 0, on host-a, one of")
+    assert clock.startswith(
+        "rank 1, on host-b, has a clock 7200 s ahead of that of rank 0, on host-a"
+    )
+    assert memory.startswith("rank 1, on host-b, has 8.0 GiB of free host memory, and rank 0")
+
+
 def test_a_name_that_does_not_resolve(toml: Path) -> None:
     first, second = endings(toml, [""], [""], address="nowhere.invalid")
     assert "MASTER_ADDR is 'nowhere.invalid', which does not resolve on rank 0" in first
@@ -107,6 +169,8 @@ def test_places_may_differ(make_config: Make, monkeypatch: pytest.MonkeyPatch) -
     other = make_config(data={"cache": "/elsewhere"}, folder="other")
 
     def gather(mine: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if len(mine) != 3:
+            return [mine, mine]
         return [mine, ("host-b", mine[1], same_ranks._flat(same_ranks.to_plain(other)))]
 
     monkeypatch.setattr(processes, "gather", gather)

@@ -14,6 +14,7 @@ import pytest
 from tests.hosts import PORT, Host, problem, two_hosts
 from tests.train.conftest import write_toml
 from tests.train.test_distributed import finish, losses, wait_for_step
+from tests.train.test_network import WORKER
 from tglo.stopping import RESTART
 from tglo.train import TrainConfig, train
 
@@ -69,6 +70,20 @@ def config_of(make_config: Make, cache: Path, stage: int, **engine: object) -> T
         engine={"kind": "deepspeed", "zero_stage": stage, **engine},
         output={"save_every": 3, "export": False},
     )
+
+
+def test_a_host_by_an_interface_that_the_other_does_not_reach(hosts: Hosts) -> None:
+    place = {"MASTER_ADDR": hosts[0].address, "MASTER_PORT": str(PORT), "WORLD_SIZE": "2"}
+    ranks = [
+        host.start("-c", WORKER, RANK=str(rank), GLOO_SOCKET_IFNAME=interface, **place)
+        for rank, (host, interface) in enumerate(zip(hosts, ("eth0", "lo"), strict=True))
+    ]
+    for rank in ranks:
+        output = finish(rank, timeout=60)
+        line = output.splitlines()[-1]
+        assert rank.returncode == 1 and "Traceback" not in output
+        assert "rank 0, on host-a, does not reach rank 1, on host-b, at 127.0.0.1" in line
+        assert "the address of its interface lo" in line
 
 
 @pytest.mark.timeout(300)

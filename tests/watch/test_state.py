@@ -134,3 +134,17 @@ def test_lines_without_times(tmp_path: Path) -> None:
     assert now(folder).sentence == "At step 10 of 1,000."
     append(folder, [{"step": 20}])
     assert now(folder).word == "running"
+
+
+def test_a_clock_that_differs_counts_until_a_line_comes(tmp_path: Path) -> None:
+    """A run of another machine, whose disk's clock is an hour behind or ahead of ours."""
+    for hours in (1, -1):
+        folder = make_run(tmp_path / str(hours), LINES)
+        run = Run(folder)
+        age(folder, 3600 * hours)
+        run.poll(2**62)
+        assert run.state().word == ("crashed" if hours > 0 else "running")
+        append(folder, [line(110)])
+        age(folder, 3600 * hours)
+        run.poll(2**62)
+        assert run.state().word == "running"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tglo.cache.shards import clear, parse_name, read_record, shard_name
 from tglo.files.claims import Claims
+from tglo.files.disk_clock import disk_time
 from tglo.files.leftovers import DEAD_AFTER
 
 _UNFINISHED = re.compile(r"\.([a-z]+)-(\d{5,})[.-].*\.tmp")
@@ -35,6 +35,7 @@ def collect_garbage(
     for file in {*before} - {*named}:
         with suppress(OSError):  # removed by hand, or of another user
             os.utime(folder / file)
+    now = disk_time(folder)
     for entry in os.listdir(folder):
         unfinished = _UNFINISHED.fullmatch(entry)
         if unfinished is not None and unfinished[1] in kinds:
@@ -42,15 +43,15 @@ def collect_garbage(
                 if free:
                     (folder / entry).unlink(missing_ok=True)
         elif entry.endswith(".safetensors") and not entry.startswith(".") and entry not in named:
-            _remove(folder, entry, kinds, claims)
+            _remove(folder, entry, kinds, claims, now)
     for name in _OF_THE_FOLDER:
         clear(folder, f".{name}.*.tmp")
     claims.others("")  # removes those of dead processes
 
 
-def _remove(folder: Path, file: str, kinds: Sequence[str], claims: Claims) -> None:
+def _remove(folder: Path, file: str, kinds: Sequence[str], claims: Claims, now: float) -> None:
     """Remove a file unless it is young, none of ours, or a record names it: of rows that may come back."""
-    if time.time() - (folder / file).lstat().st_mtime < DEAD_AFTER:
+    if now - (folder / file).lstat().st_mtime < DEAD_AFTER:
         return
     if re.fullmatch(r"index(-[0-9a-f]{12})?\.safetensors", file):
         (folder / file).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ EXTRAS = {
             "msgspec",
             "peft",
             "PIL",
+            "psutil",
             "pyarrow",
             "safetensors",
             "sklearn",

@@ -4,7 +4,7 @@ Each is named `.NAME.MACHINE-TOKEN.tmp` and locked by the process that fills it;
 that process. Whoever fills a folder for the same name next, or claims the folder that it lies in,
 removes what dead processes left. On a shared disk the lock of another machine may not be seen, so what
 another machine made (or this one before it was started again) goes only when nothing in it has changed
-for a day.
+for a day, by the disk's clock.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tglo.files.disk_clock import disk_time
 
 DEAD_AFTER = 24 * 3600.0  # seconds without a change, where locks cannot be asked
 _NAME = re.compile(r"\.(?:([0-9a-f]{8})-)?[0-9a-f]{16}\.tmp$")  # earlier ones name no machine
@@ -123,4 +124,4 @@ def _remove_if_dead(leftover: Path) -> None:
 
 def _age(path: Path) -> float:
     """Return the seconds since the last change of a file, or of anything in a folder."""
-    return time.time() - max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
+    return disk_time(path.parent) - max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))

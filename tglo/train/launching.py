@@ -1,13 +1,17 @@
-"""Whether this process trains alone where several were evidently meant."""
+"""What a launcher told this process: whether it trains alone where several were evidently meant, and its GPU."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
+from tglo.devices import process
+from tglo.train import processes
 from tglo.train.config import EngineConfig, TrainConfig
 
 log = logging.getLogger("tglo")
@@ -24,6 +28,32 @@ def warn_if_alone(config: TrainConfig) -> None:
     problem = alone(config.engine, os.environ, torch.cuda.device_count())
     if problem is not None:
         log.warning("%s", problem)
+
+
+@contextmanager
+def meeting_others(engine: EngineConfig) -> Iterator[None]:
+    """Where a launcher started several processes, meet them first: an error in the block ends all of them."""
+    if engine.kind == "plain" or not processes.launched() or process()[1] == 1:
+        yield
+        return
+    with processes.starting():
+        if engine.device in ("auto", "cuda"):
+            check_local_rank(os.environ, torch.cuda.device_count())
+        yield
+
+
+def check_local_rank(environment: Mapping[str, str], gpus: int) -> None:
+    """Raise ValueError where a machine has more processes than GPUs."""
+    text = environment.get("LOCAL_RANK", "0")
+    if not text.isdecimal():
+        raise ValueError(
+            f"LOCAL_RANK is {text!r}; it must be a whole number, from 0 on each machine"
+        )
+    if 0 < gpus <= int(text):
+        raise ValueError(
+            f"LOCAL_RANK is {text}, and torch finds {gpus} GPU(s) on {socket.gethostname()}: start one process for "
+            "each GPU (torchrun --nproc-per-node), and see nvidia-smi and CUDA_VISIBLE_DEVICES there"
+        )
 
 
 def alone(engine: EngineConfig, environment: Mapping[str, str], gpus: int) -> str | None:

@@ -24,7 +24,7 @@ from tglo.train.engines.choose import start_processes
 from tglo.train.engines.optimizers import learning_rate
 from tglo.train.guard import Guard, seed_dropout
 from tglo.train.hung import HungStep
-from tglo.train.launching import warn_if_alone
+from tglo.train.launching import meeting_others, warn_if_alone
 from tglo.train.lock import StopSignal, held
 from tglo.train.reports.metrics import Clock, Health
 from tglo.train.reports.reports import Reports, report_noise_floor
@@ -69,7 +69,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     check(config)
     warn_if_alone(config)
-    device = start_processes(config)
+    with meeting_others(config.engine):
+        device = start_processes(config)
     refuse_ranks_apart(config)
     folder, total = config.output.folder, config.optimizer.steps
     with (

@@ -16,7 +16,9 @@ import torch.distributed as dist
 
 from tglo.devices import process
 from tglo.stopping import Lost
+from tglo.train.network import check_network
 from tglo.train.roll_call import ERROR, RollCall
+from tglo.train.stuck import ended_if_stuck
 
 T = TypeVar("T")
 _roll_call: RollCall | None = None  # of a group that this module joined
@@ -48,20 +50,41 @@ def join(backend: str, device: torch.device, timeout: timedelta) -> None:
     global _roll_call
     if dist.is_initialized():
         return
-    _roll_call = RollCall.of_launcher()
-    _roll_call.wait_for_all("start")
-    rank, size = process()
-    dist.init_process_group(
-        backend,
-        store=_roll_call.store,
-        rank=rank,
-        world_size=size,
-        timeout=timeout,
-        device_id=device if device.type == "cuda" and size > 1 else None,
-    )
-    atexit.register(_leave)
-    _roll_call.wait_for_all("join the group")
-    _roll_call.start_answering()
+    with starting():
+        assert _roll_call is not None
+        rank, size = process()
+        _roll_call.agree(WORLD_SIZE=str(size), device=device.type)
+        _roll_call.wait_for_all("start")
+        if size > 1:
+            check_network(_roll_call, backend)
+        atexit.register(_leave)
+        _roll_call.start_answering()
+        with ended_if_stuck(_roll_call):
+            dist.init_process_group(
+                backend,
+                store=_roll_call.store,
+                rank=rank,
+                world_size=size,
+                timeout=timeout,
+                device_id=device if device.type == "cuda" and size > 1 else None,
+            )
+            _roll_call.wait_for_all("join the group")
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Meet the launcher's other processes, and do what comes before they are a group: an error of one of them ends
+    the others too, at once and in its words.
+    """
+    global _roll_call
+    if _roll_call is None:
+        _roll_call = RollCall.of_launcher()
+    try:
+        yield
+    except Exception as error:
+        if not dist.is_initialized():
+            _roll_call.tell(error)
+        raise
 
 
 def _leave(limit: float = 10.0) -> None:

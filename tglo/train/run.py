@@ -46,6 +46,7 @@ from tglo.train.engines.choose import Engine, make_engine, wants_deepspeed
 from tglo.train.recipes import recipe_line
 from tglo.train.reference_policy import Reference, keep_products_in
 from tglo.train.same_data import digests, order_of
+from tglo.train.same_ranks import refuse_weights_apart
 from tglo.train.samples import choose, threshold_of
 from tglo.train.temperature import Temperature
 from tglo.train.validation import check_validation
@@ -145,6 +146,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Run:
         data.sampler.report(config.optimizer.steps)
 
     family, found = processes.together(lambda: _family(config, device, data))
+    refuse_weights_apart(family.denoiser)
     base = BaseModel(config, family)
     bare = found is None or config.model.lora_reference == "base"
     copy = frozen_copy(family.denoiser) if mode == "copy" and bare else None

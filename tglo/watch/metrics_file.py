@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,14 @@ class MetricsFile:
         """Lines that are no metrics."""
         self.written: float | None = None
         """When the file was last changed, in seconds since the epoch."""
+        self._looked: float | None = None
+        self._changed: float | None = None
         self.went_back: tuple[float, float] | None = None
         """Last step before and after the newest rewriting, where steps were taken back."""
         self.problem: str | None = None
         """Why the file cannot be read, where there is one."""
         self._identity: tuple[int, int] | None = None
-        self._offset = self._size = 0
+        self._offset = self._size = self._seen_size = 0
         self._tail = b""
         self._table = np.empty((256, len(COLUMNS)))
         self._lines = 0
@@ -85,6 +88,18 @@ class MetricsFile:
     def last(self, name: str) -> float:
         """Return a column's value in the last line; nan without lines."""
         return float(self.column(name)[-1]) if self._lines else NAN
+
+    def age(self, now: float) -> float:
+        """Return the seconds since the file was last changed. now: seconds since the epoch.
+
+        By this process's own watch once it has seen a change, or where the file is dated later than `now`: it may
+        lie on a machine whose clock is another.
+        """
+        if self.written is None or self._looked is None:
+            return math.inf
+        if self._changed is None and self.written <= now:
+            return now - self.written
+        return time.monotonic() - (self._looked if self._changed is None else self._changed)
 
     @property
     def share_read(self) -> float:
@@ -109,7 +124,12 @@ class MetricsFile:
 
     def _poll(self, file: Any, most: int) -> bool:
         found = os.fstat(file.fileno())
-        self.written, self._size = found.st_mtime, found.st_size
+        if self._looked is None:
+            self._looked = time.monotonic()
+        elif found.st_size != self._seen_size:
+            self._changed = time.monotonic()
+        self._seen_size = self._size = found.st_size
+        self.written = found.st_mtime
         if self._rewritten(file, found):
             self._begin_anew((found.st_dev, found.st_ino))
         file.seek(self._offset)

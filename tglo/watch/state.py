@@ -49,7 +49,7 @@ def state_of(
         return State("gone", "The folder is gone; the curves are what was read of it.")
     last, total = metrics.last("step"), total_steps(config)
     held = is_held(folder / ".lock")
-    age = math.inf if metrics.written is None else max(0.0, now - metrics.written)
+    age = metrics.age(now)
     if math.isnan(last):
         return _without_lines(folder, config, held, now)
     if total is not None and last >= total:
