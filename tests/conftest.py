@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -22,6 +23,12 @@ import torch
 # At the end: the installed package, which has the extension, comes before the source folder.
 sys.path.append(str(Path(__file__).parents[1]))
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests are a million objects, which each full collection of garbage would look through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests import tiny
+from tests import preloaded, tiny
 from tglo.cli import COMMANDS, main
 
 ROWS = 12
@@ -120,10 +119,9 @@ def run(folder: Path, name: str, sections: dict[str, dict[str, Any]]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     paths = os.pathsep.join(path for path in sys.path if path)
-    subprocess.run(
-        [*launch, "--master-port", port, "-m", "tglo.cli", "train", str(path)],
+    preloaded.run(
+        [sys.executable, "-m", "tests.ranks", "2", port, "-m", "tglo.cli", "train", str(path)],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         check=True,
         timeout=240,

@@ -34,8 +34,8 @@ LAUNCH = Path(__file__).parents[2] / "examples" / "launch"
 FILES = sorted(file for file in LAUNCH.iterdir() if file.suffix in (".sh", ".sbatch"))
 
 SRUN = """#!/usr/bin/env bash
-echo "srun $*" >>"$LOG"
 trap 'echo "srun got TERM" >>"$LOG"; sleep 0.3; echo "srun saved" >>"$LOG"; exit 143' TERM
+echo "srun $*" >>"$LOG"
 if [ "${MARK:-no}" = yes ]; then touch "$TGLO_RESTART_FILE"; fi
 if [ "${FINISH:-no}" != no ]; then exit "$FINISH"; fi
 while :; do sleep 0.05; done
@@ -82,7 +82,6 @@ def test_slurm_file_saves_and_requeues_on_a_signal(number: int, tmp_path: Path) 
     while not log.exists() or "srun --" not in log.read_text():
         assert time.monotonic() < deadline, "srun was not started"
         time.sleep(0.05)
-    time.sleep(0.2)  # until the stand-in has set its trap
     job.send_signal(number)
     assert job.wait(timeout=20) == 0
     lines = log.read_text().splitlines()

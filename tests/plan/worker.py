@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -25,6 +26,33 @@ def storages() -> dict[int, Tensor]:
     found = [o for o in gc.get_objects() if type(o) in kinds and o.device.type == "cpu"]
     found += [t.grad for t in found if t.is_leaf and t.grad is not None]
     return {t.untyped_storage().data_ptr(): t for t in found if t.untyped_storage().nbytes()}
+
+
+def settle() -> None:
+    """Wait until gloo's threads have let go of what they reduced.
+
+    The caller of a collective goes on before the thread that did it has dropped its tensors, for which that thread
+    needs the interpreter's lock. While it waits for the lock it wakes every 5 ms, so it has dropped them once it
+    sleeps and has not run since an earlier look, with the lock free in between.
+    """
+    seen = None
+    while (now := _collectives()) != seen:
+        assert now, "gloo's threads have another name now"
+        seen = now if all(state == "S" for _, state, _ in now) else None
+        time.sleep(0.02)
+
+
+def _collectives() -> list[tuple[str, str, str]]:
+    """Of each thread that does collectives: its number, its state, and how often it has gone to sleep."""
+    found = []
+    for thread in Path("/proc/self/task").iterdir():
+        if (thread / "comm").read_text() == "pt_gloo_runloop\n":
+            lines = (thread / "status").read_text().splitlines()
+            words = {
+                name: rest.split() for name, _, rest in (line.partition(":") for line in lines)
+            }
+            found.append((thread.name, words["State"][0], words["voluntary_ctxt_switches"][0]))
+    return sorted(found)
 
 
 def held(before: set[int], bucket: int) -> int:
@@ -51,8 +79,10 @@ def main(output: Path) -> None:
             for _ in range(case.accumulation):
                 engine.backward(engine.model(inputs).float().square().mean())
                 if update:
+                    settle()
                     after_backward = max(after_backward, held(before, bucket))
             engine.step(1e-3)
+        settle()
         after_update = held(before, bucket)
         lines.append(
             dataclasses.asdict(case)

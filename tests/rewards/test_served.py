@@ -219,19 +219,19 @@ def test_a_slow_server_is_given_up_and_one_that_drips(caplog):
     def drips(_, handler):
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(40):
+        for _ in range(1200):
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(0.05)
 
-    for answer in (lambda *_: time.sleep(2), drips):
+    for answer in (lambda *_: time.sleep(60), drips):
         started = time.monotonic()
         with (
             serving(answer) as url,
             pytest.raises(ServerError, match=r"did not answer in 0\.2 s"),
         ):
             load_scorer(f"{url},timeout=0.2,patience=0.3")(published.images(1), ["a"])
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 30
 
 
 def test_a_connection_that_breaks_off_is_made_again():
@@ -270,13 +270,13 @@ def test_an_interruption_does_not_wait_for_a_slow_server():
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        with serving(lambda *_: time.sleep(3)) as url:
+        with serving(lambda *_: time.sleep(60)) as url:
             scorer = load_scorer(url)
             started = time.monotonic()
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             with pytest.raises(Stopped):
                 scorer(published.images(2), ["a", "b"])
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 30
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,16 @@ def make_config(
         for name, values in sections.items():
             base[name] = base.get(name, {}) | values
         return parse_config(base)
+
+    return make
+
+
+def without_export(make_config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    """make_config, for tests that look at no export: writing one and trying it is half of a short run."""
+
+    def make(*arguments: Any, **sections: dict[str, object]) -> TrainConfig:
+        output = {"export": False} | sections.pop("output", {})
+        return make_config(*arguments, **sections, output=output)
 
     return make
 

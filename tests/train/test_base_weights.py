@@ -89,19 +89,21 @@ def lora_bytes(export: Path) -> bytes:
 def test_policy_and_reference_are_equal_at_first_and_the_lora_is_trained(
     family: str, kind: str, roots: dict[str, Path], tmp_path: Path
 ) -> None:
-    """r is exactly 0 before the first update; a second run, and one with a copy, are the same bit for bit."""
+    """r is exactly 0 before the first update, and a run with a copy is the same bit for bit."""
     needs(kind)
     root, exports = roots[family], []
-    for name, reference in (("a", "adapter-off"), ("b", "adapter-off"), ("c", "copy")):
+    for name, reference in (("a", "adapter-off"), ("b", "copy")):
         run = tmp_path / name
         result = train(config(root, run, kind, objective={"reference": reference}))
         assert first_r(run) == 0.0, name
         assert abs(lines(run)[-1]["r_positive"]) > 0
         assert result.export is not None
         exports.append(result.export)
-    names = {path.name: path.read_bytes() for path in exports[0].glob("*.safetensors")}
-    for export in exports[1:]:
-        assert {path.name: path.read_bytes() for path in export.glob("*.safetensors")} == names
+    one, other = (
+        {path.name: path.read_bytes() for path in export.glob("*.safetensors")}
+        for export in exports
+    )
+    assert one == other
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,8 +157,7 @@ def test_a_resumed_run_is_the_same_run(kind: str, roots: dict[str, Path], tmp_pa
             assert all("lora_" in name for name in weights.keys())
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize(("kind", "stage"), [("nf4", 0), ("nf4", 1), ("int8", 2)])
 def test_deepspeed_trains_and_resumes(
     kind: str, stage: int, roots: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_cached_errors_are_those_of_the_run(
         kind,
         objective={"reference": "cached"},
         data={"reference_cache": str(reference)},
+        output={"export": False},
     )
     flags = flags_of(cached)
     assert flags["forward"].base_weights == kind and flags["reference"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.cache.test_latents import contents
 from tests.preloaded import run
-from tests.train.conftest import write_toml
+from tests.train.conftest import without_export, write_toml
 from tests.train.test_loop import final_weights, metrics
 from tglo.cache.drawer import DrawRule
 from tglo.cache.make import build, build_reference
@@ -29,6 +29,11 @@ from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
 RULE = DrawRule(seed=0, caption_dropout=0.1, draws=2, stratified=True)
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train.conftest import without_export
 from tests.train.test_loop import assert_same, final_weights, metrics
 from tests.train.test_objectives import losses, prepared
 from tglo.cache.drawer import DrawRule
@@ -18,6 +19,11 @@ from tglo.train import TrainConfig, train
 from tglo.train.config_checks import check
 
 Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 @pytest.fixture

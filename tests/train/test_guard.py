@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.train.conftest import without_export
 from tglo import philox
 from tglo.objectives import OBJECTIVES, MicroBatch
 from tglo.train import TrainConfig, loop, train
@@ -17,6 +18,11 @@ from tglo.train.run import Run
 
 Make = Callable[..., TrainConfig]
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "masked_select")
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 class Reads(TorchDispatchMode):

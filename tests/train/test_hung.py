@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tglo.train import loop
 step_itself = loop._step
 def step_that_hangs(run, step, *arguments):
     if step == 4:
-        time.sleep(60)
+        time.sleep(600)
     return step_itself(run, step, *arguments)
 loop._step = step_that_hangs
 sys.exit(cli.main(["train", sys.argv[1]]))
@@ -50,13 +51,14 @@ def test_a_hung_step_ends_the_run_with_its_stacks(make_config: Make, tmp_path: P
         capture_output=True,
         text=True,
         env=asked,
-        timeout=60,
+        timeout=100,
     )
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 90
     assert ended.returncode == RESTART and mark.exists()
     assert "step_that_hangs" in ended.stderr and "[rank 0] " in ended.stderr
     line = ended.stderr.splitlines()[-1]
-    assert line.startswith("tglo: rank 0 of 1: step 5 has taken 2") and "goes on" in line
+    taken = re.match(r"tglo: rank 0 of 1: step 5 has taken ([\d.]+) s", line)
+    assert taken and float(taken[1]) >= 2 and "goes on" in line
     assert (config.output.folder / "checkpoints" / "step-00000004").is_dir()
 
 
@@ -67,7 +69,7 @@ from tglo.train import processes
 from tglo.train.config import EngineConfig
 from tglo.train.hung import HungStep
 def stuck_in_a_disk():
-    time.sleep(60)
+    time.sleep(600)
 processes.join("gloo", torch.device("cpu"), timedelta(seconds=60))
 with HungStep(EngineConfig(hung_seconds=5.0)) as hung, processes.naming_lost_peers():
     for number in range(9):
@@ -82,13 +84,14 @@ with HungStep(EngineConfig(hung_seconds=5.0)) as hung, processes.naming_lost_pee
 def test_every_rank_prints_its_stacks() -> None:
     command = [sys.executable, "-m", "tests.ranks", "2", str(free_port()), "-c", RANKS]
     start = time.monotonic()
-    ended = run(command, capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - start < 30 and ended.returncode == 1
+    ended = run(command, capture_output=True, text=True, timeout=100)
+    assert time.monotonic() - start < 90 and ended.returncode == 1
     stacks = {r: [x for x in ended.stderr.splitlines() if f"[rank {r}]" in x] for r in (0, 1)}
     assert any("stuck_in_a_disk" in line for line in stacks[1])
     assert any("all_reduce" in line for line in stacks[0])
     (first, second) = [x for x in ended.stderr.splitlines() if x.startswith("tglo: rank ")]
-    assert "step 5 has taken 5" in first and "the rank that does not is the one to look" in first
+    taken = re.search(r"step 5 has taken ([\d.]+) s", first)
+    assert taken and float(taken[1]) >= 5 and "the rank that does not is the one to look" in first
     assert {first[:17], second[:17]} == {"tglo: rank 0 of 2", "tglo: rank 1 of 2"}
 
 

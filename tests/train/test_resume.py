@@ -12,12 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.train.conftest import without_export
 from tests.train.test_checkpoint_manifest import change_state, reseal
 from tests.train.test_loop import assert_same, final_weights, metrics
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
 
 Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 def last(config: TrainConfig) -> Path:

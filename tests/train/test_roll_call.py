@@ -53,7 +53,7 @@ if ending.endswith("on rank 1"):
 """
 
 
-def start(ending: str, *ranks: int, size: int = 2) -> list[tuple[int, str]]:
+def start(ending: str, *ranks: int, size: int = 2, patience: str = "4") -> list[tuple[int, str]]:
     """Exit status and output of each of these ranks, of two."""
     port = str(free_port())
     started = [
@@ -65,7 +65,7 @@ def start(ending: str, *ranks: int, size: int = 2) -> list[tuple[int, str]]:
             env={
                 **os.environ,
                 **{"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_PORT": port},
-                **{"MASTER_ADDR": "127.0.0.1", "TGLO_START_TIMEOUT": "4"},
+                **{"MASTER_ADDR": "127.0.0.1", "TGLO_START_TIMEOUT": patience},
             },
         )
         for rank in ranks
@@ -122,7 +122,7 @@ def test_every_rank_ends_by_itself(ending: str) -> None:
         "signal on rank 1": ("rank 1 stopped: SystemExit: 143", ""),
         "collective on rank 0": ("a collective inside on_main", "rank 0 stopped: RuntimeError"),
     }
-    for rank, (status, output) in enumerate(start(ending, 0, 1)):
+    for rank, (status, output) in enumerate(start(ending, 0, 1, patience="60")):
         own = 143 if ending == "signal on rank 1" and rank == 1 else 1
         assert status == (own if ending else 0), output
         assert "[0, 1]" in output and "terminate called" not in output
@@ -131,7 +131,7 @@ def test_every_rank_ends_by_itself(ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ["out of memory in a step", "killed in a step"])
 def test_a_rank_that_ends_in_a_step_is_named_with_its_host_and_error(ending: str) -> None:
-    (status, output), (other, said) = start(ending, 0, 1)
+    (status, output), (other, said) = start(ending, 0, 1, patience="60")
     here = socket.gethostname()
     assert status == 1
     if ending == "killed in a step":
@@ -142,13 +142,13 @@ def test_a_rank_that_ends_in_a_step_is_named_with_its_host_and_error(ending: str
 
 
 def test_a_rank_0_that_ends_in_a_step_is_named_by_its_store() -> None:
-    status, output = start("killed with its store in a step", 0, 1)[1]
+    status, output = start("killed with its store in a step", 0, 1, patience="60")[1]
     assert status == 1 and "Exception in thread" not in output
     assert "Lost: the store at 127.0.0.1:" in output and "cannot be reached. Rank 1 ends" in output
 
 
 def test_a_rank_that_is_only_busy_is_not_taken_for_lost() -> None:
-    first = start("killed in a step", 0, 1, 2, size=3)[0][1]
+    first = start("killed in a step", 0, 1, 2, size=3, patience="60")[0][1]
     assert "Lost: rank 1 of 3, on " in first
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.train.conftest import without_export
 from tests.train.test_loop import assert_same, final_weights
 from tests.train.test_resume import more
 from tglo.cache.latents import LatentCache
@@ -25,6 +26,11 @@ from tglo.train.run import _Data
 from tglo.train.same_data import changes, order_of
 
 Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 def change_manifest(

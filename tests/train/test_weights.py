@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train.conftest import without_export
 from tests.train.test_loop import assert_same, final_weights
 from tests.train.test_resume import more
 from tests.train.test_same_data import change_manifest
@@ -32,6 +33,11 @@ from tglo.train.run import _Data, prepare
 
 Make = Callable[..., TrainConfig]
 RECIPE = {"confidence": math.inf, "weight_normalisation": True, "balance": True}
+
+
+@pytest.fixture
+def make_config(make_config: Make) -> Make:
+    return without_export(make_config)
 
 
 def test_the_published_setting_hands_no_weights_to_the_loss(make_config: Make) -> None:

@@ -185,7 +185,8 @@ def test_validation_images_that_are_damaged_in_other_ways(
     ("arguments", "said"),
     [
         ([], "Missing from tglo watch|no run to watch"),
-        (["{here}/nowhere"], "does not exist"),
+        (["{here}/nowhere", "--output", "{here}/new.html"], r"no run at \S+/nowhere \(yet\)"),
+        (["{here}/nowhere", "--port", "70000"], "is not between 0 and 65535"),
         (["{here}", "--output", "{here}"], "is a folder; give a file in it"),
         (["{here}", "--output", "{here}/run/metrics.jsonl"], "is no page, and would be lost"),
         (["{here}", "--host", "0.0.0.0"], "--token random"),

@@ -220,16 +220,23 @@ def test_a_page_without_a_server_on_a_phone(scheme: str, tmp_path: Path, open_pa
     assert page.locator("h1").count() == 1 and page.locator("img:not([alt])").count() == 0
 
 
-def test_the_title_counts_the_runs(
+def test_a_run_that_is_waited_for_comes_and_the_title_counts(
     tmp_path: Path, served: Any, open_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs_of, "_LOOK_AGAIN", 0.0)
+    page = open_page(served(tmp_path / "first", tmp_path / "second"))
+    assert page.title() == page.locator("h1").inner_text() == "No training runs"
+    waiting = f"There is no run at {tmp_path}/first, {tmp_path}/second yet: this page waits for it."
+    assert page.locator("#awaited").inner_text() == waiting
     make_run(tmp_path / "first", [line(10)])
-    page = open_page(served(tmp_path))
-    assert page.title() == page.locator("h1").inner_text() == "first"
+    until(page, "document.querySelector('h1').textContent === 'first'")
+    assert (
+        page.title() == "first"
+        and "at " + str(tmp_path / "second") in page.locator("#awaited").inner_text()
+    )
     make_run(tmp_path / "second", [line(10)])
     until(page, "document.querySelector('h1').textContent === '2 training runs'")
-    assert page.title() == "2 training runs"
+    assert page.title() == "2 training runs" and page.locator("#awaited").is_hidden()
 
 
 def test_when_the_server_has_ended(tmp_path: Path, served: Any, browser: Any) -> None:

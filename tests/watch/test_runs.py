@@ -60,19 +60,32 @@ def test_a_run_that_is_only_locked_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        (
-            "nowhere",
-            r"nowhere does not exist \(a run makes its folder when it starts\); give output.folder",
-        ),
         ("file", "file is a file; give the folder of a run"),
-        ("empty", "empty is no run's folder and has none below it: there is no metrics.jsonl"),
+        ("other", "other is no run's folder and has none below it: there is no metrics.jsonl"),
     ],
 )
 def test_what_is_no_run(place: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "other" / "data").mkdir(parents=True)
     with pytest.raises(ValueError, match=said):
         Runs([tmp_path / place])
+
+
+def test_runs_that_are_still_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "_LOOK_AGAIN", -1.0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    found = Runs([Path("runs/a"), Path("empty")])
+    assert not found.poll() and found.awaited() == ["runs/a", "empty"]
+    assert snapshot(found, False)["title"] == "No training runs"
+    make_run(tmp_path / "runs" / "b", [line(10)])  # not the one that was asked for
+    (tmp_path / "empty" / "run").mkdir()
+    (tmp_path / "empty" / "run" / ".lock").touch()
+    found.poll()
+    assert [run.name for run in found] == ["run"] and found.awaited() == ["runs/a"]
+    make_run(tmp_path / "runs" / "a", [line(10)])
+    found.poll()
+    assert [run.name for run in found] == ["empty/run", "runs/a"] and found.awaited() == []
 
 
 def test_samples(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def watch(
     machine, and never writes into their folders.
 
     Args:
-        runs: Output folders of runs, or folders with runs below them.
+        runs: Output folders of runs, or folders with runs below them. One that is not there yet is waited for.
         host: Address of the page; by default this machine alone can reach it.
         port: Of that address; 0 takes a free one.
         token: Word that a browser must know, at least 8 characters, or random: a new one. Needed with a host

@@ -128,7 +128,7 @@ def _shown(given: str | None, token: str) -> bool:
 
 
 def serve(app: Starlette, *, host: str, port: int, token: str | None, what: str) -> None:
-    """Serve a page until Ctrl-C, and say where it is. port: 0 takes a free one. what: the page, in words.
+    """Serve a page until Ctrl-C, its normal end, and say where it is. port: 0 takes a free one. what: it, in words.
 
     token: what `check_address` returned. ValueError for a port that is taken and an address that is not
     this machine's.
@@ -137,7 +137,6 @@ def serve(app: Starlette, *, host: str, port: int, token: str | None, what: str)
         address = bound.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         end = f"/?token={token}" if token else "/"
-        note(f"{what}: http://{shown}:{address[1]}{end} (Ctrl-C ends it)")
         config = uvicorn.Config(
             guard(app, host, token),
             log_level="warning",
@@ -146,7 +145,11 @@ def serve(app: Starlette, *, host: str, port: int, token: str | None, what: str)
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[bound])
+        try:
+            note(f"{what}: http://{shown}:{address[1]}{end} (Ctrl-C ends it)")
+            uvicorn.Server(config).run(sockets=[bound])
+        except KeyboardInterrupt:  # raised again by uvicorn when it has closed the connections
+            note("ended")
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from tglo.console.verbosity import note
 from tglo.pages.serve import check_address, serve
 from tglo.watch.curves import Have
 from tglo.watch.metrics_file import CHUNK
@@ -35,13 +36,15 @@ def watch(places: Sequence[Path], *, host: str, port: int, token: str | None) ->
     watcher = Watcher(runs)
     threading.Thread(target=watcher.catch_up, daemon=True, name="tglo-watch").start()
     what = runs_in_words(runs)
+    for place in runs.awaited():
+        note(f"there is no run at {place} yet: the page waits for it")
     serve(watcher.app(), host=host, port=port, token=token, what=what)
 
 
 def runs_in_words(runs: Runs) -> str:
     """Name the run, or count them."""
     names = [run.name for run in runs]
-    return f"run {names[0]}" if len(names) == 1 else f"{len(names)} runs"
+    return f"run {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} runs"
 
 
 class Watcher:

@@ -34,9 +34,13 @@ def live_page(runs: Runs, more: bool) -> bytes:
 def write_page(runs: Runs, path: Path) -> None:
     """Write a page that needs no server, with a selection of the validation images inside.
 
-    ValueError for a path that is a folder or another file.
+    ValueError for a path that is a folder or another file, and where there is no run.
     """
     check_page(path, "--output", "runs.html")
+    if not len(runs):
+        raise ValueError(
+            f"there is no run at {', '.join(runs.awaited())} (yet); without --output the page waits for it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     data = snapshot(runs, more=False)
     count = max(1, len(runs))
@@ -59,6 +63,8 @@ def snapshot(
     return {
         "time": time.time(),
         "more": more,
+        "title": _title(runs),
+        "awaited": runs.awaited(),
         "runs": [_entry(n, run, *have.get(n, (Have(), 0))) for n, run in enumerate(runs)],
     }
 
@@ -69,12 +75,10 @@ def mark(samples: Sequence[Sample]) -> int:
 
 
 def _page(runs: Runs, live: bool, data: dict[str, Any]) -> bytes:
-    names = [run.name for run in runs]
-    title = names[0] if len(names) == 1 else f"{len(names)} training runs"
     media = "'self'" if live else "'none'"
     html = page(
         "watch.html",
-        title=title,
+        title=data["title"],
         script=("watch_chart.js", "watch.js"),
         live=live,
         policy={"media-src": media},
@@ -84,6 +88,11 @@ def _page(runs: Runs, live: bool, data: dict[str, Any]) -> bytes:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     return html.encode("utf-8", "backslashreplace")  # a folder's name may be no text
+
+
+def _title(runs: Runs) -> str:
+    names = [run.name for run in runs]
+    return names[0] if len(names) == 1 else f"{len(names) or 'No'} training runs"
 
 
 def _entry(number: int, run: Run, have: Have, samples: int) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Runs:
     """The runs that were asked for, and those that appear below the same folders later."""
 
     def __init__(self, places: Sequence[Path]) -> None:
+        self._given = list(places)
         self.places = [Path(os.path.abspath(place)) for place in places]
         self._runs: dict[Path, Run] = {}
         self._looked = -_LOOK_AGAIN
@@ -74,6 +75,14 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def awaited(self) -> list[str]:
+        """Return the places, as they were given, at which there has been no run yet."""
+        return [
+            str(given)
+            for given, place in zip(self._given, self.places, strict=True)
+            if not any(folder.is_relative_to(place) for folder in self._runs)
+        ]
 
     def poll(self, most: int = 2**62) -> bool:
         """Read what is new of all runs, about `most` bytes of each; return whether more is waiting."""
@@ -155,16 +164,14 @@ def _number(text: str) -> int | float:
 
 
 def _require(place: Path) -> None:
-    """Raise ValueError unless a place is a run's folder or one with runs below it."""
-    if not place.exists():
-        raise ValueError(
-            f"{place} does not exist (a run makes its folder when it starts); give output.folder of a run's TOML file, "
-            "or a folder with runs in it"
-        )
+    """Raise ValueError unless a place is a run's folder or one with runs below it, or may become one."""
+    if not place.exists():  # a run makes its folder when it starts
+        return
     if not place.is_dir():
         raise ValueError(f"{place} is a file; give the folder of a run, which has a metrics.jsonl")
-    if next(find_runs(place), None) is None:
+    if next(find_runs(place), None) is None and any(place.iterdir()):
         raise ValueError(
             f"{place} is no run's folder and has none below it: there is no metrics.jsonl and no "
-            "config.json of a training. Give output.folder of a run's TOML file"
+            "config.json of a training. Give output.folder of a run's TOML file; of a run that is still to "
+            "start as well"
         )

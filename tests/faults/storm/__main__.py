@@ -14,6 +14,7 @@ Commands run in forked children of this process, which has imported all modules 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -48,6 +49,7 @@ def main() -> int:
         world = World(folder / "world")
         world.prepare()
         prepared = time.monotonic()
+        gc.freeze()  # a collection in a child would write to all of it
         first = "fixed seeds" if options.short else f"seed {options.seed}"
         print(f"{first}, {len(kinds)} kinds, prepared in {prepared - started:.1f} s")
         trials = 0

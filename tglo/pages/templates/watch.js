@@ -163,8 +163,10 @@ function showSamples() {
 
 function show(data) {
   data.runs.forEach(take);
-  document.title = runs.length === 1 ? runs[0].name : `${runs.length} training runs`;
-  document.querySelector("h1").textContent = document.title;
+  document.title = document.querySelector("h1").textContent = data.title;
+  $("awaited").hidden = !data.awaited.length;
+  const waiting = `There is no run at ${data.awaited.join(", ")} yet${served ? ": this page waits for it" : ""}.`;
+  if ($("awaited").textContent !== waiting) $("awaited").textContent = waiting; // a screen reader says what changes
   const focused = document.activeElement?.dataset.run;
   showRuns();
   if (focused !== undefined) document.querySelector(`[data-run="${focused}"]`)?.focus();
@@ -182,7 +184,7 @@ async function refresh() {
     show(data);
     $("status").textContent = `follows the runs; ${new Date().toLocaleTimeString()}`;
     $("status").classList.remove("lost");
-    wait = data.more ? 50 : runs.every((run) => run.state === "finished") ? 5 * every : every;
+    wait = data.more ? 50 : runs.length && runs.every((run) => run.state === "finished") && !data.awaited.length ? 5 * every : every;
   } catch {
     $("status").textContent = "no answer from tglo watch: was it ended? This page tries again.";
     $("status").classList.add("lost");
