@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -116,3 +117,31 @@ def test_passes_give_each_item_once_and_wait_for_those_of_others(tmp_path: Path)
                 there.release("b")
                 there._end.set()  # and no sign of the one that holds d
         assert given == ["a", "c", "b", "d"]
+
+
+def test_one_that_cannot_be_read_is_lost_when_it_gives_no_sign(tmp_path: Path) -> None:
+    claim = tmp_path / ".a.claim"
+    claim.symlink_to(tmp_path / "absent")
+    with Claims(tmp_path) as here:
+        assert not here.take("a")
+        assert keep_trying(here, "a", seconds=5) is not None
+        assert not claim.is_symlink()
+
+
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".a.claim").mkdir()
+    with Claims(tmp_path) as here, pytest.raises(FileExistsError, match=r"\.a\.claim is a folder"):
+        here.take("a")
+
+
+def test_a_claim_that_cannot_be_written_is_not_left_behind(tmp_path: Path) -> None:
+    """Of one that is empty nobody could say at once that its holder is dead."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Claims(tmp_path) as here:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                here.take("a")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir()) and here.take("a")

@@ -151,6 +151,13 @@ def test_two_processes_go_on_as_two_one_and_three(
                 continue
             name, of = f"{case}-{processes}", str(straight[case])
             ended[name] = case, session.add(name, case, processes, stage, of=of)
+        for what in ("full", "lora"):  # of the plain engine at first
+            if processes == 1:
+                straight[what] = session.add(what, f"{what}-2", 1, "plain")
+            else:
+                stage = 2 if what == "full" else 3
+                of = str(straight[what])
+                ended[what] = what, session.add(f"{what}-{stage}-3", f"{what}-2", 3, stage, of=of)
         refused = {"of": str(straight["blocks"]), "refused": "optimizer.name = adamw8bit cannot be"}
         session.add(f"blocks-{processes}", "blocks", processes, 2, **refused)
         own = tmp_path / "own-full-2"

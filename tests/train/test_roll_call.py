@@ -25,7 +25,8 @@ def die():
 rank, ending = int(os.environ["RANK"]), sys.argv[1]
 if rank == 1 and ending == "before joining":
     die()
-processes.join("gloo", torch.device("cpu"), timedelta(seconds=60))
+limit = 3 if ending == "store silent" else 60
+processes.join("gloo", torch.device("cpu"), timedelta(seconds=limit))
 if rank == 1 and ending == "before the first collective":
     die()
 print(processes.gather(rank), flush=True)
@@ -43,6 +44,15 @@ if ending == "store gone":
         die()
     time.sleep(1)
     processes.gather(rank)
+if ending == "store silent":
+    first = processes.gather(os.getpid())[0]
+    if rank == 0:
+        time.sleep(60)
+    os.kill(first, signal.SIGSTOP)
+    try:
+        processes.gather(rank)
+    finally:
+        os.kill(first, signal.SIGKILL)
 if ending == "collective on rank 0":
     processes.on_main(lambda: processes.gather(0))
 if ending.endswith("on rank 1"):
@@ -181,3 +191,10 @@ def test_a_store_that_has_gone_is_told_as_a_rank_that_has() -> None:
     for status, output in start("store gone", 0, 1)[1:]:
         assert status == 1
         assert "rank 0, or the launcher of 2 did not come to where rank 1 waits" in output
+
+
+def test_a_store_that_only_says_nothing_is_not_waited_for_without_end() -> None:
+    """As where a cable is pulled: the connection stays, and no answer comes."""
+    status, output = start("store silent", 0, 1)[1]
+    assert status == 1
+    assert "rank 0, or the launcher of 2 did not come to where rank 1 waits" in output

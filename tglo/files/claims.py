@@ -93,6 +93,10 @@ class Claims:
                 self._held.add(name)
                 self._start_beating()
                 return True
+            if path.is_dir() and not path.is_symlink():
+                raise FileExistsError(
+                    f"{path} is a folder, where tglo would make a claim on its work: remove it"
+                )
             look = _look(path)
             if look is not None and not self._is_lost(name, look):
                 return False
@@ -153,6 +157,9 @@ class Claims:
                 return False
             try:
                 os.write(handle, self._content)
+            except OSError:  # an empty claim would say of nobody that he is dead
+                path.unlink(missing_ok=True)
+                raise
             finally:
                 os.close(handle)
         return True
@@ -196,19 +203,24 @@ class Claims:
 
 
 def _look(path: Path) -> _Look | None:
-    """Read a claim; None if there is none."""
+    """Read a claim; None if there is none. One that cannot be read, as another user's, shows only its time."""
     try:
         with open(path, "rb") as file:  # opening asks a shared disk for the present state
             return _Look(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+    except IsADirectoryError:
+        return None
     except OSError:
+        with suppress(OSError):
+            return _Look(b"", os.lstat(path).st_mtime_ns)
         return None
 
 
 def _said(look: _Look | None) -> dict[str, Any] | None:
     """Return what a claim says of its holder; None for one that is just being written."""
     try:
-        said = json.loads(look.content) if look else None
-        return said if said and {"host", "place", "process", "born"} <= {*said} else None
+        said = json.loads(look.content) if look else {}
+        known = {"host", "place", "process", "born"} <= {*said}
+        return said if known and isinstance(said["process"], int) else None
     except (ValueError, TypeError):
         return None
 

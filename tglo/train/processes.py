@@ -108,7 +108,10 @@ def gather(value: T) -> list[T]:
             _roll_call.meet()
         dist.all_gather_object(values, value)
     except RuntimeError as error:
-        absent = "" if _roll_call is None else _roll_call.absent()
+        found: list[str] = []
+        if _roll_call is not None and not _in_time(lambda: found.append(_roll_call.absent()), 5.0):
+            found.append("rank 0, or the launcher")
+        absent = found[-1] if found else ""
         if not absent:
             raise
         raise Lost(
@@ -124,8 +127,7 @@ def lost_peers(note: str, wait: float) -> tuple[str, bool]:
     """
     if _roll_call is None or world_size() == 1:
         return "", False
-    gone = f"the store at {_roll_call.place}, of the launcher or rank 0, cannot be reached"
-    found = [(gone, False)]
+    found = [(_store_is_gone(), False)]
 
     def ask() -> None:
         assert _roll_call is not None
@@ -133,10 +135,33 @@ def lost_peers(note: str, wait: float) -> tuple[str, bool]:
             _roll_call.note(note)
             found.append(_roll_call.silent(wait))
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(2 * wait + 1)
+    _in_time(ask, 2 * wait + 1)
     return found[-1]
+
+
+def _store_is_gone() -> str:
+    assert _roll_call is not None
+    return f"the store at {_roll_call.place}, of the launcher or rank 0, cannot be reached"
+
+
+def _in_time(ask: Callable[[], None], limit: float) -> bool:
+    """Ask the store in a thread; False after `limit` seconds: from a host that is cut off an answer takes as long as
+    the system sends again, a quarter of an hour.
+    """
+    failed: list[RuntimeError] = []
+
+    def try_it() -> None:
+        try:
+            ask()
+        except RuntimeError as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=try_it, daemon=True)
+    asking.start()
+    asking.join(limit)
+    if failed:
+        raise failed[0]
+    return not asking.is_alive()
 
 
 @contextmanager

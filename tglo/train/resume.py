@@ -173,7 +173,7 @@ def _renewed_before(state: SavedState) -> bool:
 def _refuse_other_settings(run: Run, folder: Path, state: SavedState, to_export: bool) -> None:
     then = layout_of(state.engine, state.world_size, state.config)
     now = layout_of(run.engine.name, processes.world_size(), to_plain(run.config))
-    optimizer = "" if to_export else run.config.optimizer.name
+    optimizer = "" if to_export else state.config["optimizer"]["name"]
     why = refusal(folder, optimizer, then, now)
     if why:
         raise ValueError(f"{why}, or {ANEW}")

@@ -126,3 +126,11 @@ def test_weights_of_another_form_are_damaged(other: dict[str, Tensor], tmp_path:
     save(tmp_path, 2, per_weight=True)
     with pytest.raises(DamagedFile):
         open_stored(tmp_path).check(ADAMW, other)
+
+
+def test_another_layouts_table_is_told_by_its_number(tmp_path: Path) -> None:
+    """Whatever form the rest of it has."""
+    save(tmp_path, 1, False)
+    (tmp_path / shards.table_file(0)).write_text('{"version": 2, "fragments": []}')
+    with pytest.raises(DamagedFile, match="it has layout 2, of another version of tglo"):
+        open_stored(tmp_path).weight("a")

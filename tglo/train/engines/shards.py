@@ -39,6 +39,10 @@ class Fragment(NamedTuple):
     size: int
 
 
+class _Version(msgspec.Struct, frozen=True):
+    version: int
+
+
 class Table(msgspec.Struct, frozen=True):
     """What one rank's JSON file says."""
 
@@ -230,9 +234,11 @@ class Shards:
 
 def _read_table(path: Path) -> Table:
     with reading(path, stored.KIND, stored.REMEDY):
-        table = msgspec.json.decode(path.read_bytes(), type=Table)
-        if table.version != VERSION:
-            raise ValueError(f"it has layout {table.version}, of another version of tglo")
+        content = path.read_bytes()
+        version = msgspec.json.decode(content, type=_Version).version
+        if version != VERSION:  # whose table may have another form
+            raise ValueError(f"it has layout {version}, of another version of tglo")
+        table = msgspec.json.decode(content, type=Table)
         groups = {fragment.group for fragment in table.fragments.values()}
         if not groups <= set(range(len(table.numbers))):
             raise ValueError("a part lies in a group that is not there")
