@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from tglo import plugins
 from tglo.console.extras import install
 from tglo.console.verbosity import show
+from tglo.console.versions import installed, is_bare
 from tglo.redaction import redacted
 
 Status = Literal["ok", "missing", "problem"]
@@ -96,6 +97,9 @@ def _extension() -> Finding:
     from tglo.ops import EXTENSION
     from tglo.ops.extension import REINSTALL_WITH_CUDA
 
+    if not EXTENSION.loaded and is_bare():
+        why = f"left out when tglo {installed()} was installed"
+        return Finding("extension", "missing", f"{why}; the loss runs on plain PyTorch")
     if not EXTENSION.loaded:
         detail = f"{EXTENSION.problem}; the loss runs on plain PyTorch"
         return Finding("extension", "problem", detail, EXTENSION.remedy)
@@ -237,11 +241,9 @@ def report() -> list[Finding]:
 
 def print_report() -> list[Finding]:
     """Print the findings of `report` as a table, with each remedy below its line; returns them."""
-    from tglo import __version__
-
     findings = report()
     width = max(len(finding.name) for finding in findings)
-    show(f"tglo {__version__}")
+    show(f"tglo {installed()}")
     for finding in findings:
         show(redacted(f"{finding.name:<{width}}  {finding.status:<7}  {finding.detail}"))
         if finding.remedy:

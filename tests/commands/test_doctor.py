@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.ops.self_check.imagined import FORMS, ImaginedGPU, gpu, halved  # noqa: F401  (a fixture)
-from tglo import doctor, ops
+from tglo import __version__, doctor, ops
+from tglo.console.versions import version_line
 from tglo.ops.self_check import verdicts
 
 
@@ -83,6 +84,24 @@ def test_a_cuda_build_of_torch_wants_the_cuda_kernels(monkeypatch: pytest.Monkey
     monkeypatch.setattr(ops, "EXTENSION", built._replace(architectures=(80, 90)))
     finding = by_name()["extension"]
     assert finding.detail.endswith("CUDA kernels for sm_80, sm_90") and finding.remedy == ""
+
+
+def test_a_build_without_the_extension_that_was_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = ops.EXTENSION._replace(loaded=False, problem="there is no tglo/_C.so")
+    monkeypatch.setattr(ops, "EXTENSION", absent)
+    version, label = metadata.version, ""
+
+    def labelled(name: str) -> str:
+        return f"{__version__}{label}" if name == "tglo" else version(name)
+
+    monkeypatch.setattr(metadata, "version", labelled)
+    for label, status in (("", "problem"), ("+cpu", "problem"), ("+bare", "missing")):
+        assert doctor._extension().status == status
+        assert version_line().startswith(f"tglo {__version__}{label} (")
+    doctor.print_report()
+    assert capsys.readouterr().out.startswith(f"tglo {__version__}+bare\n")
 
 
 def test_forced_backend_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

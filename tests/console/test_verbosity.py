@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests import preloaded, tiny
+from tests import tiny
 from tglo import cli
 from tglo.console.json_output import as_json
 from tglo.console.verbosity import take
@@ -51,7 +51,7 @@ def run_on_a_terminal(*arguments: str) -> tuple[int, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TQDM_", "HF_HUB_DIS"))}
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
-    process = preloaded.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "tglo", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=end,
@@ -78,7 +78,7 @@ def test_bars_are_for_terminals(manifest: Path, tmp_path: Path) -> None:
     assert status == 0 and "samples" in seen and "100%" in seen, seen
     status, seen = run_on_a_terminal(*generate, "--output", str(tmp_path / "b"), "-q")
     assert (status, seen) == (0, "")
-    done = preloaded.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tglo", *generate, "--output", str(tmp_path / "c")],
         capture_output=True,
         text=True,
@@ -140,13 +140,13 @@ def test_json_says_inf_and_nan_as_json_can() -> None:
 def test_version_and_module(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import metadata
 
-    from tglo import __version__
+    from tglo.console.versions import installed
     from tglo.ops import EXTENSION
 
     assert cli.main(["--version"]) == 0
     line = capsys.readouterr().out
     built = "extension built" if EXTENSION.loaded else "extension not built"
-    assert line.startswith(f"tglo {__version__} (torch {metadata.version('torch')}, diffusers ")
+    assert line.startswith(f"tglo {installed()} (torch {metadata.version('torch')}, diffusers ")
     assert line.endswith(f"{built})\n")
     module = [sys.executable, "-m", "tglo", "--version"]
     assert subprocess.run(module, capture_output=True, text=True, timeout=60).stdout == line

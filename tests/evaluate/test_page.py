@@ -96,6 +96,14 @@ def test_page_in_a_browser(
         image, name = piece.locator("img").bounding_box(), piece.locator(".by").bounding_box()
         assert 0 <= name["y"] - image["y"] - image["height"] < 20 and image["width"] > 100
     assert view.locator("figcaption").first.inner_text().startswith("1. a photograph")
+    if (
+        width == 390
+    ):  # on a phone every number has its header beside it, and nothing lies beyond the edge
+        beyond = "[...document.querySelectorAll('.scroll')].filter(it => it.scrollWidth > it.clientWidth).length"
+        assert view.evaluate(beyond) == 0
+        told = view.locator(".cells tbody tr").first.locator("td").nth(1)
+        label = told.evaluate("it => getComputedStyle(it, '::before').content")
+        assert label == f'"{view.locator(".cells th").nth(1).text_content()}"'
     # A table that is wider than the window keeps its rows' names in sight.
     table = view.locator(".scroll:not(.wide)").first
     table.evaluate("it => { it.scrollLeft = 200 }")

@@ -107,6 +107,15 @@ def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert held(tmp_path) == {"x": "old"}
 
 
+def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "data.json").mkdir()
+    for path, said in ((tmp_path / "data.json", "is a folder"), (tmp_path / "no" / "x", "No such")):
+        with pytest.raises(OSError, match=said) as caught:
+            files.write_bytes(path, b"new")
+        assert caught.value.filename == str(path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["data.json"]
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_folder_is_flushed_with_all_it_holds_before_it_is_renamed(
     tmp_path: Path, disk: Disk, old: bool

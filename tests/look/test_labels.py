@@ -47,6 +47,12 @@ def test_a_histogram_counts_every_score_once() -> None:
     assert sum(found.positive_weights) == 2 * sum(found.positives)
 
 
+def test_scores_as_large_as_they_may_be() -> None:
+    with np.errstate(all="raise"):
+        found = facts_of(np.array([1e300, -1e300] * 4))
+    assert (found.mean, found.deviation) == (0, 1e300)
+
+
 def test_few_scores_have_a_bar_each() -> None:
     found = histogram(np.array([1.0, 2, 2, 5, 5, 5]))
     assert found.negatives == [1, 2, 0, 0, 3]

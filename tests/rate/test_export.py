@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.rate.conftest import make_manifest, stars
+from tests.rate.conftest import ROWS, make_manifest, stars
 from tglo.cli import main
 from tglo.data.manifest import Manifest, read_manifest
 from tglo.files import locked
@@ -109,6 +111,10 @@ def test_what_is_refused(path: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "has no ratings of" in said(there, "--export", str(tmp_path / "rated.csv"))
     assert "is the manifest itself" in said(there, "--export", there)
     assert "written as one of" in said(there, "--export", str(tmp_path / "rated.txt"))
+    (tmp_path / "r.csv").mkdir()
+    assert f"{tmp_path / 'r.csv'} is a folder; give a" in said(
+        there, "--export", str(tmp_path / "r.csv")
+    )
     assert "overlap is -1" in said(there, "--overlap", "-1")
     assert "there is no manifest" in said(str(tmp_path / "nothing.csv"))
     assert "--token random" in said(there, "--host", "0.0.0.0")
@@ -147,3 +153,53 @@ def test_the_ratings_are_not_overwritten(
     assert main(["rate", str(path), "--export", str(path.with_name("r.csv"))]) == 0
     told = capsys.readouterr().out
     assert "Cy   0 rated, 1 skipped\n" in told and "nan" not in told
+
+
+def test_ratings_of_an_image_that_was_replaced_do_not_count(
+    path: Path,
+    manifest: Manifest,
+    make_desk: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for rater, rows in (("Ann", (0, 1, 2)), ("Bob", (1,))):
+        make_desk().record(rater, "session-1", [stars(manifest, row, 5) for row in rows], [])
+    make_desk().record(
+        "Ann",
+        "session-1",
+        [skip := Skip(id="skipped-9", sample=str(manifest.rows[3].sample_id))],
+        [],
+    )
+    os.utime(path.parent / "0.png")  # touched, and the same
+    for row in (1, 3):
+        status = os.stat(path.parent / f"{row}.png")
+        (path.parent / f"{row}.png").write_bytes((path.parent / "7.png").read_bytes())
+        os.utime(path.parent / f"{row}.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    arguments = ["rate", str(path), "--output", str(tmp_path), "--export", str(tmp_path / "r.csv")]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ratings"], told["set_aside"]) == (2, 2)
+    assert [row.image for row in read_manifest(tmp_path / "r.csv", root=path.parent)] == [
+        "0.png",
+        "2.png",
+    ]
+    desk = make_desk()
+    assert (
+        desk.book.has(skip) and desk.enter("Ann", "session-1")["left"] == ROWS - 2
+    )  # the skipped one as well
+    desk.record("Bob", "session-1", [stars(manifest, 1, 2)], [])
+    assert main(arguments) == 0
+    assert (
+        "3 ratings of 3 of 8 images, 0 by several raters\n2 ratings are set aside, whose images were replaced since"
+        in capsys.readouterr().out
+    )
+    (path.parent / "1.png").unlink()  # nothing says that it is another
+    assert main(arguments) == 0 and "4 ratings of 3 of" in capsys.readouterr().out
+
+
+def test_what_has_not_changed_is_not_read(
+    manifest: Manifest, make_desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_desk().record("Ann", "session-1", [stars(manifest, row, 5) for row in range(ROWS)], [])
+    monkeypatch.setattr(Manifest, "open_file", None)
+    assert make_desk().book.counts.sum() == ROWS

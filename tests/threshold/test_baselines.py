@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tglo.look.labels import label
+from tglo.look.notes import about_labels
 from tglo.threshold.frozen import Threshold, estimate
 from tglo.threshold.summary import describe
 
@@ -142,10 +144,15 @@ def test_notes_say_what_was_done_instead() -> None:
     same = np.tile(random.normal(size=4), 50)
     found = estimate(same, prompts=prompts, baseline="oracle")
     assert set(found.per_prompt.values()) == {found.value}
-    assert "B = 0), so every prompt gets the global mean" in str(describe(same, found, 5, prompts))
+    (note,) = describe(same, found, 5, prompts).notes()
+    assert "B = 0), so every prompt gets the global mean" in note
+    assert f"\nnote      {note}" in str(describe(same, found, 5, prompts))
+    labelled = label(same, found, prompts, 5.0, normalised=False)
+    ranks = {told.text.lower(): told.level for told in about_labels(labelled)}
+    assert ranks[note.lower()] == "note"  # as tglo look has it
     few = [f"prompt {i}" for i in range(199)] + ["prompt 0"]
     text = str(describe(scores, estimate(scores, prompts=few, baseline="oracle"), 5, few))
-    assert "prompts with several scores: only 1. B" in text
+    assert "\nwarning   prompts with several scores: only 1. B" in text
     scores[7] = 1e9
     text = str(describe(scores, estimate(scores, baseline="mean"), 5, prompts))
     assert "more than 10 robust standard deviations from the median: 1. Means" in text

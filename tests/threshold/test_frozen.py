@@ -215,7 +215,7 @@ def test_summary_warns_when_the_threshold_separates_prompts():
 def test_the_remedy_for_labels_of_one_side_works():
     scores = [1.0] * 8 + [2.0, 3.0]
     summary = describe(scores, estimate(scores))
-    assert "WARNING   every label is positive" in str(summary)
+    assert "stop      every label is positive" in str(summary)
     assert "choose a percentile of 78 or more" in str(summary)
     assert describe(scores, estimate(scores, 77)).negatives == 0
     assert describe(scores, estimate(scores, 78)).negatives == 8

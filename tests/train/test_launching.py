@@ -60,6 +60,7 @@ def test_a_run_says_it_before_anything_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)  # DeepSpeed in one process leaves it
     with caplog.at_level(logging.WARNING, "tglo"), pytest.raises(ValueError, match="one process"):
         train(make_config())  # engine.kind = plain
     assert "WORLD_SIZE is 4, but RANK is not set" in caplog.messages[0]

@@ -157,7 +157,7 @@ def test_two_processes_go_on_as_two_one_and_three(
             else:
                 stage = 2 if what == "full" else 3
                 of = str(straight[what])
-                ended[what] = what, session.add(f"{what}-{stage}-3", f"{what}-2", 3, stage, of=of)
+                ended[what] = what, session.add(f"plain-{what}", f"{what}-2", 3, stage, of=of)
         refused = {"of": str(straight["blocks"]), "refused": "optimizer.name = adamw8bit cannot be"}
         session.add(f"blocks-{processes}", "blocks", processes, 2, **refused)
         own = tmp_path / "own-full-2"

@@ -186,6 +186,10 @@ class Manifest:
         elsewhere: allow any folder, if all images are found from there with `root`.
         """
         path, root = Path(path), self._store.root
+        if path.is_dir():
+            raise ManifestError(
+                f"{path} is a folder; give a file in it, such as {path / 'scored.csv'}"
+            )
         if path.suffix.lower() not in WRITTEN:
             raise ManifestError(f"{path}: a manifest is written as one of {', '.join(WRITTEN)}")
         folder = os.path.realpath(path.parent)

@@ -1,5 +1,6 @@
 """Files and folders: written whole or not at all, read with a sentence for what is damaged."""
 
+from tglo.files.appending import append
 from tglo.files.damaged import DamagedFile, read_json, read_tensors, reading
 from tglo.files.folders import claim_folder, differences, locked
 from tglo.files.leftovers import remove_leftovers
@@ -24,6 +25,7 @@ __all__ = [
     "DamagedFile",
     "DiskFull",
     "Patience",
+    "append",
     "claim_folder",
     "differences",
     "disk_space",

@@ -87,8 +87,10 @@ def _make(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
                 if lock(handle) is not False and made.exists():
                     return made, handle
                 os.close(handle)
-        except BaseException:  # a signal, too
+        except BaseException as error:  # a signal, too
             _remove(made)
+            if isinstance(error, OSError) and error.filename == os.fspath(made):
+                error.filename = os.fspath(path)  # what the caller was asked to write
             raise
 
 

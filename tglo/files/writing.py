@@ -85,6 +85,8 @@ def writing_file(path: str | os.PathLike[str], needed: int | None = None) -> Ite
             with open(Path(folder) / path.name, "rb") as made, open(path, "wb") as device:
                 shutil.copyfileobj(made, device)
         return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give a file in it", str(path))
     with disk_space(path, needed), temporary_file(path) as temporary:
         yield temporary
         flush(temporary)

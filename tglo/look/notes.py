@@ -59,12 +59,14 @@ def about_scores(sheet: Sheet, why_none: str) -> Iterator[Note]:
 
 
 def about_labels(labelled: Labelled) -> Iterator[Note]:
-    """Repeat what the threshold's summary warns of."""
+    """Repeat what the threshold's summary says, in its words and ranks."""
     one_label = labelled.summary.degenerate()
     if one_label is not None:
         yield Note("one_label", "stop", _sentence(one_label))
     for text in labelled.summary.warnings():
         yield Note("threshold", "warning", _sentence(text))
+    for text in labelled.summary.notes():
+        yield Note("threshold", "note", _sentence(text))
 
 
 def about_images(presence: Presence, sizes: Sizes, contents: Contents) -> Iterator[Note]:

@@ -29,10 +29,12 @@ def facts_of(values: Floats) -> ScoreFacts:
     """Describe scores (N,), N >= 1."""
     centre = float(np.median(values))
     rest = values - centre  # large offsets lose no digits
+    largest = float(np.abs(rest).max())
+    unit = largest if largest > 1e150 else 1.0  # so that squares do not overflow
     found = np.percentile(values, QUANTILES)
     return ScoreFacts(
-        mean=centre + float(rest.mean()),
-        deviation=float(rest.std()),
+        mean=centre + unit * float((rest / unit).mean()),
+        deviation=unit * float((rest / unit).std()),
         quantiles=dict(zip(QUANTILES, found.tolist(), strict=True)),
         distinct=int(np.unique(values).size),
     )

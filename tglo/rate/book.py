@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tglo.rate.events import Again, Event, Rate, Undo, clean_name, key_of
+from tglo.rate.events import Again, Event, Rate, Skip, Undo, clean_name, key_of
 
 SKIPPED = -1
 """In place of stars; 0 is an image that the rater has still to see."""
@@ -46,17 +46,30 @@ class Book:
     """The ratings of all raters. samples: the sample id of each image, all different.
 
     strangers: events about images that are not among them. counts (N,): how many raters gave an image stars.
+    is_current: (number of an image, event) -> whether the event is about the image as it is now; others do not count.
     """
 
-    def __init__(self, samples: Sequence[int], events: Iterable[Event] = ()) -> None:
+    def __init__(
+        self,
+        samples: Sequence[int],
+        events: Iterable[Event] = (),
+        is_current: Callable[[int, Rate | Skip], bool] = lambda *_: True,
+    ) -> None:
         self.samples = samples
+        self._set_aside: dict[str, tuple[str, int]] = {}
         self.raters: dict[str, Rater] = {}
         self.counts = np.zeros(len(samples), np.int16)
         self.strangers = 0
         self._images = {sample: image for image, sample in enumerate(samples)}
         self._seen: set[str] = set()
         for event in events:
-            self.enter(event)
+            if not self._is_set_aside(event, is_current):
+                self.enter(event)
+
+    @property
+    def set_aside(self) -> int:
+        """The number of ratings that do not count, since their images were replaced."""
+        return len({*self._set_aside.values()})
 
     def has(self, event: Event) -> bool:
         """Return whether an event was entered before."""
@@ -81,6 +94,8 @@ class Book:
         self._seen.add(event.id)
         rater = self.rater(event.rater)
         if isinstance(event, Undo):
+            if event.of in self._set_aside and self._set_aside[event.of][0] == key_of(rater.name):
+                del self._set_aside[event.of]
             self._undo(rater, event.of)
         elif isinstance(event, Again):
             rater.steps = [step for step in rater.steps if rater.stars[step.image] != SKIPPED]
@@ -92,6 +107,16 @@ class Book:
                 return
             rater.steps.append(Step(event.id, image, int(rater.stars[image])))
             self._set(rater, image, event.stars if isinstance(event, Rate) else SKIPPED)
+
+    def _is_set_aside(self, event: Event, is_current: Callable[[int, Rate | Skip], bool]) -> bool:
+        image = self.find(event.sample) if isinstance(event, (Rate, Skip)) else None
+        if isinstance(event, (Undo, Again)) or image is None or is_current(image, event):
+            return False
+        rater = self.rater(event.rater)
+        if isinstance(event, Rate) and not self.has(event):
+            self._set_aside[event.id] = (key_of(rater.name), image)
+        self._seen.add(event.id)
+        return True
 
     def _undo(self, rater: Rater, of: str) -> None:
         for place in reversed(range(len(rater.steps))):

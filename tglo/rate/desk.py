@@ -18,6 +18,7 @@ from tglo.rate.book import Book, Rater
 from tglo.rate.events import Event, Rate, Skip, clean_name, key_of
 from tglo.rate.log import RatingLog
 from tglo.rate.order import choose, order_of
+from tglo.rate.versions import Versions
 
 READY = 4  # images that a page has at once: the one that is looked at, and those after it
 GONE_AFTER = 100.0  # seconds without a word from a page, which says one every 30
@@ -53,7 +54,8 @@ class Desk:
     ) -> None:
         self.manifest, self.log, self.overlap, self.seed = manifest, log, overlap, seed
         self.samples = [row.sample_id for row in manifest]
-        self.book = Book(self.samples, log.events)
+        self.versions = Versions(manifest)
+        self.book = Book(self.samples, log.events, self.versions.is_current)
         self._visits: dict[str, _Visit] = {}
         self._lock = threading.Lock()
 
@@ -87,12 +89,15 @@ class Desk:
         the sample ids of the images that the page has. Raises OSError, DiskFull for one, if nothing could be
         logged.
         """
+        versions = self._versions(events)
         with self._lock:
             rater = self.book.rater(name)
             refused = {event.id: why for event in events if (why := self._why_refused(event))}
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             new = {
-                event.id: msgspec.structs.replace(event, rater=rater.name, at=now)
+                event.id: msgspec.structs.replace(
+                    event, rater=rater.name, at=now, **versions.get(event.id, {})
+                )
                 for event in events
                 if event.id not in refused and not self.book.has(event)
             }
@@ -109,6 +114,16 @@ class Desk:
             except NameTaken as taken:
                 return {**answer, "taken": str(taken)}
             return {**answer, **self._next(rater, holding)}
+
+    def _versions(self, events: Sequence[Event]) -> dict[str, dict[str, str]]:
+        """Return the versions of the images that events are about, by the event's id."""
+        return {
+            event.id: self.versions.now(image)._asdict()
+            for event in events
+            if isinstance(event, (Rate, Skip))
+            and not self.book.has(event)
+            and (image := self.book.find(event.sample)) is not None
+        }
 
     def _visit(self, rater: Rater, session: str, take_over: bool) -> _Visit:
         """Return the visit of a page; NameTaken where another page that is here has the name."""

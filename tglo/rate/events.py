@@ -23,19 +23,23 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_d
     at: str = ""
 
 
-class Rate(_Event, frozen=True, kw_only=True, tag="rate"):
-    """Stars for an image. seconds: how long it was looked at."""
+class _OfImage(_Event, frozen=True, kw_only=True):
+    """seconds: how long it was looked at. file, digest: the image's version (versions.py), filled in by the server."""
 
     sample: Sample
+    seconds: Seconds | None = None
+    file: str = ""
+    digest: str = ""
+
+
+class Rate(_OfImage, frozen=True, kw_only=True, tag="rate"):
+    """Stars for an image."""
+
     stars: Annotated[int, msgspec.Meta(ge=1, le=STARS)]
-    seconds: Seconds | None = None
 
 
-class Skip(_Event, frozen=True, kw_only=True, tag="skip"):
+class Skip(_OfImage, frozen=True, kw_only=True, tag="skip"):
     """An image that the rater does not want to rate."""
-
-    sample: Sample
-    seconds: Seconds | None = None
 
 
 class Undo(_Event, frozen=True, kw_only=True, tag="undo"):

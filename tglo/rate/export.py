@@ -14,8 +14,9 @@ from tglo.data.errors import ManifestError
 from tglo.data.manifest import Manifest, check_rows, write_manifest
 from tglo.rate.agreement import alpha
 from tglo.rate.book import Book
-from tglo.rate.folder import check_book
+from tglo.rate.folder import aside, check_book
 from tglo.rate.log import FILE, read_log
+from tglo.rate.versions import Versions
 
 log = logging.getLogger("tglo")
 
@@ -25,12 +26,16 @@ COUNT, SPREAD = "ratings", "spread"
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export says of the ratings. alpha: see `tglo.rate.agreement.alpha`; why_no_alpha: "" where it is one."""
+    """What an export says of the ratings. set_aside: how many are of images that were replaced.
+
+    alpha: see `tglo.rate.agreement.alpha`; why_no_alpha: "" where it is one.
+    """
 
     images: int
     rated: int
     ratings: int
     by_several: int
+    set_aside: int
     alpha: float | None
     why_no_alpha: str
     raters: list[dict[str, Any]]
@@ -41,6 +46,8 @@ class Summary:
             f"{self.ratings} ratings of {self.rated} of {self.images} images, {self.by_several} by several raters",
             f"Krippendorff's alpha (ordinal): {agreement}",
         ]
+        if self.set_aside:
+            lines.insert(1, aside(self.set_aside))
         width = max(len(rater["name"]) for rater in self.raters)
         for rater in self.raters:
             stars = f", mean {rater['mean']:.2f}, std {rater['std']:.2f}" if rater["rated"] else ""
@@ -63,11 +70,16 @@ def export(manifest: Manifest, source: Path, folder: Path, output: Path) -> Summ
     if os.path.realpath(output) == os.path.realpath(folder / FILE):
         raise ManifestError(f"{output} has the ratings themselves; give another file")
     contents = read_log(folder / FILE) if (folder / FILE).is_file() else None
-    book = Book([row.sample_id for row in manifest], contents.events if contents else ())
+    book = Book(
+        [row.sample_id for row in manifest],
+        contents.events if contents else (),
+        Versions(manifest).is_current,
+    )
     check_book(book, folder)
     if not book.counts.any():
+        why = f" ({aside(book.set_aside)})" if book.set_aside else ""
         raise FileNotFoundError(
-            f"{folder} has no ratings of {source} yet: `tglo rate {source}` opens the page that takes them"
+            f"{folder} has no ratings of {source} yet{why}: `tglo rate {source}` opens the page that takes them"
         )
     scored = _scored(manifest, book)
     check_rows(output, scored)
@@ -104,6 +116,7 @@ def _summary(book: Book) -> Summary:
         images=len(book.samples),
         rated=int(np.count_nonzero(book.counts)),
         ratings=int(book.counts.sum()),
+        set_aside=book.set_aside,
         by_several=int(np.count_nonzero(book.counts > 1)),
         alpha=agreement,
         why_no_alpha=why,

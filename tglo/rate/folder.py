@@ -32,11 +32,16 @@ def distinct_rows(manifest: Manifest) -> Manifest:
     return manifest.with_rows(first.values())
 
 
+def aside(count: int) -> str:
+    """Say that so many ratings do not count, since their images were replaced."""
+    return f"{count} ratings are set aside, whose images were replaced since"
+
+
 def check_book(book: Book, folder: Path) -> None:
     """Refuse ratings of which none is of the manifest's images, and warn of those that are not."""
     if not book.strangers:
         return
-    if not any(rater.steps for rater in book.raters.values()):
+    if not (book.set_aside or any(rater.steps for rater in book.raters.values())):
         raise ValueError(
             f"{folder} has ratings of another manifest: none of its {book.strangers} is of an image here. Give "
             "another --output, or the manifest that it belongs to"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tglo.files import DamagedFile, disk_space, flush
+from tglo.files import DamagedFile, append, flush
 from tglo.rate.events import Event, clean_name, parse
 
 log = logging.getLogger("tglo")
@@ -123,20 +123,11 @@ class RatingLog:
         os.close(self._file)
 
     def _write(self, data: bytes) -> None:
-        with disk_space(self.path):
-            try:
-                if not os.fstat(self._file).st_nlink:
-                    raise FileNotFoundError(
-                        f"{self.path} was removed while it was in use; start the server again"
-                    )
-                os.ftruncate(self._file, self._size)  # of what an error left there
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(self._file, rest) :]
-                os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, self._size)
-                raise
+        if not os.fstat(self._file).st_nlink:
+            raise FileNotFoundError(
+                f"{self.path} was removed while it was in use; start the server again"
+            )
+        append(self._file, self.path, data, self._size, durable=True)
         self._size += len(data)
 
 

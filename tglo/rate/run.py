@@ -11,7 +11,7 @@ from tglo.pages.serve import check_address, serve
 from tglo.rate.app import application
 from tglo.rate.desk import Desk
 from tglo.rate.events import clean_name
-from tglo.rate.folder import check_book
+from tglo.rate.folder import aside, check_book
 from tglo.rate.log import FILE, RatingLog
 
 log = logging.getLogger("tglo")
@@ -39,6 +39,8 @@ def rate(
         ratings = RatingLog(folder / FILE)
         desk = Desk(manifest, ratings, overlap=overlap, seed=seed)
         check_book(desk.book, folder)
+        if desk.book.set_aside:
+            log.warning("%s", aside(desk.book.set_aside))
         for known in desk.book.raters.values():
             log.info("%s: %d of %d images rated", known.name, known.rated, len(manifest))
         what = f"{len(manifest)} images to rate, ratings in {folder}"

@@ -58,7 +58,7 @@ class Fit:
         ]
 
     def notes(self) -> list[str]:
-        """Return sentences that a person should read before the training starts."""
+        """Say where the fit amounts to a simpler one, which is no fault."""
         notes = []
         if self.unexplained is not None:
             notes.append(f"every prompt gets the mean of all scores: {self.unexplained}.")
@@ -67,8 +67,13 @@ class Fit:
                 "the means of the prompts differ no more than chance makes them (B = 0), so every "
                 "prompt gets the global mean, as with baseline mean."
             )
+        return notes
+
+    def warnings(self) -> list[str]:
+        """Return sentences that a person should read before the training starts."""
+        warnings = []
         if self.method == "prompt means" and self.several < 10:
-            notes.append(
+            warnings.append(
                 f"prompts with several scores: only {self.several}. B, which follows from how scores of "
                 "one prompt and the means of prompts differ, is a rough guess; score several images of more "
                 "prompts, or use baseline ridge if many have one."
@@ -77,12 +82,12 @@ class Fit:
             instead = f"the threshold would be {self.value_without:.6g}"
             if self.factor_without is not None:
                 instead += f" and B {self.factor_without:.3g}"
-            notes.append(
+            warnings.append(
                 f"scores more than {OUTLYING:g} robust standard deviations from the median: "
                 f"{self.outliers}. Means and variances follow them: without them {instead}. Look at "
                 "these rows; leave them out, or cut their scores off, if they are mistakes."
             )
-        return notes
+        return warnings
 
     def plain(self) -> dict[str, Any]:
         """Return JSON."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tglo.threshold.frozen import Threshold
 
 UNEVEN = 0.1
-"""How much more one side may weigh than the other without a note."""
+"""How much more one side may weigh than the other without a warning."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,18 @@ class Summary:
             f"trains on every sample. To contrast, choose a {higher}."
         )
 
+    def notes(self) -> list[str]:
+        """Say what is as it should be, and good to know."""
+        return [] if self.fit is None else self.fit.notes()
+
     def warnings(self) -> list[str]:
         """Return sentences that a person should read before the training starts."""
-        notes = [] if self.fit is None else self.fit.notes()
+        warnings = [] if self.fit is None else self.fit.warnings()
         if 0 < self.confidence < math.inf and self.weight_p90 < 1.5 and self._plain:
             advice = "a larger confidence" if self.score_scale != "none" else 'score_scale "std"'
             above = self.weight_p90 - 1
             most = f"are at most 1 + {above:.2g}" if above > 0 else "are 1"
-            notes.append(
+            warnings.append(
                 f"nine of ten weights {most}, so the confidence weight "
                 "does next to nothing (usual for scores of small spread, HPSv2.1 for one). "
                 f"Use {advice} if it should."
@@ -89,7 +93,7 @@ class Summary:
                 advice = "a finite confidence" + (
                     "" if self.normalised else " or objective.weight_normalisation"
                 )
-            notes.append(
+            warnings.append(
                 f"weights reach {self.weight_max:.3g} with a median of {self.weight_median:.3g}: "
                 f"they rescale the learning rate or let a few samples decide. Use {advice}."
             )
@@ -97,16 +101,16 @@ class Summary:
             advice = "Consider a per-prompt threshold (baseline oracle, or kappa)."
             if self.baseline in ("oracle", "ridge"):
                 advice = "With more images of each prompt it follows the prompts' own means closer."
-            notes.append(
+            warnings.append(
                 f"{self.degenerate_share:.0%} of the rows belong to prompts whose images all share "
                 f"one label: the threshold tells prompts apart more than images. {advice}"
             )
         if self.unknown:
-            notes.append(
+            warnings.append(
                 f"{self.unknown} of {self.count} rows have prompts that the threshold was not estimated "
                 "from: they get the global value. A proxy set should have the prompts of the training set."
             )
-        return notes + self._uneven()
+        return warnings + self._uneven()
 
     @property
     def _plain(self) -> bool:
@@ -155,8 +159,9 @@ class Summary:
             share = self.degenerate_share
             lines.append(f"prompts   {share:.1%} of the rows are in prompts with a single label")
         degenerate = self.degenerate()
-        lines += [] if degenerate is None else [f"WARNING   {degenerate}"]
-        return "\n".join(lines + [f"note      {note}" for note in self.warnings()])
+        lines += [] if degenerate is None else [f"stop      {degenerate}"]
+        lines += [f"warning   {text}" for text in self.warnings()]
+        return "\n".join(lines + [f"note      {text}" for text in self.notes()])
 
 
 def describe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -12,6 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from tglo.train.reports.metrics import read_line
 
 CHUNK = 2**20  # bytes
 _TAIL = 64  # bytes before the place that was read to, compared to notice a rewritten file
@@ -193,13 +194,10 @@ class MetricsFile:
 
 def _row(line: bytes) -> tuple[float, ...] | None:
     """Read one line with patience; None for what is no line of metrics."""
-    try:
-        values = json.loads(line)
-        step = float(values["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    found = read_line(line)
+    if found is None:
         return None
-    if not math.isfinite(step):
-        return None
+    step, values = found
     return step, *(_number(values.get(key)) for key in _KEYS[1:])
 
 

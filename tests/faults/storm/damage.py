@@ -160,8 +160,7 @@ def scores(trial: Trial) -> None:
     """The scores so far, then `tglo score` goes on."""
     ended = trial.run("score", Moment(signal.SIGKILL, before="/scores.csv"))
     need(ended.status == -signal.SIGKILL, "not killed", ended)
-    found = [p for p in trial.path("photos").iterdir() if p.name.endswith(".partial")]
-    path = _damage_one(trial, f"photos/{found[0].name}")
+    path = _damage_one(trial, "photos/.*.partial-work/[!.]*")
     trial.refused_or_same(trial.run("score"), "score", parts(path, trial.folder))
 
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tglo.files import disk_space, write_bytes
+from tglo.files import append, disk_space, write_bytes
 from tglo.losses.tgo import TGOStats
 from tglo.train import processes
 
@@ -109,7 +110,8 @@ class MetricsFile:
         self.path = path
         if path.exists():
             lines = [line for line in path.read_bytes().splitlines() if line]
-            steps = [_step_of(line) for line in lines]
+            read = [read_line(line) for line in lines]
+            steps = [None if found is None else found[0] for found in read]
             # Lines after the checkpoint belong to steps that are done again.
             kept = [
                 line + b"\n"
@@ -123,20 +125,15 @@ class MetricsFile:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line, or nothing: DiskFull."""
         line = json.dumps({"step": step, **values}) + "\n"
-        before = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with disk_space(self.path, len(line)), self.path.open("a") as file:
-                file.write(line)
-        except OSError:
-            if self.path.exists():
-                os.truncate(self.path, before)
-            raise
+        with disk_space(self.path, len(line)), self.path.open("ab", buffering=0) as file:
+            append(file.fileno(), self.path, line.encode(), os.fstat(file.fileno()).st_size)
 
 
-def _step_of(line: bytes) -> float | None:
-    """Return the step of a line, or None if it is torn or otherwise damaged."""
+def read_line(line: bytes) -> tuple[float, dict[str, Any]] | None:
+    """Return the step and the values of a line, or None if it is torn or otherwise damaged."""
     try:
-        step = float(json.loads(line)["step"])
+        values = json.loads(line)
+        step = float(values["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return step if math.isfinite(step) else None
+    return (step, values) if math.isfinite(step) else None
