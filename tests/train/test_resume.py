@@ -17,6 +17,7 @@ from tests.train.test_checkpoint_manifest import change_state, reseal
 from tests.train.test_loop import assert_same, final_weights, metrics
 from tglo.train import TrainConfig, train
 from tglo.train.checkpoint import newest
+from tglo.train.finished_run import export_run
 
 Make = Callable[..., TrainConfig]
 
@@ -170,7 +171,7 @@ def test_none_that_can_be_used_stops_before_anything_is_lost(whole_run: TrainCon
 
 
 def test_another_batch_size_goes_on_with_the_next_epoch(
-    make_config: Make, caplog: pytest.LogCaptureFixture
+    make_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fault 20: no draw is used twice, and the epoch does not jump."""
     config = make_config(optimizer={"micro_batch": 4})
@@ -187,6 +188,10 @@ def test_another_batch_size_goes_on_with_the_next_epoch(
     more_epochs = [line["epoch"] for line in metrics(config.output.folder)]
     step = epochs[-1] - 2
     assert more_epochs[4:] == pytest.approx([2 + step, 2 + 2 * step, 2 + 3 * step])
+    file = config.output.folder / "config.json"  # one process exports what several trained
+    file.write_text(file.read_text().replace('"micro_batch": 2', '"micro_batch": 4'))
+    assert json.loads(file.read_text())["optimizer"]["micro_batch"] == 4
+    export_run(config.output.folder, tmp_path / "exported")
     assert "going on with the first sample" not in caplog.text
 
 

@@ -33,7 +33,7 @@ def train_with(arguments: Sequence[str]) -> int | None:
 
     Returns the status of a process that Ctrl-C has ended, after its checkpoint, if that is what happened.
     """
-    from tglo.train import TrainConfig, load_config
+    from tglo.train import TrainConfig, load_config, processes
     from tglo.train import train as run
     from tglo.train.config_files import parse_config, to_plain
     from tglo.train.recipes import with_recipe
@@ -53,6 +53,8 @@ def train_with(arguments: Sequence[str]) -> int | None:
     result = run(config)
     if result.stopped_by == signal.SIGINT:
         return 128 + signal.SIGINT  # the loop has said how to go on
+    if processes.rank():
+        return None  # rank 0 says it once
     if not result.finished:
         how = "" if config.output.resume else " without --output.no-resume"
         print(f"stopped after {result.steps} steps; the same command{how} goes on")

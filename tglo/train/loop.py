@@ -121,7 +121,8 @@ def train(config: TrainConfig) -> TrainResult:
         if not finished:
             how = "" if config.output.resume else " without --output.no-resume"
             by = "interrupted" if stop.number == signal.SIGINT else "stopped by a signal"
-            log.warning("%s after step %d; the same command%s goes on", by, step, how)
+            if processes.rank() == 0:
+                log.warning("%s after step %d; the same command%s goes on", by, step, how)
         elif config.output.export:
             export = exporting.export(run, folder / "export")
     return TrainResult(

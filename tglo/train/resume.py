@@ -101,8 +101,8 @@ def _restore(run: Run, folder: Path, state: SavedState, to_export: bool) -> int:
         processes.together(lambda: reference.load(folder))
     run.noise_floor = state.noise_floor
     _keep_weights(run, before, state)
-    _find_place(run, state)
     if not to_export:
+        _find_place(run, state)
         run.checkpoints.go_on_from(folder)
     log.info("going on from %s", folder)
     return state.step
@@ -216,7 +216,8 @@ def _warn_of_changes(run: Run, before: dict[str, Any], state: SavedState) -> Non
         _warn("resuming with seed = %s, which was %s", now["seed"], before["seed"])
     here = processes.world_size()
     if state.world_size != here:
-        _warn("resuming on %d process(es), which were %d", here, state.world_size)
+        several = "1 process" if here == 1 else f"{here} processes"
+        _warn("resuming on %s, where there were %d", several, state.world_size)
     batch = changed_batch(
         before["optimizer"],
         state.world_size,

@@ -37,7 +37,7 @@ def watch(places: Sequence[Path], *, host: str, port: int, token: str | None) ->
     threading.Thread(target=watcher.catch_up, daemon=True, name="tglo-watch").start()
     what = runs_in_words(runs)
     for place in runs.awaited():
-        note(f"there is no run at {place} yet: the page waits for it")
+        note(f"there is no run at {place} yet; it appears on the page when it starts")
     serve(watcher.app(), host=host, port=port, token=token, what=what)
 
 
