@@ -48,7 +48,7 @@ def test_everything_is_escaped(templates: dict[str, str]) -> None:
     )
     html = render.page("t.html", title=HOSTILE, it=HOSTILE)
     assert HOSTILE not in html and "<script" not in html
-    assert html.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;quotes&#34;") == 8
+    assert html.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;quotes&#34;") == 9
     assert "<b>" in render.page("t.html", title="t", it=Markup("<b>"))
 
 

@@ -139,12 +139,12 @@ def test_outliers_are_told_with_what_they_change() -> None:
     random = np.random.default_rng(6)
     values, numbers = planted(random, np.full(100, 4), 1.0, 1.0)
     clean = shrunk_means(values, numbers).fit
-    assert clean.outliers == 0 and not clean.notes()
+    assert clean.outliers == 0 and not clean.warnings()
     values[[5, 77]] = 1e6, -3e6
     fit = shrunk_means(values, numbers).fit
     assert fit.outliers == 2 and fit.factor < 0.1
     assert fit.factor_without == pytest.approx(clean.factor, abs=0.03)
-    assert "more than 10 robust standard deviations from the median: 2. Means" in fit.notes()[-1]
+    assert "more than 10 robust standard deviations from the median: 2. Means" in fit.warnings()[-1]
 
 
 def test_prompts_are_numbered_as_they_come() -> None:
