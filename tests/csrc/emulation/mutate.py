@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.csrc.emulation.build import Build, default_folder, driver, missing
 from tests.csrc.emulation.faults import FAULTS, Fault
 
-SECONDS = 300  # of one run, which has taken 45 alone; a fault that makes it hang is caught, too
+SECONDS = 100  # of one run; a fault that makes it hang is caught, too
 
 
 def outcome(fault: Fault, number: int) -> tuple[Fault, str, float]:
