@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,11 @@ def ask_for_restart() -> None:
     if name := os.environ.get(RESTART_FILE):
         with suppress(OSError):
             Path(name).touch()
+
+
+def write_at_once(text: bytes) -> None:
+    """Write to standard error in one piece and past Python's buffers, as a process that is about to end must."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text)
 
 
 class Stopped(SystemExit):

@@ -18,7 +18,7 @@ from tglo.train.config import TrainConfig
 from tglo.train.config_files import parse_config
 from tglo.train.earlier import CHECKPOINTS
 from tglo.train.engines.choose import start_processes
-from tglo.train.engines.layouts import in_own_format
+from tglo.train.engines.layouts import in_deepspeeds_format
 from tglo.train.lock import held
 from tglo.train.run import prepare
 
@@ -68,7 +68,7 @@ def export_run(
 def _without_sharding(config: TrainConfig) -> TrainConfig:
     """Let one process without a launcher read the weights by the plain engine, which has room for nothing else."""
     root = config.output.folder / CHECKPOINTS
-    if processes.launched() or any(map(in_own_format, root.glob("step-*"))):
+    if processes.launched() or any(map(in_deepspeeds_format, root.glob("step-*"))):
         return config
     engine = replace(
         config.engine, kind="plain", zero_stage=0, offload_optimizer=False, offload_parameters=False

@@ -5,14 +5,13 @@ from __future__ import annotations
 import faulthandler
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from tglo.stopping import RESTART, ask_for_restart
+from tglo.stopping import RESTART, ask_for_restart, write_at_once
 from tglo.train import processes
 from tglo.train.config import EngineConfig
 
@@ -107,7 +106,7 @@ class HungStep:
             f"engine.hung_seconds = {self._floor:g}); {where}. The process ends with status {status}; "
             "the same command goes on from the last checkpoint\n"
         )
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+        write_at_once(line.encode())
         if not failed:
             ask_for_restart()
         self._end(status)
@@ -120,4 +119,4 @@ def _print_stacks(rank: int) -> None:
         file.seek(0)
         lines = file.read().splitlines(keepends=True)
     text = b"".join(b"[rank %d] %s" % (rank, line) for line in lines)
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text)
+    write_at_once(text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import socket
-import threading
 import time
 from datetime import timedelta
 
 import torch.distributed as dist
 
 from tglo.stopping import Lost
+from tglo.train.in_time import NotInTimeError, in_time
 
 PATIENCE = "TGLO_START_TIMEOUT"
 ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -73,34 +73,25 @@ def connect(host: str, port: int, *, serving: bool = False) -> dist.TCPStore:
     ever: it does so in a thread.
     """
     limit = patience()
-    made: list[dist.TCPStore | BaseException] = []
 
-    def work() -> None:
-        try:
-            store = dist.TCPStore(
-                host,
-                port,
-                is_master=serving,
-                timeout=timedelta(seconds=limit),
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
-            made.append(store)
-        except BaseException as error:
-            made.append(error)
+    def make() -> dist.TCPStore:
+        return dist.TCPStore(
+            host,
+            port,
+            is_master=serving,
+            timeout=timedelta(seconds=limit),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
 
-    thread = threading.Thread(target=work, name="meeting place", daemon=True)
-    thread.start()
-    thread.join(limit + 1)
-    if not made:
+    try:
+        return in_time(make, limit + 1)
+    except NotInTimeError:
         raise ValueError(
             f"what listens at {host}:{port} (MASTER_ADDR, MASTER_PORT) did not answer as a run's store does "
             f"within {limit:g} s: another service, or a stopped process of an earlier run. See what it is (`ss -ltnp` "
             "on that machine), or give this run another MASTER_PORT"
-        )
-    if isinstance(made[0], BaseException):
-        raise made[0]
-    return made[0]
+        ) from None
 
 
 def _wait_for_name(host: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from tglo.devices import process
 from tglo.stopping import Lost
+from tglo.train.in_time import NotInTimeError, in_time
 from tglo.train.network import check_network
 from tglo.train.roll_call import ERROR, RollCall
 from tglo.train.stuck import ended_if_stuck
@@ -92,9 +92,8 @@ def _leave(limit: float = 10.0) -> None:
     if _roll_call is not None:
         _roll_call.stop_answering()
     if dist.is_initialized():
-        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
-        leaving.start()
-        leaving.join(limit)
+        with suppress(NotInTimeError):
+            in_time(dist.destroy_process_group, limit)
 
 
 def gather(value: T) -> list[T]:
@@ -108,10 +107,7 @@ def gather(value: T) -> list[T]:
             _roll_call.meet()
         dist.all_gather_object(values, value)
     except RuntimeError as error:
-        found: list[str] = []
-        if _roll_call is not None and not _in_time(lambda: found.append(_roll_call.absent()), 5.0):
-            found.append("rank 0, or the launcher")
-        absent = found[-1] if found else ""
+        absent = _absent()
         if not absent:
             raise
         raise Lost(
@@ -121,47 +117,34 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def _absent(limit: float = 5.0) -> str:
+    """Name the ranks that did not come to this one's last meeting; "" if all did, or nobody can tell. From a host that
+    is cut off an answer takes as long as the system sends again, a quarter of an hour.
+    """
+    if _roll_call is None:
+        return ""
+    try:
+        return in_time(_roll_call.absent, limit)
+    except NotInTimeError:
+        return "rank 0, or the launcher"
+
+
 def lost_peers(note: str, wait: float) -> tuple[str, bool]:
     """Tell the others that this rank cannot go on, and name those that say nothing within `wait` seconds, or one
     that failed, and True; "" if all of them only wait as well. Not a collective: for any thread, at any time.
     """
     if _roll_call is None or world_size() == 1:
         return "", False
-    found = [(_store_is_gone(), False)]
+    call = _roll_call
 
-    def ask() -> None:
-        assert _roll_call is not None
-        with suppress(RuntimeError):  # the store has gone
-            _roll_call.note(note)
-            found.append(_roll_call.silent(wait))
+    def ask() -> tuple[str, bool]:
+        call.note(note)
+        return call.silent(wait)
 
-    _in_time(ask, 2 * wait + 1)
-    return found[-1]
-
-
-def _store_is_gone() -> str:
-    assert _roll_call is not None
-    return f"the store at {_roll_call.place}, of the launcher or rank 0, cannot be reached"
-
-
-def _in_time(ask: Callable[[], None], limit: float) -> bool:
-    """Ask the store in a thread; False after `limit` seconds: from a host that is cut off an answer takes as long as
-    the system sends again, a quarter of an hour.
-    """
-    failed: list[RuntimeError] = []
-
-    def try_it() -> None:
-        try:
-            ask()
-        except RuntimeError as error:
-            failed.append(error)
-
-    asking = threading.Thread(target=try_it, daemon=True)
-    asking.start()
-    asking.join(limit)
-    if failed:
-        raise failed[0]
-    return not asking.is_alive()
+    try:
+        return in_time(ask, 2 * wait + 1)
+    except (NotInTimeError, RuntimeError):  # the store has gone, or does not answer
+        return f"the store at {call.place}, of the launcher or rank 0, cannot be reached", False
 
 
 @contextmanager

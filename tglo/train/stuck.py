@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tglo.stopping import RESTART, Lost, ask_for_restart
+from tglo.stopping import RESTART, Lost, ask_for_restart, write_at_once
 from tglo.train.meeting_place import patience
 from tglo.train.roll_call import RollCall
 
@@ -55,7 +54,7 @@ def _watch(call: RollCall, done: threading.Event) -> None:
                     told = f"{silent}; {told}"
         if told and not done.is_set():
             line = f"tglo: rank {call.rank} of {call.world_size}: {told}\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+            write_at_once(line.encode())
             if status == RESTART:
                 ask_for_restart()
             os._exit(status)

@@ -21,7 +21,7 @@ from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero
 from tglo.train.contents import Files, write
 from tglo.train.engines import deepspeed_files, loss_scale, whole
-from tglo.train.engines.layouts import in_own_format, open_stored
+from tglo.train.engines.layouts import in_deepspeeds_format, open_stored
 from tglo.train.engines.optimizers import ELEMENTWISE, load_state, make_optimizer
 from tglo.train.engines.shards import Shards
 from tglo.train.engines.whole import Whole
@@ -184,7 +184,7 @@ class DeepSpeedEngine:
 
     def check(self, folder: Path) -> None:
         """Raise DamagedFile or OSError unless `load` can restore everything from `folder`."""
-        if in_own_format(folder):
+        if in_deepspeeds_format(folder):
             frozen = self._leaves_out_frozen
             deepspeed_files.check(
                 folder, self.model, self.stage, self.trained, leaves_out_frozen=frozen
@@ -201,7 +201,7 @@ class DeepSpeedEngine:
         """Restore what `save` of either engine wrote; `check` it first; collective. Only for folders of one's own
         runs.
         """
-        if in_own_format(folder):
+        if in_deepspeeds_format(folder):
             frozen = self._leaves_out_frozen
             deepspeed_files.load(folder, self.model, leaves_out_frozen=frozen)
             return

@@ -40,7 +40,7 @@ def open_stored(folder: Path) -> Whole | Shards:
     return Shards(folder) if shards.there(folder) else Whole(folder)
 
 
-def in_own_format(folder: Path) -> bool:
+def in_deepspeeds_format(folder: Path) -> bool:
     """Say whether a checkpoint is in DeepSpeed's own format."""
     return (folder / TAG).is_dir()
 
@@ -52,7 +52,7 @@ def refusal(folder: Path, optimizer: str, then: Layout, now: Layout) -> str:
     """
     if then == now:
         return ""
-    if in_own_format(folder):
+    if in_deepspeeds_format(folder):
         return (
             f"{folder} was written by an earlier tglo in DeepSpeed's own format, which goes on as it was written "
             f"only: by {then}. Start it so; its next checkpoint goes on with any number of processes"
