@@ -8,11 +8,35 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
-from tests.preloaded import become, end_with
+from tests.preloaded import Popen, become, end_with
 
 GRACE = 30  # seconds from SIGTERM to SIGKILL, as torchrun's
+
+
+def ended(
+    commands: Sequence[Sequence[str]], variables: Sequence[Mapping[str, str]], timeout: float
+) -> list[tuple[int, str]]:
+    """Exit status and output of interpreters that run beside each other, with these variables beside their own."""
+    started = [
+        Popen(
+            [sys.executable, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **own},
+        )
+        for command, own in zip(commands, variables, strict=True)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(p.returncode, output) for p, output in zip(started, outputs, strict=True)]
 
 
 def main(count: int, port: str, arguments: list[str]) -> int:

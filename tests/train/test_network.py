@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.preloaded import Popen
+from tests.ranks import ended
 from tests.train.test_distributed import free_port
 from tglo.train import meeting_place, network
 from tglo.train.launching import check_local_rank
@@ -33,27 +30,13 @@ HERE = socket.gethostname()
 def endings(*ranks: dict[str, str], arguments: tuple[str, ...] = (), port: int = 0) -> list[str]:
     """The last lines of ranks with these variables beside their own."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
-    started = [
-        Popen(
-            [sys.executable, "-c", WORKER, *(arguments if rank else ())],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                **place,
-                **{"RANK": str(rank), "WORLD_SIZE": "2", "TGLO_START_TIMEOUT": "3"},
-                **{"GLOO_SOCKET_IFNAME": "lo"},
-                **own,
-            },
-        )
-        for rank, own in enumerate(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=50)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
+    common = {"WORLD_SIZE": "2", "TGLO_START_TIMEOUT": "3", "GLOO_SOCKET_IFNAME": "lo"}
+    found = ended(
+        [["-c", WORKER, *(arguments if rank else ())] for rank in range(len(ranks))],
+        [{**place, "RANK": str(rank), **common, **own} for rank, own in enumerate(ranks)],
+        timeout=50,
+    )
+    outputs = [output for _, output in found]
     assert not any("Traceback" in output for output in outputs), outputs
     return [output.strip().splitlines()[-1] if output.strip() else "" for output in outputs]
 

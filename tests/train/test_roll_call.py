@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch.distributed as dist
 
-from tests.preloaded import Popen
+from tests.ranks import ended
 from tests.train.test_distributed import free_port
 from tglo.train import processes
 from tglo.train.meeting_place import patience
@@ -65,27 +62,10 @@ if ending.endswith("on rank 1"):
 
 def start(ending: str, *ranks: int, size: int = 2, patience: str = "4") -> list[tuple[int, str]]:
     """Exit status and output of each of these ranks, of two."""
-    port = str(free_port())
-    started = [
-        Popen(
-            [sys.executable, "-c", WORKER, ending],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_PORT": port},
-                **{"MASTER_ADDR": "127.0.0.1", "TGLO_START_TIMEOUT": patience},
-            },
-        )
-        for rank in ranks
-    ]
-    try:
-        outputs = [process.communicate(timeout=60)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(p.returncode, output) for p, output in zip(started, outputs, strict=True)]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common = {"WORLD_SIZE": str(size), "TGLO_START_TIMEOUT": patience} | place
+    own = [{**common, "RANK": str(rank)} for rank in ranks]
+    return ended([["-c", WORKER, ending]] * len(ranks), own, timeout=60)
 
 
 def test_a_rank_killed_before_it_joins_is_named() -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.preloaded import Popen
+from tests.ranks import ended
 from tests.train.conftest import write_toml
 from tests.train.test_distributed import free_port
 from tglo.stopping import RESTART
@@ -60,29 +57,22 @@ def outputs_of(
 ) -> list[str]:
     """All that these ranks say."""
     place = {"MASTER_ADDR": address, "MASTER_PORT": str(port or free_port())}
-    ranks = [
-        Popen(
-            [sys.executable, "-c", WORKER, own[0], str(toml), *own[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                **place,
-                **{"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
-                **{"TGLO_START_TIMEOUT": "3", "GLOO_SOCKET_IFNAME": "lo"},
+    common = {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "TGLO_START_TIMEOUT": "3"} | place
+    found = ended(
+        [["-c", WORKER, own[0], str(toml), *own[1:]] for own in flags],
+        [
+            {
+                **common,
+                **{"RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
                 **dict(variable.split("=") for variable in own[0].split() if "=" in variable),
-            },
-        )
-        for rank, own in enumerate(flags)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+            }
+            for rank, own in enumerate(flags)
+        ],
+        timeout=60,
+    )
+    outputs = [output for _, output in found]
     waited = ["could not be reached" in output for output in outputs]
-    assert [rank.returncode for rank in ranks] == [RESTART if w else 1 for w in waited], outputs
+    assert [status for status, _ in found] == [RESTART if w else 1 for w in waited], outputs
     return outputs
 
 
