@@ -61,10 +61,7 @@ def meet(host: str, port: int, *, serving: bool, by_launcher: bool) -> dist.TCPS
                 "port of its own"
             ) from error
         if serving:
-            raise ValueError(
-                f"MASTER_ADDR is {host!r}, and rank 0, on {socket.gethostname()}, does not reach itself there at "
-                f"port {port}: give a name or address of rank 0's machine"
-            ) from error
+            raise _elsewhere(host, port) from error
         raise StartTimeoutError(f"{host}:{port} (MASTER_ADDR, MASTER_PORT): {error}") from error
 
 
@@ -87,11 +84,20 @@ def connect(host: str, port: int, *, serving: bool = False) -> dist.TCPStore:
     try:
         return in_time(make, limit + 1)
     except NotInTimeError:
+        if serving:  # torch has found nothing yet, and would try again
+            raise _elsewhere(host, port) from None
         raise ValueError(
             f"what listens at {host}:{port} (MASTER_ADDR, MASTER_PORT) did not answer as a run's store does "
             f"within {limit:g} s: another service, or a stopped process of an earlier run. See what it is (`ss -ltnp` "
             "on that machine), or give this run another MASTER_PORT"
         ) from None
+
+
+def _elsewhere(host: str, port: int) -> ValueError:
+    return ValueError(
+        f"MASTER_ADDR is {host!r}, and rank 0, on {socket.gethostname()}, does not reach itself there at "
+        f"port {port}: give a name or address of rank 0's machine"
+    )
 
 
 def _wait_for_name(host: str) -> None:
