@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests import tiny, tiny_flow
 from tglo import models
 from tglo.plan.memory import frozen_bytes, memory, model_states
 from tglo.plan.options import CHECKPOINTING, Options
 from tglo.plan.planner import plan
-from tglo.plan.profile import Counter, Sizes, measure, profile
+from tglo.plan.profile import Counter, Layout, Results, Sizes, measure, profile
 from tglo.plan.traffic import reference_factor, wire_bytes, wire_seconds
 from tglo.settings import QUANTIZED
 
@@ -58,6 +61,48 @@ def test_the_counted_bytes_are_those_that_autograd_saves() -> None:
     assert forward == 2 * 10 * (64 * 256 + 256 * 32)
     # No gradient is asked of the inputs, so the first layer has one product in the backward.
     assert cost.flops == forward + 2 * 10 * (64 * 256 + 2 * 256 * 32)
+
+
+def test_results_of_known_shapes_are_as_operators_give_them() -> None:
+    asked: list[object] = []
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            asked.append(func)
+            return func(*args, **(kwargs or {}))
+
+    aten, results = torch.ops.aten, Results()
+    x = torch.empty(4, 6, device="meta", dtype=torch.bfloat16)
+    calls: list[tuple[Any, ...]] = [
+        (aten.add.Tensor, x, x),
+        (aten.add.Tensor, x.T, x.T),  # strides of its own
+        (aten.add.Tensor, x, 1),
+        (aten.sum.dim_IntList, x, [1], True),
+        (aten.sum.dim_IntList, x, [1], 1),  # equal to the last, in Python
+        (aten.native_layer_norm.default, x, [6], None, None, 1e-5),
+    ]
+    for func, *args in calls:
+        first, again = results.of(func, tuple(args), {}), results.of(func, tuple(args), {})
+        for one, other in zip(*map(tree_leaves, (first, again)), strict=True):
+            assert (
+                one is not other and one.untyped_storage()._cdata != other.untyped_storage()._cdata
+            )
+            assert Layout.of(one) == Layout.of(other)
+    with Asked():
+        for func, *args in calls:
+            results.of(func, tuple(args), {})
+        assert all("empty_strided" in str(func) for func in asked)
+        # It says that its result is new, and returns what it was given.
+        asked.clear()
+        for _ in range(2):
+            view = results.of(aten._unsafe_view.default, (x, [24]), {})
+            assert view.untyped_storage()._cdata == x.untyped_storage()._cdata
+        assert asked.count(aten._unsafe_view.default) == 2
+        # Of real numbers everything is computed.
+        ones = torch.ones(2, 3)
+        assert [results.of(aten.add.Tensor, (ones, n * ones), {}).sum() for n in (1, 2)] == [12, 18]
 
 
 def test_float32_activations_are_twice_bfloat16s(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -166,11 +166,12 @@ class Counter(TorchDispatchMode):
         # Keeping a storage's Python object keeps its id; that of a live storage is unique.
         self._known = {id(s): s for s in (p.untyped_storage() for p in module.parameters())}
         self._seen: dict[int, Any] = {}
+        self._results = Results()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self._results.of(func, args, kwargs or {})
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
@@ -191,6 +192,76 @@ class Counter(TorchDispatchMode):
         self._seen[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+
+
+class Results:
+    """What operators return. On the meta device shapes seen before are answered from memory: PyTorch infers many of
+    them in Python, a millisecond each, and a model's layers ask for the same ones again and again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[bool, list[Layout | None]]] = {}
+
+    def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return new tensors as func(*args, **kwargs) would; views and what is changed in place are func's own."""
+        schema = func._schema
+        if schema.is_mutable or any(returned.alias_info for returned in schema.returns):
+            return func(*args, **kwargs)
+        key = (func, _key(args), _key(tuple(kwargs.items())))
+        if key in self._known:
+            single, layouts = self._known[key]
+            made = tuple(None if one is None else one.tensor() for one in layouts)
+            return made[0] if single else made
+        result = func(*args, **kwargs)
+        single = isinstance(result, Tensor)
+        several = (result,) if single else result
+        if isinstance(several, tuple) and _are_new(several, args, kwargs):
+            self._known[key] = single, [None if one is None else Layout.of(one) for one in several]
+        return result
+
+
+def _are_new(results: tuple[Any, ...], *given: Any) -> bool:
+    """Return whether these are tensors without data (or None), of which each has memory of its own, and all of it:
+    some operators that say so, as _unsafe_view, return what they were given.
+    """
+    tensors = [one for one in results if one is not None]
+    if not all(isinstance(one, Tensor) and one.is_meta for one in tensors):
+        return False
+    before = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
+    places = {one.untyped_storage()._cdata for one in [*tensors, *before]}
+    others = {one.untyped_storage()._cdata for one in before}
+    return len(places) == len(tensors) + len(others) and all(
+        Layout.of(one).fills(one) for one in tensors
+    )
+
+
+class Layout(NamedTuple):
+    """All that there is to know of a tensor without data."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+    def tensor(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+
+    def fills(self, tensor: Tensor) -> bool:
+        """Return whether a tensor made anew has as much memory."""
+        return self.tensor().untyped_storage().nbytes() == tensor.untyped_storage().nbytes()
+
+
+def _key(value: Any) -> Hashable:
+    """Return what a result's shape depends on: of tensors their layout, of others their type, too (1 is not True)."""
+    if isinstance(value, Tensor):
+        return Layout.of(value)
+    if isinstance(value, list | tuple):
+        return tuple(map(_key, value))
+    return type(value), value
 
 
 @contextmanager
