@@ -16,12 +16,13 @@ import os
 import sys
 from pathlib import Path
 
-# The installed package, which has the extension, comes before the source folder.
-sys.path.append(sys.path.pop(0))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import examples.study.installed  # noqa: F401  (before tglo)
+
+# isort: split
 from filelock import FileLock, Timeout
 
 from examples.study import record, reference, stages

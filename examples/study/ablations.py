@@ -23,6 +23,14 @@ BASELINES: Mapping[str, Changes] = {
 BASELINE_REWARDS = ("stars", "compressibility", "faithfulness")  # coarse, of the prompt, skewed
 IMAGES = {OURS: (4, 1, 2, 8), "TGO": (4, 1, 2, 8), "KTO": (4, 1, 2, 8), "DPO": (4, 2, 8)}
 """Images of each prompt by method: with one there are no pairs."""
+BEYOND = 0.3
+"""A T larger than any of the grids'."""
+GROUPS: Mapping[str, Changes] = {
+    "single images": {},
+    "groups of 4": {"objective.group": 4, "objective.share_draws": False},
+    "groups of 4, one draw": {"objective.group": 4},
+    "groups of 4, one draw, safeguard": {"objective.group": 4, "objective.tgo.safeguard": 1.0},
+}
 
 PUBLISHED = ("c", "c-faithfulness", "T", "p", "scale", "threshold", "draws", "rater", "images")
 RECIPE = (
@@ -30,6 +38,10 @@ RECIPE = (
     "weights",
     "balance",
     *(f"each-{name.replace(' ', '-')}" for name in IMAGES),
+    "T-recipe",
+    "T-LAIR",
+    "rater-recipe",
+    "groups",
 )
 ABLATIONS = (*PUBLISHED, *RECIPE)
 
@@ -81,6 +93,20 @@ def _recipe(world: World, tuned: Mapping[str, Changes]) -> dict[str, dict[str, J
                 for each in several
             }
             for name, several in IMAGES.items()
+        },
+        **{
+            f"{name}, temperature T": {
+                f"{t:g}": job("stars", {"objective.temperature": t}, name)
+                for t in (tuned[name]["objective.temperature"], BEYOND)
+            }
+            for name in (OURS, "LAIR")
+        },
+        "oracle, rater's error, stars": {
+            f"{rewards.RATER_ERROR:g}": job("stars"),
+            **{f"{e:g}": job("stars", rater_error=e) for e in (0.0, 1.5, 3.0)},
+        },
+        "oracle, compressibility": {
+            name: job("compressibility", changes) for name, changes in GROUPS.items()
         },
     }
 

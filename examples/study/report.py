@@ -160,6 +160,11 @@ def _ablations(ablations: Mapping[str, Mapping[str, Sequence[Gain]]]) -> str:
         own = first[0].job.reward
         reference = by_seed(first, own)
         for number, (value, found) in enumerate(values.items()):
+            done = len({gain.job.seed for gain in found})
+            if done < len(reference):
+                refused = f"refused on {len(reference) - done} of {len(reference)} seeds"
+                lines.append(["", value, refused, *[""] * 4])
+                continue
             mine = by_seed(found, own)
             difference = "" if number == 0 else cell(mine - reference)
             others = [cell(by_seed(found, scorer)) for scorer in ("faithfulness", "vividness")]

@@ -54,10 +54,12 @@ class Bases:
 
 
 def gains(folder: Path, job: Job, bases: Bases) -> list[Gain]:
-    """Return all gains of a finished job; FileNotFoundError for an unfinished one."""
+    """Return all gains of a finished job, none if it was refused; FileNotFoundError for an unfinished one."""
     result = runs.result_of(folder, job)
     if result is None:
         raise FileNotFoundError(f"{job.name} is not done; the same command makes it")
+    if "refused" in result:
+        return []
     base = bases.means[job.seed]
     return [
         Gain(job, name, scorer, base[name][scorer], mean, bases.unit(name, scorer))

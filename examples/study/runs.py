@@ -20,6 +20,7 @@ from tglo.generation.generate import generate_images
 from tglo.objectives import OBJECTIVES
 from tglo.rewards import score_manifest
 from tglo.threshold.frozen import Threshold
+from tglo.threshold.ridge import UnexplainedError
 from tglo.train import train
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config, put
@@ -36,14 +37,20 @@ def result_of(folder: Path, job: Job) -> Result | None:
 
 
 def run(folder: Path, job: Job, world: World) -> Result:
-    """Train and evaluate a job in a folder of its own; kept, so that it is done once.
+    """Train and evaluate a job in a folder of its own; kept, so that it is done once. What tglo refuses to train
+    on, since embeddings do not explain the scores, is a result, too.
 
     The trained weights are removed in the end: a job takes about 10 s to repeat.
     """
     if done := result_of(folder, job):
         return done
     here = folder / "runs" / job.name
-    prefix = _train(Pool.of(folder, job, world), job, here / "train")
+    try:
+        prefix = _train(Pool.of(folder, job, world), job, here / "train")
+    except UnexplainedError as error:
+        refused: Result = {"job": job.plain(), "refused": str(error)}
+        write_json(here / RESULT, refused)
+        return refused
     export = here / "train" / "export"
     result: Result = {
         "job": job.plain(),
@@ -137,8 +144,9 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
     name = world.methods[job.method].objective
     objective = OBJECTIVES[name]
     # Those that share their draw with others of the prompt have none in the pool's cache.
-    alone = objective.group_size(job.changes.get("objective.group", "default")) == 1
-    cached = objective.needs_reference and alone and draws != FRESH_DRAWS
+    grouped = objective.group_size(job.changes.get("objective.group", "default")) > 1
+    shared = grouped and job.changes.get("objective.share_draws", True)
+    cached = objective.needs_reference and not shared and draws != FRESH_DRAWS
     flat = {
         "seed": job.seed,
         "model.path": str(world.base),

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from examples.study import runs
+from examples.study import installed, runs
 from examples.study.data import Pool
 from examples.study.plan import Job
 from examples.study.world import World
@@ -24,7 +24,7 @@ class Workers:
         self.folder, self.world = folder, world
         context = multiprocessing.get_context("forkserver")
         # The libraries are imported once for all workers.
-        context.set_forkserver_preload([runs.__name__])
+        context.set_forkserver_preload([installed.__name__, runs.__name__])
         self._pool = ProcessPoolExecutor(count, context, _start, (count,))
 
     def __enter__(self) -> Workers:

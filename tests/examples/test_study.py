@@ -76,10 +76,13 @@ def test_ablations_change_one_thing_and_share_the_tuned_run() -> None:
             assert len(differ) == 1, (name, differ)
             if differ == {"changes"}:
                 settings = {**SHAPES.defaults, "data.per_prompt": False, "data.kappa": None}
+                settings |= {f"objective.{key}": None for key in ("share_draws", "tgo.safeguard")}
+                settings |= {"objective.group": 1}
                 before, after = settings | first.changes, settings | job.changes
                 keys = {key for key in after if before[key] != after[key]} - {"data.kappa"}
-                # A percentile belongs to the baseline.
-                assert len(keys - {"data.percentile", "data.per_prompt"}) <= 1, (name, keys)
+                # A percentile belongs to the baseline, and drawing together to groups.
+                belong = {"data.percentile", "data.per_prompt", "objective.group"}
+                assert len(keys - belong) <= 1, (name, keys)
                 assert keys, name
         assert all([job.seed for job in jobs] == [0, 1] for jobs in values.values())
     assert shared >= len(ablations.PUBLISHED) - 1 + len(ablations.BASELINES) // 2 + 1
@@ -105,7 +108,7 @@ def test_every_job_of_every_size_has_a_valid_configuration(
         draws = size.draws if job.draws is None else job.draws
         assert config.data.draws == draws and config.optimizer.steps == size.steps
         alone = ("SFT", "CSFT", "DPO", "DSPO", "SDPO", "LAIR")
-        cached = job.method not in alone and draws > 0
+        cached = job.method not in alone and draws > 0 and not config.objective.shared_draws
         assert (config.objective.reference == "cached") == cached
 
 
@@ -163,6 +166,9 @@ def test_one_image_of_a_prompt_trains_without_pairs_and_says_what_it_fell_back_t
     assert len({row["prompt"] for row in listed}) == len(listed) == 8
     # Eight prompts are too few for a regression.
     assert "Use baseline mean" in runs.run(study, job, QUICK)["unexplained"]
+    refused = replace(job, changes=job.changes | {"data.baseline": "ridge"})
+    assert "Use baseline mean" in runs.run(study, refused, QUICK)["refused"]
+    assert results.gains(study, refused, Bases(study, "evaluation", [0], QUICK)) == []
     more = replace(job, each=8, used=None)
     other = Pool.of(study, more, QUICK)
     assert other.folder != pool.folder and (other.size.prompts, other.size.images) == (4, 8)
@@ -296,6 +302,7 @@ def test_tables_say_what_was_measured() -> None:
         name: {value: [g for job in values[value] for g in made_up(job, 0.3)] for value in values}
         for name, values in ablations.ablation_jobs(SHAPES, TUNED, 2).items()
     }
+    ablated["baseline, faithfulness"]["ridge"] = made_up(plan.main_jobs(SHAPES, TUNED, 1)[0], 0.3)
     trials = {name: [[0.0], [0.2, 0.1, 0.3], [0.1], [0.5, 0.4, 0.6], [0.3]] for name in METHODS}
     blocks = report.blocks(table, TUNED, trials, ablated)
     overall = list(csv.reader(io.StringIO(blocks["overall"].replace(" | ", ",").strip("| "))))
@@ -309,6 +316,7 @@ def test_tables_say_what_was_measured() -> None:
     assert "| TGO | 5e-05 | 0.1 |" in blocks["tuning"]
     assert "| rater's error, stars | 0.7 | +0.35 ± 0.64 |  | +0.35" in blocks["ablations"]
     assert "|  | 3 | +0.35 ± 0.64 | +0.00 ± 0.00 |" in blocks["ablations"]
+    assert "|  | ridge | refused on 1 of 2 seeds |  |  |  |  |" in blocks["ablations"]
     other = [g for job in plan.other_jobs(SHAPES, TUNED, 2) for g in made_up(job, 0.2)]
     # Accuracy is 2 * (0.2 + 0.05) above the base's: 50 points.
     assert "| DPO | +0.25 ± 0.64 | +50.0 ± 127.1 | +0.25" in report.others(SHAPES, other)
