@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -161,8 +162,10 @@ def test_a_resumed_run_is_the_same_run(kind: str, roots: dict[str, Path], tmp_pa
 def test_deepspeed_trains_and_resumes(
     kind: str, stage: int, roots: dict[str, Path], tmp_path: Path
 ) -> None:
+    """And leaves nothing in the environment by which a later run would take this process for one of a launcher."""
     needs(kind)
     pytest.importorskip("deepspeed")
+    before = dict(os.environ)
     exports = []
     for stops in ((4,), (2, 4)):
         run = tmp_path / f"run{len(stops)}"
@@ -179,6 +182,7 @@ def test_deepspeed_trains_and_resumes(
             )
         assert first_r(run) == 0.0
         exports.append(result.export)
+    assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == {**before, "PYTEST_CURRENT_TEST": ""}
     assert lora_bytes(exports[0]) == lora_bytes(exports[1])
     last = max((tmp_path / "run1" / "checkpoints").glob("step-*"))
     if stage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tglo.console.extras import install
 from tglo.devices import DTYPES
 from tglo.models import quantization
-from tglo.train import processes
+from tglo.train import meeting_place, processes
 from tglo.train.config import TrainConfig
 from tglo.train.config_checks import check_zero
 from tglo.train.contents import Files, write
@@ -31,23 +31,35 @@ from tglo.train.engines.zero import Zero
 def start(config: TrainConfig, device: torch.device) -> torch.device:
     """Join the process group of a launcher, or one of this process alone; returns its device."""
     _refuse(config)
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    for name, value in {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
-        os.environ.setdefault(name, value)
-    deepspeed = _import_deepspeed()
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "gloo" if device.type == "cpu" else "nccl"
-    # A rank may wait that long for another's checkpoint or export.
-    minutes = float(os.environ.get("DEEPSPEED_TIMEOUT", "30"))
-    processes.join(backend, device, timedelta(minutes=minutes))
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    with _launched(device):
+        deepspeed = _import_deepspeed()
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        # The shared-memory operator is compiled for over a minute at first use and gains nothing here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        # A rank may wait that long for another's checkpoint or export.
+        minutes = float(os.environ.get("DEEPSPEED_TIMEOUT", "30"))
+        processes.join(backend, device, timedelta(minutes=minutes))
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
+
+
+@contextmanager
+def _launched(device: torch.device) -> Iterator[None]:
+    """Give DeepSpeed the variables that it looks up; those that no launcher has set are gone afterwards, since
+    they would tell later runs of this process, and processes that it starts, of a launcher.
+    """
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **meeting_place.ALONE}
+    accelerator = {"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {}
+    added = {name: v for name, v in {**alone, **accelerator}.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _refuse(config: TrainConfig) -> None:
@@ -84,13 +96,14 @@ class DeepSpeedEngine:
         self._watch = config.engine.find_bad_gradients and self.dtype is not torch.float16
         optimizer = make_optimizer(self.config, self.trained.values())
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        self.model, self.optimizer, _, _ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            model_parameters=list(self.trained.values()),
-            config=deepspeed_config(config),
-            dist_init_required=False,
-        )
+        with _launched(device):
+            self.model, self.optimizer, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                model_parameters=list(self.trained.values()),
+                config=deepspeed_config(config),
+                dist_init_required=False,
+            )
         self._zero = Zero(self.optimizer, self.stage, self.trained) if self.stage else None
         if self._watch:
             for parameter in self.trained.values():
