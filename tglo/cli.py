@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hidden := shadowing.problem():
         log.warning("%s; %s", hidden, shadowing.REMEDY)
     name = arguments[0] if arguments else ""
-    again = "the same command goes on" if name in RESUMABLE else "start the same command again"
+    again = "the same command resumes" if name in RESUMABLE else "start the same command again"
     try:
         with stopped_by_sigterm():
             status = _run(arguments) or 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One node, a process for each GPU. SIGTERM saves a checkpoint; the same command goes on from it.
+# One node, a process for each GPU. SIGTERM saves a checkpoint; the same command resumes from it.
 #   examples/launch/one_node.sh CONFIG.toml [--key value ...]
 set -euo pipefail
 

@@ -3,7 +3,7 @@
 # and end with status 0, and so does this. torchrun itself would end with status 1 on these signals, which
 # makes a scheduler kill the other nodes while they may still be saving.
 #
-# The status is 138 where a step hung or another node is gone: the same command goes on. torchrun says 1
+# The status is 138 where a step hung or another node is gone: the same command resumes. torchrun says 1
 # whatever its trainers say, so they make the file TGLO_RESTART_FILE.
 set -euo pipefail
 

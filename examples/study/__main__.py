@@ -1,6 +1,6 @@
 """The study: every objective on every reward of a small world, equally tuned, over several seeds.
 
-    python -m examples.study --output study            # from a checkout's root; go on with the same
+    python -m examples.study --output study            # from a checkout's root; resume with the same
     python -m examples.study --output try --size quick # does everything work?
 
 Tunes each method with the same budget on validation prompts and images of its own, trains and
@@ -99,7 +99,7 @@ def main() -> int:
         help="also ask how many cached draws the reference needs, and whether its modes are one run",
     )
     parser.add_argument(
-        "--record", action="store_true", help="go on from the results kept with the project"
+        "--record", action="store_true", help="start from the results kept with the project"
     )
     parser.add_argument(
         "--docs", action="store_true", help="write docs/study.md, and keep the results"

@@ -56,7 +56,7 @@ def bars(table: Table) -> bytes:
 
 def samples(folder: Path, jobs: Sequence[Job], world: World) -> bytes | None:
     """Draw a panel for each reward with rows for each pictured method, on the same prompts and noise; None
-    where the samples are not there, as after going on from a record.
+    where the samples are not there, as after starting from a record.
     """
     from matplotlib.figure import Figure
 

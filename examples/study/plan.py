@@ -13,7 +13,7 @@ from examples.study.methods import Changes
 from examples.study.world import Size, World
 
 TUNING_SEEDS = (100, 101, 102)  # their training images, noise and order are of no other run
-FINALISTS = 2  # settings that go on from the first tuning seed to the others
+FINALISTS = 2  # settings that advance from the first tuning seed to the others
 ABLATION_SEEDS = 3  # at most
 FRESH_DRAWS = 0
 

@@ -1,4 +1,4 @@
-"""The results of a study's jobs, in one file that is kept with the project and can be gone on from."""
+"""The results of a study's jobs, in one file that is kept with the project; a study can start from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fingerprint(world: World) -> dict[str, str]:
 
 def claim(folder: Path, world: World) -> None:
     """Bind a study's folder to what its jobs depend on. ValueError, naming what differs, for a folder of another
-    study; one of fewer methods is gone on with.
+    study; one of fewer methods can be resumed.
     """
     path, ours = folder / "study.json", fingerprint(world)
     if path.is_file():

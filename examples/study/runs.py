@@ -71,7 +71,7 @@ def _train(pool: Pool, job: Job, output: Path) -> str:
     config = parse_config(settings(pool, job, output), job.name)
     check(config)
     if not train(config).finished:
-        raise RuntimeError("stopped by a signal; the same command goes on")
+        raise RuntimeError("stopped by a signal; the same command resumes")
     return config.objective.prompt_prefix
 
 

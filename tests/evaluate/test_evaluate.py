@@ -1,4 +1,4 @@
-"""`tglo evaluate` end to end on tiny models: numbers, files, going on after a kill, refusals."""
+"""`tglo evaluate` end to end on tiny models: numbers, files, resuming after a kill, refusals."""
 
 from __future__ import annotations
 

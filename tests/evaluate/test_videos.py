@@ -1,4 +1,4 @@
-"""`tglo evaluate` of models of videos: numbers, files, the page, going on after a stop, refusals."""
+"""`tglo evaluate` of models of videos: numbers, files, the page, resuming after a stop, refusals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """SIGTERM and Ctrl-C in every command (fault 22): one line, a status that tells, nothing torn, and the
-same command goes on.
+same command resumes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tglo.stopping import Stopped
 from tglo.train import TrainConfig, train
 
 Make = Callable[..., TrainConfig]
-GOES_ON = "tglo: stopped by SIGTERM; the same command goes on\n"
+GOES_ON = "tglo: stopped by SIGTERM; the same command resumes\n"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_score_is_stopped_in_a_scorer(number: int, work: Path, manifest: Path) -
         assert process.returncode == 143 and said.endswith(GOES_ON)
     else:
         assert process.returncode == 130
-        assert said.endswith("tglo: interrupted; the same command goes on\n")
+        assert said.endswith("tglo: interrupted; the same command resumes\n")
     assert not output.exists() and not leftovers(work)
 
 
@@ -138,7 +138,7 @@ def test_training_is_stopped_in_start_up(make_config: Make, tmp_path: Path) -> N
     process = start(tmp_path, "train", toml)
     output = stop_when(process, (config.output.folder / "threshold.json").exists)
     assert process.returncode in (0, 143)  # 0: the first step was faster
-    assert "the same command goes on" in output and not leftovers(tmp_path)
+    assert "the same command resumes" in output and not leftovers(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -146,14 +146,14 @@ def test_training_is_stopped_in_validation(
     number: int, status: int, make_config: Make, tmp_path: Path
 ) -> None:
     validation = {"validation_prompts": ["a flower"], "validation_every": 1}
-    config = make_config(optimizer={"steps": 10**6}, output={**validation, "validation_steps": 999})
+    config = make_config(optimizer={"steps": 10**6}, output={**validation, "validation_steps": 150})
     toml = str(write_toml(config, tmp_path / "run.toml"))
     process = start(tmp_path, "train", toml)
     metrics = config.output.folder / "metrics.jsonl"
     output = stop_when(process, lambda: metrics.exists() and metrics.stat().st_size > 0, number)
-    assert process.returncode == status and "the same command goes on" in output, output
+    assert process.returncode == status and "the same command resumes" in output, output
     if number == signal.SIGINT:
-        assert re.search(r"\ninterrupted after step \d+; the same command goes on\n$", output)
+        assert re.search(r"\ninterrupted after step \d+; the same command resumes\n$", output)
     assert any((config.output.folder / "checkpoints").glob("step-*"))
     assert not leftovers(tmp_path)
 
@@ -198,7 +198,7 @@ def test_cache_is_stopped_between_shards_and_goes_on(
 @pytest.mark.parametrize(
     ("command", "place", "again"),
     [
-        ("demo --output {0}/demo --quick", "tglo.demo.run.build", "the same command goes on"),
+        ("demo --output {0}/demo --quick", "tglo.demo.run.build", "the same command resumes"),
         ("threshold {1} --output {0}/t.json", "tglo.threshold.frozen.estimate", "start the same"),
         ("plan --model sd15", "tglo.plan.planner.plan", "start the same command again"),
         ("export {0} --output {0}/export", "tglo.train.finished_run.export_run", "start the same"),
@@ -261,7 +261,7 @@ def test_a_sweep_ends_with_its_run(
     monkeypatch.setattr(loop, "_step", step_of_run)
     command = ["sweep", toml, "--output", str(tmp_path / "s"), "--vary", "objective.beta=1,2"]
     assert cli.main(command) == 143
-    assert "stopped by a signal; the same command goes on" in capsys.readouterr().err
+    assert "stopped by a signal; the same command resumes" in capsys.readouterr().err
     assert len(list((tmp_path / "s").glob("beta-*/checkpoints/step-*"))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Trackers that raise, leave or hang (fault 30): training goes on, and metrics.jsonl is complete."""
+"""Trackers that raise, leave or hang (fault 30): training continues, and metrics.jsonl is complete."""
 
 from __future__ import annotations
 

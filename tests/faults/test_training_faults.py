@@ -189,7 +189,7 @@ def test_a_signal_in_mid_run_changes_nothing(
     done = len(file.read_text().splitlines())
     assert done < 60
     if number == signal.SIGTERM:
-        assert process.returncode == 0 and "the same command goes on" in output
+        assert process.returncode == 0 and "the same command resumes" in output
         found = newest(parted.output.folder / "checkpoints")
         assert found is not None and found[1]["step"] == done
     else:

@@ -1,4 +1,4 @@
-"""Generation: what an image depends on, sharing, going on after a kill at any point, batch sizes."""
+"""Generation: what an image depends on, sharing, resuming after a kill at any point, batch sizes."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_images_of_other_settings_are_refused_by_name(model: str, tmp_path: Path
 
 
 def test_images_of_another_text_length_are_refused(tmp_path: Path) -> None:
-    """schnell's were once made with 512 tokens; a folder of them does not go on with 256."""
+    """schnell's were once made with 512 tokens; a folder of them does not resume with 256."""
     schnell = str(tiny_flow.build_flux(tmp_path / "schnell", guidance=False))
     generate_images(schnell, ["a"], tmp_path / "out", **OPTIONS)
     settings = tmp_path / "out" / generation.SETTINGS

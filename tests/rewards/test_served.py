@@ -197,7 +197,7 @@ def test_a_busy_server_is_asked_again(status, caplog):
 def test_retry_after_is_heeded_and_patience_ends():
     with (
         serving(lambda _, handler: send(handler, b"", 429, Retry_After="3600")) as url,
-        pytest.raises(ServerError, match=r"answered 429 .*\(1 attempts .*the same command goes on"),
+        pytest.raises(ServerError, match=r"answered 429 .*\(1 attempts .*the same command resumes"),
     ):
         load_scorer(url)(published.images(1), ["a"])
     with (

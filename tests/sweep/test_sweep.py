@@ -103,7 +103,7 @@ def test_one_command_trains_samples_and_draws_the_grid(
         "objective.confidence": [0, 5, 9],
         "optimizer.learning_rate": [1e-3, 1e-2],
     }
-    # A kill after five of the twelve runs: the same command goes on and keeps them.
+    # A kill after five of the twelve runs: the same command resumes and keeps them.
     done: list[str] = []
     train = run_module.train
 
@@ -188,7 +188,7 @@ def test_trainings_may_be_started_by_a_launcher(cached: TrainConfig, tmp_path: P
         cached, {"objective.beta": [1]}, tmp_path / "launched", launch=f"{sys.executable} -m"
     )
     assert alone[0]["metrics"]["loss"] == launched[0]["metrics"]["loss"]
-    with pytest.raises(RuntimeError, match="ended with status 1; the same sweep goes on"):
+    with pytest.raises(RuntimeError, match="ended with status 1; the same sweep resumes"):
         sweep(cached, {"seed": [1]}, tmp_path / "refused", launch=f"{sys.executable} -m")
 
 

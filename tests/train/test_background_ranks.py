@@ -1,4 +1,4 @@
-"""Two ranks write their files in threads while training goes on: the same files, published when both are whole."""
+"""Two ranks write their files in threads while training continues: the same files, published when both are whole."""
 
 from __future__ import annotations
 

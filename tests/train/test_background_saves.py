@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread while training goes on: the same files, whole or absent, and failures told."""
+"""Checkpoints written by a thread while training continues: the same files, whole or absent, and failures told."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_run_that_begins_anew_keeps_both(
     assert_same(final_weights(aside), old)
     assert (aside / "threshold.json").is_file()
     assert metrics(aside) == old_lines and len(metrics(folder)) == 3
-    assert train(more(anew, steps=4, resume=True)).steps == 4  # goes on from the new one
+    assert train(more(anew, steps=4, resume=True)).steps == 4  # resumes from the new one
     assert last(anew).name == "step-00000004"
 
     export_run(aside, tmp_path / "exported")

@@ -1,4 +1,4 @@
-"""What a run goes on from, and what it refuses to go on from."""
+"""What a run resumes from, and what it refuses to resume from."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_another_batch_size_goes_on_with_the_next_epoch(
     train(more(smaller, steps=5))
     epochs = [line["epoch"] for line in metrics(config.output.folder)]
     assert 2 < epochs[-1] <= 2 + 1 / 3
-    assert "going on with the first sample of epoch 2" in caplog.text
+    assert "resuming with the first sample of epoch 2" in caplog.text
     caplog.clear()
     train(more(smaller, steps=7))  # and a further resume stays there
     more_epochs = [line["epoch"] for line in metrics(config.output.folder)]
@@ -192,7 +192,7 @@ def test_another_batch_size_goes_on_with_the_next_epoch(
     file.write_text(file.read_text().replace('"micro_batch": 2', '"micro_batch": 4'))
     assert json.loads(file.read_text())["optimizer"]["micro_batch"] == 4
     export_run(config.output.folder, tmp_path / "exported")
-    assert "going on with the first sample" not in caplog.text
+    assert "resuming with the first sample" not in caplog.text
 
 
 def test_the_same_global_batch_of_one_bucket_goes_on_where_it_was(

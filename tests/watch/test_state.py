@@ -74,9 +74,9 @@ def test_a_run_that_holds_its_folder_and_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoints", "word", "sentence"),
     [
-        ([50, 100], "stopped", "Stopped after step 100; the same command goes on."),
-        ([50], "crashed", "the same command goes on from step 50."),
-        ([], "crashed", "the same command goes on from the start."),
+        ([50, 100], "stopped", "Stopped after step 100; the same command resumes."),
+        ([50], "crashed", "the same command resumes from step 50."),
+        ([], "crashed", "the same command resumes from the start."),
     ],
 )
 def test_a_stop_and_a_crash(

@@ -204,7 +204,7 @@ def read_last(path: Path, form: str, versions: Sequence[int]) -> dict[str, Any]:
         state = "is not complete" if (folder / FINGERPRINT).is_file() else "is not a cache"
         raise CacheError(
             f"{folder} {state} (no {path.name}); run `{command}`, or with a run's file `tglo cache RUN.toml`: it "
-            "goes on where it stopped"
+            "resumes where it stopped"
         )
     remedy = f"run `{command}` again"
     content = read_sealed(path, KINDS[form], remedy, lambda found: found.get("version") == 1)

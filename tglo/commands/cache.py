@@ -47,7 +47,7 @@ def cache(
     """Encode a manifest's images and prompts once, so that training needs no VAE or text encoder.
 
     With --reference also run the untrained denoiser over all draws once, so that training needs no
-    reference: set objective.reference = "cached" there. An interrupted run goes on. Any number of
+    reference: set objective.reference = "cached" there. An interrupted run resumes. Any number of
     these commands on one folder share the work, also on several machines and with torchrun. After images
     or rows have changed, the same command encodes only what is new.
 

@@ -39,7 +39,7 @@ def evaluate(
     --scorers sharpness colourfulness --trained-on sharpness --output evaluation
 
     Writes report.html, tables.md, tables.tex, estimates.csv, samples.csv, pictures and
-    evaluation.json. The same command goes on after an interruption; with more models, prompts or
+    evaluation.json. The same command resumes after an interruption; with more models, prompts or
     scorers it adds them. Under torchrun the processes share the sampling.
 
     Args:

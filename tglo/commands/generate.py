@@ -27,7 +27,7 @@ def generate(
 ) -> None:
     """Sample images or videos for a file of prompts; writes PNG or MP4 files and a manifest.
 
-    The same command goes on after an interruption, and adds to a folder what more prompts or a larger
+    The same command resumes after an interruption, and adds to a folder what more prompts or a larger
     count ask for. Under torchrun the processes share the images.
 
     Args:

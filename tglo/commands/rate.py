@@ -28,7 +28,7 @@ def rate(
     For example: tglo rate data/manifest.csv, and in the browser the keys 1 to 5; then
     tglo rate data/manifest.csv --export data/rated.csv
 
-    Each rating is on the disk before the page says so. The same command goes on where it was stopped. Several
+    Each rating is on the disk before the page says so. The same command resumes where it was stopped. Several
     people rate at once, each under a name of their own that the page asks for, and in an order of their own.
 
     Args:

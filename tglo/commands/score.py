@@ -31,7 +31,7 @@ def score(
     --scorer aesthetic=./sac+logos+ava1-l14-linearMSE.pth --mixture hpsv2=1,aesthetic=0.01
 
     Any number of these commands, on several machines and with torchrun too, share the work if they have
-    the same output. The same command goes on where it was stopped.
+    the same output. The same command resumes where it was stopped.
 
     Args:
         manifest: CSV, JSONL or parquet with prompt and image columns, a saved data set, tars, a folder

@@ -31,7 +31,7 @@ def sweep(
 
     Args:
         config: TOML file of a training run; objective.reference = "cached" spares each its reference.
-        output: Folder for runs, sweep.csv, sweep.md and sweep.png. The same command goes on.
+        output: Folder for runs, sweep.csv, sweep.md and sweep.png. The same command resumes.
         vary: Keys and their values, KEY=VALUE,VALUE,...; every combination is trained. One value
             alone replaces the file's.
         prompts: Text file of prompts to sample each trained model with.

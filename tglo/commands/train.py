@@ -52,12 +52,12 @@ def train_with(arguments: Sequence[str]) -> int | None:
     )
     result = run(config)
     if result.stopped_by == signal.SIGINT:
-        return 128 + signal.SIGINT  # the loop has said how to go on
+        return 128 + signal.SIGINT  # the loop has said how to resume
     if processes.rank():
         return None  # rank 0 says it once
     if not result.finished:
         how = "" if config.output.resume else " without --output.no-resume"
-        print(f"stopped after {result.steps} steps; the same command{how} goes on")
+        print(f"stopped after {result.steps} steps; the same command{how} resumes")
     elif result.export is not None:
         note(f"{result.steps} steps done")  # where the export is, the line before it says
     return None

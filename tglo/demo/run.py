@@ -54,7 +54,7 @@ def run(
     ``model`` is one of `settings.MODELS`, ``recipe`` one of `tglo.train.recipes.RECIPES`.
     ``seed`` changes the training set, both trainings and the evaluation. ``quick`` takes a few steps of
     everything, to see that all works; its numbers mean nothing. Finished images and steps of an
-    interrupted run are kept, so the same call goes on.
+    interrupted run are kept, so the same call resumes.
     Raises ValueError for another model or recipe, and if ``output`` holds a demo with another model, seed or
     size.
     FileNotFoundError where the base models were left out of the installation.

@@ -31,11 +31,11 @@ def evaluate(
 ) -> Results | None:
     """Compare the models; returns what evaluation.json holds, or None in a process other than 0.
 
-    Processes share the sampling; process 0 scores. What is there already is kept: the same call goes
-    on after an interruption, to the same numbers, and a call with more models, prompts, scorers or a
-    larger count makes what is missing. ValueError for settings that cannot be, before anything is
-    sampled, for images or scores in `output` that belong to other settings, and while another
-    evaluation fills `output`; DiskFull.
+    Processes share the sampling; process 0 scores. What is there already is kept: after an interruption
+    the same call ends with the same numbers, and a call with more models, prompts, scorers or a larger
+    count makes what is missing. ValueError for settings that cannot be, before anything is sampled, for
+    images or scores in `output` that belong to other settings, and while another evaluation fills
+    `output`; DiskFull.
     """
     settings.check()
     sets = [load_prompts(name, path) for name, path in settings.prompts.items()]

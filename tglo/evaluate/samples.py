@@ -4,7 +4,7 @@
     scores/MODEL/SCORER.json
     diversity/MODEL.json
 
-Each of them goes on where it was stopped, and knows the images it belongs to.
+Each of them resumes where it was stopped, and knows the images it belongs to.
 """
 
 from __future__ import annotations

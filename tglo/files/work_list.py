@@ -31,7 +31,7 @@ class Waiting:
         """Wait a little for `what`."""
         if not self._told and time.monotonic() - self._since > TOLD_AFTER:
             self._told = True
-            log.warning("waiting for %s; if it hangs, stop it, and this one goes on", what)
+            log.warning("waiting for %s; if it hangs, stop it, and this one continues", what)
         time.sleep(self._step)
         self._step = min(2 * self._step, POLL_SECONDS[1])
 

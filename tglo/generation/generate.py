@@ -103,7 +103,7 @@ def generate_images(
     tglo.models.sampling.generate. prefix: text that the model is given before each prompt, as a model
     of objective "csft" needs its good marker; names, seeds and manifest come from the prompts without
     it. batch_size: images at once; 0 finds it on a GPU (doubled until memory is short, halved then)
-    and takes 4 on a CPU. Images that are there whole are kept, so an interrupted call goes on; at a fixed
+    and takes 4 on a CPU. Images that are there whole are kept, so an interrupted call resumes; at a fixed
     batch size, and on a CPU, it ends with the same bits as one that was never interrupted, whatever
     the number of processes. rank, world_size: this process makes the images of its share. The
     manifest is written by the process that finds all images there, so without ``wait`` it may be
@@ -197,7 +197,7 @@ def _wait_for(images: Sequence[Planned], folder: Path) -> None:
             raise RuntimeError(
                 f"{folder} lacks {len(missing)} images of other processes and has not changed for "
                 f"{patience.seconds:.0f} s: one of them failed or was never started; the same command "
-                "goes on"
+                "resumes"
             )
         time.sleep(POLL_SECONDS)
 

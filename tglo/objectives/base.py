@@ -148,7 +148,7 @@ class Objective(ABC):
         return {}
 
     def restore(self, state: dict[str, float]) -> None:  # noqa: B027 (most have no state)
-        """Go on from `state`; an empty one is a fresh start, which the constructor makes too."""
+        """Resume from `state`; an empty one is a fresh start, which the constructor makes too."""
 
     def ratio(self, batch: MicroBatch, temperature: float) -> LogRatio:
         """Compute ell, with a gradient, and the errors, by the backend of the settings."""

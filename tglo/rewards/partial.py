@@ -1,4 +1,4 @@
-"""The scores so far, in a file that is whole or absent, so that an interrupted scoring goes on."""
+"""The scores so far, in a file that is whole or absent, so that an interrupted scoring resumes."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def post(
             if stop.is_set() or past + pause > patience or garbled >= GARBLED_ATTEMPTS:
                 raise ServerError(
                     f"{shown} {failure} ({attempt} attempts in {past:.0f} s). See whether the server "
-                    "runs and what it logs; the same command goes on with what is left"
+                    "runs and what it logs; the same command resumes with what is left"
                 ) from None
             log.warning("%s %s; asked again in %.1f s", shown, failure, pause)
             stop.wait(pause)

@@ -90,7 +90,7 @@ def score_share(
     batch_size: images or videos at once. 0 finds it where a scorer is on a GPU (doubled until memory is
         short, halved then) and takes 32 elsewhere, 2 where a scorer takes whole videos.
     rank, world_size: where in the rows this process begins; of several, one that comes when all is scored does
-        not score again. An interrupted call goes on where it was. At a fixed batch size, and on a CPU, the
+        not score again. An interrupted call resumes where it was. At a fixed batch size, and on a CPU, the
         output has the same bits whatever the number of processes and interruptions.
 
     Raises ValueError for two scorers of one name, a mixture of others, or scores of other scorers that an

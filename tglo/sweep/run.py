@@ -37,7 +37,7 @@ def sweep(
     output gets a folder for each run, and sweep.json, sweep.csv, sweep.md and sweep.png. With
     `sampling`, base and trained models are sampled and scored. launch: a command that each training
     is started with as a process of its own, as "torchrun --nproc-per-node 8 -m". Runs that are done
-    are kept, so the same call goes on. Raises ValueError for what a configuration cannot have, or a
+    are kept, so the same call resumes. Raises ValueError for what a configuration cannot have, or a
     scorer that is not there, before anything is trained; RuntimeError when a started process fails,
     Stopped when a signal stops a run.
     """
@@ -148,7 +148,7 @@ def _train(point: Point, launch: str) -> None:
     status = _wait_for(subprocess.Popen(command))
     if status:
         raise RuntimeError(
-            f"{shlex.join(command)} ended with status {status}; the same sweep goes on from there"
+            f"{shlex.join(command)} ended with status {status}; the same sweep resumes from there"
         )
 
 

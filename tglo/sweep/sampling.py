@@ -73,7 +73,7 @@ def sample_scores(
     prefix: str = "",
     loading: ModelOptions = ModelOptions(),
 ) -> dict[str, float]:
-    """Sample a model (with a LoRA, if any) into `output` and score it; the same call goes on.
+    """Sample a model (with a LoRA, if any) into `output` and score it; the same call resumes.
 
     Returns mean, standard deviation and count of the samples' scores.
     prefix: text that the model, but not the scorer, is given before each prompt.

@@ -158,7 +158,7 @@ class Checkpoints:
             log.warning("ignoring checkpoint %s: %s", folder, problem)
 
     def go_on_from(self, folder: Path) -> None:
-        """Let `latest` name the checkpoint that a run goes on from, and remove those that are not kept
+        """Let `latest` name the checkpoint that a run resumes from, and remove those that are not kept
         beside it, as a kill may have prevented; collective.
         """
         processes.on_main(lambda: self._tidy(folder))
@@ -167,7 +167,7 @@ class Checkpoints:
         try:
             self._point_to(folder)
             self._prune(folder)
-        except OSError as error:  # the checkpoint itself is written, so the run goes on
+        except OSError as error:  # the checkpoint itself is written, so the run continues
             log.warning("the checkpoints beside %s could not be tidied up: %s", folder, error)
 
     def _found(self) -> list[Path]:
@@ -187,7 +187,7 @@ class Checkpoints:
         """Remove what is older than the newest `keep`: `newest`, which is known to be whole, and those
         before it that are whole by presence and sizes.
 
-        What has a higher number is not of this run, which would have gone on from it: it was found
+        What has a higher number is not of this run, which would have resumed from it: it was found
         damaged, or someone put it there.
         """
         older = [f for f in _folders(self.root) if _step(f) < _step(newest)]

@@ -1,4 +1,4 @@
-"""One checkpoint on its way to the disk, and the thread that takes it there while training goes on."""
+"""One checkpoint on its way to the disk, and the thread that takes it there while training continues."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Draft:
         """Return the message for the user."""
         return CheckpointError(
             f"checkpoint {self.final.name} was not written: {cause}. Older checkpoints are unharmed: "
-            "the same command goes on from the newest of them"
+            "the same command resumes from the newest of them"
         )
 
 

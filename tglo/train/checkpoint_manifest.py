@@ -15,7 +15,7 @@ from tglo import __version__
 from tglo.files import DamagedFile, reading, sha256_file
 
 FILE = "manifest.json"
-KIND, REMEDY = "checkpoint", "go on from an older one"
+KIND, REMEDY = "checkpoint", "resume from an older one"
 OLDER = {"tglo", "world_size", "state", "files"}
 """The keys of a manifest without a checksum of its own."""
 

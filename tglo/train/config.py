@@ -291,10 +291,10 @@ class OutputConfig:
     keep: int = 2
     """Checkpoints kept; those of a run that was set aside are not counted and stay."""
     resume: bool = True
-    """Go on from the newest complete checkpoint in the folder, if there is one; false begins anew and
+    """Resume from the newest complete checkpoint in the folder, if there is one; false begins anew and
     moves what an earlier run left to FOLDER/earlier-1 (-2, ...)."""
     accept_changes: bool = False
-    """Go on from a checkpoint although rows, scores, threshold or cache have changed since."""
+    """Resume from a checkpoint although rows, scores, threshold or cache have changed since."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

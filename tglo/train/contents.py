@@ -1,4 +1,4 @@
-"""The files of a checkpoint as they lie in memory, and their copies that a thread writes while training goes on."""
+"""The files of a checkpoint as they lie in memory, and their copies that a thread writes while training continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Part(Protocol):
     """What has some files of a checkpoint: the engine, the moving average, the reference."""
 
     def files(self) -> Files:
-        """Return the files, of tensors that training goes on to change."""
+        """Return the files, of tensors that training continues to change."""
 
 
 def write(files: Files, folder: Path) -> None:

@@ -13,7 +13,7 @@ PARTS = (
     *("export", SAMPLES, "tensorboard", "metrics.jsonl"),
     *("threshold.json", "config.json", CHECKPOINTS),
 )
-"""The checkpoints come last: if a kill leaves them here, the earlier run still goes on from them."""
+"""The checkpoints come last: if a kill leaves them here, the earlier run still resumes from them."""
 
 
 def set_aside(folder: Path) -> Path | None:

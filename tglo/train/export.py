@@ -31,7 +31,7 @@ def is_due(run: Run, step: int) -> bool:
 
 
 def make_up(run: Run, step: int) -> Path | None:
-    """Validate where the run goes on, if it ended between that step's checkpoint and its images.
+    """Validate where the run continues, if it ended between that step's checkpoint and its images.
 
     Returns what `validate` does.
     """
@@ -46,7 +46,7 @@ def validate(run: Run, step: int) -> Path | None:
     """Sample the validation prompts, always from the same seeds, to `samples/step-N`.
 
     Averaged weights are used where there are any. Of a model of videos each is a file and a sheet of its
-    frames. Images that are not finite are reported, and the run goes on. Under ZeRO 3 every rank
+    frames. Images that are not finite are reported, and the run continues. Under ZeRO 3 every rank
     samples, with the live weights, since a forward pass gathers them from all ranks. Returns that folder on
     rank 0, None where there are no images.
     """

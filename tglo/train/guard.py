@@ -103,5 +103,5 @@ def _refuse(step: int, bad: bool, loss: float, seen: list[BatchIds]) -> None:
     raise FloatingPointError(
         f"step {step + 1}: loss or gradient is not finite, no weight was changed. {places}. "
         "Look at these samples, lower optimizer.learning_rate, or use engine.precision = fp32; "
-        "the same command goes on from the last checkpoint"
+        "the same command resumes from the last checkpoint"
     )

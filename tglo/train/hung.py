@@ -104,7 +104,7 @@ class HungStep:
             f"tglo: rank {rank} of {count}: step {self._step} has taken {self._spent:.3g} s, and the median "
             f"of recent steps is {statistics.median(self._took):.3g} s (engine.hung_after = {self._factor:g}, "
             f"engine.hung_seconds = {self._floor:g}); {where}. The process ends with status {status}; "
-            "the same command goes on from the last checkpoint\n"
+            "the same command resumes from the last checkpoint\n"
         )
         write_at_once(line.encode())
         if not failed:

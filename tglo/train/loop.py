@@ -44,7 +44,7 @@ class TrainResult:
     steps: int
     """Updates done, those before a resume included."""
     finished: bool
-    """False if a signal stopped the run; the same command goes on from its checkpoint."""
+    """False if a signal stopped the run; the same command resumes from its checkpoint."""
     export: Path | None
     """The exported folder or LoRA, if the run finished and was to write one."""
     metrics: dict[str, float]
@@ -61,7 +61,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train as `config` says, going on from the output folder's newest complete checkpoint.
+    """Train as `config` says, resuming from the output folder's newest complete checkpoint.
 
     ValueError for settings or data that cannot work (before a model is loaded where that
     can be known), CheckpointError if a checkpoint cannot be written, FloatingPointError instead of
@@ -122,7 +122,7 @@ def train(config: TrainConfig) -> TrainResult:
             how = "" if config.output.resume else " without --output.no-resume"
             by = "interrupted" if stop.number == signal.SIGINT else "stopped by a signal"
             if processes.rank() == 0:
-                log.warning("%s after step %d; the same command%s goes on", by, step, how)
+                log.warning("%s after step %d; the same command%s resumes", by, step, how)
         elif config.output.export:
             export = exporting.export(run, folder / "export")
     return TrainResult(

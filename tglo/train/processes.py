@@ -164,7 +164,7 @@ def naming_lost_peers(wait: float = 5.0) -> Iterator[None]:
         if ours or not lost:
             raise
         kind = RuntimeError if failed else Lost
-        line = f"{lost}. Rank {rank()} ends; the same command goes on ({text[:200]})"
+        line = f"{lost}. Rank {rank()} ends; the same command resumes ({text[:200]})"
         raise kind(line) from error
 
 

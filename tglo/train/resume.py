@@ -1,4 +1,4 @@
-"""How a run goes on from a checkpoint."""
+"""How a run resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def begin_anew(run: Run) -> int:
     if aside is not None:
         _warn(
             "beginning anew: the earlier run was moved to %s; `tglo export %s --output FOLDER` exports "
-            "it, and --output.folder %s goes on with it",
+            "it, and --output.folder %s resumes with it",
             aside,
             aside,
             aside,
@@ -104,7 +104,7 @@ def _restore(run: Run, folder: Path, state: SavedState, to_export: bool) -> int:
     if not to_export:
         _find_place(run, state)
         run.checkpoints.go_on_from(folder)
-    log.info("going on from %s", folder)
+    log.info("resuming from %s", folder)
     return state.step
 
 
@@ -130,7 +130,7 @@ def _find_place(run: Run, state: SavedState) -> None:
     begin = math.ceil(state.epoch)
     run.batches.shift = begin * run.steps_per_epoch - state.step
     _warn(
-        "rows, batch size, seed or sampler changed: going on with the first sample of epoch %d; "
+        "rows, batch size, seed or sampler changed: resuming with the first sample of epoch %d; "
         "%.0f%% of the one before is left out",
         begin,
         100 * (begin - state.epoch),
@@ -197,7 +197,7 @@ def _refuse_other_data(run: Run, folder: Path, state: SavedState, here: dict[str
     if not changed:
         return
     if run.config.output.accept_changes:
-        _warn("going on from %s although these changed: %s", folder, changed)
+        _warn("resuming from %s although these changed: %s", folder, changed)
         return
     raise ValueError(
         f"what this run is trained on has changed since {folder}: {changed}. Go back to those data, "

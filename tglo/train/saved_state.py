@@ -44,7 +44,7 @@ class SavedState:
     @classmethod
     def parse(cls, folder: Path, plain: dict[str, Any]) -> SavedState:
         """Return what `plain` made of a state; DamagedFile, also where the folder has another step."""
-        with reading(folder, "checkpoint of a run", "go on from an older one"):
+        with reading(folder, "checkpoint of a run", "resume from an older one"):
             state = msgspec.convert(plain, cls, strict=True)
             if state.step != int(folder.name.removeprefix("step-")):
                 raise ValueError(f"it says step {state.step}")

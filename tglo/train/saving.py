@@ -1,4 +1,4 @@
-"""A run's checkpoint: what is in it, and whether it is written while training goes on."""
+"""A run's checkpoint: what is in it, and whether it is written while training continues."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tglo.files import DamagedFile, read_json, read_tensors
 
 KIND, REMEDY = (
     "part of this run's checkpoint",
-    "go on from an older checkpoint",
+    "resume from an older checkpoint",
 )
 Form = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype."""

@@ -70,7 +70,7 @@ class Temperature:
         }
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from `state`; a fixed temperature is what the configuration says now.
+        """Resume from `state`; a fixed temperature is what the configuration says now.
 
         The calibration ends where it was to end at first: a longer run does not unfreeze it.
         """

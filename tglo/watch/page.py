@@ -142,7 +142,7 @@ def _notes(run: Run) -> list[str]:
     if metrics.went_back is not None:
         before, after = metrics.went_back
         notes.append(
-            f"The run went on from a checkpoint: metrics.jsonl went back from step {before:,.0f} to {after:,.0f}."
+            f"The run resumed from a checkpoint: metrics.jsonl went back from step {before:,.0f} to {after:,.0f}."
         )
     if metrics.damaged:
         lines = "line" if metrics.damaged == 1 else "lines"

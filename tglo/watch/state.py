@@ -29,7 +29,7 @@ _RECENT_LINES = 20
 
 @dataclass(frozen=True)
 class State:
-    """A word, a sentence, and the seconds that are left where the run goes on."""
+    """A word, a sentence, and the seconds that are left where the run continues."""
 
     word: Word
     sentence: str
@@ -133,12 +133,12 @@ def _ended(folder: Path, last: float) -> State:
     """Tell a stop, whose last line and checkpoint are of one step, from an end without a word."""
     newest = _newest_checkpoint(folder)
     if newest is not None and newest >= last:
-        return State("stopped", f"Stopped after step {last:,.0f}; the same command goes on.")
+        return State("stopped", f"Stopped after step {last:,.0f}; the same command resumes.")
     there = "from the start" if newest is None else f"from step {newest:,}"
     return State(
         "crashed",
         f"Ended after step {last:,.0f} without a checkpoint of it: it crashed or was killed. Its last "
-        f"lines on the terminal say why; the same command goes on {there}.",
+        f"lines on the terminal say why; the same command resumes {there}.",
     )
 
 

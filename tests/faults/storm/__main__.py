@@ -2,7 +2,7 @@
 
 Kinds of fault take turns: kills, stop signals, two commands at once, damaged files, full disks, bad input
 and data that change. Each trial has a fresh copy of a tiny world and its own seed, and is survived by a
-plain rule: the same command goes on to exactly the result of an undisturbed one, or it refuses with exit
+plain rule: the same command ends with exactly the result of an undisturbed one, or it refuses with exit
 status 1 in one line that names what is wrong. At the end there is a count by kind; the exit status is 1
 if anything was not survived. `--only KIND --seed N --trials 1` repeats one trial, except for moments by
 the clock and for two commands at once, where only what is done is the same.

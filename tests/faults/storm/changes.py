@@ -52,7 +52,7 @@ def _difference(folder: Path) -> str:
 
 
 def resume(trial: Trial) -> None:
-    """Scores, rows or images changed in mid-run: the same command refuses to go on."""
+    """Scores, rows or images changed in mid-run: the same command refuses to resume."""
     trial.start_half()
     change = trial.random.choice(["scores", "rows", "images", "threshold"])
     if change == "scores":

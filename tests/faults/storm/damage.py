@@ -15,7 +15,7 @@ from tests.faults.storm.ways import WAYS
 
 
 def checkpoint(trial: Trial) -> None:
-    """A file of a checkpoint, then the run goes on: from an older one if it must."""
+    """A file of a checkpoint, then the run continues: from an older one if it must."""
     trial.start_half()
     path = _damage_one(
         trial,
@@ -84,7 +84,7 @@ def model(trial: Trial) -> None:
 
 
 def manifest(trial: Trial) -> None:
-    """The manifest, then the run goes on: whatever the damage, it is not the data it began with."""
+    """The manifest, then the run continues: whatever the damage, it is not the data it began with."""
     trial.start_half()
     path = _damage_one(trial, "photos/scored.csv")
     ended = trial.run("train")

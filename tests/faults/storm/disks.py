@@ -1,4 +1,4 @@
-"""Full disks: one line, nothing lost, and with more space the same command goes on."""
+"""Full disks: one line, nothing lost, and with more space the same command resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills, stop signals and two at once: the same command goes on to the same bytes."""
+"""Kills, stop signals and two at once: the same command ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def interrupted(name: str, number: signal.Signals) -> Callable[[Trial], None]:
             trial.say(str(moment))
             ended = trial.run(name, moment)
             if number == signal.SIGKILL:
-                need(ended.status in (0, -number), "the same command does not go on", ended)
+                need(ended.status in (0, -number), "the same command does not resume", ended)
             else:
                 _stopped(trial, name, ended)
             if name == "export" and trial.path("exported/model").exists():

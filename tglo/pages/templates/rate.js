@@ -111,7 +111,7 @@ function begin(answer) {
 function lost(why) {
   taken = true; here = false;
   desk.hidden = true; $("welcome").hidden = false; $("take").hidden = false;
-  $("refused").textContent = `${why}. Everything that you rated here is saved; take over to go on here`;
+  $("refused").textContent = `${why}. Everything that you rated here is saved; take over to continue here`;
 }
 
 // --- what is seen ------------------------------------------------------------------------------------------------

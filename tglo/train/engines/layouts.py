@@ -1,4 +1,4 @@
-"""How a checkpoint lays out weights and optimizer state, and which checkpoints a run can go on from."""
+"""How a checkpoint lays out weights and optimizer state, and which checkpoints a run can resume from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAG = "deepspeed"
 
 
 class Layout(NamedTuple):
-    """Who wrote a checkpoint, or will go on from one."""
+    """Who wrote a checkpoint, or will resume from one."""
 
     engine: str
     processes: int
@@ -54,8 +54,8 @@ def refusal(folder: Path, optimizer: str, then: Layout, now: Layout) -> str:
         return ""
     if in_deepspeeds_format(folder):
         return (
-            f"{folder} was written by an earlier tglo in DeepSpeed's own format, which goes on as it was written "
-            f"only: by {then}. Start it so; its next checkpoint goes on with any number of processes"
+            f"{folder} was written by an earlier tglo in DeepSpeed's own format, which only {then} can "
+            f"resume. Start it so; its next checkpoint resumes with any number of processes"
         )
     whole = not then.stage and not now.stage
     if whole or not optimizer or optimizer in ELEMENTWISE:

@@ -1,5 +1,5 @@
 """The loss scale of fp16 in a checkpoint: PyTorch's GradScaler and DeepSpeed's count it in ways of their own, and each
-goes on exactly from its own, and from the other's with the scale.
+resumes exactly from its own, and from the other's with the scale.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check(folder: Path) -> None:
 
 
 def restore_scaler(scaler: torch.amp.GradScaler, scale: dict[str, float]) -> None:
-    """Let PyTorch's scaler go on from what was read."""
+    """Let PyTorch's scaler resume from what was read."""
     if "cur_scale" in scale:
         scaler.load_state_dict({**scaler.state_dict(), "scale": float(scale["cur_scale"])})
     elif scale:
@@ -51,7 +51,7 @@ def restore_scaler(scaler: torch.amp.GradScaler, scale: dict[str, float]) -> Non
 
 
 def restore_deepspeed(scaler: Any, scale: dict[str, float]) -> None:
-    """Let DeepSpeed's scaler go on from what was read."""
+    """Let DeepSpeed's scaler resume from what was read."""
     if "scale" in scale:
         scaler.cur_scale = float(scale["scale"])
     for name in DEEPSPEED:

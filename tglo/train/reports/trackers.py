@@ -32,7 +32,7 @@ Values = Mapping[str, "float | Picture"]
 
 
 class Trackers:
-    """A queue in front of the chosen trackers: they may raise or hang, training goes on."""
+    """A queue in front of the chosen trackers: they may raise or hang, training continues."""
 
     def __init__(self, config: OutputConfig, settings: dict[str, Any]) -> None:
         self._queue: queue.Queue[tuple[int, Values] | None] = queue.Queue(maxsize=1000)
@@ -62,7 +62,7 @@ class Trackers:
     def _work(self, config: OutputConfig, settings: dict[str, Any]) -> None:
         writers: dict[str, Writer] = {}
         for chosen in config.trackers:
-            with _survived(chosen, "did not start; training goes on without it"):
+            with _survived(chosen, "did not start; training continues without it"):
                 writers[chosen] = TRACKERS[chosen](config, settings)
         while (entry := self._queue.get()) is not None:
             step, values = entry[0], _there(entry[1])
