@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests import tiny
+from tests import preloaded, tiny
 from tglo import cli
 from tglo.console.json_output import as_json
 from tglo.console.verbosity import take
@@ -46,12 +46,14 @@ def test_flags_stand_anywhere(
     assert take(given) == (left, verbosity)
 
 
-def run_on_a_terminal(*arguments: str) -> tuple[int, str]:
+def run_on_a_terminal(
+    *arguments: str, popen: type[subprocess.Popen[str]] = subprocess.Popen
+) -> tuple[int, str]:
     """Run tglo with standard error on a pseudo-terminal; returns status and what was seen there."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TQDM_", "HF_HUB_DIS"))}
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
-    process = subprocess.Popen(
+    process = popen(
         [sys.executable, "-m", "tglo", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=end,
@@ -69,12 +71,14 @@ def run_on_a_terminal(*arguments: str) -> tuple[int, str]:
 
 
 def test_bars_are_for_terminals(manifest: Path, tmp_path: Path) -> None:
-    """Of tglo and of the libraries that load a model."""
+    """Of tglo and of the libraries that load a model, which ask when they are imported whether to show any."""
     tiny.build_sd15(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a temple\na flower\n")
     generate = ["generate", "--model", str(tmp_path / "model"), "--steps", "1", "--device", "cpu",
                 "--prompts", str(tmp_path / "prompts.txt")]  # fmt: skip
-    status, seen = run_on_a_terminal(*generate, "--output", str(tmp_path / "a"))
+    status, seen = run_on_a_terminal(
+        *generate, "--output", str(tmp_path / "a"), popen=preloaded.Popen
+    )
     assert status == 0 and "samples" in seen and "100%" in seen, seen
     status, seen = run_on_a_terminal(*generate, "--output", str(tmp_path / "b"), "-q")
     assert (status, seen) == (0, "")

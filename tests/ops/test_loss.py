@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import preloaded
 from tests.ops.loss_cases import HALF_AND_SINGLE, make_case, make_masks, outcome, widened
 from tglo import ops, tgo_loss
 from tglo.ops import choice
@@ -71,12 +72,18 @@ from tglo import ops
 print(ops.backend_for("tgo_loss", "cpu", torch.float32))
 print(ops.backend_for("tgo_loss", "cpu", torch.float32, "reference"))
 """
-    assert run_python(code, TGLO_BACKEND="reference").stdout.split() == ["reference", "reference"]
-    wrong = run_python(code, TGLO_BACKEND="gpu")
+
+    def run(value: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "TGLO_BACKEND": value}
+        command = [sys.executable, "-c", code]
+        return preloaded.run(command, capture_output=True, text=True, env=environment)
+
+    assert run("reference").stdout.split() == ["reference", "reference"]
+    wrong = run("gpu")
     assert wrong.returncode != 0 and "TGLO_BACKEND is 'gpu'; set it to" in wrong.stderr
-    empty, auto = (run_python(code, TGLO_BACKEND=value).stdout for value in ("", "auto"))
+    empty, auto = (run(value).stdout for value in ("", "auto"))
     assert empty == auto and auto.split()[1] == "reference"
-    absent = run_python(code, TGLO_BACKEND="cuda").stderr
+    absent = run("cuda").stderr
     assert "TGLO_BACKEND that asks for it: unset" in absent and "use backend='auto'" not in absent
 
 

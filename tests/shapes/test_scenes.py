@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from itertools import combinations
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from examples.pretraining.shapes import TOKENS, build_pipeline
+from tests import preloaded
 from tglo.shapes import scenes
 from tglo.shapes.scenes import Scene, Thing
 
@@ -107,7 +107,7 @@ def test_tokens_have_the_same_numbers_in_every_process() -> None:
         "print(hashlib.sha256(text.encode()).hexdigest())"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run(
+    told = preloaded.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
     )
     text = json.dumps(build_pipeline().tokenizer.backend_tokenizer.to_str())

@@ -77,7 +77,7 @@ def test_what_cannot_be_compiled_is_refused(load: Callable[..., models.Family]) 
 def test_blocks_of_flow_families_at_any_size(
     kind: str, flow_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a LoRA and checkpointing: no break, and nothing left to compile after three sizes."""
+    """With a LoRA and checkpointing: no break, and nothing left to compile after two sizes that share no length."""
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     family = models.load(flow_folders[kind], encoders=False)
     family.add_lora(2, 4.0)
@@ -85,15 +85,15 @@ def test_blocks_of_flow_families_at_any_size(
     family.denoiser.train()
     attention.set_backend(family.denoiser, "sdpa")
     set_mode(family.denoiser, "full")
-    sizes = [(32, 32, 16, 9), (32, 64, 20, 17), (64, 32, 40, 25), (64, 64, 48, 33)]
+    sizes = [(32, 64, 16, 9), (64, 48, 40, 25), (48, 64, 48, 33)]
     draws = [uneven(family, *size) for size in sizes]
     expected = [results_of(family, draw) for draw in draws]
     compiling.compile_denoiser(family.denoiser, "blocks")
-    for draw, wanted in zip(draws[:3], expected[:3], strict=True):
+    for draw, wanted in zip(draws[:2], expected[:2], strict=True):
         assert all(map(torch.equal, results_of(family, draw), wanted))
     assert 2 <= counters["stats"]["unique_graphs"] <= 12 and not counters["graph_break"]
     with torch.compiler.set_stance("fail_on_recompile"):
-        assert all(map(torch.equal, results_of(family, draws[3]), expected[3]))
+        assert all(map(torch.equal, results_of(family, draws[2]), expected[2]))
 
 
 def results_of(family: models.Family, draw: Draw) -> list[torch.Tensor]:
