@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,8 +36,9 @@ class Deadline:
 class Remote:
     """A process that has made kind(*arguments). Problem if it could not, or not in the time left.
 
-    preload: modules that a server imports before it forks the process; without any it starts afresh,
-    with `environment` added to its own. threads: of PyTorch, by default its own choice.
+    fork: fork it from this one, which must not have looked at CUDA nor used PyTorch's threads. preload:
+    modules that a server imports before it forks the process. Without either it starts afresh, with
+    `environment` added to its own. threads: of PyTorch, by default its own choice.
     """
 
     def __init__(
@@ -46,20 +48,25 @@ class Remote:
         *,
         deadline: Deadline,
         threads: int = 0,
+        fork: bool = False,
         preload: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         if not deadline.left():
             raise Problem(NO_TIME)
-        context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
+        method = "fork" if fork else "forkserver" if preload else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        added = dict(environment or {})
         if preload:
             context.set_forkserver_preload(list(preload))
+            # Python 3.11 does not give the server sys.path, and says nothing of imports that fail there.
+            added["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         self._deadline = deadline
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=serve, args=(theirs, kind, arguments, threads), daemon=True
         )
-        with _added(environment or {}):
+        with _added(added):
             self._process.start()
         theirs.close()
         try:

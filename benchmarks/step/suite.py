@@ -85,8 +85,11 @@ def measure(plan: StepPlan, save: Callable[[Record], None] = lambda record: None
 
 
 def _start(kind: Any, arguments: tuple[Any, ...], plan: StepPlan, deadline: Deadline) -> Remote:
-    preload = ("benchmarks.step.worker",) if plan.fork else ()
-    return Remote(kind, arguments, deadline=deadline, threads=plan.threads, preload=preload)
+    here = plan.fork and plan.on_cpu  # on a GPU this process may have looked at CUDA
+    preload = ("benchmarks.step.worker",) if plan.fork and not here else ()
+    return Remote(
+        kind, arguments, deadline=deadline, threads=plan.threads, fork=here, preload=preload
+    )
 
 
 class _Run:

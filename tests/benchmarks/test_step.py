@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +21,7 @@ from benchmarks.step.models import SIZES
 from benchmarks.step.ours import Ours
 from benchmarks.step.plan import PLANS, StepPlan
 from benchmarks.step.worker import WaitingClock
+from tests.preloaded import run
 from tglo.bench import table
 from tglo.bench.record import load
 
@@ -35,9 +34,8 @@ SDXL = PLANS["sdxl"]
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """The record and the output of the command's smallest form."""
     output = tmp_path_factory.mktemp("step") / "new" / "record.json"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     command = [sys.executable, "-m", "benchmarks.step", "--quick", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(output.read_text()), done.stdout
 
@@ -89,9 +87,20 @@ def test_every_contender_runs_and_agrees(quick: tuple[dict[str, Any], str]) -> N
         assert mine[0]["second_loss"] != mine[0]["first_loss"]
     assert rows[FULL]["launches"] < rows["tglo copy"]["launches"]
     assert suite.problems(record) == []
-    assert record["suite"] == "step" and record["quick"] and record["commit"] is not None
+    assert record["suite"] == "step" and record["quick"] and "commit" in record
     for name in [*SDXL["quick"].contenders, *ABLATIONS, "x peer", "of matrix rate"]:
         assert name in printed
+
+
+def test_a_record_from_a_checkout_names_its_commit() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tglo.bench.record import describe
+assert describe()["commit"] is not None
+"""
+    done = run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_tables_have_ratios(quick: tuple[dict[str, Any], str]) -> None:

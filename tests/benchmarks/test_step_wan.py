@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 import pytest
@@ -12,14 +14,19 @@ from benchmarks.step.contenders import PEERS
 from benchmarks.step.models import SIZES
 from benchmarks.step.models.wan import SHIFT
 from benchmarks.step.plan import PLANS
+from tests.preloaded import run
 from tglo.noise.schedule import Schedule
 
 WAN = PLANS["wan"]
 
 
 @pytest.fixture(scope="module")
-def record() -> dict[str, Any]:
-    return suite.measure(WAN["quick"])
+def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = tmp_path_factory.mktemp("wan") / "record.json"
+    flags = ["--quick", "--model", "wan", "--output", str(output)]
+    done = run([sys.executable, "-m", "benchmarks.step", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(output.read_text())
 
 
 def test_every_contender_runs_and_agrees(record: dict[str, Any]) -> None:
