@@ -60,21 +60,23 @@ print(torch.cuda.get_device_name(), "torch", torch.__version__, p.grad.abs().max
   say "step: not run; TGLO_BACKEND=triton or TGLO_BACKEND=reference may do"
   end
 }
-part imports step.log 60 "$python" -c 'import benchmarks.step.suite' || {
+# Forking saves every process its imports, if none of them has looked at CUDA.
+part imports step.log 60 "$python" -c '
+import os, signal, torch, benchmarks.step.suite
+if os.fork() == 0:
+    signal.alarm(30)
+    torch.ones(1, device=os.environ["device"]).item()
+    print("a fork can use", os.environ["device"], flush=True)
+    os._exit(0)
+os.wait()' || {
   say "step: not run; bring what is missing as WHEELS"
   end
 }
+fork=--no-fork
+grep -q '^a fork can use' "$out/step.log" && fork=--fork
+say "processes: $fork"
 # The GPU tests of training and models: attention, checkpointing, CUDA graphs, a step without device reads.
 part tests step.log 70 "${pytest[@]}" tests/train tests/models
-# Forking saves every process its imports, if none of them has looked at CUDA.
-fork=--no-fork
-timeout 60 "$python" -c '
-import os, sys, torch, benchmarks.step.worker
-if os.fork() == 0:
-    torch.ones(1, device=os.environ["device"]).item()
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))' >> "$out/step.log" 2>&1 && fork=--fork
-say "processes: $fork"
 left=$((deadline - SECONDS))
 part step step.log "$left" "$python" -m benchmarks.step --device "$device" "$fork" \
   --seconds $((left - 25)) --output "$out/step.json" "$@"

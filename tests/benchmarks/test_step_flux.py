@@ -27,7 +27,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
     """The record of gpu_step_check.sh without a GPU, and what it printed."""
     out = tmp_path_factory.mktemp("flux")
     given = {k: v for k, v in os.environ.items() if not k.startswith(("REHEARSE", "TGLO"))}
-    given |= {"PYTHON": sys.executable, "REHEARSE_ONLY": "loss step"}
+    given |= {"PYTHON": sys.executable, "REHEARSE_ONLY": "loss imports step"}
     script = ROOT / "benchmarks" / "gpu_step_check.sh"
     command = ["bash", str(script), "--rehearse", str(out), "--model", "flux"]
     done = subprocess.run(command, capture_output=True, text=True, env=given)
