@@ -33,6 +33,13 @@ const Device& choose() {
 
 }  // namespace
 
+int chosen_fault = -1;
+
+// Before the constants of other files, which may depend on it.
+__attribute__((constructor(101))) static void choose_fault() {
+  if (const char* number = getenv("TGLO_EMULATED_FAULT")) chosen_fault = atoi(number);
+}
+
 const Device& device() {
   static const Device& chosen = choose();
   return chosen;

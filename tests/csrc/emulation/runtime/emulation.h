@@ -65,6 +65,10 @@ inline T& shared(Site site) {
   return *static_cast<T*>(shared_memory(site, sizeof(T), alignof(T)));
 }
 
+// True if the environment's TGLO_EMULATED_FAULT is this number: code with planted faults asks.
+extern int chosen_fault;
+inline bool planted(int number) { return number == chosen_fault; }
+
 // ---- kernels and launches
 
 struct Kernel {
