@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[3]
 CSRC = ROOT / "csrc"
 RUNTIME = HERE / "runtime"
+PRELUDE = RUNTIME / "emulation.h"  # in front of every emulated source
 COMPILER = shutil.which("g++") or ""
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-sign-compare")
 # Nothing that csrc/ does not promise: no fused products, bytes read as other types.
@@ -34,6 +35,7 @@ SANITIZERS = {
     "thread": ("-O1", "-fsanitize=thread"),
 }
 INCLUDE = re.compile(r'^\s*#include\s+"([^"]+)"', re.MULTILINE)
+ARCH = re.compile(r"\b(?:__CUDA_ARCH__|TGLO_EMULATED_ARCH)\b")
 MOST_AT_ONCE = 2
 
 
@@ -111,12 +113,15 @@ class Build:
         return target
 
     def _object(self, source: Path, flags: tuple[str, ...], emulated: bool) -> Path:
+        tree = self.folder / self.tree
+        files = sorted(included(source, (tree, RUNTIME, source.parent)))
         command = [COMPILER, *LANGUAGE, *WARNINGS, *self._settings(source), *self.flags, *flags]
+        if any(file != PRELUDE and ARCH.search(file.read_text()) for file in files):
+            command.append(f"-DTGLO_EMULATED_ARCH={self.arch}")  # objects of the others serve all
         if emulated:
             command += ["-include", "emulation.h"]
-        tree = self.folder / self.tree
         content = hashlib.sha256(repr([*command, str(source)]).replace(self.tree, "").encode())
-        for file in sorted(included(source, (tree, RUNTIME, source.parent))):
+        for file in files:
             content.update(file.read_bytes())
         target = self.folder / "objects" / f"{source.stem}-{content.hexdigest()[:20]}.o"
         if not target.exists():
@@ -136,13 +141,13 @@ class Build:
             settings = ["-O2", *sanitizing[self.sanitizer]]
         else:
             settings = list(SANITIZERS[self.sanitizer])
-        return [*settings, f"-DTGLO_EMULATED_ARCH={self.arch}", f"-isystem{toolkit()}"]
+        return [*settings, f"-isystem{toolkit()}"]
 
 
 def included(source: Path, folders: Sequence[Path]) -> set[Path]:
     """The source and all files of `folders` that it includes, and those that these include."""
     found: set[Path] = set()
-    left = [source, RUNTIME / "emulation.h", RUNTIME / "cooperative_groups.h"]
+    left = [source, PRELUDE, RUNTIME / "cooperative_groups.h"]
     while left:
         file = left.pop()
         if file in found:
