@@ -10,7 +10,7 @@ from typing import Any
 
 from examples.study import runs
 from examples.study.world import World
-from tglo.files import claim_folder, read_json, sha256_file, write_json
+from tglo.files import claim_folder, read_json, sha256_file, write_bytes, write_json
 from tglo.models import family_of
 from tglo.models.fingerprint import model_digest
 
@@ -60,11 +60,19 @@ def _without_added(ours: dict[str, str], there: dict[str, str]) -> dict[str, str
 
 
 def save(folder: Path, path: Path, world: World) -> None:
-    """Write the results of all finished jobs and of the base model, sorted by name."""
+    """Write the results of all finished jobs and of the base model, sorted by name: JSON with a line for each, so that
+    more of them are only lines more.
+    """
     found = {
         file.parent.name: read_json(file) for file in sorted(folder.glob(f"runs/*/{runs.RESULT}"))
     }
-    write_json(path, {"format": FORMAT, "fingerprint": fingerprint(world), "results": found})
+    results = ",\n".join(f"{_line(name)}: {_line(result)}" for name, result in found.items())
+    rest = f'"format": {_line(FORMAT)},\n"fingerprint": {_line(fingerprint(world))}'
+    write_bytes(path, f'{{\n{rest},\n"results": {{\n{results}\n}}\n}}\n'.encode())
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
 def restore(path: Path, folder: Path, world: World) -> int:

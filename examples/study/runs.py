@@ -22,6 +22,7 @@ from tglo.rewards import score_manifest
 from tglo.threshold.frozen import Threshold
 from tglo.threshold.ridge import UnexplainedError
 from tglo.train import train
+from tglo.train.config import ObjectiveConfig
 from tglo.train.config_checks import check
 from tglo.train.config_files import parse_config, put
 
@@ -50,6 +51,7 @@ def run(folder: Path, job: Job, world: World) -> Result:
     except UnexplainedError as error:
         refused: Result = {"job": job.plain(), "refused": str(error)}
         write_json(here / RESULT, refused)
+        shutil.rmtree(here / "train", ignore_errors=True)
         return refused
     export = here / "train" / "export"
     result: Result = {
@@ -144,8 +146,9 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
     name = world.methods[job.method].objective
     objective = OBJECTIVES[name]
     # Those that share their draw with others of the prompt have none in the pool's cache.
-    grouped = objective.group_size(job.changes.get("objective.group", "default")) > 1
-    shared = grouped and job.changes.get("objective.share_draws", True)
+    units = {key: job.changes.get(f"objective.{key}") for key in ("group", "share_draws")}
+    given = {key: value for key, value in units.items() if value is not None}
+    shared = ObjectiveConfig(name=name, **given).shared_draws
     cached = objective.needs_reference and not shared and draws != FRESH_DRAWS
     flat = {
         "seed": job.seed,
