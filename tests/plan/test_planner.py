@@ -153,8 +153,16 @@ def test_the_reference_and_the_moving_average_take_memory() -> None:
     found = profile("sdxl")
     base = memory(SDXL, found, 1, "none").extra
     copy = memory(replace(SDXL, reference="copy"), found, 1, "none").extra
-    average = memory(replace(SDXL, ema=True), found, 1, "none").extra
-    assert (base, copy, average) == (0, 2 * found.sizes.trained, 4 * found.sizes.trained)
+    assert (base, copy) == (0, 2 * found.sizes.trained)
+    averaged = replace(SDXL, ema=True, gpus=4)
+    whole, shard = (memory(averaged, found, stage, "none").extra for stage in (0, 1))
+    assert (whole, shard) == (4 * found.sizes.trained, found.sizes.trained)
+    offloaded = replace(averaged, offload_optimizer=True)
+    assert memory(offloaded, found, 2, "none").extra == 0
+    host = [
+        memory(o, found, 2, "none").states.host for o in (offloaded, replace(offloaded, ema=False))
+    ]
+    assert host[0] - host[1] == found.sizes.trained
     assert reference_factor(replace(SDXL, reference="copy")) == pytest.approx(4 / 3)
     assert reference_factor(replace(SDXL, draws=3, epochs=10)) == pytest.approx(1.1)
     assert reference_factor(replace(SDXL, reference="none")) == 1

@@ -49,6 +49,8 @@ def test_deepspeed_holds_what_is_predicted(case: Case, weighed: dict[Case, dict[
     # What stays after the update: stage 3 keeps its gradients' buffer, the others free them.
     kept = states.total if case.stage == 3 else states.total - states.gradients
     assert line["update"] == pytest.approx(kept, rel=TOLERANCE)
+    average = 4 * sizes.trained / (PROCESSES if case.stage else 1)  # rank 0 has it without ZeRO
+    assert line["average"] == pytest.approx(average, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

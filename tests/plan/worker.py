@@ -7,15 +7,20 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.plan.small import CASES, case_config, small_model
 from tglo.plan.memory import REDUCE_BUCKET, WIDTH
 from tglo.plan.profile import Sizes
 from tglo.train import processes
+from tglo.train.ema import Ema
 from tglo.train.engines.choose import make_engine, start_processes
 
 
@@ -62,6 +67,17 @@ def held(before: set[int], bucket: int) -> int:
     return sum(size for size in new if size != bucket)
 
 
+@contextmanager
+def nothing_sent() -> Iterator[None]:
+    """Inside the block the collectives of the update and of DeepSpeed's gathering raise."""
+    names = ("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor")
+    with ExitStack() as patches:
+        for name in names:
+            error = AssertionError(f"{name} was called")
+            patches.enter_context(mock.patch.object(dist, name, side_effect=error))
+        yield
+
+
 def main(output: Path) -> None:
     lines = []
     for case in CASES:
@@ -84,11 +100,20 @@ def main(output: Path) -> None:
             engine.step(1e-3)
         settle()
         after_update = held(before, bucket)
+        average = Ema(0.5, engine)
+        with nothing_sent():
+            average.update(100)
+        averaged = held(before, bucket) - after_update
+        whole, weights = average.whole(), engine.state_dict()
+        if processes.rank() == 0:  # of weights that did not change
+            assert whole.keys() == weights.keys()
+            assert all(torch.equal(whole[name], weights[name]) for name in whole)
         lines.append(
             dataclasses.asdict(case)
-            | {"backward": after_backward, "update": after_update}
+            | {"backward": after_backward, "update": after_update, "average": averaged}
             | {"sizes": dataclasses.asdict(sizes)}
         )
+        del average, whole, weights
         engine.model.destroy()
         del engine, module
         gc.collect()

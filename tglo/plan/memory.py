@@ -48,7 +48,7 @@ class States:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU: rank 0's, which also keeps the moving average."""
+    """Bytes on one GPU: rank 0's, which without ZeRO alone keeps the moving average."""
 
     states: States
     extra: float
@@ -93,7 +93,7 @@ def model_states(options: Options, sizes: Sizes, stage: int | None) -> States:
     if stage == 3:
         weights = width * (sizes.all / processes + sizes.small)
     if options.offload_optimizer:
-        host += kept + 4 * trained / processes
+        host += kept + 4 * trained * (1 + options.ema) / processes
         kept = 0.0
         if stage >= 2:
             host, gradients = host + gradients, 0.0
@@ -131,7 +131,10 @@ def memory(
     trained = sizes.trained * WIDTH[options.precision]
     base = frozen_bytes(options, sizes) if options.train == "lora" else trained
     copy = base * (options.reference == "copy")
-    extra = copy + 4 * sizes.trained * options.ema
+    average: float = 4 * sizes.trained * options.ema
+    if stage:  # each rank's is of its shard, and where that is
+        average = 0 if options.offload_optimizer else average / options.processes
+    extra = copy + average
     # Counted in half precision; of autocast's activations those of normalisations are float32.
     wide = 2 if stage is None or options.precision == "fp32" else 1
     activations = wide * found.cost[checkpointing].peak * options.micro_batch

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
 from tglo.data.video import Video, contact_sheet, write_video
 from tglo.files import writing_folder
@@ -51,12 +50,13 @@ def validate(run: Run, step: int) -> Path | None:
     rank 0, None where there are no images.
     """
     sharded = run.config.engine.zero_stage == 3
+    average = run.ema.whole() if run.ema and not sharded else None
     output, prefix = run.config.output, run.config.objective.prompt_prefix
 
     def sample() -> Sequence[Image | Video]:
         if not sharded and processes.rank() != 0:
             return []
-        averaged = run.ema.applied() if run.ema and not sharded else nullcontext()
+        averaged = run.ema.applied(average) if run.ema and average else nullcontext()
         # Sampling has other sizes than training: compiling for them would take longer.
         uncompiled = torch.compiler.set_stance("force_eager")
         with averaged, uncompiled, run.engine.autocast():
@@ -117,7 +117,7 @@ def export(
     the weights lies a model card.
     """
     base = run.base.digests()
-    weights: dict[str, Tensor] = run.ema.average if run.ema is not None else run.engine.state_dict()
+    weights = run.engine.state_dict() if run.ema is None else run.ema.whole()
 
     def write() -> None:
         try:

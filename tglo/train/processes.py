@@ -227,6 +227,13 @@ def reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def sum_on_main(values: torch.Tensor) -> None:
+    """Sum a tensor over the processes, in place, on rank 0; what the others have then is undefined."""
+    _refuse_alone()
+    if world_size() > 1:
+        dist.reduce(values, 0)
+
+
 def mean(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over the processes; a new one where there are several."""
     _refuse_alone()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import socket
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from tglo.train import host_memory, processes
 from tglo.train.config_files import to_plain
-from tglo.train.contents import Files, HostCopy, files_of, host_size, write
+from tglo.train.contents import Files, HostCopy, files_of, host_size, size, write
 from tglo.train.ema import Ema
 from tglo.train.reference_policy import Reference
 from tglo.train.run import Run
@@ -39,10 +40,14 @@ class Saver:
         Where it is written in the background, return when the state is copied. The last one is written at
         once: nothing goes on meanwhile, and a copy would be for nothing.
         """
-        run, state = self.run, _state(self.run, step).plain()
-        ema = 0 if run.ema is None else sum(t.nbytes for t in run.ema.average.values())
-        needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
+        # Before a rank may fail alone: putting the average together is a collective.
+        with nullcontext() if self.run.ema is None else self.run.ema.gathered():
+            self._save(step, last)
 
+    def _save(self, step: int, last: bool) -> None:
+        run, state = self.run, _state(self.run, step).plain()
+        ema = 0 if run.ema is None else size(run.ema.files())
+        needed = max(processes.gather(run.engine.checkpoint_bytes() + ema))
         copied = None if last else self._copied(files_of([run.engine, *self._others]))
         if copied is not None:
             names, work = tuple(copied), partial(write, copied)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -140,7 +140,7 @@ class DeepSpeedEngine:
         self.model.step()
         return self.model.get_global_grad_norm() or norm
 
-    def master_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _master_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Trained weights by name, in float32; collective: every rank must exhaust it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -151,6 +151,35 @@ class DeepSpeedEngine:
         for name, parameter in self.trained.items():
             full = safe_get_full_fp32_param(parameter)
             yield name, (parameter if full is None else full).detach().float()
+
+    def parts(self) -> list[Tensor]:
+        """Return the float32 weights that this rank keeps an average of, not copied: under ZeRO its flat groups,
+        else all on rank 0.
+        """
+        if self._zero is not None:
+            return [group.detach() for group in self._zero.groups]
+        weights = self._masters().values() if processes.rank() == 0 else ()
+        return [weight.detach() for weight in weights]
+
+    def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
+        """Return tensors of the form of `parts` by the weights' names, on rank 0; collective. Under ZeRO they are
+        put together in host memory, else they are not copied.
+        """
+        if self._zero is not None:
+            return self._zero.whole(parts, self.device)
+        return dict(zip(self.trained, parts, strict=True)) if parts else {}
+
+    def fill(self, parts: list[Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Copy this rank's part of weights by name into tensors of the form of `parts`."""
+        if self._zero is not None:
+            self._zero.fill(parts, weights)
+            return
+        for name, part in self.whole(parts).items():
+            part.copy_(weights[name])
+
+    def wanted(self) -> dict[str, Tensor]:
+        """Return tensors of the names, shapes and dtypes of `state_dict`, maybe without values."""
+        return self._masters() if self._zero is None else self._zero.wanted()
 
     def _masters(self) -> dict[str, Tensor]:
         """Without ZeRO, the weights that the optimizer updates, by name."""
@@ -175,7 +204,7 @@ class DeepSpeedEngine:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
-        return {name: weight.cpu() for name, weight in self.master_weights()}
+        return {name: weight.cpu() for name, weight in self._master_weights()}
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes all ranks write together."""
@@ -205,7 +234,7 @@ class DeepSpeedEngine:
             return
         source = open_stored(folder)
         zero = self._zero
-        source.check(self._inner(), self._masters() if zero is None else zero.wanted())
+        source.check(self._inner(), self.wanted())
         loss_scale.check(folder)
         if zero is not None and self.config.name not in ELEMENTWISE and isinstance(source, Shards):
             zero.check_groups(source)

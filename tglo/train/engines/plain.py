@@ -7,7 +7,7 @@ optimizers that cannot stop an update on the device (see guard.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -88,14 +88,26 @@ class PlainEngine:
         self._norm = None
         return norm
 
-    def master_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Trained weights by name, in float32."""
-        for name, parameter in self.trained.items():
-            yield name, parameter.detach()
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Trained weights by name (as master_weights, in one dict)."""
-        return dict(self.master_weights())
+        """Trained weights by name, in float32, not copied."""
+        return {name: parameter.detach() for name, parameter in self.trained.items()}
+
+    def parts(self) -> list[Tensor]:
+        """Return the float32 weights that this process keeps an average of, not copied."""
+        return list(self.state_dict().values())
+
+    def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
+        """Return tensors of the form of `parts` by the weights' names, not copied."""
+        return dict(zip(self.trained, parts, strict=True))
+
+    def fill(self, parts: list[Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Copy weights by name into tensors of the form of `parts`."""
+        for name, part in self.whole(parts).items():
+            part.copy_(weights[name])
+
+    def wanted(self) -> dict[str, Tensor]:
+        """Return tensors of the names, shapes and dtypes of `state_dict`."""
+        return self.state_dict()
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes `save` writes."""

@@ -44,6 +44,28 @@ class Zero:
         shapes = self._shapes().items()
         return {name: torch.empty(shape, device="meta") for name, shape in shapes}
 
+    def whole(self, groups: list[Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Put every rank's groups (float32, of the form of `groups`) together by the weights' names, in rank 0's host
+        memory; nothing elsewhere. Collective, one weight after another on `device`.
+        """
+        found, fragments = {}, self.fragments()
+        for name, shape in self._shapes().items():
+            full = torch.zeros(shape, device=device)
+            if fragment := fragments.get(name):
+                place = full.view(-1).narrow(0, fragment.start, fragment.size)
+                place.copy_(_part(groups, fragment))
+            # Bits, of which all ranks but one have zeros: exact, with the sign of zero.
+            processes.sum_on_main(full.view(torch.int32))
+            if processes.rank() == 0:
+                found[name] = full.cpu()
+        return found
+
+    def fill(self, groups: list[Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Copy this rank's parts of whole weights into tensors of the form of `groups`."""
+        for name, fragment in self.fragments().items():
+            whole = weights[name].reshape(-1)
+            _part(groups, fragment).copy_(whole.narrow(0, fragment.start, fragment.size))
+
     def files(self) -> Files:
         """Return this rank's files of a checkpoint, not copied."""
         inner, groups = self._inner(), self.groups
