@@ -146,8 +146,8 @@ def settings(pool: Pool, job: Job, output: Path) -> dict[str, Any]:
     name = world.methods[job.method].objective
     objective = OBJECTIVES[name]
     # Those that share their draw with others of the prompt have none in the pool's cache.
-    units = {key: job.changes.get(f"objective.{key}") for key in ("group", "share_draws")}
-    given = {key: value for key, value in units.items() if value is not None}
+    keys = {"objective.group": "group", "objective.share_draws": "share_draws"}
+    given = {key: job.changes[full] for full, key in keys.items() if full in job.changes}
     shared = ObjectiveConfig(name=name, **given).shared_draws
     cached = objective.needs_reference and not shared and draws != FRESH_DRAWS
     flat = {

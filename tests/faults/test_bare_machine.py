@@ -52,7 +52,7 @@ def run(*commands: list[str]) -> list[tuple[int, str]]:
     )
     assert done.returncode == 0, done.stdout
     parts = re.split(r"^ended with (\d+)\n", done.stdout, flags=re.MULTILINE)
-    return [(int(status), output) for output, status in zip(*[iter(parts[:-1])] * 2, strict=True)]
+    return [(int(status), output) for output, status in zip(parts[:-1:2], parts[1::2], strict=True)]
 
 
 def test_doctor_says_what_is_used_and_missing() -> None:

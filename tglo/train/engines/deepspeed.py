@@ -140,18 +140,6 @@ class DeepSpeedEngine:
         self.model.step()
         return self.model.get_global_grad_norm() or norm
 
-    def _master_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Trained weights by name, in float32; collective: every rank must exhaust it."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        if self._zero is None:
-            for name, master in self._masters().items():
-                yield name, master.detach().float()
-            return
-        for name, parameter in self.trained.items():
-            full = safe_get_full_fp32_param(parameter)
-            yield name, (parameter if full is None else full).detach().float()
-
     def parts(self) -> list[Tensor]:
         """Return the float32 weights that this rank keeps an average of, not copied: under ZeRO its flat groups,
         else all on rank 0.
@@ -204,7 +192,15 @@ class DeepSpeedEngine:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Trained weights by name, float32, on the CPU; collective, kept on every rank."""
-        return {name: weight.cpu() for name, weight in self._master_weights()}
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if self._zero is None:
+            return {name: master.detach().float().cpu() for name, master in self._masters().items()}
+        found = {}
+        for name, parameter in self.trained.items():
+            full = safe_get_full_fp32_param(parameter)
+            found[name] = (parameter if full is None else full).detach().float().cpu()
+        return found
 
     def checkpoint_bytes(self) -> int:
         """Return about how many bytes all ranks write together."""

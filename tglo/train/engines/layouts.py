@@ -55,7 +55,7 @@ def refusal(folder: Path, optimizer: str, then: Layout, now: Layout) -> str:
     if in_deepspeeds_format(folder):
         return (
             f"{folder} was written by an earlier tglo in DeepSpeed's own format, which only {then} can "
-            f"resume. Start it so; its next checkpoint resumes with any number of processes"
+            "resume. Start it so; its next checkpoint resumes with any number of processes"
         )
     whole = not then.stage and not now.stage
     if whole or not optimizer or optimizer in ELEMENTWISE:
